@@ -1,0 +1,29 @@
+"""The pack's nodes. Makes `glide_core` importable under that one name, whoever loads us."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def _ensure_core() -> None:
+    """Import the sibling folder as `glide_core` when nothing is installed under that name.
+
+    By importlib and not by sys.path: ComfyUI's path must not gain our folder, where `nodes` would
+    shadow its own module of that name.
+    """
+    if "glide_core" in sys.modules or importlib.util.find_spec("glide_core") is not None:
+        return
+    folder = Path(__file__).resolve().parent.parent / "glide_core"
+    spec = importlib.util.spec_from_file_location(
+        "glide_core", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"glide_core is not installed and {folder} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["glide_core"] = module
+    spec.loader.exec_module(module)
+
+
+_ensure_core()

@@ -1,0 +1,144 @@
+"""The one seam to the program we live in. Nodes talk to `current()` and to glide_core, only.
+
+MODEL, CLIP and VAE are opaque to nodes: a ModelPatcher, comfy.sd.CLIP and comfy.sd.VAE in ComfyUI,
+small classes of `standalone` elsewhere. What a node may ask of them is in `Host`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .values import Bound, ClipGuide, Conditioning, GlideClip
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from glide_core.config import GlideConfig
+    from glide_core.diffusion.types import StepCallback
+
+# What a file is for; bundled files are listed by it, the files in models/glide all are.
+Purpose = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip", "open_clip"]
+# "auto": the host's choice for the device. Else a torch dtype's name.
+DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16", "float16")
+
+
+class Host(Protocol):
+    """Everything that nodes need of the program around them. Errors are GlideError throughout."""
+
+    name: Literal["comfyui", "standalone"]
+
+    def checkpoint_names(self, *purposes: Purpose) -> list[str]:
+        """List loadable files: "bundled/<file>" for the purposes first, then models/glide.
+
+        Never raises and never creates folders: it runs whenever the node list is drawn. May be
+        empty.
+        """
+        ...
+
+    def checkpoint_path(self, name: str) -> Path:
+        """Resolve a listed name; GlideError says what is missing, where it was looked for."""
+        ...
+
+    def load_base(self, path: Path, dtype: str) -> tuple[Any, Any, Any]:
+        """Load a base or inpaint model as (MODEL, CLIP, VAE); other kinds are a GlideError."""
+        ...
+
+    def load_upsampler(self, path: Path, dtype: str) -> Any:
+        """Load an upsampler or upsampler-inpaint model as MODEL, its text tower inside."""
+        ...
+
+    def load_clip(self, paths: Sequence[Path], dtype: str) -> GlideClip:
+        """Load a noisy CLIP from one safetensors, or OpenAI's image and text files."""
+        ...
+
+    def load_open_clip(
+        self, architecture: str, weights: Path | None, tag: str, *, allow_download: bool
+    ) -> GlideClip:
+        """Load an open_clip model: from a file, or by tag (downloading only when allowed)."""
+        ...
+
+    def glide_config(self, model: Any) -> GlideConfig | None:
+        """Say which GLIDE model is inside a MODEL; None when it is not GLIDE."""
+        ...
+
+    def encode_text(self, clip: Any, text: str) -> Conditioning:
+        """Encode a prompt once; the extras carry the keys of `values` beside the features.
+
+        Logs a warning (logger "glide") with the cut words when the prompt is too long.
+        """
+        ...
+
+    def add_guide(self, model: Any, guide: ClipGuide) -> Any:
+        """Give a clone of MODEL that is guided; the given MODEL stays as it was.
+
+        In ComfyUI every core sampler then sees the guidance (a patch on the clone). `sample`
+        hands the sum of all guides to the job as `Bound.cond_fn` instead, so that the exact
+        sampler applies it the reference's way, once.
+        """
+        ...
+
+    def sample(
+        self,
+        model: Any,
+        branches: Sequence[Conditioning],
+        job: Callable[[Bound], Tensor],
+        *,
+        batch: int,
+        low_res: Tensor | None = None,
+        image: Tensor | None = None,
+        keep_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Load the MODEL, bind everything, run `job` with it, and give what it gives, on the CPU.
+
+        branches: positive first, then negative where there is one; each serves all `batch` images.
+        low_res [batch, C, h, w], image [batch, C, H, W] in [-1, 1], keep_mask [batch, 1, H, W]
+        (1 = keep): where None, those that the positive CONDITIONING carries (`values.spatial`).
+        The job runs while the model is loaded (in ComfyUI: as the sampler of a guider), so a host
+        may free memory afterwards.
+        """
+        ...
+
+    def progress(self, total: int, label: str) -> AbstractContextManager[StepCallback]:
+        """Show one bar over `total` steps, however many sampling runs share them.
+
+        Every call of the callback is one step: it moves the bar, shows a preview of x0 where the
+        program has one, and raises the program's own interruption when the user cancelled.
+        """
+        ...
+
+    def clip_loaded(self, clip: GlideClip) -> AbstractContextManager[torch.device | str]:
+        """Have a GLIDE_CLIP's module on its device for the `with` block; gives the device."""
+        ...
+
+
+_CHOSEN: ContextVar[Host | None] = ContextVar("glide_host", default=None)
+
+
+@contextmanager
+def using(host: Host) -> Iterator[Host]:
+    """Make `current()` give this host within the block: `glide run` sets device and dtype so."""
+    token = _CHOSEN.set(host)
+    try:
+        yield host
+    finally:
+        _CHOSEN.reset(token)
+
+
+def current() -> Host:
+    """Give the host we live in: ComfyUI's when ComfyUI is running us, else the standalone one."""
+    chosen = _CHOSEN.get()
+    if chosen is not None:
+        return chosen
+    if "folder_paths" in sys.modules and "comfy" in sys.modules:
+        from .comfyui import ComfyHost
+
+        return ComfyHost()
+    from .standalone import StandaloneHost
+
+    return StandaloneHost()

@@ -1,0 +1,131 @@
+"""What travels between nodes and hosts: the noisy CLIP plug, a guide, a bound denoiser, a prompt.
+
+Everything here is a value: frozen, host-neutral, never changed after it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from glide_core.errors import GlideError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from glide_core.config import GlideConfig
+    from glide_core.diffusion.types import BranchDenoiser, ConditionFn
+    from glide_core.tokenizer import Tokens
+
+# CONDITIONING, as in ComfyUI: one [states [1, L, W], extras] per part of a combined prompt.
+Conditioning = Sequence[Sequence[Any]]
+
+# Keys of a CONDITIONING's extras that every host writes and reads.
+POOLED = "pooled_output"  # [1, E]; ComfyUI's own name
+GLIDE_TEXT = "glide_text"  # str: the prompt as typed, so that any text tower can read it again
+GLIDE_IDS = "glide_ids"  # int64 [1, L]: what GLIDE_TOKENIZER made of it
+GLIDE_MASK = "glide_mask"  # bool [1, L]: True = a real token
+GLIDE_TOKENIZER = "glide_tokenizer"  # str: a name that glide_core.tokenizer.get_tokenizer knows
+# Spatial conditions, set by GlideInpaintConditioning with ComfyUI's own names, so that its
+# samplers hand them to the model too: pictures in [-1, 1] and ComfyUI's polarity (1 = repaint).
+INPAINT_IMAGE = "concat_latent_image"  # [B, C, H, W]
+INPAINT_MASK = "concat_mask"  # [B, 1, H, W]
+LOW_RES = "concat_image"  # [B, C, h, w]: the picture that an upsampler enlarges
+
+
+@dataclass(frozen=True)
+class GlideClip:
+    """The GLIDE_CLIP plug: a CLIP that guides or scores pictures."""
+
+    kind: Literal["noisy", "open_clip"]
+    name: str  # for messages: the file or the open_clip architecture
+    module: Any  # NoisyClip, or an open_clip model
+    tokenizer: Callable[..., Any] | None = None  # open_clip's own; None for a noisy CLIP
+    patcher: Any = None  # ComfyUI's ModelPatcher, where ComfyUI manages the memory
+
+
+@dataclass(frozen=True)
+class ClipGuide:
+    """One CLIP pulling a MODEL's samples towards a text; what GlideClipGuidance adds."""
+
+    clip: GlideClip
+    text: str
+    scale: float
+    interval: tuple[float, float] | None = None  # sigmas between which it acts; None = always
+    cutouts: int = 16  # crops an un-noised CLIP looks at per step
+    seed: int = 0  # of the cutouts
+    vae: Any = None  # for an un-noised CLIP on a latent model that is not GLIDE's (ComfyUI only)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A MODEL loaded, on its device, with its prompts and pictures bound: ready to be sampled."""
+
+    denoise: BranchDenoiser  # branch 0 = positive, 1 = negative where there is one
+    config: GlideConfig
+    cond_fn: ConditionFn | None  # the sum of the MODEL's guides
+    device: torch.device | str
+
+
+def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:
+    """Give the extras of a CONDITIONING's first part; GlideError names `where` when there is none.
+
+    GLIDE has one prompt per picture: of a combined CONDITIONING the exact sampler uses the first.
+    """
+    if not isinstance(conditioning, Sequence) or not conditioning:
+        raise GlideError(
+            f"{where} is empty. Expected a CONDITIONING from GLIDE Text Encode (or CLIP Text "
+            "Encode with a GLIDE CLIP). Connect one."
+        )
+    extras = conditioning[0][1]
+    if not isinstance(extras, Mapping) or GLIDE_TEXT not in extras:
+        raise GlideError(
+            f"{where} was not made by a GLIDE text tower: it carries no GLIDE tokens. Expected a "
+            "CONDITIONING encoded with the CLIP output of GLIDE Loader. Connect that CLIP to the "
+            "text encode node."
+        )
+    return extras
+
+
+def tokens_for(extras: Mapping[str, Any], config: GlideConfig) -> Tokens:
+    """Give the carried ids where they fit the model's tokenizer and length, else encode again."""
+    from glide_core.tokenizer import Tokens, get_tokenizer
+
+    length = config.text.context_length
+    text = str(extras[GLIDE_TEXT])
+    ids = extras.get(GLIDE_IDS)
+    if ids is not None and extras.get(GLIDE_TOKENIZER) == config.tokenizer:
+        ids = ids.reshape(-1)
+        if len(ids) == length:
+            return Tokens(text=text, ids=ids, mask=extras[GLIDE_MASK].reshape(-1), truncated=0)
+    return get_tokenizer(config.tokenizer).encode(text, length)
+
+
+def with_extras(conditioning: Conditioning, **extras: Any) -> list[list[Any]]:
+    """Copy a CONDITIONING with these extras set on every part; the given one stays as it was."""
+    return [[states, {**old, **extras}] for states, old in conditioning]
+
+
+def spatial(
+    extras: Mapping[str, Any],
+    *,
+    low_res: Tensor | None = None,
+    image: Tensor | None = None,
+    keep_mask: Tensor | None = None,
+) -> dict[str, Tensor | None]:
+    """Merge explicit pictures with those that the CONDITIONING carries; the explicit ones win."""
+    if image is None and extras.get(INPAINT_IMAGE) is not None:
+        image, keep_mask = extras[INPAINT_IMAGE], 1.0 - extras[INPAINT_MASK]
+    return {
+        "low_res": extras.get(LOW_RES) if low_res is None else low_res,
+        "image": image,
+        "keep_mask": keep_mask,
+    }
+
+
+def one_of(values: Iterable[str]) -> str:
+    """Join names for a message: 'a, b or c'."""
+    names = list(values)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
