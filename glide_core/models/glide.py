@@ -1,0 +1,86 @@
+"""One GLIDE model: a text tower and a UNet, as one released file holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glide_core.config import GlideConfig
+from glide_core.models.text import TextFeatures, TextTower
+from glide_core.models.unet import AttentionBlock, ResBlock, UNet
+
+TEXT_KEYS = (
+    "transformer.",
+    "final_ln.",
+    "token_embedding.",
+    "positional_embedding",
+    "padding_embedding",
+    "transformer_proj.",
+)
+
+
+def is_text_key(key: str) -> bool:
+    """Whether a key of OpenAI's flat state dict belongs to the text tower."""
+    return key.startswith(TEXT_KEYS)
+
+
+class GlideModel(nn.Module):
+    def __init__(
+        self,
+        config: GlideConfig,
+        *,
+        operations: Any = torch.nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        factory: dict[str, Any] = {"operations": operations, "device": device, "dtype": dtype}
+        self.text = TextTower(config.text, config.unet.embedding_width, **factory)
+        self.unet = UNet(config, **factory)
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.padding_embedding.device
+
+    def encode(self, ids: Tensor, mask: Tensor) -> TextFeatures:
+        """Encode token ids [B, L] with mask [B, L] (True = a real token)."""
+        return self.text(ids, mask)  # type: ignore[no-any-return]
+
+    def openai_state_dict(self) -> dict[str, Tensor]:
+        """Both towers' tensors under OpenAI's flat names."""
+        return {**self.text.state_dict(), **self.unet.state_dict()}
+
+    def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
+        """Load OpenAI's flat names; RuntimeError lists missing, unexpected and misshapen keys."""
+        text = {k: v for k, v in state.items() if is_text_key(k)}
+        unet = {k: v for k, v in state.items() if not is_text_key(k)}
+        self.text.load_state_dict(text, assign=assign)
+        self.unet.load_state_dict(unet, assign=assign)
+
+    def use_dtype(self, dtype: torch.dtype) -> GlideModel:
+        """Put the heavy layers in `dtype`; norms, embeddings and the head stay float32.
+
+        Half precision costs little in a convolution and much in a statistic: what is kept is what
+        the reference keeps (convert_to_fp16), and the positional tables with it.
+        """
+        self.float()
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                heavy: list[Any] = [module.in_layers[2], module.out_layers[3]]
+                heavy.append(module.skip_connection)
+            elif isinstance(module, AttentionBlock):
+                heavy = [module.qkv, module.encoder_kv, module.proj_out]
+            else:
+                continue
+            for layer in heavy:
+                layer.to(dtype)
+        self.unet.input_blocks[0].to(dtype)
+        self.text.transformer.resblocks.to(dtype)
+        for block in self.text.transformer.resblocks:
+            block.ln_1.float()  # type: ignore[union-attr, operator]
+            block.ln_2.float()  # type: ignore[union-attr, operator]
+        return self

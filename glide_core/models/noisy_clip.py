@@ -1,0 +1,198 @@
+"""CLIP trained on noised pictures (paper section 2.4): a ViT with a timestep token, a causal text
+transformer, and OpenAI's parameter names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glide_core.config import ClipConfig
+from glide_core.errors import GlideError
+from glide_core.models.layers import merge_heads
+
+# The original CLIP's normalisation of 0..255 pictures; not part of any checkpoint.
+_CHANNEL_MEANS = (122.77093945, 116.74601272, 104.09373519)
+_CHANNEL_STDS = (68.50053285, 66.63215831, 70.32316309)
+
+
+class Affine(nn.Module):
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, **factory: Any) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty((n_out, n_in), **factory))
+        nn.init.normal_(self.w, std=n_in**-0.5)
+        self.b = nn.Parameter(torch.zeros(n_out, **factory)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.w.dtype), self.w, self.b)
+
+
+class LayerNorm(nn.Module):
+    def __init__(self, width: int, **factory: Any) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(width, **factory))
+        self.b = nn.Parameter(torch.zeros(width, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        g, b = self.g.float(), self.b.float()
+        return F.layer_norm(x.float(), g.shape, g, b, 1e-5)
+
+
+class AttentionResblock(nn.Module):
+    def __init__(self, width: int, heads: int, causal: bool, **factory: Any) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.ln = LayerNorm(width, **factory)
+        self.f_q = Affine(width, width, **factory)
+        self.f_k = Affine(width, width, bias=False, **factory)
+        self.f_v = Affine(width, width, **factory)
+        self.f_c = Affine(width, width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.ln(x)
+        b, length, width = h.shape
+        # unlike the UNet and its text tower, heads are contiguous here
+        q, k, v = (
+            f(h).view(b, length, self.heads, width // self.heads).transpose(1, 2)
+            for f in (self.f_q, self.f_k, self.f_v)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return x + self.f_c(merge_heads(out))
+
+
+class MlpResblock(nn.Module):
+    def __init__(self, width: int, **factory: Any) -> None:
+        super().__init__()
+        self.ln = LayerNorm(width, **factory)
+        self.f_1 = Affine(width, 4 * width, **factory)
+        self.f_2 = Affine(4 * width, width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f_2(F.gelu(self.f_1(self.ln(x))))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, causal: bool, **factory: Any) -> None:
+        super().__init__()
+        self.f_attn = AttentionResblock(width, heads, causal, **factory)
+        self.f_mlp = MlpResblock(width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f_mlp(self.f_attn(x))  # type: ignore[no-any-return]
+
+
+class FeatureExtractor(nn.Module):
+    def __init__(self, width: int, embedding: int, **factory: Any) -> None:
+        super().__init__()
+        self.ln = LayerNorm(width, **factory)
+        self.f = Affine(width, embedding, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.ln(x))  # type: ignore[no-any-return]
+
+
+class TextEmbedding(nn.Module):
+    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+        super().__init__()
+        shape = (config.n_vocab, config.text_width)
+        self.w_voc = nn.Parameter(torch.empty(shape, **factory).normal_(std=0.02))
+        shape = (config.context_length, config.text_width)
+        self.w_pos = nn.Parameter(torch.empty(shape, **factory).normal_(std=0.01))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.w_voc) + self.w_pos[None]
+
+
+class ImageEmbedding(nn.Module):
+    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+        super().__init__()
+        width, patch = config.image_width, config.patch_size
+        std, tokens = width**-0.5, 1 + (config.image_size // patch) ** 2
+        self.w_t = nn.Parameter(torch.empty((config.n_timesteps, width), **factory).normal_(0, std))
+        self.patch_proj = nn.Parameter(
+            torch.empty((width, 3, patch, patch), **factory).normal_(0, (2 / width) ** 0.5 / patch)
+        )
+        self.w_pos = nn.Parameter(torch.empty((tokens, width), **factory).normal_(0, std))
+        self.ln = LayerNorm(width, **factory)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(values, device=x.device)[None, :, None, None]
+            for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
+        )
+        x = ((x.float() + 1) * 127.5 - mean) / std
+        patches = F.conv2d(x.to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_proj.shape[-1])
+        class_token = F.embedding(t, self.w_t)[:, None]  # the timestep IS the class token
+        tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        return self.ln(tokens + self.w_pos[None])  # type: ignore[no-any-return]
+
+
+class NoisyClipImage(nn.Module):
+    """Noised pictures x_t [B, 3, S, S] in about [-1, 1] and timesteps [B] to features [B, n]."""
+
+    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+        super().__init__()
+        self.config = config
+        blocks: dict[str, nn.Module] = {"input": ImageEmbedding(config, **factory)}
+        for i in range(config.image_layers):
+            blocks[f"block_{i}"] = Block(config.image_width, config.image_heads, False, **factory)
+        blocks["output"] = FeatureExtractor(config.image_width, config.embedding, **factory)
+        self.blocks = nn.ModuleDict(blocks)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        size = self.config.image_size
+        if x.shape[2:] != (size, size):
+            raise GlideError(
+                f"this noisy CLIP looks at pictures of {size}x{size}, not "
+                f"{x.shape[3]}x{x.shape[2]}: draw at {size}x{size}"
+            )
+        h = self.blocks["input"](x, t)
+        for i in range(self.config.image_layers):
+            h = self.blocks[f"block_{i}"](h)
+        return self.blocks["output"](h[:, 0])  # type: ignore[no-any-return]
+
+
+class NoisyClipText(nn.Module):
+    """Token ids [B, L] and their lengths [B] to features [B, n]."""
+
+    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+        super().__init__()
+        self.config = config
+        blocks: dict[str, nn.Module] = {"input": TextEmbedding(config, **factory)}
+        for i in range(config.text_layers):
+            blocks[f"block_{i}"] = Block(config.text_width, config.text_heads, True, **factory)
+        blocks["output"] = FeatureExtractor(config.text_width, config.embedding, **factory)
+        self.blocks = nn.ModuleDict(blocks)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        h = self.blocks["input"](ids)
+        for i in range(self.config.text_layers):
+            h = self.blocks[f"block_{i}"](h)
+        last = h[torch.arange(len(h), device=h.device), lengths - 1]  # the end token
+        return self.blocks["output"](last)  # type: ignore[no-any-return]
+
+
+class NoisyClip(nn.Module):
+    """Both towers. Features come unnormalised; guidance and scores normalise them."""
+
+    def __init__(
+        self,
+        config: ClipConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image = NoisyClipImage(config, device=device, dtype=dtype)
+        self.text = NoisyClipText(config, device=device, dtype=dtype)
+
+    def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Features [B, n] of noised pictures at original timesteps t [B] (0 = clean)."""
+        return self.image(x_t, t)  # type: ignore[no-any-return]
+
+    def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Features [B, n] of token ids [B, L] of the given lengths [B]."""
+        return self.text(ids, lengths)  # type: ignore[no-any-return]

@@ -1,0 +1,311 @@
+"""The UNet in its four variants: base, upsampler, inpaint, upsampler-inpaint.
+
+Parameter names and block order are OpenAI's, so their checkpoints load as they are. The text comes
+in as a `TextContext`: the pooled vector, added to the time embedding, and each attention layer's
+text keys and values, projected once per prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glide_core.config import GlideConfig
+from glide_core.errors import GlideError
+from glide_core.models.layers import (
+    feed,
+    group_norm,
+    merge_heads,
+    pointwise,
+    split_heads,
+    timestep_embedding,
+)
+from glide_core.models.text import TextFeatures
+
+
+class TextContext(NamedTuple):
+    """A prompt as the UNet reads it; one entry of keys_values per attention layer, in order."""
+
+    pooled: Tensor  # [B, E]
+    keys_values: tuple[tuple[Tensor, Tensor], ...]  # each [B, heads, L, d]
+
+    def select(self, index: Tensor | slice) -> TextContext:
+        """The context of some images of the batch."""
+        return TextContext(
+            self.pooled[index], tuple((k[index], v[index]) for k, v in self.keys_values)
+        )
+
+    @staticmethod
+    def cat(contexts: list[TextContext]) -> TextContext:
+        """Join contexts along the batch axis."""
+        layers = zip(*(c.keys_values for c in contexts), strict=True)
+        return TextContext(
+            torch.cat([c.pooled for c in contexts]),
+            tuple(
+                (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
+                for layer in layers
+            ),
+        )
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice; the second norm is scaled and shifted by the embedding.
+
+    `resample` doubles ("up", nearest) or halves ("down", 2x2 mean) the picture on both branches,
+    before the first convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        emb_width: int,
+        out_channels: int,
+        dropout: float,
+        operations: Any,
+        resample: str = "",
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.in_layers = nn.Sequential(
+            operations.GroupNorm(32, channels, **factory),
+            nn.SiLU(),
+            operations.Conv2d(channels, out_channels, 3, padding=1, **factory),
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), operations.Linear(emb_width, 2 * out_channels, **factory)
+        )
+        self.out_layers = nn.Sequential(
+            operations.GroupNorm(32, out_channels, **factory),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            operations.Conv2d(out_channels, out_channels, 3, padding=1, **factory),
+        )
+        self.skip_connection: Any = nn.Identity()
+        if channels != out_channels:
+            self.skip_connection = operations.Conv2d(channels, out_channels, 1, **factory)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm, _, conv = self.in_layers
+        h = F.silu(group_norm(norm, x))
+        if self.resample == "up":
+            x, h = (F.interpolate(v, scale_factor=2, mode="nearest") for v in (x, h))
+        elif self.resample == "down":
+            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+        h = conv(h)
+        # emb comes activated: the leading SiLU is the same for every block and is done once
+        scale, shift = feed(self.emb_layers[1], emb).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
+        norm, _, dropout, conv = self.out_layers
+        h = F.silu(torch.addcmul(shift, group_norm(norm, h), 1 + scale))
+        return self.skip_connection(x) + conv(dropout(h))  # type: ignore[no-any-return]
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over pixels with the text's keys and values added to the pixels' own."""
+
+    def __init__(
+        self,
+        channels: int,
+        head_channels: int,
+        text_width: int,
+        operations: Any,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(
+                f"attention over {channels} channels cannot be split into heads of {head_channels}"
+            )
+        self.head_channels = head_channels
+        self.norm = operations.GroupNorm(32, channels, **factory)
+        self.qkv = operations.Conv1d(channels, 3 * channels, 1, **factory)
+        self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1, **factory)
+        self.proj_out = operations.Conv1d(channels, channels, 1, **factory)
+
+    def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Project text states [B, L, W] to this layer's keys and values [B, heads, L, d]."""
+        k, v = split_heads(pointwise(self.encoder_kv, states), 2, self.head_channels)
+        return k, v
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        b, c, height, width = x.shape
+        h = group_norm(self.norm, x)
+        tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
+        q, k, v = split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
+        text_k, text_v = keys_values
+        k = torch.cat([text_k.to(k.dtype), k], dim=2)  # text first, as in the reference
+        v = torch.cat([text_v.to(v.dtype), v], dim=2)
+        # No mask on text positions: padding is attended. 1/sqrt(d) as 64**-0.25 on each side.
+        out = pointwise(self.proj_out, merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return x + out.reshape(b, height, width, c).permute(0, 3, 1, 2)
+
+
+class UNet(nn.Module):
+    """x_t, timestep and text to raw output: eps (or v) channels first, then the variance's."""
+
+    def __init__(
+        self,
+        config: GlideConfig,
+        *,
+        operations: Any = torch.nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        u = config.unet
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        emb = u.embedding_width
+
+        def res(channels: int, out: int, resample: str = "") -> ResBlock:
+            return ResBlock(channels, emb, out, u.dropout, operations, resample, **factory)
+
+        def attention(channels: int) -> AttentionBlock:
+            return AttentionBlock(
+                channels, u.num_head_channels, config.text.width, operations, **factory
+            )
+
+        self.time_embed = nn.Sequential(
+            operations.Linear(u.model_channels, emb, **factory),
+            nn.SiLU(),
+            operations.Linear(emb, emb, **factory),
+        )
+
+        widths = [u.model_channels * m for m in u.channel_mult]
+        ch = widths[0]
+        first = operations.Conv2d(config.in_channels, ch, 3, padding=1, **factory)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        skips, factor = [ch], 1
+        for level, width in enumerate(widths):
+            for _ in range(u.num_res_blocks):
+                layers: list[nn.Module] = [res(ch, width)]
+                ch = width
+                if factor in u.attention_factors:
+                    layers.append(attention(ch))
+                self.input_blocks.append(nn.ModuleList(layers))
+                skips.append(ch)
+            if level < len(widths) - 1:
+                self.input_blocks.append(nn.ModuleList([res(ch, ch, "down")]))
+                skips.append(ch)
+                factor *= 2
+
+        self.middle_block = nn.ModuleList([res(ch, ch), attention(ch), res(ch, ch)])
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(u.num_res_blocks + 1):
+                layers = [res(ch + skips.pop(), width)]
+                ch = width
+                if factor in u.attention_factors:
+                    layers.append(attention(ch))
+                if level and i == u.num_res_blocks:
+                    layers.append(res(ch, ch, "up"))
+                    factor //= 2
+                self.output_blocks.append(nn.ModuleList(layers))
+
+        self.out = nn.Sequential(
+            operations.GroupNorm(32, ch, **factory),
+            nn.SiLU(),
+            operations.Conv2d(ch, 2 * u.channels, 3, padding=1, **factory),
+        )
+
+    def attention_layers(self) -> list[AttentionBlock]:
+        """Every attention layer in the order in which the picture passes them."""
+        blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
+        return [layer for block in blocks for layer in block if isinstance(layer, AttentionBlock)]
+
+    def context(self, features: TextFeatures) -> TextContext:
+        """Project a prompt for every attention layer: once per prompt, not once per step."""
+        return TextContext(
+            features.pooled,
+            tuple(layer.text_keys_values(features.states) for layer in self.attention_layers()),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: TextContext | TextFeatures,
+        *,
+        low_res: Tensor | None = None,
+        image: Tensor | None = None,
+        keep_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict raw output [B, 2C, H, W], float32.
+
+        x: [B, C, H, W], H and W divisible by 2 ** (levels - 1).
+        t: [B] original timesteps 0..999.
+        low_res: upsamplers, [B, C, h, w] in [-1, 1], resized here to H x W.
+        image, keep_mask: inpainting models, [B, C, H, W] and [B, 1, H, W] with 1 = keep; the image
+            is multiplied by the mask here. Missing: zeros (nothing is known).
+        """
+        if isinstance(context, TextFeatures):
+            context = self.context(context)
+        emb = timestep_embedding(t, self.config.unet.model_channels)
+        emb = feed(self.time_embed[2], F.silu(feed(self.time_embed[0], emb)))
+        emb = F.silu(emb + context.pooled.to(emb.dtype))
+        keys_values = iter(context.keys_values)
+
+        first = self.input_blocks[0][0]  # type: ignore[index]
+        h = feed(first, self.with_conditions(x, low_res, image, keep_mask))
+        skips = [h]
+        for block in self.input_blocks[1:]:
+            h = _run(block, h, emb, keys_values)
+            skips.append(h)
+        h = _run(self.middle_block, h, emb, keys_values)
+        for block in self.output_blocks:
+            h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, keys_values)
+        norm, _, conv = self.out
+        # the reference's head runs in float32: eps is differenced and amplified downstream
+        return feed(conv, F.silu(group_norm(norm, h.float()))).float()
+
+    def with_conditions(
+        self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
+    ) -> Tensor:
+        """Concatenate x with masked image and mask, then the resized low_res: the channel order
+        of OpenAI's first convolution."""
+        b, c, height, width = x.shape
+        step = 2 ** (len(self.config.unet.channel_mult) - 1)
+        if height % step or width % step:
+            raise GlideError(
+                f"a picture of {width}x{height} does not fit this model: width and height must be "
+                f"multiples of {step}"
+            )
+        parts = [x]
+        if self.config.is_inpaint:
+            if image is None or keep_mask is None:
+                parts.append(x.new_zeros(b, c + 1, height, width))
+            else:
+                parts += [image * keep_mask, keep_mask]
+        elif image is not None or keep_mask is not None:
+            raise GlideError(
+                f"this is a {self.config.kind} model and takes no mask: load an inpainting model"
+            )
+        if self.config.is_upsampler:
+            if low_res is None:
+                raise GlideError(
+                    f"this is an {self.config.kind} model and needs a low-resolution picture: "
+                    "connect one, or load a base model to draw from text alone"
+                )
+            size = (height, width)
+            parts.append(F.interpolate(low_res, size, mode="bilinear", align_corners=False))
+        elif low_res is not None:
+            raise GlideError(
+                f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
+            )
+        return torch.cat([p.to(x.dtype) for p in parts], dim=1) if len(parts) > 1 else x
+
+
+def _run(
+    block: Any, h: Tensor, emb: Tensor, keys_values: Iterator[tuple[Tensor, Tensor]]
+) -> Tensor:
+    for layer in block:
+        if isinstance(layer, AttentionBlock):
+            h = layer(h, next(keys_values))
+        else:
+            h = layer(h, emb)
+    return h
