@@ -27,3 +27,6 @@ def _ensure_core() -> None:
 
 
 _ensure_core()
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
