@@ -26,22 +26,34 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-COLOURS = _words("""red orange yellow green blue purple pink brown black white gray grey gold golden silver
-teal cyan magenta violet lavender beige navy turquoise maroon olive lime mint peach cream tan sky
-coral crimson dark light pale bright colorful colourful pastel""")
-BACKGROUNDS = _words("""background backdrop field sky grass sea beach desert forest snow night sunset room
-wall table garden street city mountain water space gradient checkerboard stripes dots plain striped
-dotted checkered sand stars clouds floor ground meadow""")
-POSITIONS = _words("""left right top bottom middle center centre corner above below beside behind between
-next front inside outside upper lower side far near over under""")
-SIZES = _words("""small big large tiny huge giant little tall short wide thin thick medium long round square
-circle triangle star heart diamond ring cross shape shapes""")
-STYLES = _words("""photo picture painting drawing icon emoji sticker illustration render sketch cartoon
-watercolor oil pencil pixel art image logo toy 3d flat glossy shiny soft simple cute shaded modern
-classic style noto twemoji fluent""")
-WORDS = _words("""a an the of on in at and with without to from for by is are as or not no one two three
-four five six its it this that which some many few only very looks looking wearing holding eating
-sitting standing flying running sleeping playing""")
+COLOURS = _words("""
+red orange yellow green blue purple pink brown black white gray grey gold golden silver teal cyan
+magenta violet lavender beige navy turquoise maroon olive lime mint peach cream tan sky coral
+crimson dark light pale bright colorful colourful pastel
+""")
+BACKGROUNDS = _words("""
+background backdrop field sky grass sea beach desert forest snow night sunset room wall table
+garden street city mountain water space gradient checkerboard stripes dots plain striped dotted
+checkered sand stars clouds floor ground meadow
+""")
+POSITIONS = _words("""
+left right top bottom middle center centre corner above below beside behind between next front
+inside outside upper lower side far near over under
+""")
+SIZES = _words("""
+small big large tiny huge giant little tall short wide thin thick medium long round square circle
+triangle star heart diamond ring cross shape shapes
+""")
+STYLES = _words("""
+photo picture painting drawing icon emoji sticker illustration render sketch cartoon watercolor
+oil pencil pixel art image logo toy 3d flat glossy shiny soft simple cute shaded modern classic
+style noto twemoji fluent
+""")
+WORDS = _words("""
+a an the of on in at and with without to from for by is are as or not no one two three four five
+six its it this that which some many few only very looks looking wearing holding eating sitting
+standing flying running sleeping playing
+""")
 
 TEMPLATES = (
     "{label}",
