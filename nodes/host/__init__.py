@@ -104,11 +104,12 @@ class Host(Protocol):
         """
         ...
 
-    def progress(self, total: int, label: str) -> AbstractContextManager[StepCallback]:
-        """Show one bar over `total` steps, however many sampling runs share them.
+    def progress(self, label: str, stages: int = 1) -> AbstractContextManager[StepCallback]:
+        """Show one bar shared by this many sampling runs, one after the other.
 
-        Every call of the callback is one step: it moves the bar, shows a preview of x0 where the
-        program has one, and raises the program's own interruption when the user cancelled.
+        Every call of the callback is one step: it moves the bar (StepInfo carries the run's own
+        index and total; index 0 begins the next stage), shows a preview of x0 where the program
+        has one, and raises the program's own interruption when the user cancelled.
         """
         ...
 
