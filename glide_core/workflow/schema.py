@@ -1,0 +1,106 @@
+"""What a node takes and gives, from a V1 class or from a ComfyUI server's /object_info."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SEED_NAMES = ("seed", "noise_seed")  # the frontend adds a control to these even when not asked
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    name: str
+    type: str
+    options: Mapping[str, Any]
+    required: bool
+    choices: tuple[Any, ...] | None = None
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether the frontend draws a widget for it, whose value is in `widgets_values`."""
+        return self.type in WIDGET_TYPES and not self.options.get("forceInput", False)
+
+    @property
+    def has_control(self) -> bool:
+        """Whether a `control_after_generate` widget follows it in `widgets_values`."""
+        asked = self.options.get("control_after_generate")
+        if asked is not None:
+            return bool(asked)
+        return self.type == "INT" and self.name in SEED_NAMES
+
+
+@dataclass(frozen=True)
+class NodeSchema:
+    class_type: str
+    title: str
+    inputs: tuple[InputSpec, ...]  # required first, then optional: the order of the widgets
+    outputs: tuple[str, ...]
+    output_node: bool = False
+    hidden: Mapping[str, str] | None = None
+    validate: Callable[..., Any] | None = None  # V1's VALIDATE_INPUTS
+    validated: frozenset[str] = frozenset()  # what it names: ComfyUI then skips its own checks
+
+    def input(self, name: str) -> InputSpec | None:
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    @property
+    def widgets(self) -> tuple[InputSpec, ...]:
+        return tuple(spec for spec in self.inputs if spec.is_widget)
+
+
+def _input(name: str, declared: Any, required: bool) -> InputSpec:
+    """Read one INPUT_TYPES entry: (type,), (type, options), ([choices], options)."""
+    kind = declared[0] if isinstance(declared, (list, tuple)) else declared
+    extra = declared[1] if isinstance(declared, (list, tuple)) and len(declared) > 1 else {}
+    options: Mapping[str, Any] = extra if isinstance(extra, Mapping) else {}
+    if isinstance(kind, (list, tuple)):
+        return InputSpec(name, "COMBO", options, required, tuple(kind))
+    if kind == "COMBO":  # the newer form, with the choices among the options
+        return InputSpec(name, "COMBO", options, required, tuple(options.get("options", ())))
+    return InputSpec(name, str(kind), options, required)
+
+
+def _inputs(declared: Mapping[str, Any]) -> tuple[InputSpec, ...]:
+    return tuple(
+        _input(name, entry, group == "required")
+        for group in ("required", "optional")
+        for name, entry in (declared.get(group) or {}).items()
+    )
+
+
+def from_class(class_type: str, node: Any, title: str = "") -> NodeSchema:
+    """Read a V1 node class."""
+    declared = node.INPUT_TYPES()
+    validate = getattr(node, "VALIDATE_INPUTS", None)
+    named = frozenset(inspect.signature(validate).parameters) if validate else frozenset()
+    return NodeSchema(
+        class_type=class_type,
+        title=title or class_type,
+        inputs=_inputs(declared),
+        outputs=tuple(str(kind) for kind in node.RETURN_TYPES),
+        output_node=bool(getattr(node, "OUTPUT_NODE", False)),
+        hidden=declared.get("hidden") or {},
+        validate=validate,
+        validated=named,
+    )
+
+
+def from_object_info(info: Mapping[str, Any]) -> dict[str, NodeSchema]:
+    """Read a ComfyUI server's /object_info."""
+    return {
+        class_type: NodeSchema(
+            class_type=class_type,
+            title=str(entry.get("display_name") or class_type),
+            inputs=_inputs(entry.get("input") or {}),
+            outputs=tuple(
+                kind if isinstance(kind, str) else "COMBO" for kind in entry.get("output") or ()
+            ),
+            output_node=bool(entry.get("output_node", False)),
+        )
+        for class_type, entry in info.items()
+        if isinstance(entry, Mapping)
+    }
