@@ -56,7 +56,7 @@ def read_text(path: Path) -> dict[str, str]:
 
     with Image.open(path) as picture:
         picture.load()
-        return {k: v for k, v in picture.info.items() if isinstance(v, str)}
+        return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
 
 
 def _fill(prefix: str, width: int, height: int) -> str:
@@ -97,7 +97,11 @@ def _write(picture: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
             except FileExistsError:
                 number += 1
                 continue
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:  # Ctrl-C too: an empty picture must not stay behind
+                path.unlink(missing_ok=True)
+                raise
             return path
     except OSError as error:
         raise GlideError(

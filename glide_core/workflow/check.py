@@ -96,7 +96,7 @@ def _link_problem(
     outputs = schemas[source.class_type].outputs
     if not 0 <= link.slot < len(outputs):
         return (
-            f"it is connected to output {link.slot} of {source.label}, which has {len(outputs)}. "
+            f"connected to output {link.slot} of {source.label}, which has {len(outputs)}. "
             "Connect it again."
         )
     given = outputs[link.slot]
