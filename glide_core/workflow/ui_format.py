@@ -84,16 +84,14 @@ def _scope(
 
 
 def _links(raw: Sequence[Any]) -> dict[int | str, tuple[Any, int, Any, int]]:
-    links = {}
+    links: dict[int | str, tuple[Any, int, Any, int]] = {}
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
     for entry in raw:
+        fields: list[Any] = [None]
         if isinstance(entry, Mapping):  # schema 1.0, and inside subgraphs
-            fields = [
-                entry.get(k) for k in ("id", "origin_id", "origin_slot", "target_id", "target_slot")
-            ]
-        elif isinstance(entry, (list, tuple)) and len(entry) >= 5:
-            fields = list(entry[:5])
-        else:
-            fields = [None]
+            fields = [entry.get(name) for name in names]
+        elif isinstance(entry, (list, tuple)) and len(entry) >= len(names):
+            fields = list(entry[: len(names)])
         if any(value is None for value in fields):
             raise GlideError(
                 f"the workflow's link {entry!r} is not a link. Expected [id, from node, slot, "
