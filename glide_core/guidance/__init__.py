@@ -1,0 +1,14 @@
+"""Guidance: each takes a denoiser, or gives a gradient, and composes with the others."""
+
+from glide_core.guidance.classifier_free import classifier_free
+from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
+from glide_core.guidance.condition import add_guides, condition_score, within
+
+__all__ = [
+    "add_guides",
+    "classifier_free",
+    "condition_score",
+    "noisy_clip_guide",
+    "open_clip_guide",
+    "within",
+]

@@ -1,0 +1,228 @@
+"""Noise schedules and respacing: float64 tables, exactly the reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glide_core.errors import GlideError
+
+Table = NDArray[np.float64]
+
+NOISE_SCHEDULES = ("linear", "squaredcos_cap_v2")
+
+
+def named_betas(noise_schedule: str, steps: int = 1000) -> Table:
+    """Return the betas of "linear" (Ho et al. 2020) or "squaredcos_cap_v2" (Nichol, Dhariwal 2021).
+
+    Both keep their shape for any number of steps; GlideError for another name.
+    """
+    if steps < 1:
+        raise GlideError(f"a schedule of {steps} steps is empty: expected 1 or more")
+    if noise_schedule == "linear":
+        scale = 1000 / steps
+        return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
+    if noise_schedule == "squaredcos_cap_v2":
+
+        def alpha_bar(u: float) -> float:
+            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        return np.array(
+            [
+                min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999)
+                for i in range(steps)
+            ],
+            dtype=np.float64,
+        )
+    raise GlideError(
+        f"unknown noise schedule {noise_schedule!r}: expected one of {', '.join(NOISE_SCHEDULES)}"
+    )
+
+
+def space_timesteps(num_timesteps: int, spec: str) -> list[int]:
+    """Choose ascending original timesteps; the reference's respacing language.
+
+    spec: "" keeps all; "N" strides N steps evenly; "a,b,c" takes that many from each of as many
+        equal sections, low noise first; "ddimN" is DDIM's integer stride; "fast27" is the
+        paper's upsampling schedule. GlideError for anything else.
+    """
+    spec = spec.strip()
+    if spec == "fast27":
+        steps = set(space_timesteps(num_timesteps, "10,10,3,2,2"))
+        # "Help reduce DDIM artifacts from noisiest timesteps" (reference): 997 in place of 999
+        return sorted(steps - {num_timesteps - 1} | {num_timesteps - 3})
+    if spec.startswith("ddim"):
+        return _ddim_stride(num_timesteps, _count(spec.removeprefix("ddim"), spec))
+    counts = [_count(part, spec) for part in spec.split(",")] if spec else [num_timesteps]
+    steps = set(_sections(num_timesteps, counts, spec))
+    if not steps:
+        raise GlideError(f"respacing {spec!r} keeps no step at all: expected 1 or more")
+    return sorted(steps)
+
+
+def _count(text: str, spec: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise GlideError(
+            f"unknown respacing {spec!r}: expected a number of steps such as '100', 'ddim50', "
+            "'fast27', steps per section such as '10,10,3,2,2', or nothing for every step"
+        )
+    return count
+
+
+def _ddim_stride(num_timesteps: int, count: int) -> list[int]:
+    for stride in range(1, num_timesteps):
+        if len(range(0, num_timesteps, stride)) == count:
+            return list(range(0, num_timesteps, stride))
+    raise GlideError(
+        f"no whole stride takes exactly {count} of {num_timesteps} steps: for 'ddim' take a count "
+        f"such as 10, 25, 27, 50 or 100, or write plain '{count}' for uneven strides"
+    )
+
+
+def _sections(num_timesteps: int, counts: Sequence[int], spec: str) -> list[int]:
+    size_per, extra = divmod(num_timesteps, len(counts))
+    start, steps = 0, []
+    for i, count in enumerate(counts):
+        size = size_per + (1 if i < extra else 0)
+        if size < count:
+            raise GlideError(
+                f"respacing {spec!r} asks for {count} steps of a section of {size}: "
+                f"expected at most {size}"
+            )
+        stride = 1.0 if count <= 1 else (size - 1) / (count - 1)
+        position = 0.0
+        for _ in range(count):
+            # accumulated sum and Python's rounding of halves to even: both decide some steps
+            steps.append(start + round(position))
+            position += stride
+        start += size
+    return steps
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Diffusion tables over the kept timesteps, indexed 0 (clean) to `len(schedule) - 1` (noise).
+
+    An *index* counts kept steps; a *timestep* t is original (0..999), what models are given. In a
+    schedule that was not respaced the two are equal.
+    """
+
+    betas: Table  # [N]
+    timestep_map: NDArray[np.int64]  # [N] original timestep of each index
+    original_alphas_cumprod: Table  # [original_steps] before respacing
+
+    @staticmethod
+    def named(noise_schedule: str, steps: int = 1000) -> Schedule:
+        betas = named_betas(noise_schedule, steps)
+        alphas_cumprod = np.cumprod(1.0 - betas, dtype=np.float64)
+        return Schedule(betas, np.arange(steps, dtype=np.int64), alphas_cumprod)
+
+    def respaced(self, respacing: str | int) -> Schedule:
+        """Keep the steps of a respacing string ("" keeps all) or of a plain number of steps."""
+        steps = space_timesteps(self.original_steps, str(respacing))
+        if len(steps) == 1:
+            # The reference's "1" keeps t = 0, where nothing could be drawn, and then fails with an
+            # IndexError. Here the one step starts where the noise does.
+            steps = [self.original_steps - 1]
+        kept = self.original_alphas_cumprod[steps]
+        betas = 1 - kept / np.append(1.0, kept[:-1])
+        return Schedule(betas, np.array(steps, dtype=np.int64), self.original_alphas_cumprod)
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @property
+    def original_steps(self) -> int:
+        return len(self.original_alphas_cumprod)
+
+    @cached_property
+    def alphas_cumprod(self) -> Table:
+        return np.cumprod(1.0 - self.betas, dtype=np.float64)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> Table:
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @cached_property
+    def alphas_cumprod_next(self) -> Table:
+        return np.append(self.alphas_cumprod[1:], 0.0)
+
+    @cached_property
+    def sqrt_recip_alphas_cumprod(self) -> Table:
+        return np.sqrt(1.0 / self.alphas_cumprod)
+
+    @cached_property
+    def sqrt_recipm1_alphas_cumprod(self) -> Table:
+        """sigma of every index: the noise to signal ratio sqrt((1 - ab) / ab)."""
+        return np.sqrt(1.0 / self.alphas_cumprod - 1)
+
+    @cached_property
+    def posterior_variance(self) -> Table:
+        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance_clipped(self) -> Table:
+        """Log posterior variance, entry 0 (log 0) replaced by entry 1 as in the reference."""
+        variance = self.posterior_variance
+        if len(variance) < 2:
+            raise GlideError(
+                "the posterior variance of a single step is undefined: expected 2 steps or more"
+            )
+        log_variance: Table = np.log(np.append(variance[1], variance[1:]))
+        return log_variance
+
+    @cached_property
+    def posterior_mean_coef1(self) -> Table:
+        return self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_mean_coef2(self) -> Table:
+        return (
+            (1.0 - self.alphas_cumprod_prev)
+            * np.sqrt(1.0 - self.betas)
+            / (1.0 - self.alphas_cumprod)
+        )
+
+    def timestep(self, index: int) -> int:
+        """Original timestep of an index."""
+        return int(self.timestep_map[index])
+
+    def q_sample(self, x0: Tensor, index: int | Tensor, noise: Tensor) -> Tensor:
+        """Noise clean x0 [B, ...] to an index, one for all or one per image [B]."""
+        indices = torch.as_tensor(index, device=x0.device).expand(len(x0))
+        a = extract(np.sqrt(self.alphas_cumprod), indices, x0.ndim)
+        s = extract(np.sqrt(1.0 - self.alphas_cumprod), indices, x0.ndim)
+        return a * x0 + s * noise
+
+    def alpha_sigma(self, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+        """sqrt(ab) and sqrt(1 - ab) at original timesteps t [B], float32 [B, 1, ...]."""
+        ab = self.original_alphas_cumprod
+        return extract(np.sqrt(ab), t, ndim), extract(np.sqrt(1.0 - ab), t, ndim)
+
+    def sigma(self, t: Tensor | int) -> Tensor:
+        """sqrt((1 - ab) / ab) at original timesteps, float32 of t's shape."""
+        ab = self.original_alphas_cumprod
+        t = torch.as_tensor(t)
+        return extract(np.sqrt((1.0 - ab) / ab), t, t.ndim)
+
+
+def extract(table: Table, index: Tensor, ndim: int) -> Tensor:
+    """Look up float64 `table` at indices [B]; float32 [B, 1, ...] of `ndim` axes."""
+    values = torch.from_numpy(table)[index.cpu()].float().to(index.device)
+    return values.reshape(values.shape + (1,) * (ndim - values.ndim))
+
+
+def scalar(table: Table, index: int) -> Tensor:
+    """One entry of a float64 table as a float32 scalar tensor: the precision the reference uses."""
+    return torch.tensor(table[index], dtype=torch.float32)

@@ -1,0 +1,103 @@
+"""What guides are made of: gradients that work anywhere, sums, intervals, a denoiser's shift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from glide_core.diffusion.schedule import Schedule
+from glide_core.diffusion.types import ConditionFn, Denoiser, Prediction
+
+Interval = tuple[float, float]  # lowest and highest sigma = sqrt((1 - ab) / ab), both included
+
+
+def condition_score(denoiser: Denoiser, cond_fn: ConditionFn, schedule: Schedule) -> Denoiser:
+    """Guide a denoiser: eps - sqrt(1 - ab) * gradient (Song et al. 2020).
+
+    The guide gets the x0 estimate clipped to [-1, 1]. The variance is left alone.
+    """
+
+    def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
+        eps, variance = denoiser(x_t, t)
+        a, s = schedule.alpha_sigma(t, x_t.ndim)
+        x0 = ((x_t - s * eps) / a).clamp(-1, 1)
+        return Prediction(eps - s * cond_fn(x_t, t, x0).float(), variance)
+
+    return guided
+
+
+def add_guides(*guides: ConditionFn) -> ConditionFn:
+    """Follow several guides at once: the sum of their gradients."""
+
+    def total(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        gradient = torch.zeros_like(x_t)
+        for guide in guides:
+            gradient = gradient + guide(x_t, t, x0)
+        return gradient
+
+    return total
+
+
+def within(cond_fn: ConditionFn, interval: Interval, schedule: Schedule) -> ConditionFn:
+    """Follow a guide only where sigma is in `interval`; elsewhere it is not even asked."""
+
+    def limited(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        inside = sigma_inside(t, interval, schedule)
+        if not inside.any():
+            return torch.zeros_like(x_t)
+        gradient = cond_fn(x_t, t, x0)
+        return gradient * inside.to(gradient.dtype).reshape(-1, *[1] * (x_t.ndim - 1))
+
+    return limited
+
+
+def sigma_inside(t: Tensor, interval: Interval, schedule: Schedule) -> Tensor:
+    """Which images [B] are at a noise level within the interval, ends included."""
+    low, high = interval
+    sigma = schedule.sigma(t)
+    return (low <= sigma) & (sigma <= high)
+
+
+def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient of sum(score(x)) with respect to x, float32, under any grad or inference mode.
+
+    Hosts run samplers under torch.inference_mode, whose tensors autograd refuses: leave it for the
+    gradient alone, on a clone. Whatever else `score` uses must be cloned by `usable`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.clone().float().requires_grad_()
+        (grad,) = torch.autograd.grad(score(leaf).sum(), leaf)
+        return grad.detach()
+
+
+def usable(x: Tensor) -> Tensor:
+    """A tensor that autograd accepts: x itself, or a copy if it was made in inference mode."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
+
+
+def usable_encode(model: nn.Module, *args: Tensor) -> Tensor:
+    """Call model.encode_image(*args) with weights that autograd accepts.
+
+    Moving a module under inference mode turns its weights into inference tensors. They are copied
+    for the call then, so that the module itself stays as its owner left it.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if not any(tensor.is_inference() for tensor in tensors.values()):
+        return model.encode_image(*args)  # type: ignore[operator, no-any-return]
+    copies = {f"model.{name}": usable(tensor) for name, tensor in tensors.items()}
+    return functional_call(_EncodeImage(model), copies, args)  # type: ignore[no-any-return]
+
+
+class _EncodeImage(nn.Module):
+    """functional_call only calls forward; this makes encode_image one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return self.model.encode_image(*args)  # type: ignore[operator, no-any-return]
