@@ -3,6 +3,7 @@ transformer, and OpenAI's parameter names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import merge_heads
+from glide_core.tokenizer import get_tokenizer
 
 # The original CLIP's normalisation of 0..255 pictures; not part of any checkpoint.
 _CHANNEL_MEANS = (122.77093945, 116.74601272, 104.09373519)
@@ -188,6 +190,21 @@ class NoisyClip(nn.Module):
         self.config = config
         self.image = NoisyClipImage(config, device=device, dtype=dtype)
         self.text = NoisyClipText(config, device=device, dtype=dtype)
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [B, L] and the lengths [B] up to and with the end token."""
+        length = self.config.context_length
+        rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
+        # CLIP's own tokenizer counts its end token as text; GLIDE's pads with it
+        extra = 0 if self.config.tokenizer == "clip-bpe" else 1
+        lengths = [min(row.length + extra, length) for row in rows]
+        return torch.stack([row.ids for row in rows]), torch.tensor(lengths)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unnormalised features [B, n] of prompts, on the model's device."""
+        ids, lengths = self.tokenize(prompts)
+        device = self.image.blocks["input"].w_t.device
+        return self.encode_text(ids.to(device), lengths.to(device))
 
     def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Features [B, n] of noised pictures at original timesteps t [B] (0 = clean)."""

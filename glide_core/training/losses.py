@@ -1,0 +1,98 @@
+"""The training losses: hybrid (simple + variational bound) for diffusion, contrastive for CLIP."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.config import PredictionType
+from glide_core.diffusion.schedule import Schedule, extract
+
+
+class HybridLoss(NamedTuple):
+    """Two per-image losses [B]."""
+
+    simple: Tensor  # mean square error of eps or v
+    bound: Tensor  # the step's term of the variational bound, bits per dimension, times T / 1000
+
+
+def hybrid_loss(
+    raw: Tensor,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    prediction_type: PredictionType,
+) -> HybridLoss:
+    """L_hybrid of Nichol and Dhariwal 2021 (section 3.1) for raw output [B, 2C, H, W].
+
+    The bound teaches the variance alone: the mean enters it detached.
+    """
+    channels = x0.shape[1]
+    out, fraction = raw.float().split(channels, dim=1)
+    a, s = schedule.alpha_sigma(t, x0.ndim)
+    if prediction_type == "v_prediction":
+        target = a * noise - s * x0
+        x0_hat = a * x_t - s * out.detach()
+    else:
+        target = noise
+        x0_hat = (x_t - s * out.detach()) / a
+    simple = (out - target).square().mean(dim=(1, 2, 3))
+    bound = variance_bound(x0, x_t, x0_hat.clamp(-1, 1), fraction, t, schedule)
+    return HybridLoss(simple, bound * (len(schedule) / 1000))
+
+
+def variance_bound(
+    x0: Tensor, x_t: Tensor, x0_hat: Tensor, fraction: Tensor, t: Tensor, schedule: Schedule
+) -> Tensor:
+    """KL(q(x_{t-1}|x_t, x0) || p(x_{t-1}|x_t)) in bits per dimension, [B]; at t = 0 the
+    decoder's negative log-likelihood of 8-bit pixels."""
+    low = extract(schedule.posterior_log_variance_clipped, t, 4)
+    high = extract(np.log(schedule.betas), t, 4)
+    f = (fraction + 1) / 2
+    log_variance = f * high + (1 - f) * low
+    c1, c2 = (
+        extract(table, t, 4)
+        for table in (schedule.posterior_mean_coef1, schedule.posterior_mean_coef2)
+    )
+    mean, mean_hat = c1 * x0 + c2 * x_t, c1 * x0_hat + c2 * x_t
+    kl = 0.5 * (
+        log_variance
+        - low
+        + (low - log_variance).exp()
+        + (mean - mean_hat).square() * (-log_variance).exp()
+        - 1
+    )
+    decoder = -discretized_log_likelihood(x0, mean_hat, 0.5 * log_variance)
+    per_pixel = torch.where(t[:, None, None, None] == 0, decoder, kl)
+    return per_pixel.mean(dim=(1, 2, 3)) / math.log(2)
+
+
+def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-probability of 8-bit pixels x0 in [-1, 1] under a Gaussian, elementwise."""
+    inverse = (-log_scale).exp()
+    centred = x0 - mean
+    upper = _normal_cdf(inverse * (centred + 1 / 255))
+    lower = _normal_cdf(inverse * (centred - 1 / 255))
+    probability = torch.where(
+        x0 < -0.999, upper, torch.where(x0 > 0.999, 1 - lower, upper - lower)
+    )
+    return probability.clamp(min=1e-12).log()
+
+
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """CLIP's symmetric cross-entropy over a batch of matching rows [B, n]; a scalar."""
+    logits = logit_scale * F.normalize(image.float()) @ F.normalize(text.float()).T
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+

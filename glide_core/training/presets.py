@@ -1,0 +1,94 @@
+"""What `glide train` trains by default: the five bundled models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from glide_core.config import ClipConfig, GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+
+JobName = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip"]
+JOBS: tuple[JobName, ...] = ("base", "inpaint", "upsampler", "upsampler-inpaint", "clip")
+
+_SCHEDULE = ScheduleConfig("squaredcos_cap_v2", prediction_type="v_prediction")
+
+SMALL_BASE = GlideConfig(
+    kind="base",
+    text=TextConfig(n_vocab=2048, context_length=24, width=128, layers=4, heads=4),
+    unet=UNetConfig(
+        image_size=64,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 2, 2, 2),
+        attention_factors=(4, 8),
+        num_head_channels=32,
+    ),
+    schedule=_SCHEDULE,
+    tokenizer="glide-small",
+)
+SMALL_UPSAMPLER = GlideConfig(
+    kind="upsampler",
+    text=TextConfig(n_vocab=2048, context_length=24, width=64, layers=2, heads=2),
+    unet=UNetConfig(
+        image_size=256,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 1, 2, 2, 2),
+        attention_factors=(16,),
+        num_head_channels=32,
+    ),
+    schedule=replace(_SCHEDULE, noise_schedule="linear"),
+    tokenizer="glide-small",
+)
+SMALL_CLIP = ClipConfig(
+    image_size=64,
+    patch_size=8,
+    embedding=128,
+    image_width=128,
+    image_heads=4,
+    image_layers=4,
+    n_vocab=2048,
+    context_length=24,
+    text_width=128,
+    text_heads=4,
+    text_layers=3,
+    logit_scale=30.0,
+    tokenizer="glide-small",
+)
+SMALL: dict[JobName, GlideConfig] = {
+    "base": SMALL_BASE,
+    "inpaint": replace(SMALL_BASE, kind="inpaint"),
+    "upsampler": SMALL_UPSAMPLER,
+    "upsampler-inpaint": replace(SMALL_UPSAMPLER, kind="upsampler-inpaint"),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Everything that decides the result; paths and printing are elsewhere."""
+
+    job: JobName
+    steps: int = 1100
+    batch: int = 64
+    lr: float = 1.5e-3
+    warmup: int = 50
+    final_lr: float = 0.05  # share of lr that is left at the end
+    decay_from: float = 0.6  # share of the run after which the learning rate falls
+    weight_decay: float = 0.0
+    clip_grad: float = 1.0
+    ema: float = 0.9992
+    caption_dropout: float = 0.2
+    vlb_weight: float = 1.0  # of the bound per step; reference L_hybrid: 0.001 * T * bound
+    seed: int = 0
+    bf16: bool = True
+
+
+DEFAULTS: dict[JobName, TrainConfig] = {
+    "base": TrainConfig("base"),
+    "inpaint": TrainConfig("inpaint", steps=300, lr=7e-4, ema=0.998, warmup=20),
+    "upsampler": TrainConfig("upsampler", steps=900, batch=16, lr=1e-3, ema=0.998),
+    "upsampler-inpaint": TrainConfig(
+        "upsampler-inpaint", steps=250, batch=16, lr=5e-4, ema=0.998, warmup=20
+    ),
+    "clip": TrainConfig("clip", steps=1500, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
+}
