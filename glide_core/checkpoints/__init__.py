@@ -1,0 +1,1 @@
+"""Model files: what exists, what a file is, safe loading and saving, conversion, download."""

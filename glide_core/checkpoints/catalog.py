@@ -1,0 +1,98 @@
+"""What model files exist: OpenAI's six, and the small ones that ship with this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from glide_core.errors import GlideError
+
+FileKind = Literal[
+    "base", "upsampler", "inpaint", "upsampler-inpaint", "clip", "clip-image", "clip-text"
+]
+
+OPENAI_URL = "https://openaipublic.blob.core.windows.net/diffusion/dec-2021/"
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model file that is known by name."""
+
+    name: str  # what people type
+    filename: str
+    kind: FileKind
+    url: str | None = None  # None: ships with the package
+    parameters: int | None = None
+    sha256: str | None = None  # None: the publisher gives none
+    size: int | None = None  # bytes; None: not published
+    about: str = ""
+
+    @property
+    def bundled(self) -> bool:
+        return self.url is None
+
+    def path(self, directory: Path | None = None) -> Path:
+        """Where the file belongs: the package, or `directory` (default: `models_directory()`)."""
+        return (BUNDLED if self.bundled else directory or models_directory()) / self.filename
+
+
+def _openai(name: str, filename: str, kind: FileKind, parameters: int, about: str) -> Entry:
+    return Entry(
+        name=f"openai-{name}",
+        filename=filename,
+        kind=kind,
+        url=OPENAI_URL + filename,
+        parameters=parameters,
+        about=about,
+    )
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("base", "base.safetensors", "base", about="small model: text to 64x64"),
+    Entry("upsampler", "upsampler.safetensors", "upsampler", about="small model: 64x64 to 256x256"),
+    Entry("inpaint", "inpaint.safetensors", "inpaint", about="small model: fills a mask at 64x64"),
+    Entry(
+        "upsampler-inpaint",
+        "upsampler_inpaint.safetensors",
+        "upsampler-inpaint",
+        about="small model: fills a mask at 256x256",
+    ),
+    Entry("clip", "clip.safetensors", "clip", about="small noisy CLIP: guidance at 64x64"),
+    _openai("base", "base.pt", "base", 385_030_726, "text to 64x64"),
+    _openai("upsampler", "upsample.pt", "upsampler", 398_361_286, "64x64 to 256x256"),
+    _openai("inpaint", "base_inpaint.pt", "inpaint", 385_037_638, "fills a mask at 64x64"),
+    _openai(
+        "upsampler-inpaint",
+        "upsample_inpaint.pt",
+        "upsampler-inpaint",
+        398_368_198,
+        "fills a mask at 256x256",
+    ),
+    _openai("clip-image", "clip_image_enc.pt", "clip-image", 86_443_776, "noisy CLIP, image tower"),
+    _openai("clip-text", "clip_text_enc.pt", "clip-text", 71_679_488, "noisy CLIP, text tower"),
+)
+
+
+def find(name: str) -> Entry:
+    """Return the entry with this name or file name."""
+    for entry in ENTRIES:
+        if name in (entry.name, entry.filename):
+            return entry
+    known = ", ".join(entry.name for entry in ENTRIES)
+    raise GlideError(f"No model is called {name!r}. Known are: {known}.")
+
+
+def models_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where a person's own files live when we run by ourselves.
+
+    `$GLIDE_MODELS` if it is set; else `models/glide` in the current folder if there is one (which
+    is ComfyUI's place for them, when started there); else `~/.cache/glide/models`. Not created.
+    """
+    if chosen := environment.get("GLIDE_MODELS"):
+        return Path(chosen).expanduser()
+    local = Path("models") / "glide"
+    return local if local.is_dir() else Path.home() / ".cache" / "glide" / "models"

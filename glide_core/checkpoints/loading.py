@@ -1,0 +1,256 @@
+"""Load and save whole models: config from the file itself, weights mapped and built only once.
+
+The module is made on the meta device and takes the file's tensors over, so that a released model
+of 385 M parameters is never initialised for nothing. Weights are made outside inference mode
+(ComfyUI runs nodes inside it), because a weight made inside can take no part in a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glide_core.checkpoints.detect import config_from_state_dict, layout
+from glide_core.checkpoints.files import (
+    METADATA_KEY,
+    TensorFile,
+    read_shapes,
+    read_tensors,
+    write_tensors,
+)
+from glide_core.config import ClipConfig, GlideConfig, ModelKind
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import Affine, NoisyClip
+
+PathLike = Path | str
+
+
+def inspect(path: PathLike) -> GlideConfig | ClipConfig:
+    """Read a file's config from its names, shapes and metadata, without its weights.
+
+    One tower of a noisy CLIP gives a config whose other half is the released model's.
+    """
+    return config_of(read_shapes(path))
+
+
+def config_of(file: TensorFile) -> GlideConfig | ClipConfig:
+    """Read the config of a file's tensors."""
+    return config_from_state_dict(file.shapes, file.metadata, str(file.path))
+
+
+def load_model(
+    path: PathLike,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    config: GlideConfig | None = None,
+    kinds: Sequence[ModelKind] = (),
+) -> GlideModel:
+    """Load one GLIDE model, frozen and in eval mode.
+
+    dtype: of the heavy layers; norms, embeddings and the head stay float32 (`use_dtype`).
+    config: overrides what the file says of itself.
+    kinds: which kinds will do where it is wanted; any, when empty.
+    GlideError says what the file is when it is not what was asked for, and lists tensors that
+    are missing, too many, of another shape, or not finite.
+    """
+    file = read_tensors(path)
+    found = config or config_of(file)
+    if isinstance(found, ClipConfig):
+        raise GlideError(
+            f"{path} is {_CLIP_NAMES[layout(file.shapes)]}. Expected a GLIDE model "
+            f"({_any_of(kinds)}). Load it as a noisy CLIP, for CLIP guidance."
+        )
+    if kinds and found.kind not in kinds:
+        raise GlideError(
+            f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}."
+        )
+    return model_from_state_dict(file.tensors, found, device=device, dtype=dtype, where=str(path))
+
+
+def model_from_state_dict(
+    tensors: Mapping[str, Tensor],
+    config: GlideConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    where: str = "The state dict",
+) -> GlideModel:
+    """Build a GLIDE model around tensors with OpenAI's flat names; see `load_model`."""
+    with torch.inference_mode(False):
+        model = GlideModel(config, device="meta").use_dtype(dtype)
+        ready = _prepared(tensors, model.openai_state_dict(), device, where)
+        model.load_openai_state_dict(ready, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def load_clip(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> NoisyClip:
+    """Load a noisy CLIP, frozen and in eval mode: one safetensors, or OpenAI's two files.
+
+    dtype: of the linear layers; norms and tables stay float32.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    tensors, config, where = clip_tensors([read_tensors(path) for path in given])
+    with torch.inference_mode(False):
+        clip = NoisyClip(config, device="meta")
+        for module in clip.modules():
+            if isinstance(module, Affine):
+                module.to(dtype)
+        clip.load_state_dict(_prepared(tensors, clip.state_dict(), device, where), assign=True)
+    return clip.requires_grad_(False).eval()
+
+
+def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
+    """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
+    where = " and ".join(str(file.path) for file in files)
+    parts = {}
+    for file in files:
+        found = layout(file.shapes, str(file.path))
+        if found == "glide":
+            raise GlideError(
+                f"{file.path} is a GLIDE model. Expected a noisy CLIP: one safetensors with both "
+                "towers, or OpenAI's clip_image_enc.pt and clip_text_enc.pt."
+            )
+        parts[found] = file
+    if set(parts) == {"clip"} and len(files) == 1:
+        whole = files[0]
+        config = config_of(whole)
+        assert isinstance(config, ClipConfig)
+        return dict(whole.tensors), config, where
+    if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
+        raise GlideError(
+            f"{where} is {' and '.join(_CLIP_NAMES[found] for found in parts)}. Expected both "
+            "towers: one safetensors that holds them, or OpenAI's clip_image_enc.pt and "
+            "clip_text_enc.pt together."
+        )
+    image, text = parts["clip-image"], parts["clip-text"]
+    seen, read = config_of(image), config_of(text)
+    assert isinstance(seen, ClipConfig) and isinstance(read, ClipConfig)
+    if seen.embedding != read.embedding:
+        raise GlideError(
+            f"{image.path} gives {seen.embedding} features and {text.path} {read.embedding}: they "
+            "are halves of different models. Expected two that belong together."
+        )
+    config = replace(seen, **{name: getattr(read, name) for name in _TEXT_FIELDS})
+    joined = {f"image.{key}": tensor for key, tensor in image.tensors.items()}
+    joined |= {f"text.{key}": tensor for key, tensor in text.tensors.items()}
+    return joined, config, where
+
+
+def save_model(
+    model: GlideModel,
+    path: PathLike,
+    *,
+    dtype: torch.dtype = torch.float16,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a model with its config as safetensors, whole or not at all.
+
+    metadata: further entries (author, licence, ...), text by name.
+    """
+    stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
+    return write_tensors(_as_dtype(model.openai_state_dict(), dtype), path, stored)
+
+
+def save_clip(
+    clip: NoisyClip,
+    path: PathLike,
+    *,
+    dtype: torch.dtype = torch.float16,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write both towers of a noisy CLIP with their config; see `save_model`."""
+    stored = {**(metadata or {}), METADATA_KEY: clip.config.to_json()}
+    return write_tensors(_as_dtype(clip.state_dict(), dtype), path, stored)
+
+
+_TEXT_FIELDS = (
+    "n_vocab",
+    "context_length",
+    "text_width",
+    "text_heads",
+    "text_layers",
+    "tokenizer",
+)
+_CLIP_NAMES = {
+    "clip": "a noisy CLIP",
+    "clip-image": "the image tower of a noisy CLIP",
+    "clip-text": "the text tower of a noisy CLIP",
+}
+
+
+def _prepared(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    device: torch.device | str,
+    where: str,
+) -> dict[str, Tensor]:
+    """Check names, shapes and values, and bring each tensor to its expected dtype and device."""
+    check_tensors(tensors, expected, where)
+    ready = {}
+    for key, like in expected.items():
+        tensor = tensors[key].to(device=device, dtype=like.dtype)
+        if tensor.is_inference():
+            tensor = tensor.clone()  # we are outside inference mode: the copy is a plain tensor
+        check_finite(key, tensor, where)
+        ready[key] = tensor
+    return ready
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> None:
+    """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
+    misshapen = (
+        f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}"
+        for key in expected.keys() & tensors.keys()
+        if tensors[key].shape != expected[key].shape
+    )
+    faults = [
+        *_listed("missing", expected.keys() - tensors.keys()),
+        *_listed("not part of the model", tensors.keys() - expected.keys()),
+        *_listed("of another shape", misshapen),
+    ]
+    if faults:
+        raise GlideError(
+            f"{where} does not fit its own config. Tensors {'; '.join(faults)}. "
+            "Expected a whole model of one kind: get the file anew."
+        )
+
+
+def check_finite(key: str, tensor: Tensor, where: str) -> None:
+    """Refuse NaN and infinity by one pass over the tensor."""
+    low, high = torch.aminmax(tensor)  # NaN comes through both
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise GlideError(
+            f"{where} holds NaN or infinite values in {key} (as {tensor.dtype}). Expected finite "
+            "weights: the training that wrote it diverged, the file is damaged, or the dtype is "
+            "too narrow for it (try float32)."
+        )
+
+
+def _as_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    narrow = {key: tensor.detach().to(dtype) for key, tensor in tensors.items()}
+    for key, tensor in narrow.items():
+        check_finite(key, tensor, "The model to be saved")
+    return narrow
+
+
+def _listed(what: str, names: Iterable[str], most: int = 4) -> list[str]:
+    found = sorted(names)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
+
+
+def _any_of(kinds: Sequence[ModelKind]) -> str:
+    return " or ".join(kinds or ("base", "inpaint", "upsampler", "upsampler-inpaint"))

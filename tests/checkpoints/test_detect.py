@@ -1,0 +1,225 @@
+"""The config comes from the names and shapes of the tensors, whatever the file is called."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from glide_core.checkpoints.catalog import find
+from glide_core.checkpoints.detect import config_from_state_dict, layout
+from glide_core.config import (
+    BASE,
+    CLIP,
+    INPAINT,
+    RELEASED,
+    UPSAMPLER,
+    UPSAMPLER_INPAINT,
+    ClipConfig,
+    GlideConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def released(name: str) -> Shapes:
+    """Names and shapes of a released UNet file, as OpenAI's code builds it."""
+    data = Path(__file__).parents[1] / "data" / "released_layouts.json.gz"
+    layouts = json.loads(gzip.decompress(data.read_bytes()))
+    stored = layouts["upsampler" if name.startswith("upsampler") else "base"]
+    shapes = {key: tuple(shape) for key, shape in stored.items()}
+    if name.endswith("inpaint"):
+        width, _, *kernel = shapes["input_blocks.0.0.weight"]
+        shapes["input_blocks.0.0.weight"] = (width, RELEASED[name].in_channels, *kernel)
+    return shapes
+
+
+def released_clip_tower(tower: str) -> Shapes:
+    """Names and shapes of a released CLIP file, written out from its description."""
+    n = 768 if tower == "image" else 512
+    norm = {"ln.g": (n,), "ln.b": (n,)}
+    if tower == "image":
+        head = {"w_t": (1000, n), "patch_proj": (n, 3, 4, 4), "w_pos": (257, n), **norm}
+    else:
+        head = {"w_voc": (65536, n), "w_pos": (77, n)}
+    shapes = {f"blocks.input.{key}": shape for key, shape in head.items()}
+    square = {f"f_{part}.w": (n, n) for part in "qkvc"} | {f"f_{part}.b": (n,) for part in "qvc"}
+    wide = {"f_1.w": (4 * n, n), "f_1.b": (4 * n,), "f_2.w": (n, 4 * n), "f_2.b": (n,)}
+    for i in range(12):
+        for key, shape in {**norm, **square}.items():
+            shapes[f"blocks.block_{i}.f_attn.{key}"] = shape
+        for key, shape in {**norm, **wide}.items():
+            shapes[f"blocks.block_{i}.f_mlp.{key}"] = shape
+    return shapes | {
+        f"blocks.output.{key}": shape for key, shape in {**norm, "f.w": (512, n)}.items()
+    }
+
+
+def shapes_of(state: dict[str, torch.Tensor]) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def count(shapes: Shapes) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes.values())
+
+
+SMALL = GlideConfig(
+    text=TextConfig(n_vocab=2048, context_length=32, width=64, layers=2, heads=2),
+    unet=UNetConfig(
+        image_size=64,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 2, 2, 2),
+        attention_factors=(4, 8),
+        num_head_channels=32,
+    ),
+    schedule=ScheduleConfig(prediction_type="v_prediction"),
+    tokenizer="glide-small",
+)
+
+
+@pytest.mark.parametrize("kind", list(RELEASED))
+def test_a_released_model_is_its_preset(kind: str) -> None:
+    shapes = released(kind)
+    assert config_from_state_dict(shapes) == RELEASED[kind]
+    assert len(shapes) == (797 if "upsampler" in kind else 783)
+    assert count(shapes) == find(f"openai-{kind}").parameters
+
+
+@pytest.mark.parametrize("kind", list(RELEASED))
+def test_our_model_has_exactly_the_released_tensors(kind: str) -> None:
+    model = GlideModel(RELEASED[kind], device="meta")
+    assert shapes_of(model.openai_state_dict()) == released(kind)
+
+
+@pytest.mark.parametrize(("tower", "tensors"), [("image", 188), ("text", 185)])
+def test_a_released_clip_tower_is_the_preset(tower: str, tensors: int) -> None:
+    shapes = released_clip_tower(tower)
+    assert layout(shapes) == f"clip-{tower}"
+    assert config_from_state_dict(shapes) == CLIP
+    assert len(shapes) == tensors
+    assert count(shapes) == find(f"openai-clip-{tower}").parameters
+
+
+def test_our_clip_has_exactly_the_released_tensors() -> None:
+    towers = ("image", "text")
+    both = {f"{t}.{k}": shape for t in towers for k, shape in released_clip_tower(t).items()}
+    assert shapes_of(NoisyClip(CLIP, device="meta").state_dict()) == both
+    assert config_from_state_dict(both) == CLIP
+
+
+@pytest.mark.parametrize("preset", [BASE, INPAINT, UPSAMPLER, UPSAMPLER_INPAINT], ids=str)
+@pytest.mark.parametrize("attention", [(), (1,), (2, 4)])
+def test_attention_and_depth_are_read_level_by_level(
+    preset: GlideConfig, attention: tuple[int, ...]
+) -> None:
+    unet = replace(
+        preset.unet,
+        image_size=32,
+        model_channels=64,
+        num_res_blocks=2,
+        channel_mult=(1, 2, 3),
+        attention_factors=attention,
+    )
+    config = replace(preset, unet=unet, text=replace(preset.text, layers=3))
+    model = GlideModel(config, device="meta")
+    assert config_from_state_dict(shapes_of(model.openai_state_dict())) == config
+
+
+def test_metadata_fills_in_what_shapes_cannot_tell() -> None:
+    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
+    assert config_from_state_dict(shapes, {"glide": SMALL.to_json()}) == SMALL
+
+
+def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
+    config = ClipConfig(
+        image_size=32,
+        patch_size=8,
+        embedding=64,
+        image_width=96,
+        image_heads=3,
+        image_layers=2,
+        n_vocab=2048,
+        context_length=32,
+        text_width=32,
+        text_heads=2,
+        text_layers=1,
+        logit_scale=20.0,
+        tokenizer="glide-small",
+    )
+    shapes = shapes_of(NoisyClip(config, device="meta").state_dict())
+    assert config_from_state_dict(shapes, {"glide": config.to_json()}) == config
+
+
+def test_metadata_that_contradicts_the_tensors_is_refused_by_field() -> None:
+    wrong = replace(SMALL, text=replace(SMALL.text, layers=7)).to_json()
+    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
+    with pytest.raises(GlideError, match=r"layers = 7 .* tensors say 2"):
+        config_from_state_dict(shapes, {"glide": wrong})
+
+
+@pytest.mark.parametrize("stored", ["{", "[]", "{}", '{"unet": {"depth": 3}}', "null"])
+def test_metadata_that_cannot_be_read_is_refused(stored: str) -> None:
+    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
+    with pytest.raises(GlideError, match="cannot be read"):
+        config_from_state_dict(shapes, {"glide": stored})
+
+
+def test_head_widths_that_cannot_be_guessed_are_asked_for() -> None:
+    odd = replace(SMALL, text=replace(SMALL.text, width=96, heads=3))
+    shapes = shapes_of(GlideModel(odd, device="meta").openai_state_dict())
+    with pytest.raises(GlideError, match="attention heads"):
+        config_from_state_dict(shapes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["model.diffusion_model.input_blocks.0.0.weight"], "Stable Diffusion checkpoint"),
+        (["input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"], "Stable Diffusion UNet"),
+        (["down_blocks.0.attentions.0.transformer_blocks.0.x"], "Stable Diffusion UNet"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "diffusers"),
+        (["lora_unet.lora_up.weight"], "LoRA"),
+        (["first_stage_model.encoder.conv_in.weight"], "VAE"),
+        (["visual.conv1.weight", "token_embedding.weight"], "ordinary CLIP"),
+        (["input_blocks.0.0.weight", "out.2.weight"], "without a text tower"),
+        (["token_embedding.weight"], "without its UNet"),
+        (["conv.weight"], "conv.weight"),
+        ([], "no tensor"),
+    ],
+)
+def test_another_kind_of_model_is_named(keys: list[str], said: str) -> None:
+    with pytest.raises(GlideError, match=said) as caught:
+        config_from_state_dict(dict.fromkeys(keys, (8, 8)), where="x.safetensors")
+    assert "x.safetensors" in str(caught.value)
+    assert "Expected" in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["out.2.weight", "time_embed.0.weight", "positional_embedding"])
+def test_a_missing_tensor_is_named(gone: str) -> None:
+    shapes = released("base")
+    del shapes[gone]
+    with pytest.raises(GlideError, match=gone):
+        config_from_state_dict(shapes)
+
+
+def test_odd_input_channels_are_explained() -> None:
+    shapes = released("base")
+    shapes["input_blocks.0.0.weight"] = (192, 5, 3, 3)
+    with pytest.raises(GlideError, match=r"5 input channels.*7 \(inpaint\)"):
+        config_from_state_dict(shapes)
+
+
+def test_a_vocabulary_without_a_tokenizer_is_refused() -> None:
+    shapes = released("base")
+    shapes["token_embedding.weight"] = (1234, 512)
+    with pytest.raises(GlideError, match="1234 tokens"):
+        config_from_state_dict(shapes)
