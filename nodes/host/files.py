@@ -1,0 +1,65 @@
+"""Model files by name: the bundled ones first, then what lies in a host's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
+from glide_core.errors import GlideError
+
+BUNDLED_PREFIX = "bundled/"
+EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
+
+
+def bundled_names(purposes: Sequence[str]) -> list[str]:
+    """List the shipped files that are there, as "bundled/<file>", in the order of the purposes."""
+    return [
+        f"{BUNDLED_PREFIX}{entry.filename}"
+        for purpose in purposes
+        for entry in ENTRIES
+        if entry.bundled and entry.kind == purpose and entry.path().is_file()
+    ]
+
+
+def bundled_path(name: str) -> Path | None:
+    """Resolve "bundled/<file>"; None when the name is not of that form."""
+    if not name.startswith(BUNDLED_PREFIX):
+        return None
+    path = BUNDLED / name[len(BUNDLED_PREFIX) :]
+    if path.parent != BUNDLED or not path.is_file():
+        known = ", ".join(f"{BUNDLED_PREFIX}{e.filename}" for e in ENTRIES if e.bundled)
+        raise GlideError(
+            f"there is no bundled model {name}. Expected one of: {known}. Choose one of them, or "
+            "install the pack again if its file is gone."
+        )
+    return path
+
+
+def folder_names(folders: Iterable[Path]) -> list[str]:
+    """List model files of these folders and those below, as paths relative to their folder."""
+    found: dict[str, None] = {}
+    for folder in folders:
+        if folder.is_dir():
+            for path in sorted(folder.rglob("*")):
+                if path.suffix.lower() in EXTENSIONS and path.is_file():
+                    found[path.relative_to(folder).as_posix()] = None
+    return list(found)
+
+
+def folder_path(name: str, folders: Sequence[Path]) -> Path:
+    """Resolve a listed name; GlideError says where it was looked for."""
+    for folder in folders:
+        path = (folder / name).resolve()
+        if path.is_file() and path.is_relative_to(folder.resolve()):
+            return path
+    places = " or ".join(str(folder) for folder in folders)
+    raise GlideError(
+        f"there is no model file {name!r} in {places}. Expected one of the files listed there. "
+        "Put it there, or choose another; `glide models` lists what can be downloaded."
+    )
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Say cheaply whether files changed: names, modification times and sizes."""
+    return ";".join(f"{p}:{p.stat().st_mtime_ns}:{p.stat().st_size}" for p in paths)
