@@ -1,0 +1,141 @@
+"""ComfyUI's side of the seam: MODEL, CLIP and VAE are its own classes, managed by it.
+
+`comfy` is imported in this folder and nowhere else in the pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import comfy.model_management
+import comfy.sd
+import torch
+from torch import Tensor
+
+from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.config import GlideConfig, ModelKind
+from glide_core.errors import GlideError
+
+from .. import Purpose
+from ..values import (
+    INPAINT_IMAGE,
+    INPAINT_MASK,
+    LOW_RES,
+    Bound,
+    ClipGuide,
+    Conditioning,
+    GlideClip,
+    with_extras,
+)
+from . import files
+from .guidance import guided
+from .managed import managed_clip
+from .model import GlideBaseModel, build_model
+from .progress import progress
+from .sampling import sample
+from .text import LoadedText, build_clip
+
+__all__ = ["ComfyHost"]
+
+
+class ComfyHost:
+    """`Host` inside a running ComfyUI."""
+
+    name: Literal["comfyui"] = "comfyui"
+
+    def checkpoint_names(self, *purposes: Purpose) -> list[str]:
+        return files.names(*purposes)
+
+    def checkpoint_path(self, name: str) -> Path:
+        return files.path(name)
+
+    def load_base(self, path: Path, dtype: str) -> tuple[Any, Any, Any]:
+        patcher, text = self._load(path, dtype, ("base", "inpaint"))
+        return patcher, text.clip, pixel_vae()
+
+    def load_upsampler(self, path: Path, dtype: str) -> Any:
+        return self._load(path, dtype, ("upsampler", "upsampler-inpaint"))[0]
+
+    def _load(self, path: Path, dtype: str, kinds: Sequence[ModelKind]) -> tuple[Any, LoadedText]:
+        with torch.inference_mode(False):  # weights made inside it can take no part in a gradient
+            model = load_model(path, kinds=kinds)
+            text = build_clip(model.text, model.config)
+            return build_model(model, _dtype(dtype), text), text
+
+    def load_clip(self, paths: Sequence[Path], dtype: str) -> GlideClip:
+        with torch.inference_mode(False):
+            module = load_clip(list(paths), dtype=_dtype(dtype) or torch.float32)
+        name = " + ".join(path.name for path in paths)
+        return managed_clip(GlideClip("noisy", name, module))
+
+    def load_open_clip(
+        self, architecture: str, weights: Path | None, tag: str, *, allow_download: bool
+    ) -> GlideClip:
+        from glide_core.guidance.open_clip import load_open_clip
+
+        module, tokenizer = load_open_clip(
+            architecture, weights, tag, allow_download=allow_download
+        )
+        return managed_clip(GlideClip("open_clip", architecture, module, tokenizer))
+
+    def glide_config(self, model: Any) -> GlideConfig | None:
+        inner = getattr(model, "model", None)
+        return inner.glide_config if isinstance(inner, GlideBaseModel) else None
+
+    def encode_text(self, clip: Any, text: str) -> Conditioning:
+        """Encode a prompt as it stands: brackets weigh in CLIPTextEncode, not here."""
+        tokens = clip.tokenize(text, disable_weights=True)
+        return clip.encode_from_tokens_scheduled(tokens)
+
+    def add_guide(self, model: Any, guide: ClipGuide) -> Any:
+        return guided(model, guide)
+
+    def sample(
+        self,
+        model: Any,
+        branches: Sequence[Conditioning],
+        job: Callable[[Bound], Tensor],
+        *,
+        batch: int,
+        low_res: Tensor | None = None,
+        image: Tensor | None = None,
+        keep_mask: Tensor | None = None,
+    ) -> Tensor:
+        config = self.glide_config(model)
+        if config is None:
+            raise GlideError(
+                "this MODEL is not a GLIDE model. Expected the MODEL of GLIDE Loader or GLIDE "
+                "Upsampler Loader: sample other models with KSampler."
+            )
+        spatial: dict[str, Any] = {}
+        if low_res is not None:
+            spatial[LOW_RES] = low_res
+        if image is not None and keep_mask is not None:
+            spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: 1.0 - keep_mask}
+        prompts = [with_extras(branch, **spatial) for branch in branches]
+        side = config.unet.image_size
+        size = tuple(image.shape[-2:]) if image is not None else (side, side)
+        return sample(model, prompts, job, shape=(batch, config.unet.channels, *size))
+
+    def progress(self, label: str, stages: int = 1) -> Any:
+        return progress(label, stages)
+
+    @contextmanager
+    def clip_loaded(self, clip: GlideClip) -> Iterator[torch.device | str]:
+        comfy.model_management.load_models_gpu([clip.patcher])
+        yield clip.patcher.load_device
+
+
+def pixel_vae() -> comfy.sd.VAE:
+    """Give the VAE of pictures that are their own latents, in float32.
+
+    ComfyUI's own choice of bfloat16 on some devices would leave 8 bits of every pixel.
+    """
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    return None if name == "auto" else getattr(torch, name)

@@ -1,0 +1,136 @@
+"""CLIP guidance as a patch on any MODEL, which every core sampler sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_sampling
+import torch
+from torch import Tensor
+
+from glide_core.diffusion.schedule import Schedule
+from glide_core.diffusion.types import ConditionFn
+from glide_core.errors import GlideError
+from glide_core.guidance import add_guides, open_clip_guide
+
+from ..guides import condition, encode
+from ..values import ClipGuide
+from .managed import managed_decoder
+from .model import GlideBaseModel
+
+Push = Callable[[dict[str, Any]], Tensor]  # a post-CFG function: its arguments to a new x0
+
+
+def guided(patcher: Any, guide: ClipGuide) -> Any:
+    """Give a clone of MODEL that the guide pulls at; works for every model with pictures in it."""
+    clip = guide.clip
+    models = [clip.patcher]
+    comfy.model_management.load_models_gpu(models)
+    device = clip.patcher.load_device
+    if isinstance(patcher.model, GlideBaseModel):
+        cond_fn = condition(guide, patcher.model.glide_config, 1, device)
+        push = pushed_by(cond_fn, limit=1.0)
+        push.glide_guide = cond_fn  # type: ignore[attr-defined]  # for the exact sampler
+    else:
+        decoder = None
+        if guide.vae is not None:
+            decoder = managed_decoder(guide.vae)
+            models.append(decoder)
+        cond_fn = decoded_guide(patcher, guide, decoder, device)
+        push = pushed_by(cond_fn, interval=guide.interval)
+    clone = patcher.clone()
+    # A plain function: ComfyUI deep-copies a MODEL's options with everything an object holds.
+    clone.set_model_sampler_post_cfg_function(push)
+    number = sum(key.startswith("glide_guide") for key in clone.additional_models)
+    clone.set_additional_models(f"glide_guide_{number}", models)
+    return clone
+
+
+def condition_of(options: dict[str, Any]) -> ConditionFn | None:
+    """Sum the guides that `guided` put into a GLIDE MODEL's options."""
+    functions = options.get("sampler_post_cfg_function", [])
+    guides = [fn.glide_guide for fn in functions if hasattr(fn, "glide_guide")]
+    return add_guides(*guides) if guides else None
+
+
+def pushed_by(
+    cond_fn: ConditionFn,
+    *,
+    interval: tuple[float, float] | None = None,
+    limit: float | None = None,
+) -> Push:
+    """Turn a gradient at x_t into a shift of x0, which is what a post-CFG function may change.
+
+    eps - sqrt(1 - ab) * gradient (Song et al. 2020) is, in terms of x0 and sigma,
+    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient.
+    """
+
+    def push(args: dict[str, Any]) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sampling = args["model"].model_sampling
+        x, x0, sigma = args["input"], args["denoised"], args["sigma"]
+        t = sampling.timestep(sigma).long().flatten()
+        if isinstance(sampling, comfy.model_sampling.CONST):  # x = (1 - s) x0 + s noise
+            x, sigma = x / broad(1 - sigma, x), sigma / (1 - sigma)
+        level = broad(sigma, x)
+        inside = torch.ones_like(level)
+        if interval is not None:
+            inside = ((interval[0] <= level) & (level <= interval[1])).to(x0)
+            if not inside.any():
+                return x0
+        scale = (1 + level**2).sqrt()
+        gradient = cond_fn(x / scale, t.expand(len(x)), x0)
+        found = x0 + inside * level**2 / scale * gradient.to(x0)
+        return found if limit is None else found.clamp(-limit, limit)
+
+    return push
+
+
+def broad(values: Tensor, like: Tensor) -> Tensor:
+    """One value an image (or one for all) against [B, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)
+
+
+def decoded_guide(patcher: Any, guide: ClipGuide, decoder: Any, device: Any) -> ConditionFn:
+    """Guide a model that is not GLIDE's: CLIP looks at the decoded x0 estimate.
+
+    The gradient goes back through the decoder to the latent; without a decoder the latent must be
+    the picture.
+    """
+    latents = patcher.get_model_object("latent_format")
+    if guide.clip.kind == "noisy":
+        raise GlideError(
+            f"the noisy CLIP {guide.clip.name} knows GLIDE's noised pictures alone, and the MODEL "
+            "is not GLIDE's. Connect a CLIP of GLIDE Open CLIP Loader, and the MODEL's VAE."
+        )
+    if decoder is None and latents.latent_channels != 3:
+        raise GlideError(
+            f"the MODEL works in latents of {latents.latent_channels} channels, which CLIP cannot "
+            "see. Connect its VAE to the 'vae' input."
+        )
+    look = open_clip_guide(
+        guide.clip.module,
+        encode(guide, device),
+        guide.scale,
+        schedule=Schedule.named("linear"),  # unused: nothing is blended
+        seed=guide.seed,
+        cutouts=guide.cutouts,
+        blend=False,
+    )
+
+    def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            latent = x0.detach().clone().float().requires_grad_()
+            z = latents.process_out(latent)
+            picture = z
+            if decoder is not None:
+                weights = next(decoder.model.parameters())
+                picture = decoder.model.decode(z.to(weights.device, weights.dtype)).float()
+            seen = picture.detach()
+            direction = look(seen, t, seen)
+            (gradient,) = torch.autograd.grad(picture, latent, direction.to(picture))
+        return gradient.detach().to(x0)
+
+    return cond_fn

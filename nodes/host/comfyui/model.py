@@ -1,0 +1,304 @@
+"""GLIDE's UNet as ComfyUI's MODEL: schedules, conditions, memory, and the learned variance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models_base
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from glide_core.config import GlideConfig, ScheduleConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.text import TextFeatures
+from glide_core.models.unet import UNet
+
+from ..values import GLIDE_TEXT, LOW_RES, POOLED
+from .conditions import inpaint_condition, resize
+from .text import GLIDE_TOWER, LoadedText, encode_again
+
+VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
+
+
+class PixelLatents(comfy.latent_formats.LatentFormat):
+    """Latents that are the picture: 3 channels, 1:1, in [-1, 1]; previews need no decoder."""
+
+    latent_channels = 3
+
+    def __init__(self) -> None:
+        self.latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+class GlideModelConfig(comfy.supported_models_base.BASE):
+    """A GlideConfig in the form in which ComfyUI carries a model's description."""
+
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = PixelLatents
+    text_encoder_key_prefix = ["text_encoders."]
+    vae_key_prefix = ["vae."]
+    # float16 first: it is what OpenAI ran the released models in
+    supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
+    memory_usage_factor = 1.0  # unused: GlideBaseModel estimates its own memory
+
+    def __init__(self, config: GlideConfig) -> None:
+        super().__init__({"glide_config": config, "in_channels": config.in_channels})
+        self.glide_config = config
+        self.sampling_settings = sampling_settings(config.schedule)
+        # Norms get float32 inputs from the UNet, and some weights stay float32: only operations
+        # that cast their weights to the input can run that at every precision.
+        self.custom_operations = comfy.ops.manual_cast
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> GlideBaseModel:
+        return GlideBaseModel(self, device=device)
+
+
+def sampling_settings(schedule: ScheduleConfig) -> dict[str, Any]:
+    """Say a GLIDE schedule in ComfyUI's words, whose names mean other things.
+
+    ComfyUI's "linear" is linear in the square root of beta; what the paper calls linear is its
+    "sqrt_linear". Both tables agree with the reference's to 1e-7.
+    """
+    steps = schedule.diffusion_steps
+    if schedule.noise_schedule == "squaredcos_cap_v2":
+        return {"beta_schedule": "cosine", "timesteps": steps}
+    if schedule.noise_schedule == "linear":
+        scale = 1000 / steps
+        ends = {"linear_start": scale * 1e-4, "linear_end": scale * 2e-2}
+        return {"beta_schedule": "sqrt_linear", "timesteps": steps, **ends}
+    raise GlideError(
+        f"the noise schedule {schedule.noise_schedule!r} cannot be sampled in ComfyUI; expected "
+        "squaredcos_cap_v2 or linear"
+    )
+
+
+class GlideUNet(UNet):
+    """The core's UNet with the call that ComfyUI makes."""
+
+    def __init__(
+        self, glide_config: GlideConfig, *, operations: Any, device: Any = None, **options: Any
+    ) -> None:
+        super().__init__(glide_config, operations=operations, device="meta")
+        self.dtype: torch.dtype = options["dtype"]
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor,
+        low_res: Tensor | None = None,
+        inpaint: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """Predict raw [B, 2C, H, W] float32; inpaint [B, C + 1, H, W] is masked image and keep."""
+        options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        run = WrapperExecutor.new_class_executor(self._predict, self, wrappers)
+        return run.execute(x, timesteps, context, y, low_res, inpaint, control, options)
+
+    def _predict(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor,
+        low_res: Tensor | None,
+        inpaint: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+    ) -> Tensor:
+        del control, transformer_options
+        image = keep_mask = None
+        if inpaint is not None:
+            channels = self.config.unet.channels
+            image, keep_mask = inpaint[:, :channels], inpaint[:, channels:]
+        features = TextFeatures(context, y)
+        return super().forward(
+            x, timesteps, features, low_res=low_res, image=image, keep_mask=keep_mask
+        )
+
+
+class VarianceSink:
+    """Catches the learned variance of each guided branch of one model call.
+
+    An object, because ComfyUI copies the dicts and lists of transformer_options on their way.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[Tensor]] = {}
+
+    def put(self, variance: Tensor, branches: list[int]) -> None:
+        for branch, part in zip(branches, variance.chunk(len(branches)), strict=True):
+            self._found.setdefault(branch, []).append(part)
+
+    def take(self, branch: int, shape: torch.Size) -> Tensor | None:
+        """Give a branch's variance; the mean where a prompt has several parts over the picture.
+
+        None where no part covers the whole picture.
+        """
+        whole = [v for v in self._found.get(branch, []) if v.shape == shape]
+        return torch.stack(whole).mean(dim=0) if whole else None
+
+
+class GlideBaseModel(comfy.model_base.BaseModel):
+    """GLIDE among ComfyUI's models."""
+
+    def __init__(self, model_config: GlideModelConfig, device: Any = None) -> None:
+        config = model_config.glide_config
+        v = config.schedule.prediction_type == "v_prediction"
+        kind = comfy.model_base.ModelType.V_PREDICTION if v else comfy.model_base.ModelType.EPS
+        super().__init__(model_config, kind, device=device, unet_model=GlideUNet)
+        self.glide_config = config
+        self.text: LoadedText | None = None  # for prompts that another tower encoded
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Give x0 for x at noise level t (a sigma), in float32, keeping the variance for a sink."""
+        options = transformer_options or {}
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        given = {k: v.to(x.device) for k, v in kwargs.items() if k in ("y", "low_res")}
+        if c_concat is not None:
+            given["inpaint"] = c_concat.to(x.device)
+        raw = self.diffusion_model(
+            self.model_sampling.calculate_input(t, x).to(dtype),
+            self.model_sampling.timestep(t).float(),
+            context=c_crossattn.to(x.device, dtype),
+            control=control,
+            transformer_options=options,
+            **given,
+        ).float()
+        # At sigma 20000 an eps rounded to half precision puts x0 off by 20: eps stays float32.
+        out, variance = raw.split([x.shape[1], raw.shape[1] - x.shape[1]], dim=1)
+        sink = options.get(VARIANCE_SINK)
+        if sink is not None:
+            sink.put(variance, options["cond_or_uncond"])
+        return self.model_sampling.calculate_denoised(t, out, x)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Turn one CONDITIONING into the model's inputs; GlideError for one that does not fit."""
+        states, pooled = kwargs.get("cross_attn"), kwargs.get(POOLED)
+        self._check_text(states, pooled, kwargs)
+        out: dict[str, Any] = {
+            "c_crossattn": comfy.conds.CONDCrossAttn(states),
+            "y": comfy.conds.CONDRegular(pooled),
+        }
+        noise = kwargs["noise"]
+        if self.glide_config.is_inpaint:
+            out["c_concat"] = comfy.conds.CONDNoiseShape(inpaint_condition(noise, kwargs))
+        if self.glide_config.is_upsampler:
+            low_res = kwargs.get(LOW_RES)
+            if low_res is None:
+                raise GlideError(
+                    f"this MODEL is an {self.glide_config.kind} model and the CONDITIONING carries "
+                    "no picture to enlarge. Use the GLIDE Upsample node, or connect the MODEL of "
+                    "GLIDE Loader to draw from text alone."
+                )
+            low_res = resize(low_res.to(noise.device), noise.shape[-2:])
+            out["low_res"] = comfy.conds.CONDNoiseShape(low_res)
+        return out
+
+    def _check_text(self, states: Any, pooled: Any, extras: dict[str, Any]) -> None:
+        text, emb = self.glide_config.text, self.glide_config.unet.embedding_width
+        if GLIDE_TEXT not in extras and GLIDE_TOWER not in extras:
+            problem = "was not made by a GLIDE text tower"
+        elif states is None or pooled is None:
+            problem = "carries no features"
+        elif states.shape[-1] != text.width or pooled.shape[-1] != emb:
+            problem = "was made by the text tower of another GLIDE model"
+        else:
+            return
+        raise GlideError(
+            f"the CONDITIONING of this GLIDE MODEL {problem}. Encode the prompt with the CLIP "
+            "output of GLIDE Loader."
+        )
+
+    def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
+        """Estimate the bytes one forward pass needs beside the weights.
+
+        The skip connections of the whole way down, and about six tensors of the widest level at a
+        time (block input, norm, convolution in and out), measured on full-size models.
+        """
+        unet = self.glide_config.unet
+        batch, height, width = input_shape[0], input_shape[-2], input_shape[-1]
+        per_pixel = 0.0
+        for level, mult in enumerate(unet.channel_mult):
+            per_pixel += (unet.num_res_blocks + 1) * mult * unet.model_channels / 4**level
+        per_pixel += 6 * 2 * unet.channel_mult[0] * unet.model_channels
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        return batch * height * width * per_pixel * comfy.model_management.dtype_size(dtype)
+
+
+def build_model(glide: GlideModel, dtype: torch.dtype | None, text: LoadedText) -> Any:
+    """Put a GLIDE model's UNet into a ModelPatcher; its weights are taken over, not copied.
+
+    dtype: of the heavy layers (`GlideModel.use_dtype`); None for ComfyUI's choice for the device.
+    """
+    load_device = comfy.model_management.get_torch_device()
+    supported = GlideModelConfig.supported_inference_dtypes
+    if dtype is None:
+        size = sum(p.numel() for p in glide.unet.parameters())
+        dtype = comfy.model_management.unet_dtype(
+            device=load_device, model_params=size, supported_dtypes=supported
+        )
+    cast = comfy.model_management.unet_manual_cast(dtype, load_device, supported)
+    config = GlideModelConfig(glide.config)
+    config.set_inference_dtype(dtype, cast)
+    model = config.get_model({})
+    weights = glide.use_dtype(dtype).unet.state_dict()
+    model.diffusion_model.load_state_dict(weights, assign=True)
+    model.requires_grad_(False).eval()
+    model.text = text
+    patcher = comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=load_device,
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.set_model_sampler_post_cfg_function(clip_denoised)
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", encode_foreign_prompts)
+    return patcher
+
+
+def clip_denoised(args: dict[str, Any]) -> Tensor:
+    """Clamp the guided x0 to [-1, 1], as the reference's samplers do at every step."""
+    return args["denoised"].clamp(-1.0, 1.0)
+
+
+def encode_foreign_prompts(
+    executor: Any, model: Any, noise_shape: Any, conds: Any, model_options: Any = None
+) -> Any:
+    """Encode with the MODEL's own tower every prompt that another model's tower encoded."""
+    text: LoadedText | None = getattr(model.model, "text", None)
+    if text is not None:
+        conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}
+    return executor(model, noise_shape, conds, model_options=model_options)
+
+
+def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
+    """Give a prepared condition with the features of this tower."""
+    if cond.get(GLIDE_TOWER) == text.fingerprint or GLIDE_TEXT not in cond:
+        return cond
+    states, extras = encode_again(text.clip, cond)
+    return {**cond, **extras, "cross_attn": states}

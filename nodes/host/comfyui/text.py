@@ -1,0 +1,216 @@
+"""GLIDE's text tower as ComfyUI's CLIP: CLIPTextEncode, prompt weights, LoRA, offloading."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import torch
+from torch import Tensor, nn
+
+from glide_core.config import GlideConfig
+from glide_core.models.text import TextTower
+from glide_core.tokenizer import get_tokenizer
+
+from ..values import GLIDE_IDS, GLIDE_MASK, GLIDE_TEXT, GLIDE_TOKENIZER
+
+# Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
+# the MODELs that must encode it with a tower of their own.
+GLIDE_TOWER = "glide_tower"
+GLIDE_SEGMENTS = "glide_segments"
+
+Segments = tuple[tuple[str, float], ...]  # pieces of a prompt and the weight of each
+
+logger = logging.getLogger("glide")
+
+
+class PromptTokens(list):
+    """ComfyUI's tokens of one prompt, [[(id, weight), ...]], and the prompt that they came from.
+
+    A list, because other packs walk tokens as lists; unpadded, since padding is the tower's own.
+    """
+
+    def __init__(self, batches: list[list[tuple[Any, ...]]], segments: Segments) -> None:
+        super().__init__(batches)
+        self.segments = segments
+
+
+class GlideTextTokenizer:
+    """What comfy.sd.CLIP needs of a tokenizer.
+
+    A prompt longer than the context is cut, as in the reference, and not encoded in chunks.
+    """
+
+    def __init__(self, config: GlideConfig) -> None:
+        self.name = config.tokenizer
+        self.context_length = config.text.context_length
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, **options: Any
+    ) -> dict[str, PromptTokens]:
+        """Tokenize; "(word:0.5)" weighs unless `disable_weights` is given."""
+        segments: Segments = ((text, 1.0),)
+        if not options.get("disable_weights", False):
+            segments = parse_weights(text)
+        return {"glide": self.tokenize_segments(segments, return_word_ids)}
+
+    def tokenize_segments(self, segments: Segments, return_word_ids: bool = False) -> PromptTokens:
+        """Tokenize the prompt without its brackets; each token weighs what its piece does.
+
+        The ids are those of the whole plain text: byte-pair tokens carry the space before a word,
+        so pieces that were tokenized one by one would give others.
+        """
+        tokenizer, length = get_tokenizer(self.name), self.context_length
+        plain = "".join(piece for piece, _ in segments)
+        tokens = tokenizer.encode(plain, length)
+        if tokens.truncated:
+            logger.warning(
+                "the prompt is %d tokens longer than the %d this model reads; the end of %r is cut",
+                tokens.truncated,
+                length,
+                plain,
+            )
+        ids = tokens.ids[tokens.mask].tolist()
+        weights = [1.0] * len(ids)
+        if any(weight != 1.0 for _, weight in segments):
+            done, end = "", 0
+            for piece, weight in segments:
+                done += piece
+                start, end = end, tokenizer.encode(done.rstrip(), length).length
+                weights[start:end] = [weight] * (end - start)
+        words = [(i + 1,) if return_word_ids else () for i in range(len(ids))]
+        batch = [(i, w, *word) for i, w, word in zip(ids, weights, words, strict=True)]
+        return PromptTokens([batch], segments)
+
+    def untokenize(self, tokens: Any) -> list[tuple[Any, str]]:
+        return [(token, str(token[0])) for token in tokens]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+def parse_weights(text: str) -> Segments:
+    """Split a prompt by ComfyUI's brackets: "(word:1.2)", "(word)" for 1.1, "\\(" for a bracket."""
+    escaped = comfy.sd1_clip.escape_important(text)
+    parsed = comfy.sd1_clip.token_weights(escaped, 1.0)
+    return tuple((comfy.sd1_clip.unescape_important(piece), weight) for piece, weight in parsed)
+
+
+class GlideTextModel(nn.Module):
+    """What comfy.sd.CLIP needs of a model: GLIDE's text tower under the name "glide"."""
+
+    def __init__(self, tower: TextTower, config: GlideConfig, fingerprint: str) -> None:
+        super().__init__()
+        self.glide = tower
+        self.tokenizer_name = config.tokenizer
+        self.fingerprint = fingerprint
+        self.dtypes = {tower.token_embedding.weight.dtype}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """Ignore "stop at CLIP layer": the UNet was trained on the last layer's states alone."""
+
+    def reset_clip_options(self) -> None: ...
+
+    def encode_token_weights(
+        self, tokens: dict[str, PromptTokens]
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Encode one prompt: states [1, L, W], pooled [1, E] and the CONDITIONING's extras.
+
+        A weight w moves a token's state to empty + w * (state - empty), ComfyUI's convention,
+        where empty is the unconditional prompt's. The pooled vector stays unweighted.
+        """
+        prompt = tokens["glide"]
+        device = comfy.model_management.text_encoder_device()
+        device = self.glide.token_embedding.weight.device if device is None else device
+        ids, mask, weights = self._pad(prompt[0] if prompt else [])
+        weighted = bool((weights != 1.0).any())
+        if weighted:
+            ids, mask = torch.cat([ids, ids]), torch.cat([mask, torch.zeros_like(mask)])
+        states, pooled = self.glide(ids.to(device), mask.to(device))
+        out = comfy.model_management.intermediate_device()
+        states, pooled = states.float().to(out), pooled[:1].float().to(out)
+        if weighted:
+            state, empty = states.chunk(2)
+            states = empty + weights[..., None].to(out) * (state - empty)
+        segments = getattr(prompt, "segments", None)
+        extras: dict[str, Any] = {
+            GLIDE_IDS: ids[:1],
+            GLIDE_MASK: mask[:1],
+            GLIDE_TOKENIZER: self.tokenizer_name,
+            GLIDE_TOWER: self.fingerprint,
+        }
+        if segments is not None:
+            extras[GLIDE_SEGMENTS] = segments
+            extras[GLIDE_TEXT] = "".join(piece for piece, _ in segments)
+        return states, pooled, extras
+
+    def _pad(self, tokens: list[tuple[Any, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+        length = self.glide.config.context_length
+        tokens = tokens[:length]
+        empty = get_tokenizer(self.tokenizer_name).encode("", length)
+        ids, weights = empty.ids.clone(), torch.ones(length)
+        ids[: len(tokens)] = torch.tensor([token[0] for token in tokens], dtype=torch.int64)
+        weights[: len(tokens)] = torch.tensor([float(token[1]) for token in tokens])
+        mask = torch.arange(length) < len(tokens)
+        return ids[None], mask[None], weights[None]  # each [1, L]
+
+    def load_sd(self, sd: dict[str, Tensor]) -> Any:
+        return self.glide.load_state_dict(sd, strict=False)
+
+
+class LoadedText(NamedTuple):
+    """A text tower and the print by which its features are known again."""
+
+    clip: comfy.sd.CLIP
+    fingerprint: str
+
+
+def build_clip(tower: TextTower, config: GlideConfig) -> LoadedText:
+    """Put the core's text tower into a comfy.sd.CLIP, in float32.
+
+    The tower runs once per prompt, so the precision costs nothing; ComfyUI's default of float16
+    would change the picture on every device.
+    """
+    print_of = fingerprint(tower, config)
+
+    def make(device: Any, dtype: torch.dtype, model_options: dict[str, Any]) -> GlideTextModel:
+        del model_options
+        casting = TextTower(
+            config.text,
+            config.unet.embedding_width,
+            operations=comfy.ops.manual_cast,
+            device="meta",
+        )
+        casting.load_state_dict(tower.float().state_dict(), assign=True)
+        return GlideTextModel(casting.to(device=device, dtype=dtype), config, print_of).eval()
+
+    def make_tokenizer(**unused: Any) -> GlideTextTokenizer:
+        return GlideTextTokenizer(config)
+
+    target = comfy.supported_models_base.ClipTarget(make_tokenizer, make)
+    size = sum(p.numel() for p in tower.parameters())
+    clip = comfy.sd.CLIP(target, parameters=size, model_options={"dtype": torch.float32})
+    return LoadedText(clip, print_of)
+
+
+def encode_again(clip: comfy.sd.CLIP, extras: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Encode a CONDITIONING's prompt, weights and all, with this tower: its states and extras."""
+    segments = extras.get(GLIDE_SEGMENTS) or ((str(extras[GLIDE_TEXT]), 1.0),)
+    tokens = {"glide": clip.tokenizer.tokenize_segments(segments)}
+    found = clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+    return found.pop("cond"), found
+
+
+def fingerprint(tower: TextTower, config: GlideConfig) -> str:
+    """Name a text tower by its weights, so that two loads of one file are the same tower."""
+    digest = hashlib.sha256(config.tokenizer.encode())
+    for weight in (tower.transformer_proj.weight, tower.final_ln.weight, tower.padding_embedding):
+        digest.update(weight.detach().half().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
