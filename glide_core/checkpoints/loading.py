@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from glide_core.checkpoints.detect import config_from_state_dict, layout
 from glide_core.checkpoints.files import (
@@ -83,7 +85,8 @@ def model_from_state_dict(
 ) -> GlideModel:
     """Build a GLIDE model around tensors with OpenAI's flat names; see `load_model`."""
     with torch.inference_mode(False):
-        model = GlideModel(config, device="meta").use_dtype(dtype)
+        with _Uninitialised():
+            model = GlideModel(config, device="meta").use_dtype(dtype)
         ready = _prepared(tensors, model.openai_state_dict(), device, where)
         model.load_openai_state_dict(ready, assign=True)
     return model.requires_grad_(False).eval()
@@ -102,7 +105,8 @@ def load_clip(
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     tensors, config, where = clip_tensors([read_tensors(path) for path in given])
     with torch.inference_mode(False):
-        clip = NoisyClip(config, device="meta")
+        with _Uninitialised():
+            clip = NoisyClip(config, device="meta")
         for module in clip.modules():
             if isinstance(module, Affine):
                 module.to(dtype)
@@ -187,6 +191,18 @@ _CLIP_NAMES = {
     "clip-image": "the image tower of a noisy CLIP",
     "clip-text": "the text tower of a noisy CLIP",
 }
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skip random initialisation: drawing on the meta device first imports a second of torch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        module, name = getattr(func, "__module__", ""), getattr(func, "__name__", "")
+        if module == "torch.nn.init" or name in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _prepared(
