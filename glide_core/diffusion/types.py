@@ -54,7 +54,8 @@ class NoiseSource(Protocol):
 class StepInfo(NamedTuple):
     """What a sampler tells its callback after each step."""
 
-    index: int  # type: ignore[assignment] # hides tuple.index; steps done so far minus one: 0 .. total - 1
+    # steps done so far minus one: 0 .. total - 1 (tuple.index, which this hides, is not used)
+    index: int  # type: ignore[assignment]
     total: int
     timestep: int  # original timestep of the model call
     x_t: Tensor  # state after the step

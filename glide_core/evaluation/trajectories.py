@@ -1,0 +1,219 @@
+"""Whole sampling runs against recorded ones: step by step, and left to themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glide_core.diffusion import (
+    Schedule,
+    ddim_reverse_step,
+    ddim_step,
+    invert_ddim,
+    p_step,
+    sample_ancestral,
+    sample_ddim,
+)
+from glide_core.diffusion.prediction import split
+from glide_core.diffusion.samplers import Step
+from glide_core.diffusion.types import (
+    BranchDenoiser,
+    ConditionFn,
+    DenoisedFn,
+    Denoiser,
+    Prediction,
+    StepInfo,
+)
+from glide_core.errors import GlideError
+from glide_core.evaluation.recordings import Case, Recordings, compare
+from glide_core.guidance import classifier_free, noisy_clip_guide
+from glide_core.models.glide import GlideModel
+from glide_core.tokenizer import get_tokenizer
+
+LOOPS = ("p_sample", "ddim", "ddim_reverse")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One way of running a case; `kept` is the part of the recorded batch that it computes."""
+
+    label: str
+    denoiser: Denoiser
+    kept: slice
+    denoised_fn: DenoisedFn | None
+    cond_fn: ConditionFn | None
+
+
+def check_trajectory(recordings: Recordings, case: Case) -> None:
+    """Compare every step, teacher-forced (from the recorded state) and free-running.
+
+    Classifier-free runs were recorded as the notebooks make them, the batch doubled and each half
+    with its own variance. They are checked twice: the kept half through classifier_free, as the
+    product samples, and the whole doubled state.
+    """
+    if case.option("loop") not in LOOPS:
+        raise GlideError(
+            f"unknown loop {case.option('loop')!r}: expected one of {', '.join(LOOPS)}"
+        )
+    model = recordings.model(case.option("model"))
+    full = Schedule.named(case.option("schedule"), model.config.schedule.diffusion_steps)
+    schedule = full.respaced(case.option("respacing"))
+    steps = len(case.output("samples"))
+    if case.has_output("model_timesteps"):
+        case.check("model_timesteps", torch.from_numpy(schedule.timestep_map))
+    for run in _runs(recordings, case, model, full):
+        _teacher_forced(case, run, schedule, steps)
+        _free_running(case, run, schedule, steps)
+
+
+def _runs(recordings: Recordings, case: Case, model: GlideModel, full: Schedule) -> Iterator[_Run]:
+    scale, batch = case.option("cfg_scale"), len(case.input("x_T"))
+    if scale is None:
+        alone = classifier_free(_branches(case, model, full, [slice(None)]), 1.0, schedule=full)
+        yield _run(recordings, case, "", alone, slice(None))
+        return
+    if batch % 2:
+        raise GlideError(f"a guided run's batch must be even, not {batch}")
+    half = batch // 2
+    denoise = _branches(case, model, full, [slice(half), slice(half, None)])
+    guided = classifier_free(denoise, scale, schedule=full)
+
+    def doubled(x_t: Tensor, t: Tensor, /) -> Prediction:
+        cond, uncond = denoise(x_t[:half], t[:half], (0, 1))
+        eps = uncond.eps + scale * (cond.eps - uncond.eps)
+        if cond.variance is None or uncond.variance is None:
+            return Prediction(torch.cat([eps, eps]), None)
+        return Prediction(torch.cat([eps, eps]), torch.cat([cond.variance, uncond.variance]))
+
+    yield _run(recordings, case, "kept half, ", guided, slice(half))
+    yield _run(recordings, case, "both halves, ", doubled, slice(None))
+
+
+def _run(recordings: Recordings, case: Case, label: str, denoiser: Denoiser, kept: slice) -> _Run:
+    denoised_fn: DenoisedFn | None = None
+    if case.option("denoised_fn"):
+        image, keep = case.input("inpaint_image")[kept], case.input("inpaint_mask")[kept]
+
+        def paste(x0: Tensor) -> Tensor:
+            return x0 * (1 - keep) + image * keep
+
+        denoised_fn = paste
+    cond_fn: ConditionFn | None = None
+    if case.option("clip_scale") is not None:
+        clip = recordings.clip()
+        tokenizer = get_tokenizer(clip.config.tokenizer)
+        tokens = [
+            tokenizer.encode(prompt, clip.config.context_length)
+            for prompt in case.option("prompts")
+        ]
+        lengths = torch.tensor([int(t.mask.sum()) for t in tokens])
+        with torch.no_grad():
+            text = clip.encode_text(torch.stack([t.ids for t in tokens]), lengths)
+        cond_fn = noisy_clip_guide(clip, text[kept], case.option("clip_scale"))
+    return _Run(label, denoiser, kept, denoised_fn, cond_fn)
+
+
+def _branches(case: Case, model: GlideModel, full: Schedule, parts: list[slice]) -> BranchDenoiser:
+    """The recorded model, text encoded once; branch i is the `parts[i]` of the recorded batch."""
+    with torch.no_grad():
+        context = model.unet.context(model.encode(case.input("tokens"), case.input("mask")))
+    pictures = {
+        ours: case.optional_input(theirs)
+        for ours, theirs in (
+            ("low_res", "low_res"),
+            ("image", "inpaint_image"),
+            ("keep_mask", "inpaint_mask"),
+        )
+    }
+    rows = torch.arange(len(case.input("x_T")))
+
+    def denoise(x_t: Tensor, t: Tensor, branches: tuple[int, ...], /) -> tuple[Prediction, ...]:
+        asked = torch.cat([rows[parts[branch]] for branch in branches])
+        x, times = x_t.repeat(len(branches), 1, 1, 1), t.repeat(len(branches))
+        given = {k: None if v is None else v[asked] for k, v in pictures.items()}
+        raw = model.unet(x, times, context.select(asked), **given)
+        both = split(raw, x, times, full, model.config.schedule.prediction_type)
+        eps = both.eps.chunk(len(branches))
+        if both.variance is None:
+            return tuple(Prediction(e, None) for e in eps)
+        pairs = zip(eps, both.variance.chunk(len(branches)), strict=True)
+        return tuple(Prediction(e, v) for e, v in pairs)
+
+    return denoise
+
+
+def _options(case: Case, run: _Run) -> dict[str, Any]:
+    return {
+        "clip_denoised": case.option("clip_denoised"),
+        "denoised_fn": run.denoised_fn,
+        "cond_fn": run.cond_fn,
+    }
+
+
+def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> None:
+    """Take each step from the recorded state before it: an error cannot hide behind a later one."""
+    samples, options = case.output("samples")[:, run.kept], _options(case, run)
+    noise, loop = case.optional_input("noise"), case.option("loop")
+    allowed = case.option("teacher_forced_fair_atol_per_step")
+    if len(allowed) != steps:
+        raise GlideError(f"{len(allowed)} step tolerances for {steps} recorded steps")
+
+    def take(x: Tensor, index: int, z: Tensor | None) -> Step:
+        if loop == "p_sample":
+            return p_step(run.denoiser, x, index, schedule, z, **options)
+        if loop == "ddim":
+            eta = case.option("eta")
+            return ddim_step(run.denoiser, x, index, schedule, z, eta=eta, **options)
+        return ddim_reverse_step(run.denoiser, x, index, schedule, **options)
+
+    state = case.input("x_T")[run.kept]
+    for i in range(steps):
+        index = i if loop == "ddim_reverse" else len(schedule) - 1 - i
+        with torch.no_grad():
+            out = take(state, index, None if noise is None else noise[i][run.kept])
+        label = f"{run.label}teacher-forced step {i}"
+        case.comparisons.append(
+            compare(label, out.x_prev, samples[i], atol=float(allowed[i]), rtol=0.0)
+        )
+        state = samples[i]
+
+
+def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None:
+    """Sample the way a user does and compare every state on the way."""
+    options, x_T = _options(case, run), case.input("x_T")[run.kept]
+    noise = case.optional_input("noise")
+    supply = iter(() if noise is None else noise[:, run.kept])
+
+    def recorded_noise(like: Tensor, /) -> Tensor:
+        drawn: Tensor | None = next(supply, None)
+        if drawn is None:
+            raise GlideError("this run draws noise and the recording holds none (left)")
+        return drawn
+
+    taken: list[StepInfo] = []
+    options["callback"] = taken.append
+    loop = case.option("loop")
+    if loop == "p_sample":
+        sample_ancestral(run.denoiser, x_T, schedule, noise=recorded_noise, **options)
+    elif loop == "ddim":
+        eta = case.option("eta")
+        sample_ddim(run.denoiser, x_T, schedule, noise=recorded_noise, eta=eta, **options)
+    else:
+        invert_ddim(run.denoiser, x_T, schedule, stop=steps - 1, **options)
+    part = (slice(None), run.kept)
+    x0 = torch.stack([step.x0 for step in taken])
+    case.check(
+        "samples",
+        torch.stack([step.x_t for step in taken]),
+        f"{run.label}free-running samples",
+        part,
+    )
+    if case.has_output("pred_xstart"):
+        case.check("pred_xstart", x0, f"{run.label}free-running x0", part)
+    if case.has_output("clip_frac") and run.kept == slice(None):
+        fraction = (x0.abs() >= 1).flatten(1).float().mean(1)  # as recorded: over the whole batch
+        case.check("clip_frac", fraction, f"{run.label}clipped share of x0")
