@@ -90,7 +90,9 @@ class GlideConfig:
         raw: dict[str, Any] = json.loads(text)
         raw.pop("glide_config", None)
         try:
-            unet = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("unet").items()}
+            unet: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("unet").items()
+            }
             return GlideConfig(
                 text=TextConfig(**raw.pop("text")),
                 unet=UNetConfig(**unet),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from glide_core.images import eight_bit_snap
 from torch import Tensor
 
 from glide_core.config import GlideConfig
@@ -25,7 +26,6 @@ from glide_core.diffusion.types import (
 )
 from glide_core.errors import GlideError
 from glide_core.guidance import classifier_free
-from glide_core.images import eight_bit_snap
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
 from glide_core.tokenizer import Tokens, get_tokenizer
@@ -84,9 +84,7 @@ def bind(
 
     def denoise(x_t: Tensor, t: Tensor, wanted: tuple[int, ...], /) -> tuple[Prediction, ...]:
         context, extra = inputs(wanted)
-        raw = model.unet(
-            x_t.repeat(len(wanted), 1, 1, 1), t.repeat(len(wanted)), context, **extra
-        )
+        raw = model.unet(x_t.repeat(len(wanted), 1, 1, 1), t.repeat(len(wanted)), context, **extra)
         kind = config.schedule.prediction_type
         return tuple(split(part, x_t, t, schedule, kind) for part in raw.chunk(len(wanted)))
 

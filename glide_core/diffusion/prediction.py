@@ -23,7 +23,7 @@ def split(
     eps = sqrt(ab) * v + sqrt(1 - ab) * x_t.
     """
     channels = x_t.shape[1]
-    out, variance = raw.float().split([channels, raw.shape[1] - channels], dim=1)
+    out, variance = raw.float().tensor_split([channels], dim=1)
     if prediction_type == "v_prediction":
         a, s = schedule.alpha_sigma(t.to(x_t.device), x_t.ndim)
         out = a * out + s * x_t.float()

@@ -11,8 +11,12 @@ from glide_core.training.presets import DEFAULTS, JOBS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", choices=JOBS, help="which model to train")
-    parser.add_argument("--data", type=Path, required=True, help="the store of training drawings (.npz)")
-    parser.add_argument("--out", type=Path, help="folder for checkpoints, log and samples (runs/JOB)")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the store of training drawings (.npz)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for checkpoints, log and samples (runs/JOB)"
+    )
     parser.add_argument("--steps", type=int, help="optimiser steps in all")
     parser.add_argument("--batch", type=int, help="pictures a step")
     parser.add_argument("--lr", type=float, help="peak learning rate")

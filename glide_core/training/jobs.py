@@ -12,10 +12,10 @@ from glide_core.config import GlideConfig
 from glide_core.diffusion.schedule import Schedule
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from glide_core.tokenizer import get_tokenizer
 from glide_core.training.losses import contrastive_loss, hybrid_loss
 from glide_core.training.presets import SMALL, SMALL_CLIP, JobName, TrainConfig
 from glide_core.training.sprites import Batch, Sprites
-from glide_core.tokenizer import get_tokenizer
 
 CROP = 128  # the upsamplers train on crops: they have attention at the lowest level only
 

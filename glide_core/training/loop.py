@@ -42,7 +42,7 @@ class Trainer:
             from glide_core.checkpoints.loading import load_model
 
             start_from(self.job.model, load_model(run.start_from).openai_state_dict())
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         fast_norm.install(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay

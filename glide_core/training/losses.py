@@ -34,8 +34,7 @@ def hybrid_loss(
 
     The bound teaches the variance alone: the mean enters it detached.
     """
-    channels = x0.shape[1]
-    out, fraction = raw.float().split(channels, dim=1)
+    out, fraction = raw.float().chunk(2, dim=1)
     a, s = schedule.alpha_sigma(t, x0.ndim)
     if prediction_type == "v_prediction":
         target = a * noise - s * x0
@@ -80,9 +79,7 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_scale: Tensor) -> T
     centred = x0 - mean
     upper = _normal_cdf(inverse * (centred + 1 / 255))
     lower = _normal_cdf(inverse * (centred - 1 / 255))
-    probability = torch.where(
-        x0 < -0.999, upper, torch.where(x0 > 0.999, 1 - lower, upper - lower)
-    )
+    probability = torch.where(x0 < -0.999, upper, torch.where(x0 > 0.999, 1 - lower, upper - lower))
     return probability.clamp(min=1e-12).log()
 
 
@@ -95,4 +92,3 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
 
 def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-

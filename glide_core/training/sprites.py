@@ -128,7 +128,7 @@ class Sprites:
         return template.format(subject=subject, background=background)
 
     def low_batch(self, rng: torch.Generator, size: int, *, distinct: bool = False) -> Batch:
-        """Random subjects on random backgrounds at 64x64; distinct: no (subject, background) twice."""
+        """Random subjects on random backgrounds at 64x64; distinct: no pair of them twice."""
         layers = self.low_layers()
         pairs = len(self.named) * len(self.colours)
         if distinct:
