@@ -1,0 +1,168 @@
+"""Inpainting a picture of any size: cut a square around the mask out, and stitch it back in.
+
+The models see 64x64 and 256x256. What is repainted is cut out with some of its surroundings, at the
+sharpness the picture has, and only pixels under the mask are changed afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.errors import GlideError
+from glide_core.images import cycle, from_comfy, keep_mask, resize, to_comfy
+
+_LEAST_SIDE = 256  # a smaller square would be enlarged for the last stage: wasted pixels
+
+
+@dataclass(frozen=True)
+class Region:
+    """A square of a picture, in its pixels; it may reach beyond the picture's edges."""
+
+    top: int
+    left: int
+    side: int
+
+    def inside(self, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of a picture that the square covers."""
+        return (
+            slice(max(self.top, 0), min(self.top + self.side, height)),
+            slice(max(self.left, 0), min(self.left + self.side, width)),
+        )
+
+    def margins(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """How far it reaches beyond the left, right, top and bottom edge (as `F.pad` wants it)."""
+        right, bottom = self.left + self.side - width, self.top + self.side - height
+        return max(-self.left, 0), max(right, 0), max(-self.top, 0), max(bottom, 0)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A region as the models want it: one picture and one keep_mask for each asked size."""
+
+    region: Region
+    images: tuple[Tensor, ...]  # each [B, 3, S, S] in [-1, 1]
+    keep_masks: tuple[Tensor, ...]  # each [B, 1, S, S], 1 = keep
+    soft: bool  # the mask had soft edges, cut at one half
+
+
+def crop_for_inpainting(
+    image: Tensor, mask: Tensor, sizes: tuple[int, ...] = (64, 256), context: float = 0.5
+) -> Crop:
+    """Cut a square around what a MASK marks (1 = repaint) out of an IMAGE.
+
+    context: how much surroundings it gets on each side, as a part of the marked extent.
+    A mask of another size or batch is fitted to the image. One square serves the whole batch.
+    """
+    if context < 0:
+        raise GlideError(f"The context is {context}. Expected 0 or more; 0.5 is usual.")
+    pictures = from_comfy(image)
+    batch, _, height, width = pictures.shape
+    keep, soft = keep_mask(mask, (height, width), batch)
+    region = region_around(1 - keep, context)
+    rows, columns = region.inside(height, width)
+    margins = region.margins(height, width)
+    # beyond the edges nothing is known: the model may go on as it likes, and it is cut off again
+    picture = F.pad(pictures[..., rows, columns], margins, mode="replicate")
+    hole = F.pad(1 - keep[..., rows, columns], margins, value=1.0)
+    return Crop(
+        region=region,
+        images=tuple(resize(picture, (size, size)) for size in sizes),
+        keep_masks=tuple(keep_mask(hole, (size, size)).keep for size in sizes),
+        soft=soft,
+    )
+
+
+def region_around(hole: Tensor, context: float) -> Region:
+    """The square around the ones of [B, 1, H, W], moved inside the picture where it fits.
+
+    An empty mask gives the square around the whole picture.
+    """
+    height, width = hole.shape[2:]
+    marked = hole.amax(dim=(0, 1)).nonzero()  # [N, 2]
+    if len(marked) == 0:
+        top, left, bottom, right = 0, 0, height, width
+    else:
+        top, left = (int(v) for v in marked.amin(dim=0))
+        bottom, right = (int(v) + 1 for v in marked.amax(dim=0))
+    extent = max(bottom - top, right - left)
+    # more than the picture's smaller side would only add unknown pixels
+    most = max(extent, min(height, width))
+    side = min(max(round(extent * (1 + 2 * context)), _LEAST_SIDE), most)
+    return Region(
+        top=_placed((top + bottom) // 2, side, height),
+        left=_placed((left + right) // 2, side, width),
+        side=side,
+    )
+
+
+def _placed(centre: int, side: int, length: int) -> int:
+    """Where a side around `centre` starts: inside 0..length if it fits, else centred on it."""
+    if side >= length:
+        return (length - side) // 2
+    return min(max(centre - side // 2, 0), length - side)
+
+
+def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: int = 8) -> Tensor:
+    """Put a repainted patch [B, C, S, S] in [-1, 1] back into an IMAGE, under the MASK alone.
+
+    feather: over how many pixels, inside the mask, the old picture fades into the new one; less
+        where the mask is thin. The patch's colours are first moved to meet the picture's around the
+        mask. Pixels outside the mask come back bit for bit.
+    """
+    if feather < 0:
+        raise GlideError(f"The feather is {feather} pixels. Expected 0 or more; 8 is usual.")
+    if image.ndim == 3:
+        image = image[None]
+    batch = max(len(image), len(patch))
+    image, patch = cycle(image, batch), cycle(patch, batch)
+    height, width = image.shape[1:3]
+    rows, columns = region.inside(height, width)
+    hole = 1 - keep_mask(mask, (height, width), batch).keep[..., rows, columns].to(image.device)
+    left, right, top, bottom = region.margins(height, width)
+    old = from_comfy(image[:, rows, columns])
+    new = _enlarged(patch.to(image.device).float(), region.side)
+    new = new[..., top : region.side - bottom, left : region.side - right]
+    new = new + _colour_shift(old, new, hole)
+    weight = _feathered(hole, feather)
+    mixed = to_comfy(old + weight * (new - old)).to(image.dtype)
+    stitched = image.clone()
+    alpha = stitched[:, rows, columns, 3:]  # a fourth channel stays as it is
+    mixed = torch.cat([mixed, alpha], dim=-1)
+    changed = (hole > 0).movedim(1, -1)
+    stitched[:, rows, columns] = torch.where(changed, mixed, stitched[:, rows, columns])
+    return stitched
+
+
+def _enlarged(patch: Tensor, side: int) -> Tensor:
+    if patch.shape[-1] == side:
+        return patch
+    low, high = patch.aminmax()  # bicubic filters overshoot
+    resized = F.interpolate(patch, (side, side), mode="bicubic", antialias=True)
+    return resized.clamp(low, high)
+
+
+def _colour_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
+    """What to add to the new picture, [B, C, 1, 1], for equal mean colours just around the hole."""
+    reach = max(old.shape[-2:]) // 16 * 2 + 1
+    near = F.max_pool2d(hole, reach, stride=1, padding=reach // 2) * (1 - hole)
+    count = near.sum(dim=(2, 3), keepdim=True)
+    return ((old - new) * near).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+
+
+def _feathered(hole: Tensor, feather: int) -> Tensor:
+    """Weights [B, 1, H, W]: 0 outside the hole, rising to 1 over `feather` pixels inside it.
+
+    A pixel's depth is how many erosions it survives; where the hole is nowhere deep, it rises
+    faster, so that a thin stroke is repainted too. The picture's own edge is no border.
+    """
+    depth, rest = hole.clone(), hole
+    for _ in range(2 * feather - 1):
+        rest = 1 - F.max_pool2d(1 - rest, 3, stride=1, padding=1)
+        depth = depth + rest
+    reach = 4 * feather + 1
+    local = F.max_pool2d(depth, reach, stride=1, padding=reach // 2)  # the hole's depth hereabouts
+    return (depth / (local / 2).clamp(min=1)).clamp(max=1)

@@ -1,0 +1,190 @@
+"""Ranges, polarity and files: what goes in comes out, and what is wrong is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glide_core.errors import GlideError
+from glide_core.images import (
+    cycle,
+    eight_bit_snap,
+    from_comfy,
+    from_pil,
+    keep_mask,
+    load_image,
+    load_mask,
+    resize,
+    to_comfy,
+    to_pil,
+    to_uint8,
+)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_an_image_goes_to_the_core_and_back() -> None:
+    image = noise(2, 5, 7, 3)
+    pictures = from_comfy(image)
+    assert pictures.shape == (2, 3, 5, 7)
+    assert pictures.min() >= -1 and pictures.max() <= 1
+    assert torch.allclose(to_comfy(pictures), image, atol=1e-6)
+
+
+def test_black_is_minus_one_and_white_is_one() -> None:
+    image = torch.tensor([0.0, 0.5, 1.0, 7.0]).view(1, 1, 4, 1).expand(1, 1, 4, 3)
+    assert from_comfy(image)[0, 0, 0].tolist() == [-1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_grey_and_alpha_become_rgb(channels: int) -> None:
+    assert from_comfy(noise(1, 4, 4, channels)).shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 8, 8, 2), (8, 8), (1, 0, 8, 3)])
+def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GlideError, match="no picture"):
+        from_comfy(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (1, 1, 4, 6)])
+def test_masks_of_every_layout_turn_repaint_into_keep(shape: tuple[int, ...]) -> None:
+    mask = torch.zeros(4, 6)
+    mask[:, 3:] = 1
+    keep, soft = keep_mask(mask.view(shape))
+    assert keep.shape == (1, 1, 4, 6)
+    assert keep[0, 0, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert not soft
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_mask_of_all_zeros_or_all_ones_works(value: float) -> None:
+    keep, soft = keep_mask(torch.full((8, 8), value), (64, 64))
+    assert (keep == 1 - value).all()
+    assert not soft
+
+
+def test_soft_edges_are_cut_at_one_half_and_reported() -> None:
+    keep, soft = keep_mask(torch.tensor([[0.0, 0.49, 0.5, 1.0]]))
+    assert keep.flatten().tolist() == [1, 1, 0, 0]
+    assert soft
+
+
+def test_a_mask_of_another_size_is_resized_and_thin_strokes_survive() -> None:
+    mask = torch.zeros(512, 512)
+    mask[100, 40:400] = 1
+    keep, soft = keep_mask(mask, (64, 64))
+    assert not soft
+    assert set(keep.unique().tolist()) == {0, 1}
+    assert (keep[0, 0, 12, 5:50] == 0).all()
+    assert keep.sum() == 64 * 64 - 45
+
+
+def test_a_mask_is_enlarged_pixel_by_pixel() -> None:
+    mask = (noise(64, 64) > 0.5).float()
+    keep = keep_mask(mask, (256, 256)).keep
+    nearest = torch.nn.functional.interpolate(1 - mask[None, None], (256, 256), mode="nearest")
+    assert torch.equal(keep, nearest)
+
+
+def test_fewer_or_more_masks_than_images_are_used_in_turn() -> None:
+    masks = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
+    assert keep_mask(masks, batch=3).keep[:, 0, 0, 0].tolist() == [1, 0, 1]
+    assert keep_mask(masks, batch=1).keep[:, 0, 0, 0].tolist() == [1]
+    with pytest.raises(GlideError, match="batch size is 0"):
+        cycle(masks, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (4,), (0, 4, 4)])
+def test_what_is_no_mask_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GlideError, match="no mask"):
+        keep_mask(torch.zeros(shape))
+
+
+def test_incoming_tensors_are_never_written_to() -> None:
+    image, mask = noise(1, 8, 8, 3), noise(8, 8)
+    before = image.clone(), mask.clone()
+    from_comfy(image).zero_()
+    to_comfy(image.movedim(-1, 1)).zero_()
+    keep_mask(mask).keep.zero_()
+    keep_mask(mask.round()).keep.zero_()
+    assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
+
+
+def test_every_level_of_a_file_survives_the_way_through_the_core() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    pictures = from_pil(Image.fromarray(levels[0].movedim(0, -1).numpy()))
+    assert torch.equal(to_uint8(pictures), levels)
+    assert torch.equal(to_uint8(from_comfy(to_comfy(pictures))), levels)
+    assert torch.equal(torch.from_numpy(np.array(to_pil(pictures)[0])), levels[0].movedim(0, -1))
+
+
+def test_the_snap_gives_what_a_saved_file_would_and_leaves_the_outside_unclamped() -> None:
+    pictures = noise(1, 3, 4, 4) * 2 - 1
+    snapped = eight_bit_snap(pictures)
+    assert torch.allclose(snapped, to_uint8(pictures).float() / 127.5 - 1)
+    assert eight_bit_snap(torch.tensor([1.5])).item() > 1
+
+
+def test_resizing_is_the_references_bicubic_filter() -> None:
+    image = Image.fromarray((noise(40, 30, 3) * 255).byte().numpy())
+    expected = np.array(image.resize((64, 64), resample=Image.BICUBIC))
+    expected_tensor = torch.from_numpy(expected)[None].permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert torch.equal(from_pil(image, (64, 64)), expected_tensor)
+    assert torch.equal(resize(from_pil(image), (64, 64)), expected_tensor)
+
+
+def test_what_is_transparent_is_white_in_a_picture_and_a_hole_in_a_mask(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 2, 4), dtype=np.uint8)
+    rgba[0, 0] = (255, 0, 0, 255)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    image, mask = load_image(tmp_path / "a.png"), load_mask(tmp_path / "a.png")
+    assert image[0, 0, 0].tolist() == [1, 0, 0]
+    assert image[0, 1, 1].tolist() == [1, 1, 1]
+    assert mask[0].tolist() == [[0, 1], [1, 1]]
+
+
+def test_white_is_repainted_where_a_mask_has_no_transparency(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(tmp_path / "m.png")
+    assert load_mask(tmp_path / "m.png").tolist() == [[[0, 1]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "I;16", "LA"])
+def test_every_usual_mode_is_read(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.full((3, 3), 65535, dtype=np.uint16))
+    else:
+        image = Image.new("RGB", (3, 3), "white").convert(mode)
+    path = tmp_path / "a.tif"
+    image.save(path)
+    assert load_image(path).shape == (1, 3, 3, 3)
+    assert load_image(path).mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotated by a quarter
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert load_image(tmp_path / "a.jpg").shape == (1, 4, 2, 3)
+
+
+@pytest.mark.parametrize("load", [load_image, load_mask])
+def test_files_that_are_no_pictures_are_named(tmp_path: Path, load: object) -> None:
+    assert callable(load)
+    with pytest.raises(GlideError, match="no file"):
+        load(tmp_path / "missing.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(GlideError, match=r"text\.png is no picture"):
+        load(tmp_path / "text.png")
+    with pytest.raises(GlideError, match="cannot be read"):
+        load(tmp_path)
+    Image.fromarray((noise(64, 64, 3) * 255).byte().numpy()).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(GlideError, match=r"cut\.png cannot be read"):
+        load(tmp_path / "cut.png")
