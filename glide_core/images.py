@@ -118,9 +118,21 @@ def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(resized).to(pictures.device)
 
 
+def fit(pictures: Tensor, shorter: int, multiple: int = 8) -> Tensor:
+    """Resize pictures [B, 3, H, W] so that the shorter side has this many pixels (0: as it is).
+
+    Both sides become multiples of `multiple`, so that the networks can halve them; the aspect
+    ratio is kept as well as that allows.
+    """
+    height, width = pictures.shape[2:]
+    scale = shorter / min(height, width) if shorter else 1.0
+    sides = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    return resize(pictures, (sides[0], sides[1]))
+
+
 def load_image(path: Path | str) -> Tensor:
     """Read a picture file as IMAGE [1, H, W, 3], upright, what is transparent on white."""
-    image = _open(path)
+    image = open_image(path)
     if _has_alpha(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -129,10 +141,24 @@ def load_image(path: Path | str) -> Tensor:
 
 def load_mask(path: Path | str) -> Tensor:
     """Read a mask file as MASK [1, H, W]: white is repainted, or, with transparency, the holes."""
-    image = _open(path)
+    image = open_image(path)
     if _has_alpha(image):
         return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
     return _levels(image.convert("L"))[None]
+
+
+def load_channel(path: Path | str, channel: str) -> Tensor:
+    """Read one channel as ComfyUI's Load Image (as Mask) does, MASK [1, H, W].
+
+    channel: "red", "green", "blue", or "alpha", where the transparent is 1; without any
+    transparency that is a mask of zeros, [1, 64, 64].
+    """
+    image = open_image(path)
+    if channel == "alpha":
+        if not _has_alpha(image):
+            return torch.zeros(1, 64, 64)
+        return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
+    return _levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
 
 
 def _levels(image: Image.Image) -> Tensor:
@@ -143,7 +169,7 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def _open(path: Path | str) -> Image.Image:
+def open_image(path: Path | str) -> Image.Image:
     """Decode a file's first frame, turned as its EXIF says, in at most 8 bits a channel."""
     try:
         with Image.open(path) as image:

@@ -28,5 +28,35 @@ def _ensure_core() -> None:
 
 _ensure_core()
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+from .editing import GlideEdit  # noqa: E402
+from .guidance import GlideClipGuidance  # noqa: E402
+from .inpainting import GlideInpaint, GlideInpaintConditioning  # noqa: E402
+from .loaders import (  # noqa: E402
+    GlideClipLoader,
+    GlideLoader,
+    GlideOpenClipLoader,
+    GlideUpsamplerLoader,
+)
+from .sampling import GlideEmptyLatent, GlideSampler  # noqa: E402
+from .scoring import GlideClipScore  # noqa: E402
+from .text import GlideTextEncode  # noqa: E402
+from .upsampling import GlideUpsample  # noqa: E402
+
+# Ids are frozen once released: workflows store them.
+_TITLES: dict[type, str] = {
+    GlideLoader: "GLIDE Loader",
+    GlideUpsamplerLoader: "GLIDE Upsampler Loader",
+    GlideClipLoader: "GLIDE CLIP Loader (noisy)",
+    GlideOpenClipLoader: "GLIDE Open CLIP Loader",
+    GlideTextEncode: "GLIDE Text Encode",
+    GlideClipGuidance: "GLIDE CLIP Guidance",
+    GlideEmptyLatent: "GLIDE Empty Latent",
+    GlideSampler: "GLIDE Sampler",
+    GlideUpsample: "GLIDE Upsample",
+    GlideInpaint: "GLIDE Inpaint",
+    GlideInpaintConditioning: "GLIDE Inpaint Conditioning",
+    GlideEdit: "GLIDE Edit",
+    GlideClipScore: "GLIDE CLIP Score",
+}
+NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in _TITLES}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {n.__name__: title for n, title in _TITLES.items()}

@@ -19,6 +19,10 @@ KIND_LOADERS = {
     "upsampler": "GLIDE Upsampler Loader",
     "upsampler-inpaint": "GLIDE Upsampler Loader",
 }
+UPSAMPLE_STEPS = (
+    "Model calls of the upsampler. 27 is the paper's own uneven spacing (fast27); any other "
+    "number is spread evenly."
+)
 Declared = tuple[Any, dict[str, Any]]
 
 
@@ -141,8 +145,8 @@ def checkpoint_problem(*names: str | None) -> str | bool:
     for name in names:
         if name == NO_FILE:
             return (
-                "there is no GLIDE model file to load. Expected one in models/glide. Put one there, "
-                "or get one with `glide models download NAME`, then reload the node list."
+                "there is no GLIDE model file to load. Expected one in models/glide. Put one "
+                "there, or get one with `glide models download NAME`, then reload the node list."
             )
         if name is not None:
             try:
@@ -171,8 +175,3 @@ def need(host: Host, model: Any, kinds: Sequence[str], *, node: str, name: str =
     if config.kind not in kinds:
         raise GlideError(f"{node}: the MODEL on '{name}' is GLIDE's {config.kind} model. {wanted}")
     return config
-
-
-def seeds_from(seed: int, batch: int) -> list[int]:
-    """One seed an image: image i of a batch is what seed + i alone gives."""
-    return [(seed + i) % 2**64 for i in range(batch)]

@@ -41,9 +41,9 @@ def load_open_clip(
             f"open_clip has no architecture {architecture!r}. Expected a name such as "
             f"{', '.join(near[:5]) or 'ViT-B-32, ViT-L-14, RN50'}. Correct it."
         )
-    source, options = str(weights), {}
-    if weights is None:
-        source, options = _tagged(architecture, tag, allow_download)
+    source, options = (
+        _tagged(architecture, tag, allow_download) if weights is None else (str(weights), {})
+    )
     try:
         with torch.inference_mode(False):
             model = open_clip.create_model(

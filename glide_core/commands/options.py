@@ -1,0 +1,182 @@
+"""Options that mean the same in every command. Imports nothing heavy: `--help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+# What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
+# a test keeps the two equal.
+SAMPLERS = (
+    "ancestral",
+    "ddim",
+    "plms",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "unipc",
+    "deis",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "ddpm",
+)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        metavar="DIR",
+        help="folder for the pictures, numbered on, never overwritten (default: out)",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bars, paths only")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="number format of the heavy layers (default: float16 on CUDA, else float32)",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="decides all noise; picture i is what seed N + i gives alone (default: 0)",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, sampler: str) -> None:
+    """--steps, --respacing, --sampler, --cfg, --clip-scale, --negative of the 64x64 stage."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--steps", type=positive, default=steps, metavar="N", help=f"model calls (default: {steps})"
+    )
+    group.add_argument(
+        "--respacing",
+        default="",
+        metavar="SPEC",
+        help="the paper's timestep respacing instead of --steps: 100, ddim50, fast27, 10,10,3,2,2",
+    )
+    group.add_argument(
+        "--sampler",
+        default=sampler,
+        choices=SAMPLERS,
+        metavar="NAME",
+        help=f"one of {', '.join(SAMPLERS)} (default: {sampler})",
+    )
+    group.add_argument(
+        "--eta", type=float, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"
+    )
+    group.add_argument(
+        "--cfg",
+        type=float,
+        default=cfg,
+        metavar="SCALE",
+        help=f"classifier-free guidance; 1 is off (default: {cfg:g})",
+    )
+    group.add_argument(
+        "--negative", default="", metavar="TEXT", help="what guidance moves away from"
+    )
+    group.add_argument(
+        "--clip-scale",
+        type=float,
+        default=0.0,
+        metavar="SCALE",
+        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 1 to 4 is usual (default: 0)",
+    )
+    group.add_argument(
+        "--clip",
+        action="append",
+        metavar="MODEL",
+        help="the noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
+    )
+
+
+def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
+    """--upsampler, --no-upsample, --upsample-steps, --upsample-cfg, --upsample-temperature."""
+    group = parser.add_argument_group("upsampling")
+    group.add_argument(
+        "--upsampler",
+        default=model,
+        metavar="MODEL",
+        help=f"a name of `glide models` or a file (default: {model})",
+    )
+    group.add_argument("--no-upsample", action="store_true", help="stop at 64x64")
+    add_upsampling_steps(group)
+
+
+def add_upsampling_steps(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--upsample-steps",
+        type=positive,
+        default=27,
+        metavar="N",
+        help="model calls of the upsampler; 27 is the paper's uneven spacing (default: 27)",
+    )
+    group.add_argument(
+        "--upsample-cfg",
+        type=float,
+        default=1.0,
+        metavar="SCALE",
+        help="classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)",
+    )
+    group.add_argument(
+        "--upsample-temperature",
+        type=float,
+        default=0.997,
+        metavar="T",
+        help="scale of the upsampler's starting noise (default: 0.997)",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--model",
+        default=default,
+        metavar="MODEL",
+        help=f"a name of `glide models` or a file (default: {default})",
+    )
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small: expected 1 or more")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{value} is no seed: expected 0 to 2^64 - 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is out of range: expected 0 to 1")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read WxH, or one number for a square, as (height, width)."""
+    width, _, height = text.lower().partition("x")
+    found = int(height or width), int(width)
+    if min(found) < 8 or found[0] % 8 or found[1] % 8:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no size: expected multiples of 8 from 8 up, such as 64 or 96x64"
+        )
+    return found

@@ -1,0 +1,91 @@
+"""One sampling run of one model: what every sampling node does between its inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .host import Bound, Conditioning, Host
+from .host.values import part, spatial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from glide_core.diffusion.types import StepCallback
+    from glide_core.pipeline import Settings
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where a picture is pulled to, and what it is pushed from when there is guidance."""
+
+    node: str  # for messages
+    positive: Conditioning
+    negative: Conditioning | None
+
+    def branches(self, settings: Settings) -> list[Conditioning]:
+        """The prompts to encode: without guidance the negative one is not needed."""
+        if self.negative is None or settings.guidance_scale == 1:
+            return [self.positive]
+        return [self.positive, self.negative]
+
+
+def sample(
+    host: Host,
+    model: Any,
+    prompts: Prompts,
+    settings: Settings,
+    *,
+    seed: int,
+    batch: int,
+    size: tuple[int, int],
+    callback: StepCallback,
+    low_res: Tensor | None = None,
+    image: Tensor | None = None,
+    keep_mask: Tensor | None = None,
+    init: Tensor | None = None,
+    strength: float = 1.0,
+) -> Tensor:
+    """Sample `batch` pictures [B, C, *size] in [-1, 1]; picture i is what seed + i gives alone."""
+    from glide_core import pipeline
+
+    branches = prompts.branches(settings)
+    extras = part(prompts.positive, where=f"{prompts.node}: 'positive'")
+    known = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)
+    kept, mask = known["image"], known["keep_mask"]
+    seeds = [(seed + i) % 2**64 for i in range(batch)]
+
+    def job(bound: Bound) -> Tensor:
+        return pipeline.run(
+            bound.denoise,
+            bound.config,
+            settings,
+            seeds=seeds,
+            size=size,
+            guided=len(branches) > 1,
+            init=init,
+            strength=strength,
+            denoised_fn=None if kept is None or mask is None else pipeline.keep_known(kept, mask),
+            cond_fn=bound.cond_fn,
+            callback=callback,
+            device=bound.device,
+        )
+
+    return host.sample(
+        model, branches, job, batch=batch, low_res=low_res, image=image, keep_mask=keep_mask
+    )
+
+
+def upsample_settings(
+    steps: int, *, respacing: str = "", sampler: str = "ddim", cfg: float = 1.0, **more: Any
+) -> Settings:
+    """The second stage's settings: for 27 steps the paper's own spacing, else evenly spread."""
+    from glide_core.pipeline import Settings
+
+    return Settings(
+        steps=steps,
+        respacing=respacing.strip() or ("fast27" if steps == 27 else ""),
+        sampler=sampler,
+        guidance_scale=cfg,
+        **{"temperature": 0.997, **more},
+    )
