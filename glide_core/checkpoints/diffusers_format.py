@@ -1,0 +1,251 @@
+"""Exact conversion of the UNet to and from diffusers' `UNet2DConditionModel`.
+
+Every tensor maps one to one; only attention's projections change shape, because OpenAI interleaves
+q, k and v per head in one kernel-1 convolution where diffusers has three matrices. The text tower
+has no place in that class and stays ours: diffusers' UNet is given its states as
+`encoder_hidden_states` [B, L, W] and its pooled vector as `class_labels` [B, E].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from glide_core.checkpoints.loading import check_tensors
+from glide_core.config import GlideConfig, ModelKind, ScheduleConfig, UNetConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.text import TextTower
+
+_RES = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_ENDS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+_DOWN = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
+_UP = ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
+
+
+class _Fused(NamedTuple):
+    """One of OpenAI's projections that are several in diffusers."""
+
+    parts: tuple[str, ...]
+    kernel: bool  # OpenAI's weight carries a kernel axis of 1
+
+
+_ATTENTION = {
+    "qkv": _Fused(("to_q", "to_k", "to_v"), True),
+    "encoder_kv": _Fused(("add_k_proj", "add_v_proj"), True),
+    "proj_out": _Fused(("to_out.0",), True),
+    "norm": _Fused(("group_norm",), False),
+}
+
+
+def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The UNet's config and state dict as diffusers has them; the tensors are the same numbers."""
+    state, heads = model.unet.state_dict(), model.config.unet.num_head_channels
+    converted: dict[str, Tensor] = {}
+    for ours, theirs in _modules(model.config.unet):
+        for suffix in (".weight", ".bias"):
+            if ours + suffix not in state:
+                continue  # a skip connection that is the identity
+            name, value = theirs, state[ours + suffix]
+            fused = _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
+            if fused is None:
+                converted[name + suffix] = value
+                continue
+            value = value[..., 0] if fused.kernel and suffix == ".weight" else value
+            for part, piece in zip(
+                fused.parts, _split(value, len(fused.parts), heads), strict=True
+            ):
+                converted[f"{name}.{part}{suffix}"] = piece
+    return diffusers_config(model.config), converted
+
+
+def from_diffusers(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    text: TextTower,
+    *,
+    schedule: ScheduleConfig | None = None,
+    tokenizer: str = "glide-bpe",
+) -> GlideModel:
+    """Join a diffusers UNet with the text tower it was made for.
+
+    schedule: default, the released models' for this kind (linear for upsamplers).
+    GlideError when the config is not of GLIDE's family, or tensors are missing or too many.
+    """
+    kind, unet = unet_config(config)
+    noise_schedule = "linear" if "upsampler" in kind else "squaredcos_cap_v2"
+    whole = GlideConfig(
+        kind=kind,
+        text=text.config,
+        unet=unet,
+        schedule=schedule or ScheduleConfig(noise_schedule=noise_schedule),
+        tokenizer=tokenizer,
+    )
+    with torch.inference_mode(False):
+        model = GlideModel(whole, device="meta")
+        expected = model.openai_state_dict()
+        check_tensors(state, to_diffusers(model)[1], "The diffusers UNet")
+        merged: dict[str, Tensor] = {
+            key: value.detach().clone() for key, value in text.state_dict().items()
+        }
+        for ours, theirs in _modules(unet):
+            for suffix in (".weight", ".bias"):
+                if (key := ours + suffix) in expected:
+                    merged[key] = _merged(ours, theirs, suffix, state, unet.num_head_channels)
+        check_tensors(merged, expected, "The diffusers UNet with this text tower")
+        model.load_openai_state_dict(merged, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def diffusers_config(config: GlideConfig) -> dict[str, Any]:
+    """The keyword arguments of `UNet2DConditionModel` that make it GLIDE's UNet."""
+    unet = config.unet
+    if unet.channel_mult[0] != 1:
+        raise GlideError(
+            f"A UNet whose first level is {unet.channel_mult[0]} times its base width has no "
+            "counterpart in diffusers, which takes the time embedding's width from that level. "
+            "Expected a channel_mult that begins with 1."
+        )
+    attended = [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]
+    return {
+        "sample_size": unet.image_size,
+        "in_channels": config.in_channels,
+        "out_channels": 2 * unet.channels,
+        "block_out_channels": [unet.model_channels * mult for mult in unet.channel_mult],
+        "layers_per_block": unet.num_res_blocks,
+        "down_block_types": [_DOWN[attention] for attention in attended],
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": [_UP[attention] for attention in reversed(attended)],
+        "cross_attention_dim": config.text.width,
+        "attention_head_dim": unet.num_head_channels,  # for these blocks: the width of a head
+        "resnet_time_scale_shift": "scale_shift",
+        "class_embed_type": "identity",  # class_labels are added to the time embedding
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "only_cross_attention": False,
+        "center_input_sample": False,
+        "dropout": unet.dropout,
+    }
+
+
+def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
+    """Read `diffusers_config` backwards; GlideError names the field that is not GLIDE's."""
+    try:
+        widths = [int(width) for width in config["block_out_channels"]]
+        channels, odd = divmod(int(config["out_channels"]), 2)
+        in_channels = int(config["in_channels"])
+        unet = UNetConfig(
+            image_size=int(config["sample_size"]),
+            model_channels=widths[0],
+            num_res_blocks=int(config["layers_per_block"]),
+            channel_mult=tuple(width // widths[0] for width in widths),
+            attention_factors=tuple(
+                2**i for i, block in enumerate(config["down_block_types"]) if block == _DOWN[1]
+            ),
+            num_head_channels=int(config["attention_head_dim"]),
+            channels=channels,
+            dropout=float(config.get("dropout", 0.0)),
+        )
+        kinds: dict[int, ModelKind] = {
+            channels: "base",
+            2 * channels: "upsampler",
+            2 * channels + 1: "inpaint",
+            3 * channels + 1: "upsampler-inpaint",
+        }
+        kind = kinds[in_channels]
+    except (KeyError, ValueError, TypeError) as error:
+        raise GlideError(
+            f"This diffusers UNet is not of GLIDE's family ({type(error).__name__}: {error}). "
+            "Expected Resnet- and SimpleCrossAttn- blocks, twice as many output channels as a "
+            "picture has, and the input channels of one of GLIDE's four kinds."
+        ) from error
+    like = diffusers_config(GlideConfig(kind=kind, unet=unet))
+    like["cross_attention_dim"] = config.get("cross_attention_dim")  # checked with the text tower
+    for name, value in like.items():
+        given = config.get(name, value)
+        if odd or (list(given) if isinstance(given, tuple) else given) != value:
+            raise GlideError(
+                f"This diffusers UNet is not of GLIDE's family: {name} is {given}. "
+                f"Expected {value}."
+            )
+    return kind, unet
+
+
+def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
+    """Pairs of names (OpenAI's, diffusers') of every module that may hold a weight and a bias."""
+    yield from _ENDS.items()
+    levels, layers = len(unet.channel_mult), unet.num_res_blocks
+    attended = [2**level in unet.attention_factors for level in range(levels)]
+    for level in range(levels):
+        theirs = f"down_blocks.{level}"
+        for i in range(layers):
+            ours = f"input_blocks.{1 + level * (layers + 1) + i}"
+            yield from _res(f"{ours}.0", f"{theirs}.resnets.{i}")
+            if attended[level]:
+                yield from _attention(f"{ours}.1", f"{theirs}.attentions.{i}")
+        if level < levels - 1:
+            ours = f"input_blocks.{(level + 1) * (layers + 1)}.0"
+            yield from _res(ours, f"{theirs}.downsamplers.0")
+    yield from _res("middle_block.0", "mid_block.resnets.0")
+    yield from _attention("middle_block.1", "mid_block.attentions.0")
+    yield from _res("middle_block.2", "mid_block.resnets.1")
+    for block, level in enumerate(reversed(range(levels))):
+        theirs = f"up_blocks.{block}"
+        for i in range(layers + 1):
+            ours = f"output_blocks.{block * (layers + 1) + i}"
+            yield from _res(f"{ours}.0", f"{theirs}.resnets.{i}")
+            if attended[level]:
+                yield from _attention(f"{ours}.1", f"{theirs}.attentions.{i}")
+        if level:
+            place = 2 if attended[level] else 1
+            yield from _res(f"{ours}.{place}", f"{theirs}.upsamplers.0")
+
+
+def _res(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    return ((f"{ours}.{a}", f"{theirs}.{b}") for a, b in _RES.items())
+
+
+def _attention(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    return ((f"{ours}.{name}", theirs) for name in _ATTENTION)
+
+
+def _split(value: Tensor, parts: int, head_channels: int) -> list[Tensor]:
+    """[heads * parts * d, ...] interleaved per head to `parts` tensors [heads * d, ...]."""
+    if parts == 1:
+        return [value]
+    split = value.reshape(-1, parts, head_channels, *value.shape[1:])
+    return [split[:, i].flatten(0, 1).contiguous() for i in range(parts)]
+
+
+def _merged(
+    ours: str, theirs: str, suffix: str, state: Mapping[str, Tensor], head_channels: int
+) -> Tensor:
+    fused = _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
+    if fused is None:
+        return state[theirs + suffix]
+    pieces = [state[f"{theirs}.{part}{suffix}"] for part in fused.parts]
+    if len(pieces) == 1:
+        value = pieces[0]
+    else:
+        split = [piece.reshape(-1, head_channels, *piece.shape[1:]) for piece in pieces]
+        value = torch.stack(split, dim=1).flatten(0, 2)
+    return value[..., None] if fused.kernel and suffix == ".weight" else value
