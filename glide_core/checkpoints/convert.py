@@ -9,11 +9,15 @@ import torch
 
 from glide_core.checkpoints.detect import layout
 from glide_core.checkpoints.files import METADATA_KEY, read_tensors, write_tensors
-from glide_core.checkpoints.loading import check_finite, check_tensors, clip_tensors, config_of
+from glide_core.checkpoints.loading import (
+    check_finite,
+    check_tensors,
+    clip_tensors,
+    config_of,
+    expected_tensors,
+)
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.errors import GlideError
-from glide_core.models.glide import GlideModel
-from glide_core.models.noisy_clip import NoisyClip
 
 
 def convert(
@@ -42,11 +46,7 @@ def convert(
         config = config_of(files[0])
     else:
         tensors, config, where = clip_tensors(files)
-    if isinstance(config, GlideConfig):
-        expected = GlideModel(config, device="meta").openai_state_dict()
-    else:
-        expected = NoisyClip(config, device="meta").state_dict()
-    check_tensors(tensors, expected, where)
+    check_tensors(tensors, expected_tensors(config), where)
     narrow = {key: tensor if dtype is None else tensor.to(dtype) for key, tensor in tensors.items()}
     for key, tensor in narrow.items():
         check_finite(key, tensor, where)

@@ -223,6 +223,14 @@ def _prepared(
     return ready
 
 
+def expected_tensors(config: GlideConfig | ClipConfig) -> dict[str, Tensor]:
+    """Every tensor that a file of this config must hold, on the meta device."""
+    with _Uninitialised():
+        if isinstance(config, GlideConfig):
+            return GlideModel(config, device="meta").openai_state_dict()
+        return NoisyClip(config, device="meta").state_dict()
+
+
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:

@@ -1,0 +1,115 @@
+"""The catalog names what exists; conversion writes what can be loaded again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glide_core.checkpoints.catalog import ENTRIES, find, models_directory
+from glide_core.checkpoints.convert import convert
+from glide_core.checkpoints.files import read_tensors
+from glide_core.checkpoints.loading import inspect, load_clip, load_model
+from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+
+MODEL = GlideConfig(
+    text=TextConfig(n_vocab=2048, context_length=8, width=64, layers=1, heads=1),
+    unet=UNetConfig(
+        image_size=16,
+        model_channels=64,
+        num_res_blocks=1,
+        channel_mult=(1, 1),
+        attention_factors=(2,),
+    ),
+    tokenizer="glide-small",
+)
+CLIP = ClipConfig(
+    image_size=16,
+    embedding=16,
+    image_width=64,
+    image_heads=1,
+    image_layers=1,
+    n_vocab=2048,
+    context_length=8,
+    text_width=64,
+    text_heads=1,
+    text_layers=1,
+    tokenizer="glide-small",
+)
+
+
+def test_six_files_are_openais_and_five_are_ours() -> None:
+    released = [entry for entry in ENTRIES if not entry.bundled]
+    assert [entry.filename for entry in released] == [
+        "base.pt",
+        "upsample.pt",
+        "base_inpaint.pt",
+        "upsample_inpaint.pt",
+        "clip_image_enc.pt",
+        "clip_text_enc.pt",
+    ]
+    for entry in released:
+        assert entry.url is not None and entry.url.endswith(f"/dec-2021/{entry.filename}")
+    assert len(ENTRIES) - len(released) == 5
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+
+
+def test_entries_are_found_by_name_and_by_file_name() -> None:
+    assert find("openai-base") == find("base.pt")
+    assert find("base").bundled
+    with pytest.raises(GlideError, match="openai-upsampler"):
+        find("dalle")
+
+
+def test_the_models_directory_is_chosen_by_the_person_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert models_directory({"GLIDE_MODELS": "/some/where"}) == Path("/some/where")
+    assert models_directory({}) == Path.home() / ".cache" / "glide" / "models"
+    (tmp_path / "models" / "glide").mkdir(parents=True)
+    assert models_directory({}) == Path("models/glide")
+    assert find("openai-base").path(tmp_path) == tmp_path / "base.pt"
+
+
+def test_a_pt_file_becomes_safetensors_with_its_config(tmp_path: Path) -> None:
+    state = GlideModel(MODEL).openai_state_dict()
+    torch.save(state, tmp_path / "base.pt")
+    path = convert(tmp_path / "base.pt")
+    assert path == tmp_path / "base.safetensors"
+    assert inspect(path) == MODEL
+    loaded = load_model(path).openai_state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_a_clips_two_files_become_one(tmp_path: Path) -> None:
+    clip = NoisyClip(CLIP)
+    torch.save(clip.image.state_dict(), tmp_path / "clip_image_enc.pt")
+    torch.save(clip.text.state_dict(), tmp_path / "clip_text_enc.pt")
+    files = [tmp_path / "clip_image_enc.pt", tmp_path / "clip_text_enc.pt"]
+    path = convert(files, tmp_path / "clip.safetensors", dtype=torch.float16)
+    assert inspect(path) == CLIP
+    assert {t.dtype for t in read_tensors(path).tensors.values()} == {torch.float16}
+    both = load_clip(path).state_dict()
+    assert all(torch.equal(both[k], v.half().float()) for k, v in clip.state_dict().items())
+
+
+def test_conversion_overwrites_only_when_told_to(tmp_path: Path) -> None:
+    torch.save(GlideModel(MODEL).openai_state_dict(), tmp_path / "base.pt")
+    (tmp_path / "base.safetensors").write_bytes(b"mine")
+    with pytest.raises(GlideError, match="would be overwritten"):
+        convert(tmp_path / "base.pt")
+    assert (tmp_path / "base.safetensors").read_bytes() == b"mine"
+    convert(tmp_path / "base.pt", overwrite=True)
+    assert inspect(tmp_path / "base.safetensors") == MODEL
+
+
+def test_an_incomplete_model_is_not_converted(tmp_path: Path) -> None:
+    state = GlideModel(MODEL).openai_state_dict()
+    del state["final_ln.bias"]
+    torch.save(state, tmp_path / "base.pt")
+    with pytest.raises(GlideError, match=r"missing: final_ln\.bias"):
+        convert(tmp_path / "base.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["base.pt"]

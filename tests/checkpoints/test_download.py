@@ -1,0 +1,200 @@
+"""A download is whole under its own name or not there, and goes on where it stopped."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from glide_core.checkpoints.catalog import Entry
+from glide_core.checkpoints.download import download
+from glide_core.checkpoints.loading import load_model, save_model
+from glide_core.config import GlideConfig, TextConfig, UNetConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+
+TINY = GlideConfig(
+    text=TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=2),
+    unet=UNetConfig(
+        image_size=16,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention_factors=(),
+        num_head_channels=32,
+    ),
+    tokenizer="glide-small",
+)
+
+
+@dataclass
+class Server:
+    """A file server on this machine that can be told to misbehave."""
+
+    content: bytes
+    etag: str = '"1"'
+    cut_at: int | None = None  # close the connection after so many bytes
+    status: int | None = None
+    requests: list[str] = field(default_factory=list)  # the Range of each request
+    url: str = ""
+
+    def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        wanted = handler.headers.get("Range", "")
+        self.requests.append(wanted)
+        if self.status is not None:
+            handler.send_error(self.status)
+            return
+        start = 0
+        if wanted and handler.headers.get("If-Range") == self.etag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(self.content):
+            handler.send_error(416)
+            return
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(self.content) - start))
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        if start:
+            last = len(self.content) - 1
+            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(self.content)}")
+        handler.end_headers()
+        handler.wfile.write(self.content[start : self.cut_at])
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "base.safetensors"
+    return save_model(GlideModel(TINY), path).read_bytes()
+
+
+@pytest.fixture
+def server(content: bytes) -> Iterator[Server]:
+    served = Server(content)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Quiet(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass  # clients that hang up are what some tests are about
+
+    with Quiet(("127.0.0.1", 0), Handler) as running:
+        served.url = f"http://127.0.0.1:{running.server_address[1]}/base.pt"
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield served
+        running.shutdown()
+        thread.join()
+
+
+def entry(server: Server, **changes: object) -> Entry:
+    return replace(Entry("test", "base.pt", "base", url=server.url), **changes)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_download_is_whole_and_can_be_loaded(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    known = entry(
+        server,
+        size=len(server.content),
+        sha256=hashlib.sha256(server.content).hexdigest(),
+    )
+    path = download(known, tmp_path / "new", lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == server.content
+    assert names(tmp_path / "new") == ["base.pt"]
+    assert seen[0] == (0, len(server.content))
+    assert seen[-1] == (len(server.content), len(server.content))
+    assert load_model(path).config == TINY
+
+
+def test_a_file_that_is_there_is_left_alone(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "base.pt").write_bytes(b"mine")
+    assert download(entry(server), tmp_path).read_bytes() == b"mine"
+    assert server.requests == []
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cut_at = 1000
+    with pytest.raises(GlideError, match=r"goes on where it stopped"):
+        download(entry(server), tmp_path)
+    assert not (tmp_path / "base.pt").exists()
+    server.cut_at = None
+    assert download(entry(server), tmp_path).read_bytes() == server.content
+    assert server.requests == ["", "bytes=1000-"]
+    assert names(tmp_path) == ["base.pt"]
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    server.cut_at = 1000
+    with pytest.raises(GlideError):
+        download(entry(server), tmp_path)
+    server.cut_at, server.etag = None, '"2"'
+    assert download(entry(server), tmp_path).read_bytes() == server.content
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".base.pt.part").write_bytes(server.content + b"more")
+    (tmp_path / ".base.pt.part.etag").write_text('"1"')
+    assert download(entry(server), tmp_path).read_bytes() == server.content
+
+
+def test_without_an_etag_nothing_half_is_kept(server: Server, tmp_path: Path) -> None:
+    server.cut_at, server.etag = 1000, ""
+    with pytest.raises(GlideError):
+        download(entry(server), tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"size": 5}, "Expected 5"), ({"sha256": "0" * 64}, "sha256"), ({"kind": "inpaint"}, "kind")],
+)
+def test_another_file_than_the_published_one_is_refused(
+    server: Server, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(GlideError, match=said):
+        download(entry(server, **changes), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_web_page_instead_of_a_model_is_refused(server: Server, tmp_path: Path) -> None:
+    server.content = b"<html>please log in</html>"
+    with pytest.raises(GlideError, match="web page"):
+        download(entry(server), tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_refusing_server_is_quoted(server: Server, tmp_path: Path, status: int) -> None:
+    server.status = status
+    with pytest.raises(GlideError, match="Could not download http://127"):
+        download(entry(server), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_no_server_at_all_is_said(tmp_path: Path) -> None:
+    nowhere = Entry("test", "base.pt", "base", url="http://127.0.0.1:9/base.pt")
+    with pytest.raises(GlideError, match="Could not download"):
+        download(nowhere, tmp_path)
+
+
+def test_local_files_are_no_addresses(tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="no web address"):
+        download(Entry("test", "base.pt", "base", url="file:///etc/hostname"), tmp_path)
+
+
+def test_bundled_models_have_nothing_to_download(tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="ships with the package"):
+        download(Entry("test", "base.pt", "base"), tmp_path)
