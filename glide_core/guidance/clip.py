@@ -37,7 +37,7 @@ def noisy_clip_guide(clip: NoisyClip, text_embedding: Tensor, scale: float) -> C
     logit_scale = clip.config.logit_scale
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = normalise(usable(text_embedding).float()).to(x_t.device)
+        text = usable(normalise(text_embedding.detach().float()).to(x_t.device))
 
         def score(x: Tensor) -> Tensor:
             image = normalise(usable_encode(clip, x, usable(t)).float())
@@ -74,7 +74,7 @@ def open_clip_guide(
     size, mean, std = _preprocessing(model)
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = normalise(usable(text_embedding).float()).to(x_t.device)
+        text = usable(normalise(text_embedding.detach().float()).to(x_t.device))
         seeds = [seed] * len(x_t) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(x_t):
             raise GlideError(
