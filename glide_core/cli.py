@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from glide_core import __version__
 from glide_core.errors import GlideError
 
 COMMANDS = {  # name: (module, what it does)
@@ -51,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser(asked)
     options = parser.parse_args(given)
     if options.version:
-        from importlib.metadata import version
-
-        print(f"glide {version('glide-diffusion')}")
+        print(f"glide {__version__}")
         return 0
     if options.command is None:
         parser.print_help()

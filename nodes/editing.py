@@ -79,7 +79,7 @@ class GlideEdit:
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
         if upsampler is not None:
-            large = inputs.need(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
+            inputs.need(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
         batch = len(image) * variations
         original = images.cycle(images.from_comfy(image), batch)
         small = images.fit(original, config.unet.image_size)
@@ -100,7 +100,7 @@ class GlideEdit:
                 )
             if upsampler is None or upsample_strength == 0:
                 return (images.to_comfy(small),)
-            size = pipeline.upsampled_size(large, small)
+            size = pipeline.upsampled_size(small)
             pictures = stages.sample(
                 host,
                 upsampler,

@@ -72,7 +72,7 @@ class GlideUpsample:
         from glide_core import images, pipeline
 
         host = current()
-        config = inputs.need(host, model, ("upsampler",), node=NODE)
+        inputs.need(host, model, ("upsampler",), node=NODE)
         if cfg != 1 and negative is None:
             raise GlideError(
                 f"{NODE}: cfg is {cfg}, but nothing is connected to 'negative'. Expected a "
@@ -91,7 +91,7 @@ class GlideUpsample:
                 settings,
                 seed=seed,
                 batch=len(low_res),
-                size=pipeline.upsampled_size(config, low_res),
+                size=pipeline.upsampled_size(low_res),
                 callback=callback,
                 low_res=low_res,
             )

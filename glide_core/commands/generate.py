@@ -6,22 +6,6 @@ import argparse
 
 from glide_core.commands import options
 
-RECORDED = (
-    "prompt",
-    "negative",
-    "model",
-    "steps",
-    "respacing",
-    "sampler",
-    "eta",
-    "cfg",
-    "clip_scale",
-    "upsampler",
-    "upsample_steps",
-    "upsample_cfg",
-    "upsample_temperature",
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -30,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "background'."
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw; '' draws anything")
-    parser.add_argument(
-        "-n", type=options.positive, default=1, metavar="N", help="pictures (default: 1)"
-    )
+    options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "base")
     parser.add_argument(
@@ -41,14 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
     )
-    parser.add_argument(
-        "--batch",
-        type=options.positive,
-        default=4,
-        metavar="N",
-        help="pictures at once: less takes less memory, and changes no picture (default: 4)",
-    )
-    options.add_sampling(parser, steps=30, cfg=3.0, sampler="ddim")
+    options.add_sampling(parser, steps=30)
+    options.add_clip(parser)
     options.add_upsampling(parser, model="upsampler")
     options.add_output(parser)
     options.add_device(parser)
@@ -63,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
     session.warn_if_cut(base.config, arguments.prompt)
     guide = here.guide(arguments, arguments.prompt)
-    facts = session.facts_of(arguments, RECORDED)
+    facts = session.facts_of(arguments)
     for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
         prompts = [arguments.prompt] * len(seeds)
         with here.progress("base") as step:

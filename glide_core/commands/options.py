@@ -57,8 +57,22 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, sampler: str) -> None:
-    """--steps, --respacing, --sampler, --cfg, --clip-scale, --negative of the 64x64 stage."""
+def add_count(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", type=positive, default=1, metavar="N", help="how many pictures (default: 1)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="pictures at once: less takes less memory, and changes no picture (default: 4)",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
+    """--steps, --respacing, --sampler, --eta, --cfg, --negative."""
+    sampler = "ddim"
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--steps", type=positive, default=steps, metavar="N", help=f"model calls (default: {steps})"
@@ -89,6 +103,11 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, sam
     group.add_argument(
         "--negative", default="", metavar="TEXT", help="what guidance moves away from"
     )
+
+
+def add_clip(parser: argparse.ArgumentParser) -> None:
+    """--clip-scale, --clip: the noisy CLIP sees 64x64, so that only the first stage has it."""
+    group = parser.add_argument_group("CLIP guidance")
     group.add_argument(
         "--clip-scale",
         type=float,
@@ -113,11 +132,7 @@ def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
         metavar="MODEL",
         help=f"a name of `glide models` or a file (default: {model})",
     )
-    group.add_argument("--no-upsample", action="store_true", help="stop at 64x64")
-    add_upsampling_steps(group)
-
-
-def add_upsampling_steps(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
     group.add_argument(
         "--upsample-steps",
         type=positive,
@@ -132,8 +147,12 @@ def add_upsampling_steps(group: argparse._ArgumentGroup) -> None:
         metavar="SCALE",
         help="classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)",
     )
+    add_temperature(group, "--upsample-temperature")
+
+
+def add_temperature(group: argparse._ActionsContainer, name: str) -> None:
     group.add_argument(
-        "--upsample-temperature",
+        name,
         type=float,
         default=0.997,
         metavar="T",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("glide")
 
+# What says where and how fast, not what: and the seed and size, which every picture has its own.
+_NOT_IN_PICTURES = ("out", "quiet", "device", "batch", "n", "seed", "size", "version")
+
 
 def find_model(name: str) -> Path:
     """Resolve a catalog name or a path; GlideError says how to get what is not here."""
@@ -136,14 +139,18 @@ def upsample_settings_of(arguments: argparse.Namespace, sampler: str = "ddim") -
     """The 256x256 stage, from --upsample-steps, --upsample-cfg, --upsample-temperature."""
     from glide_core.pipeline import Settings
 
-    steps = arguments.upsample_steps
     return Settings(
-        steps=steps,
-        respacing="fast27" if steps == 27 else "",  # the paper's spacing for its own number
+        steps=arguments.upsample_steps,
+        respacing=upsample_respacing(arguments.upsample_steps),
         sampler=sampler,
         guidance_scale=arguments.upsample_cfg,
         temperature=arguments.upsample_temperature,
     )
+
+
+def upsample_respacing(steps: int) -> str:
+    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
+    return "fast27" if steps == 27 else ""
 
 
 def chunks(seed: int, count: int, size: int) -> Iterator[list[int]]:
@@ -171,13 +178,13 @@ def write(
     return paths
 
 
-def facts_of(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """The settings that belong into the PNG, by their options' names."""
+def facts_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that belong into the PNG, by their options' names: all that shape a picture."""
     from glide_core import __version__
 
-    found = {name: getattr(arguments, name) for name in names}
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
-    return {"command": arguments.command, **plain, "version": __version__}
+    given = {k: v for k, v in vars(arguments).items() if k not in _NOT_IN_PICTURES}
+    plain = {k: v.name if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    return {**plain, "glide_version": __version__}
 
 
 def parameters(facts: Mapping[str, Any]) -> str:

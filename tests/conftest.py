@@ -1,0 +1,80 @@
+"""Tiny models with random weights: the same classes and files as the real ones, in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from glide_core.checkpoints.loading import save_clip, save_model
+from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UNetConfig
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+from glide_core.tokenizer import get_tokenizer
+
+TINY_FILES: dict[ModelKind, str] = {
+    "base": "tiny_base.safetensors",
+    "upsampler": "tiny_upsampler.safetensors",
+    "inpaint": "tiny_inpaint.safetensors",
+    "upsampler-inpaint": "tiny_upsampler_inpaint.safetensors",
+}
+
+
+def tiny_config(kind: ModelKind) -> GlideConfig:
+    upsampler = kind in ("upsampler", "upsampler-inpaint")
+    vocabulary = get_tokenizer("glide-small").n_vocab
+    return GlideConfig(
+        kind=kind,
+        text=TextConfig(n_vocab=vocabulary, context_length=24, width=32, layers=1, heads=2),
+        unet=UNetConfig(
+            image_size=256 if upsampler else 64,
+            model_channels=32,
+            num_res_blocks=1,
+            channel_mult=(1, 1, 1, 1) if upsampler else (1, 1),
+            attention_factors=(8,) if upsampler else (2,),
+            num_head_channels=16,
+        ),
+        tokenizer="glide-small",
+    )
+
+
+def tiny_model(kind: ModelKind, seed: int = 0) -> GlideModel:
+    torch.manual_seed(seed)
+    model = GlideModel(tiny_config(kind))
+    for weight in model.parameters():  # the output layers start at zero otherwise
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny checkpoint of every kind: `TINY_FILES`, and tiny_clip.safetensors."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind, name in TINY_FILES.items():
+        save_model(tiny_model(kind), folder / name)
+    torch.manual_seed(0)
+    clip = ClipConfig(
+        patch_size=16,
+        embedding=16,
+        image_width=32,
+        image_heads=2,
+        image_layers=1,
+        n_vocab=get_tokenizer("glide-small").n_vocab,
+        context_length=24,
+        text_width=32,
+        text_heads=2,
+        text_layers=1,
+        tokenizer="glide-small",
+    )
+    save_clip(NoisyClip(clip), folder / "tiny_clip.safetensors")
+    return folder
+
+
+@pytest.fixture
+def model_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The tiny models as the only files of their own that a person has."""
+    monkeypatch.setenv("GLIDE_MODELS", str(tiny_models))
+    yield tiny_models
