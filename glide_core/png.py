@@ -32,7 +32,7 @@ def save(
     if not pictures:
         return []
     width, height = pictures[0].size
-    base = folder.resolve() / _fill(prefix, width, height)
+    base = folder / _fill(prefix, width, height)
     if not base.resolve().is_relative_to(folder.resolve()) or not base.name:
         raise GlideError(
             f"the file name prefix {prefix!r} leads out of {folder}. Expected a name or a folder "

@@ -137,7 +137,7 @@ def dtype() -> Declared:
 def checkpoint(purposes: Sequence[Purpose], tooltip: str, *, first: Sequence[str] = ()) -> Declared:
     """A choice of files; with none found it still loads, and says so when it is run."""
     names = [*first, *current().checkpoint_names(*purposes)]
-    return (names or [NO_FILE], {"tooltip": tooltip})
+    return (names or [NO_FILE], {"default": (names or [NO_FILE])[0], "tooltip": tooltip})
 
 
 def checkpoint_problem(*names: str | None) -> str | bool:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser, "base")
     parser.add_argument(
         "--size",
+        dest="base_size",
         type=options.size,
         metavar="WxH",
         help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
                 seeds=seeds,
                 negative=arguments.negative,
                 settings=session.settings_of(arguments),
-                size=arguments.size,
+                size=arguments.base_size,
                 cond_fn=guide,
                 callback=step,
             )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("glide")
 
-# What says where and how fast, not what: and the seed and size, which every picture has its own.
-_NOT_IN_PICTURES = ("out", "quiet", "device", "batch", "n", "seed", "size", "version")
+# What says where and how fast, not what: and the seed, which every picture has its own.
+_NOT_IN_PICTURES = ("out", "quiet", "device", "batch", "n", "seed", "version")
 
 
 def find_model(name: str) -> Path:
@@ -192,6 +192,6 @@ def parameters(facts: Mapping[str, Any]) -> str:
     lines = [str(facts.get("prompt", ""))]
     if facts.get("negative"):
         lines.append(f"Negative prompt: {facts['negative']}")
-    rest = {k: v for k, v in facts.items() if k not in ("prompt", "negative") and v is not None}
+    rest = {k: v for k, v in facts.items() if k not in ("prompt", "negative") and v not in ("", None)}
     lines.append(", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in rest.items()))
     return "\n".join(lines)
