@@ -30,7 +30,7 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
     comfy.model_management.load_models_gpu(models)
     device = clip.patcher.load_device
     if isinstance(patcher.model, GlideBaseModel):
-        cond_fn = condition(guide, patcher.model.glide_config, 1, device)
+        cond_fn = outside_inference(condition(guide, patcher.model.glide_config, 1, device))
         push = pushed_by(cond_fn, limit=1.0)
         push.glide_guide = cond_fn  # type: ignore[attr-defined]  # for the exact sampler
     else:
@@ -53,6 +53,16 @@ def condition_of(options: dict[str, Any]) -> ConditionFn | None:
     functions = options.get("sampler_post_cfg_function", [])
     guides = [fn.glide_guide for fn in functions if hasattr(fn, "glide_guide")]
     return add_guides(*guides) if guides else None
+
+
+def outside_inference(cond_fn: ConditionFn) -> ConditionFn:
+    """Have a guide's own values, its normalised text among them, made where autograd takes them."""
+
+    def outside(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        with torch.inference_mode(False):
+            return cond_fn(x_t.clone(), t.clone(), x0.clone())
+
+    return outside
 
 
 def pushed_by(

@@ -1,0 +1,46 @@
+"""A real ComfyUI for the tests: inside this process, and as a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comfyui.tiny import Checkpoints, write_checkpoints
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REASON = "no ComfyUI: set COMFYUI_PATH to a checkout (0.3.64 or newer) to run these tests"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "bundled: needs the trained models that ship with the pack")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "COMFYUI_PATH" not in os.environ:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=REASON))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny random-weight checkpoints of every kind, in the form of a ComfyUI base directory."""
+    return write_checkpoints(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def comfy(checkpoints: Checkpoints) -> Iterator[object]:
+    """ComfyUI imported into this process, with the pack loaded the way it loads custom nodes."""
+    from comfyui.inside import Inside
+
+    yield Inside(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints)
+
+
+@pytest.fixture(scope="session")
+def server(checkpoints: Checkpoints) -> Iterator[object]:
+    """A ComfyUI server whose only custom node is this repository."""
+    from comfyui.serving import Server
+
+    with Server(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints) as running:
+        yield running

@@ -1,0 +1,110 @@
+"""ComfyUI inside the test process, called as its executor calls it: under inference mode."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfyui.tiny import Checkpoints
+
+
+class Inside:
+    """Nodes of ComfyUI and of the pack as functions: `comfy("KSampler", seed=0, ...)`."""
+
+    def __init__(self, comfyui: Path, repository: Path, checkpoints: Checkpoints) -> None:
+        torch.set_num_threads(1)
+        sys.path.insert(0, str(comfyui))
+        args = importlib.import_module("comfy.cli_args").args
+        args.cpu = True  # before comfy.model_management looks for a GPU
+        args.preview_method = type(args.preview_method)("auto")
+        self.args = args
+        folder_paths = importlib.import_module("folder_paths")
+        folder_paths.models_dir = str(checkpoints.base_directory / "models")
+        folder_paths.set_output_directory(str(checkpoints.base_directory / "output"))
+        folder_paths.set_input_directory(str(checkpoints.base_directory / "input"))
+        self.nodes = importlib.import_module("nodes")
+        self.management = importlib.import_module("comfy.model_management")
+        self.samplers = importlib.import_module("comfy.samplers")
+        self.utils = importlib.import_module("comfy.utils")
+        before = set(self.nodes.NODE_CLASS_MAPPINGS)
+        loaded = asyncio.run(self.nodes.load_custom_node(str(repository)))
+        assert loaded, "ComfyUI could not load the pack; its log says why"
+        self.ours = sorted(set(self.nodes.NODE_CLASS_MAPPINGS) - before)
+        extras = Path(comfyui) / "comfy_extras"
+        for name in ("custom_sampler", "model_merging", "model_advanced", "mask", "cfg", "lora"):
+            file = extras / f"nodes_{name}.py"
+            if file.is_file():
+                asyncio.run(self.nodes.load_custom_node(str(file), module_parent="comfy_extras"))
+        self.checkpoints = checkpoints
+        self.package = str(repository).replace(".", "_x_")  # the name ComfyUI gives the pack
+
+    def module(self, name: str) -> Any:
+        """Import a module of the loaded pack, such as "nodes.host"."""
+        return importlib.import_module(f"{self.package}.{name}")
+
+    def __call__(self, node: str, /, **inputs: Any) -> Any:
+        """Run a node; a single output comes without its tuple."""
+        cls = self.nodes.NODE_CLASS_MAPPINGS[node]
+        with torch.inference_mode():
+            if hasattr(cls, "define_schema"):
+                result = cls.execute(**inputs).result
+            else:
+                result = getattr(cls(), cls.FUNCTION)(**inputs)
+        if isinstance(result, dict):
+            result = result.get("result", ())
+        return result[0] if len(result) == 1 else result
+
+    def load(self, name: str = "base") -> tuple[Any, Any, Any]:
+        """Load one of the tiny base models: MODEL, CLIP, VAE."""
+        return self("GlideLoader", checkpoint=f"{name}.safetensors", dtype="float32")
+
+    def load_upsampler(self, name: str = "upsampler") -> Any:
+        return self("GlideUpsamplerLoader", checkpoint=f"{name}.safetensors", dtype="float32")
+
+    def prompt(self, clip: Any, text: str) -> Any:
+        return self("CLIPTextEncode", clip=clip, text=text)
+
+    def ksampler(self, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
+        """Core's KSampler on an empty latent of one picture; gives the samples."""
+        inputs = {
+            "seed": 0,
+            "steps": 4,
+            "cfg": 3.0,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "latent_image": self.empty(),
+            "denoise": 1.0,
+            **changes,
+        }
+        out = self("KSampler", model=model, positive=positive, negative=negative, **inputs)
+        return out["samples"].clone()
+
+    def empty(self, batch: int = 1, size: int = 64) -> dict[str, torch.Tensor]:
+        return {"samples": torch.zeros(batch, 3, size, size)}
+
+    @contextmanager
+    def progress(self, stop_at: int | None = None) -> Iterator[list[tuple[int, int, Any]]]:
+        """Collect (value, total, preview) of every progress report, as the server's hook would.
+
+        stop_at: interrupt when this value is reported.
+        """
+        reports: list[tuple[int, int, Any]] = []
+
+        def hook(value: int, total: int, preview: Any, **unused: Any) -> None:
+            self.management.throw_exception_if_processing_interrupted()
+            reports.append((value, total, preview))
+            if value == stop_at:
+                self.management.interrupt_current_processing()
+
+        self.utils.set_progress_bar_global_hook(hook)
+        try:
+            yield reports
+        finally:
+            self.utils.set_progress_bar_global_hook(None)
+            self.management.interrupt_current_processing(False)

@@ -1,0 +1,195 @@
+"""GlideSampler and GlideUpsample on ComfyUI's MODEL, against glide_core and against KSampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from glide_core import pipeline
+from glide_core.checkpoints.loading import load_model
+from glide_core.diffusion.schedule import Schedule
+
+PROMPT = "a red fox"
+
+
+@pytest.fixture(scope="module", params=["base", "base_v"])
+def glide(comfy: Any, request: pytest.FixtureRequest) -> Any:
+    """MODEL, CLIP, two prompts, and the same file as a glide_core model."""
+    model, clip, _ = comfy.load(request.param)
+    core = load_model(comfy.checkpoints.path(f"{request.param}.safetensors"))
+    return model, clip, comfy.prompt(clip, PROMPT), comfy.prompt(clip, ""), core
+
+
+def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
+    """GLIDE Sampler's pictures [B, 3, H, W] in [-1, 1]."""
+    inputs = {
+        "latent_image": comfy.empty(),
+        "seed": 5,
+        "steps": 6,
+        "sampler_name": "ddim",
+        "cfg": 3.0,
+        **changes,
+    }
+    found = comfy("GlideSampler", model=model, positive=positive, negative=negative, **inputs)
+    return found[1]["samples"].clone()
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "plms", "dpmpp_2m"])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) -> None:
+    model, _, positive, negative, core = glide
+    found = draw(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
+    settings = pipeline.Settings(steps=6, sampler=sampler, guidance_scale=cfg)
+    expected = pipeline.text_to_image(core, [PROMPT], seeds=[5], settings=settings)
+    # At t = 999 an eps made from v is 20000 times less exact than x0 is: rounding shows there.
+    exact = core.config.schedule.prediction_type == "epsilon"
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-3 if exact else 2e-2)
+
+
+def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative, _ = glide
+    several = {"latent_image": comfy.empty(3), "sampler_name": "ancestral"}
+    three = draw(comfy, model, positive, negative, **several)
+    alone = draw(comfy, model, positive, negative, seed=7, sampler_name="ancestral")
+    torch.testing.assert_close(three[2:], alone, rtol=0, atol=1e-3)
+
+
+def test_core_s_euler_on_glide_s_steps_is_ddim(comfy: Any, glide: Any) -> None:
+    """Deterministic DDIM is Euler's method in sigma: the two samplers draw one picture."""
+    model, _, positive, negative, _ = glide
+    steps = Schedule.named("squaredcos_cap_v2").respaced("6").timestep_map
+    sigmas = model.get_model_object("model_sampling").sigmas[torch.from_numpy(steps.copy())]
+    sigmas = torch.cat([sigmas.flip(0), torch.zeros(1)])
+    found = comfy(
+        "SamplerCustom",
+        model=model, add_noise=True, noise_seed=5, cfg=3.0, positive=positive, negative=negative,
+        sampler=comfy("KSamplerSelect", sampler_name="euler"), sigmas=sigmas,
+        latent_image=comfy.empty(),
+    )[0]["samples"]  # fmt: skip
+    expected = draw(comfy, model, positive, negative)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_a_prompt_of_weights_and_averages_reaches_it(comfy: Any, glide: Any) -> None:
+    model, clip, positive, negative, _ = glide
+    mixed = comfy(
+        "ConditioningAverage",
+        conditioning_to=positive,
+        conditioning_from=comfy.prompt(clip, "blue sky"),
+        conditioning_to_strength=0.3,
+    )
+    plain = draw(comfy, model, positive, negative)
+    assert float((draw(comfy, model, mixed, negative) - plain).abs().max()) > 1e-3
+
+
+def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
+    """Condition-mean in the ancestral sampler, once, although the guide is a patch too."""
+    from glide_core.checkpoints.loading import load_clip
+    from glide_core.guidance import noisy_clip_guide
+
+    model, _, positive, negative, core = glide
+    noisy = comfy(
+        "GlideClipLoader",
+        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
+    )  # fmt: skip
+    guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=4.0)
+    found = draw(comfy, guided, positive, negative, sampler_name="ancestral")
+    clip = load_clip(comfy.checkpoints.path("clip.safetensors"))
+    expected = pipeline.text_to_image(
+        core,
+        [PROMPT],
+        seeds=[5],
+        settings=pipeline.Settings(steps=6, sampler="ancestral", guidance_scale=3.0),
+        cond_fn=noisy_clip_guide(clip, clip.encode_prompts(["blue"]).detach(), 4.0),
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+    plain = draw(comfy, model, positive, negative, sampler_name="ancestral")
+    assert float((found - plain).abs().max()) > 1e-2
+
+
+def test_progress_and_preview_come_with_every_step(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative, _ = glide
+    with comfy.progress() as reports:
+        draw(comfy, model, positive, negative, steps=3)
+    assert [(value, total) for value, total, _ in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert all(preview[1].size == (64, 64) for _, _, preview in reports)
+
+
+def test_interrupt_stops_within_a_step(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative, _ = glide
+    with (
+        comfy.progress(stop_at=2) as reports,
+        pytest.raises(comfy.management.InterruptProcessingException),
+    ):
+        draw(comfy, model, positive, negative, steps=50)
+    assert len(reports) == 2
+    draw(comfy, model, positive, negative, steps=1)  # and the next run is whole
+
+
+def test_a_lora_like_patch_reaches_it(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative, _ = glide
+    plain = draw(comfy, model, positive, negative)
+    patched = model.clone()
+    key = "diffusion_model.out.2.weight"
+    weight = model.model.state_dict()[key]
+    assert patched.add_patches({key: ("diff", (0.1 * torch.ones_like(weight),))}, 1.0)
+    assert float((draw(comfy, patched, positive, negative) - plain).abs().max()) > 1e-3
+    assert torch.equal(draw(comfy, model, positive, negative), plain)
+
+
+def test_patches_of_the_cfg_step_are_named_in_the_log(
+    comfy: Any, glide: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _, positive, negative, _ = glide
+    rescaled = comfy("RescaleCFG", model=model, multiplier=0.7)
+    draw(comfy, rescaled, positive, negative, steps=1)
+    assert "Use KSampler" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["upsampler"])
+def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
+    model, clip, positive, _, _ = glide
+    up = comfy.load_upsampler(name)
+    core = load_model(comfy.checkpoints.path(f"{name}.safetensors"))
+    image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(2))
+    found = comfy(
+        "GlideUpsample",
+        model=up, image=image, positive=positive, seed=3, steps=4, low_size=0,
+    )  # fmt: skip
+    settings = pipeline.Settings(
+        steps=4, sampler="ddim", guidance_scale=1.0, temperature=0.997, respacing=""
+    )
+    low = image.movedim(-1, 1) * 2 - 1
+    expected = pipeline.upsample(core, low, [PROMPT], seeds=[3], settings=settings)
+    assert found.shape == (1, 128, 128, 3)
+    torch.testing.assert_close(found.movedim(-1, 1) * 2 - 1, expected, rtol=0, atol=5e-3)
+
+
+def test_the_upsampler_in_the_base_s_place_is_an_error(comfy: Any, glide: Any) -> None:
+    _, _, positive, negative, _ = glide
+    up = comfy.load_upsampler()
+    with pytest.raises(ValueError, match=r"upsampler model.*GLIDE Loader"):
+        draw(comfy, up, positive, negative)
+    with pytest.raises(ValueError, match="GLIDE Upsample node"):
+        comfy.ksampler(up, positive, negative)
+
+
+def test_ksampler_upsamples_with_the_picture_in_its_conditioning(comfy: Any, glide: Any) -> None:
+    _, _, positive, negative, _ = glide
+    values = comfy.module("nodes.host.values")
+    up = comfy.load_upsampler()
+    pictures = [torch.full((1, 3, 32, 32), value) for value in (-0.9, 0.9)]
+    found = [
+        comfy.ksampler(
+            up,
+            values.with_extras(positive, concat_image=picture),
+            values.with_extras(negative, concat_image=picture),
+            latent_image=comfy.empty(size=128),
+            cfg=1.0,
+        )
+        for picture in pictures
+    ]
+    assert found[0].shape == (1, 3, 128, 128)
+    assert float((found[1] - found[0]).abs().mean()) > 1e-3
