@@ -20,7 +20,7 @@ from glide_core.diffusion.types import ConditionFn, DenoisedFn, Denoiser, StepCa
 
 SIGMA_ALL_NOISE = 100.0  # above this noise to signal ratio x_t says nothing of the picture
 
-# Adams-Bashforth weights of the newest eps and its predecessors (Liu et al. 2022, equation 12)
+# Adams-Bashforth weights of the newest eps and its predecessors (Liu et al. 2022)
 _WEIGHTS = (
     (1.0,),
     (3 / 2, -1 / 2),

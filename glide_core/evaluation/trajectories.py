@@ -18,7 +18,6 @@ from glide_core.diffusion import (
     sample_ancestral,
     sample_ddim,
 )
-from glide_core.diffusion.prediction import split
 from glide_core.diffusion.samplers import Step
 from glide_core.diffusion.types import (
     BranchDenoiser,
@@ -32,7 +31,8 @@ from glide_core.errors import GlideError
 from glide_core.evaluation.recordings import Case, Recordings, compare
 from glide_core.guidance import classifier_free, noisy_clip_guide
 from glide_core.models.glide import GlideModel
-from glide_core.tokenizer import get_tokenizer
+from glide_core.pipeline import bind, keep_known
+from glide_core.tokenizer import Tokens, get_tokenizer
 
 LOOPS = ("p_sample", "ddim", "ddim_reverse")
 
@@ -72,22 +72,22 @@ def check_trajectory(recordings: Recordings, case: Case) -> None:
 
 def _runs(recordings: Recordings, case: Case, model: GlideModel, full: Schedule) -> Iterator[_Run]:
     scale, batch = case.option("cfg_scale"), len(case.input("x_T"))
+    everything = _bound(case, model, slice(None), [slice(None)])
     if scale is None:
-        alone = classifier_free(_branches(case, model, full, [slice(None)]), 1.0, schedule=full)
+        alone = classifier_free(everything, 1.0, schedule=full)
         yield _run(recordings, case, "", alone, slice(None))
         return
     if batch % 2:
         raise GlideError(f"a guided run's batch must be even, not {batch}")
     half = batch // 2
-    denoise = _branches(case, model, full, [slice(half), slice(half, None)])
-    guided = classifier_free(denoise, scale, schedule=full)
+    branches = _bound(case, model, slice(half), [slice(half), slice(half, None)])
+    guided = classifier_free(branches, scale, schedule=full)
 
     def doubled(x_t: Tensor, t: Tensor, /) -> Prediction:
-        cond, uncond = denoise(x_t[:half], t[:half], (0, 1))
-        eps = uncond.eps + scale * (cond.eps - uncond.eps)
-        if cond.variance is None or uncond.variance is None:
-            return Prediction(torch.cat([eps, eps]), None)
-        return Prediction(torch.cat([eps, eps]), torch.cat([cond.variance, uncond.variance]))
+        # the notebooks' model_fn: the first half of x_t twice, eps shared, variances not
+        ((eps, variance),) = everything(torch.cat([x_t[:half], x_t[:half]]), t, (0,))
+        cond, uncond = eps.chunk(2)
+        return Prediction((uncond + scale * (cond - uncond)).repeat(2, 1, 1, 1), variance)
 
     yield _run(recordings, case, "kept half, ", guided, slice(half))
     yield _run(recordings, case, "both halves, ", doubled, slice(None))
@@ -96,12 +96,8 @@ def _runs(recordings: Recordings, case: Case, model: GlideModel, full: Schedule)
 def _run(recordings: Recordings, case: Case, label: str, denoiser: Denoiser, kept: slice) -> _Run:
     denoised_fn: DenoisedFn | None = None
     if case.option("denoised_fn"):
-        image, keep = case.input("inpaint_image")[kept], case.input("inpaint_mask")[kept]
-
-        def paste(x0: Tensor) -> Tensor:
-            return x0 * (1 - keep) + image * keep
-
-        denoised_fn = paste
+        image, keep_mask = case.input("inpaint_image"), case.input("inpaint_mask")
+        denoised_fn = keep_known(image[kept], keep_mask[kept])
     cond_fn: ConditionFn | None = None
     if case.option("clip_scale") is not None:
         clip = recordings.clip()
@@ -113,37 +109,29 @@ def _run(recordings: Recordings, case: Case, label: str, denoiser: Denoiser, kep
         lengths = torch.tensor([int(t.mask.sum()) for t in tokens])
         with torch.no_grad():
             text = clip.encode_text(torch.stack([t.ids for t in tokens]), lengths)
+        text = text.repeat(max(1, len(case.input("x_T")) // len(text)), 1)  # doubled batches too
         cond_fn = noisy_clip_guide(clip, text[kept], case.option("clip_scale"))
     return _Run(label, denoiser, kept, denoised_fn, cond_fn)
 
 
-def _branches(case: Case, model: GlideModel, full: Schedule, parts: list[slice]) -> BranchDenoiser:
-    """The recorded model, text encoded once; branch i is the `parts[i]` of the recorded batch."""
+def _bound(case: Case, model: GlideModel, pictures: slice, branches: list[slice]) -> BranchDenoiser:
+    """The recorded model as the pipeline runs it, on those rows of the recorded batch."""
+    ids, mask = case.input("tokens"), case.input("mask")
+    # a text of its own for every row: what was recorded is the ids
+    rows = [Tokens(f"row {i}", ids[i], mask[i], truncated=0) for i in range(len(ids))]
+
+    def picture(name: str) -> Tensor | None:
+        recorded = case.optional_input(name)
+        return None if recorded is None else recorded[pictures]
+
     with torch.no_grad():
-        context = model.unet.context(model.encode(case.input("tokens"), case.input("mask")))
-    pictures = {
-        ours: case.optional_input(theirs)
-        for ours, theirs in (
-            ("low_res", "low_res"),
-            ("image", "inpaint_image"),
-            ("keep_mask", "inpaint_mask"),
+        return bind(
+            model,
+            [rows[branch] for branch in branches],
+            low_res=picture("low_res"),
+            image=picture("inpaint_image"),
+            keep_mask=picture("inpaint_mask"),
         )
-    }
-    rows = torch.arange(len(case.input("x_T")))
-
-    def denoise(x_t: Tensor, t: Tensor, branches: tuple[int, ...], /) -> tuple[Prediction, ...]:
-        asked = torch.cat([rows[parts[branch]] for branch in branches])
-        x, times = x_t.repeat(len(branches), 1, 1, 1), t.repeat(len(branches))
-        given = {k: None if v is None else v[asked] for k, v in pictures.items()}
-        raw = model.unet(x, times, context.select(asked), **given)
-        both = split(raw, x, times, full, model.config.schedule.prediction_type)
-        eps = both.eps.chunk(len(branches))
-        if both.variance is None:
-            return tuple(Prediction(e, None) for e in eps)
-        pairs = zip(eps, both.variance.chunk(len(branches)), strict=True)
-        return tuple(Prediction(e, v) for e, v in pairs)
-
-    return denoise
 
 
 def _options(case: Case, run: _Run) -> dict[str, Any]:
