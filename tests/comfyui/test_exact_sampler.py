@@ -150,7 +150,7 @@ def test_patches_of_the_cfg_step_are_named_in_the_log(
 
 @pytest.mark.parametrize("name", ["upsampler"])
 def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
-    model, clip, positive, _, _ = glide
+    _, _, positive, _, _ = glide
     up = comfy.load_upsampler(name)
     core = load_model(comfy.checkpoints.path(f"{name}.safetensors"))
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(2))

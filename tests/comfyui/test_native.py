@@ -76,7 +76,7 @@ def test_long_prompt_is_cut_and_says_so(
 
 
 def test_model_gives_the_core_s_x0(comfy: Any, glide: Any) -> None:
-    model, _, _, positive, negative, core = glide
+    model, _, _, positive, _, core = glide
     x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     comfy.management.load_models_gpu([model])
     schedule = Schedule.named("squaredcos_cap_v2")

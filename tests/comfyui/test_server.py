@@ -1,0 +1,198 @@
+"""The pack in a running ComfyUI server: every node, events, interruption, help and templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui.conftest import REPOSITORY
+from PIL import Image
+
+NODES = sorted(
+    "GlideLoader GlideUpsamplerLoader GlideClipLoader GlideOpenClipLoader GlideTextEncode "
+    "GlideClipGuidance GlideEmptyLatent GlideSampler GlideUpsample GlideInpaint "
+    "GlideInpaintConditioning GlideEdit GlideClipScore".split()
+)
+
+
+def graph() -> dict[str, Any]:
+    """Every node of the pack that needs no open_clip, in one API-format prompt."""
+
+    def node(kind: str, **inputs: Any) -> dict[str, Any]:
+        return {"class_type": kind, "inputs": inputs}
+
+    prompts: dict[str, Any] = {"positive": ["positive", 0], "negative": ["negative", 0]}
+    few: dict[str, Any] = {**prompts, "seed": 0, "steps": 2, "sampler_name": "ddim", "cfg": 3.0}
+    return {
+        "base": node("GlideLoader", checkpoint="base.safetensors", dtype="auto"),
+        "inpainter": node("GlideLoader", checkpoint="inpaint.safetensors", dtype="auto"),
+        "up": node("GlideUpsamplerLoader", checkpoint="upsampler.safetensors", dtype="auto"),
+        "clip": node(
+            "GlideClipLoader",
+            checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="auto",
+        ),
+        "positive": node("GlideTextEncode", clip=["base", 1], text="a red fox"),
+        "negative": node("CLIPTextEncode", clip=["base", 1], text=""),
+        "guided": node(
+            "GlideClipGuidance", model=["base", 0], clip=["clip", 0], text="a red fox", scale=2.0
+        ),
+        "empty": node("GlideEmptyLatent", width=64, height=64, batch_size=2),
+        "sampled": node(
+            "GlideSampler", model=["guided", 0], latent_image=["empty", 0], **few
+        ),
+        "scored": node(
+            "GlideClipScore", image=["sampled", 0], clip=["clip", 0], text="a red fox", keep=1
+        ),
+        "upsampled": node(
+            "GlideUpsample",
+            model=["up", 0], image=["scored", 0], positive=["positive", 0], seed=0, steps=2,
+            low_size=32,
+        ),
+        "photo": node("LoadImage", image="photo.png"),
+        "inpainted": node(
+            "GlideInpaint", model=["inpainter", 0], image=["photo", 0], mask=["photo", 1], **few
+        ),
+        "hidden": node(
+            "GlideInpaintConditioning",
+            image=["photo", 0], mask=["photo", 1], width=64, height=64, noise_mask=True, **prompts,
+        ),
+        "core": node(
+            "KSampler",
+            model=["inpainter", 0], positive=["hidden", 0], negative=["hidden", 1],
+            latent_image=["hidden", 2], seed=0, steps=2, cfg=3.0, sampler_name="dpmpp_2m",
+            scheduler="normal", denoise=1.0,
+        ),
+        "decoded": node("VAEDecode", samples=["core", 0], vae=["base", 2]),
+        "edited": node(
+            "GlideEdit", model=["base", 0], image=["photo", 0], strength=0.5, **few
+        ),
+        **{
+            f"save_{name}": node("SaveImage", images=[name, 0], filename_prefix=name)
+            for name in ("sampled", "upsampled", "inpainted", "decoded", "edited")
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photo(server: Any) -> None:
+    """A picture whose right half is transparent: LoadImage makes the mask of it."""
+    picture = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
+    picture.paste((0, 0, 0, 0), (48, 0, 96, 80))
+    picture.save(server.checkpoints.base_directory / "input" / "photo.png")
+
+
+@pytest.mark.usefixtures("photo")
+def test_every_node_runs(server: Any) -> None:
+    prompt = graph()
+    used = {node["class_type"] for node in prompt.values()}
+    assert set(NODES) - used == {"GlideOpenClipLoader"}  # needs weights that are not ours
+    run = server.run(prompt)
+    assert run.end == "execution_success", run.events[-1]
+    folder = server.checkpoints.base_directory / "output"
+    sizes = {
+        name: Image.open(folder / run.outputs[f"save_{name}"]["images"][0]["filename"]).size
+        for name in ("sampled", "upsampled", "inpainted", "decoded", "edited")
+    }
+    assert sizes["sampled"] == sizes["decoded"] == (64, 64)
+    assert sizes["upsampled"] == (128, 128)
+    assert sizes["inpainted"] == (96, 80)
+    assert "picture" in run.outputs["scored"]["text"][0]
+
+
+def sampling(**changes: Any) -> dict[str, Any]:
+    """A prompt that only samples, with GlideSampler's inputs changed."""
+    prompt = graph()
+    keep = ("base", "positive", "negative", "empty", "sampled", "save_sampled")
+    prompt = {name: prompt[name] for name in keep}
+    prompt["sampled"]["inputs"] |= {"model": ["base", 0], **changes}
+    return prompt
+
+
+def test_each_step_reports_and_shows_a_preview(server: Any) -> None:
+    run = server.run(sampling(steps=5, seed=11))
+    steps = [(data["value"], data["max"]) for data in run.of("progress")]
+    assert steps == [(n, 5) for n in range(1, 6)]
+    assert run.previews >= 5
+
+
+@pytest.mark.parametrize("node", ["GlideSampler", "KSampler"])
+def test_interrupt_stops_within_a_step(server: Any, node: str) -> None:
+    prompt = sampling(steps=200, seed=12)
+    if node == "KSampler":
+        inputs = prompt["sampled"]["inputs"]
+        inputs |= {"scheduler": "normal", "denoise": 1.0}
+        prompt["sampled"]["class_type"] = node
+        prompt["decoded"] = graph()["decoded"]
+        prompt["decoded"]["inputs"]["samples"] = ["sampled", 0]
+        prompt["save_sampled"]["inputs"]["images"] = ["decoded", 0]
+    run = server.run(prompt, interrupt_at=3)
+    assert run.end == "execution_interrupted"
+    assert run.of("progress")[-1]["value"] <= 6  # the request itself takes a step or two
+    assert server.run(sampling(steps=1, seed=13)).end == "execution_success"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 0}, "smaller than min"),
+        ({"steps": 1001}, "bigger than max"),
+        ({"cfg": -1.0}, "smaller than min"),
+        ({"sampler_name": "no such"}, "not in list"),
+    ],
+)
+def test_ranges_are_checked_before_the_run(
+    server: Any, changes: dict[str, Any], words: str
+) -> None:
+    run = server.run(sampling(**changes))
+    assert run.end == "refused"
+    assert words in json.dumps(run.events[-1][1])
+
+
+def test_a_missing_checkpoint_is_named_before_the_run(server: Any) -> None:
+    prompt = sampling()
+    prompt["base"]["inputs"]["checkpoint"] = "gone.safetensors"
+    run = server.run(prompt)
+    assert run.end == "refused"
+    assert "gone.safetensors" in json.dumps(run.events[-1][1])
+
+
+def test_the_upsampler_in_the_base_s_place_is_explained(server: Any) -> None:
+    prompt = sampling()
+    prompt["up"] = graph()["up"]
+    prompt["sampled"]["inputs"]["model"] = ["up", 0]
+    run = server.run(prompt)
+    assert run.end == "execution_error"
+    message = run.events[-1][1]["exception_message"]
+    assert "upsampler" in message and "GLIDE Loader" in message
+
+
+def test_the_node_list_has_every_node_with_help(server: Any) -> None:
+    info = server.get("/object_info")
+    ours = sorted(name for name, node in info.items() if "custom_nodes.glide" in node["python_module"])
+    assert ours == NODES
+    for name in ours:
+        assert info[name]["description"] and info[name]["category"].startswith("GLIDE/")
+        page = server.get(f"/extensions/glide/docs/{name}.md")
+        assert page.startswith("#") and "## Inputs" in page and "## Outputs" in page
+
+
+def test_help_pages_name_every_input_and_output(server: Any) -> None:
+    info = server.get("/object_info")
+    for name in NODES:
+        page = (REPOSITORY / "web" / "docs" / f"{name}.md").read_text()
+        inputs = [key for group in info[name]["input"].values() for key in group]
+        missing = [key for key in inputs if f"`{key}`" not in page]
+        assert not missing, f"{name}: {missing}"
+        for output in info[name]["output_name"]:
+            assert f"`{output}`" in page, f"{name}: output {output}"
+
+
+def test_example_workflows_are_offered_as_templates(server: Any) -> None:
+    offered = server.get("/workflow_templates")["glide"]
+    files = sorted(path.stem for path in Path(REPOSITORY / "example_workflows").glob("*.json"))
+    assert sorted(offered) == files
+    for name in files:
+        workflow = server.get(f"/api/workflow_templates/glide/{name}.json")
+        assert workflow["nodes"]
