@@ -37,3 +37,10 @@ def exact(schedule: Schedule) -> Denoiser:
         return Prediction(means(x_t, t).eps, variance.reshape(-1, 1, 1, 1).expand(x_t.shape))
 
     return denoise
+
+
+def textured(x_t: Tensor, t: Tensor, /) -> Prediction:
+    """A denoiser with opinions: nonlinear, mixing neighbours, with a variance out of [-1, 1]."""
+    blurred = torch.nn.functional.avg_pool2d(x_t, 3, 1, 1)
+    eps = torch.tanh(2 * x_t - blurred) + 0.1 * torch.cos(t.float() / 90).reshape(-1, 1, 1, 1)
+    return Prediction(eps, 1.3 * torch.sin(3 * x_t))
