@@ -56,11 +56,11 @@ SUBJECTS: dict[str, str] = {
 }  # fmt: skip
 
 TEMPLATES = (
-    "a {subject} on a {background} background",
+    "{a} {subject} on {the} {background} background",
     "{subject} on {background}",
-    "a {subject}, {background} background",
-    "a drawing of a {subject} on a {background} background",
-    "a picture of a {subject} on {background}",
+    "{a} {subject}, {background} background",
+    "a drawing of {a} {subject} on {the} {background} background",
+    "a picture of {a} {subject} on {background}",
 )
 
 
@@ -122,10 +122,10 @@ class Sprites:
 
     def caption(self, rng: torch.Generator, subject: str, background: str) -> str:
         if background == "white" and float(torch.rand((), generator=rng)) < 0.4:
-            return f"a {subject}"  # no background named: white
+            return f"{article(subject)} {subject}"  # no background named: white
         pick = int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
         template = TEMPLATES[max(0, pick - 3)]  # the first template half of the time
-        return template.format(subject=subject, background=background)
+        return fill(template, subject, background)
 
     def low_batch(self, rng: torch.Generator, size: int, *, distinct: bool = False) -> Batch:
         """Random subjects on random backgrounds at 64x64; distinct: no pair of them twice."""
@@ -165,6 +165,17 @@ class Sprites:
             name = self.subjects[self.named.index(index)] if named else self.labels[index]
             captions.append(self.caption(rng, name, self.colours[colour]))
         return Batch(torch.stack(pictures), captions)
+
+
+def article(noun: str) -> str:
+    return "an" if noun[0] in "aeio" else "a"
+
+
+def fill(template: str, subject: str, background: str) -> str:
+    """A caption from one of `TEMPLATES`."""
+    return template.format(
+        a=article(subject), subject=subject, the=article(background), background=background
+    )
 
 
 def build(fluent: Path, emojibase: Path, out: Path) -> int:
