@@ -10,11 +10,21 @@ import pytest
 from comfyui.conftest import REPOSITORY
 from PIL import Image
 
-NODES = sorted(
-    "GlideLoader GlideUpsamplerLoader GlideClipLoader GlideOpenClipLoader GlideTextEncode "
-    "GlideClipGuidance GlideEmptyLatent GlideSampler GlideUpsample GlideInpaint "
-    "GlideInpaintConditioning GlideEdit GlideClipScore".split()
-)
+NODES = [
+    "GlideClipGuidance",
+    "GlideClipLoader",
+    "GlideClipScore",
+    "GlideEdit",
+    "GlideEmptyLatent",
+    "GlideInpaint",
+    "GlideInpaintConditioning",
+    "GlideLoader",
+    "GlideOpenClipLoader",
+    "GlideSampler",
+    "GlideTextEncode",
+    "GlideUpsample",
+    "GlideUpsamplerLoader",
+]
 
 
 def graph() -> dict[str, Any]:
@@ -170,7 +180,9 @@ def test_the_upsampler_in_the_base_s_place_is_explained(server: Any) -> None:
 
 def test_the_node_list_has_every_node_with_help(server: Any) -> None:
     info = server.get("/object_info")
-    ours = sorted(name for name, node in info.items() if "custom_nodes.glide" in node["python_module"])
+    ours = sorted(
+        name for name, node in info.items() if "custom_nodes.glide" in node["python_module"]
+    )
     assert ours == NODES
     for name in ours:
         assert info[name]["description"] and info[name]["category"].startswith("GLIDE/")

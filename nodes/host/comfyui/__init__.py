@@ -15,7 +15,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
 
@@ -36,6 +36,7 @@ from .managed import managed_clip
 from .model import GlideBaseModel, build_model
 from .progress import progress
 from .sampling import sample
+from .saved import load_any
 from .text import LoadedText, build_clip
 
 __all__ = ["ComfyHost"]
@@ -61,7 +62,7 @@ class ComfyHost:
 
     def _load(self, path: Path, dtype: str, kinds: Sequence[ModelKind]) -> tuple[Any, LoadedText]:
         with torch.inference_mode(False):  # weights made inside it can take no part in a gradient
-            model = load_model(path, kinds=kinds)
+            model = load_any(path, kinds)
             text = build_clip(model.text, model.config)
             return build_model(model, _dtype(dtype), text), text
 
@@ -116,8 +117,11 @@ class ComfyHost:
         if image is not None and keep_mask is not None:
             spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: 1.0 - keep_mask}
         prompts = [with_extras(branch, **spatial) for branch in branches]
-        side = config.unet.image_size
-        size = tuple(image.shape[-2:]) if image is not None else (side, side)
+        size = (config.unet.image_size, config.unet.image_size)
+        if image is not None:
+            size = (image.shape[-2], image.shape[-1])
+        elif low_res is not None:
+            size = (4 * low_res.shape[-2], 4 * low_res.shape[-1])
         return sample(model, prompts, job, shape=(batch, config.unet.channels, *size))
 
     def progress(self, label: str, stages: int = 1) -> Any:

@@ -23,6 +23,7 @@ from glide_core.models.unet import UNet
 
 from ..values import GLIDE_TEXT, LOW_RES, POOLED
 from .conditions import inpaint_condition, resize
+from .saved import saved_extras
 from .text import GLIDE_TOWER, LoadedText, encode_again
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
@@ -234,6 +235,13 @@ class GlideBaseModel(comfy.model_base.BaseModel):
             f"the CONDITIONING of this GLIDE MODEL {problem}. Encode the prompt with the CLIP "
             "output of GLIDE Loader."
         )
+
+    def state_dict_for_saving(self, clip_state_dict: Any = None, *others: Any) -> dict[str, Any]:
+        """Give everything GLIDE Loader needs to load the file again, the text tower included."""
+        if clip_state_dict is None and self.text is not None:
+            clip_state_dict = self.text.clip.get_sd()
+        found = super().state_dict_for_saving(clip_state_dict, *others)
+        return {**found, **saved_extras(self.glide_config)}
 
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
         """Estimate the bytes one forward pass needs beside the weights.
