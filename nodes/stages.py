@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from glide_core.errors import GlideError
+
 from .host import Bound, Conditioning, Host
 from .host.values import part, spatial
 
@@ -49,6 +51,8 @@ def sample(
     """Sample `batch` pictures [B, C, *size] in [-1, 1]; picture i is what seed + i gives alone."""
     from glide_core import pipeline
 
+    if batch < 1:
+        raise GlideError(f"{prompts.node}: a batch of 0 pictures came in. Expected 1 or more.")
     branches = prompts.branches(settings)
     extras = part(prompts.positive, where=f"{prompts.node}: 'positive'")
     known = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)

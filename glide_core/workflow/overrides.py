@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from glide_core.errors import GlideError
-from glide_core.workflow.graph import Graph, Link, Node
+from glide_core.workflow.graph import Graph, Node
 from glide_core.workflow.schema import NodeSchema
 
 
@@ -55,10 +54,12 @@ def _changed(
             f"Expected one of: {', '.join(widgets) or 'none, it has no widgets'}."
         )
     spec = schema.input(field) if schema else None
-    new: Any = value
-    if spec is None and not isinstance(node.inputs.get(field), (str, Link)):
-        try:
-            new = json.loads(value)
-        except json.JSONDecodeError:
-            new = value
-    return replace(node, inputs={**node.inputs, field: new})
+    return replace(node, inputs={**node.inputs, field: _typed(value, spec.type if spec else "")})
+
+
+def _typed(value: str, kind: str) -> Any:
+    """A number where the widget holds one; what cannot be read is left for the check to tell."""
+    try:
+        return {"INT": int, "FLOAT": float}.get(kind, str)(value)
+    except ValueError:
+        return value

@@ -1,0 +1,313 @@
+"""The nodes on tiny models, as a workflow calls them: outside ComfyUI, under inference mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from glide_pack.nodes import NODE_CLASS_MAPPINGS, host
+from glide_pack.nodes.host.standalone import StandaloneHost
+
+from glide_core.errors import GlideError
+
+
+@pytest.fixture(autouse=True)
+def standalone(model_folder: Path) -> Iterator[None]:
+    here = StandaloneHost(device="cpu", show_progress=False)
+    with host.using(here), torch.inference_mode():
+        yield
+
+
+def call(name: str, **inputs: Any) -> Any:
+    node: Any = NODE_CLASS_MAPPINGS[name]()
+    declared = node.INPUT_TYPES()
+    groups = {**declared["required"], **declared.get("optional", {})}
+    values = {
+        key: entry[1]["default"]
+        for key, entry in groups.items()
+        if len(entry) > 1 and "default" in entry[1]
+    }
+    result = getattr(node, node.FUNCTION)(**{**values, **inputs})
+    return result["result"] if isinstance(result, dict) else result
+
+
+def base(name: str = "tiny_base.safetensors") -> tuple[Any, Any, Any]:
+    return call("GlideLoader", checkpoint=name)
+
+
+def upsampler(name: str = "tiny_upsampler.safetensors") -> Any:
+    return call("GlideUpsamplerLoader", checkpoint=name)[0]
+
+
+def prompts(clip: Any, text: str = "a red apple") -> dict[str, Any]:
+    return {
+        "positive": call("GlideTextEncode", clip=clip, text=text)[0],
+        "negative": call("GlideTextEncode", clip=clip, text="")[0],
+    }
+
+
+def draw(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inputs: Any) -> Any:
+    loaded, clip, _ = base()
+    latent = call("GlideEmptyLatent", width=32, height=32, batch_size=batch)[0]
+    given = {"steps": 2, "latent_image": latent, **prompts(clip, text), **inputs}
+    return call("GlideSampler", model=model or loaded, **given)
+
+
+def picture(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_sampler_gives_images_and_the_same_pictures_as_a_latent() -> None:
+    image, latent = draw(2)
+    assert image.shape == (2, 32, 32, 3)
+    assert image.min() >= 0 and image.max() <= 1
+    expected = (latent["samples"].clamp(-1, 1) + 1) / 2
+    assert torch.allclose(image.movedim(-1, 1), expected, atol=1e-6)
+
+
+def test_image_i_of_a_batch_is_what_seed_plus_i_gives_alone() -> None:
+    together, alone = draw(3, seed=7)[0], draw(1, seed=9)[0]
+    assert torch.allclose(together[2], alone[0], atol=1e-4)
+
+
+def test_the_largest_seed_works_and_wraps() -> None:
+    together, wrapped = draw(2, seed=2**64 - 1)[0], draw(1, seed=0)[0]
+    assert torch.allclose(together[1], wrapped[0], atol=1e-4)
+
+
+def test_the_prompt_and_the_guidance_change_the_picture() -> None:
+    plain = draw(cfg=1.0)[0]
+    assert not torch.equal(plain, draw(cfg=4.0)[0])
+    assert not torch.equal(plain, draw(cfg=1.0, text="a blue car")[0])
+    assert torch.equal(plain, draw(cfg=1.0)[0])
+
+
+def test_an_empty_prompt_works() -> None:
+    assert torch.isfinite(draw(text="")[0]).all()
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="glide"):
+        draw(text="a very long prompt about many apples " * 30)
+    assert "cut off" in caplog.text
+
+
+def test_clip_guidance_changes_a_copy_and_not_the_model() -> None:
+    model, _, _ = base()
+    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    (guided,) = call("GlideClipGuidance", model=model, clip=clip, text="an apple", scale=50.0)
+    assert model.guides == () and len(guided.guides) == 1
+    (twice,) = call("GlideClipGuidance", model=guided, clip=clip, text="a car", scale=1.0)
+    assert len(guided.guides) == 1 and len(twice.guides) == 2
+    size = call("GlideEmptyLatent", width=64, height=64, batch_size=1)[0]
+    plain, pulled = (
+        draw(model=m, latent_image=size, sampler_name="ancestral", steps=4)[0]
+        for m in (model, guided)
+    )
+    assert not torch.allclose(plain, pulled, atol=1e-3)
+
+
+def test_clip_guidance_of_scale_0_is_the_model_itself() -> None:
+    model, _, _ = base()
+    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    assert call("GlideClipGuidance", model=model, clip=clip, text="x", scale=0.0)[0] is model
+
+
+def test_denoise_0_5_starts_from_the_latent() -> None:
+    start = {"samples": torch.full((1, 3, 32, 32), 0.5)}
+    near, far = draw(latent_image=start, denoise=0.1, steps=20)[1], draw(steps=20)[1]
+    error = [(found["samples"] - 0.5).abs().mean() for found in (near, far)]
+    assert error[0] < error[1]
+
+
+def test_upsampling_makes_sides_four_times_as_long_in_any_shape() -> None:
+    _, clip, _ = base()
+    positive = prompts(clip)["positive"]
+    given = {"model": upsampler(), "positive": positive, "steps": 1}
+    assert call("GlideUpsample", image=picture(64, 64), **given)[0].shape == (1, 256, 256, 3)
+    (wide,) = call("GlideUpsample", image=picture(50, 25), low_size=16, **given)
+    assert wide.shape == (1, 64, 128, 3)
+
+
+@pytest.mark.parametrize("marked", ["nothing", "everything", "half", "soft"])
+def test_inpainting_changes_nothing_outside_the_mask(
+    marked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, clip, _ = base("tiny_inpaint.safetensors")
+    image, mask = picture(100, 70), torch.zeros(1, 70, 100)
+    if marked == "everything":
+        mask[:] = 1
+    elif marked != "nothing":
+        mask[:, 20:60, 30:80] = 1 if marked == "half" else 0.7
+    found, patch = call(
+        "GlideInpaint", model=model, image=image, mask=mask, steps=2, **prompts(clip)
+    )
+    assert found.shape == image.shape and patch.shape == (1, 64, 64, 3)
+    kept = mask < 0.5
+    assert torch.equal(found[kept], image[kept])
+    if marked != "nothing":
+        assert not torch.equal(found, image)
+    assert ("soft edges" in caplog.text) == (marked == "soft")
+
+
+def test_inpainting_has_a_second_stage_and_variations() -> None:
+    model, clip, _ = base("tiny_inpaint.safetensors")
+    mask = torch.zeros(1, 12, 20)  # of another size than the picture
+    mask[:, 4:8, 5:15] = 1
+    found, patch = call(
+        "GlideInpaint",
+        model=model,
+        upsampler=upsampler("tiny_upsampler_inpaint.safetensors"),
+        image=picture(100, 60),
+        mask=mask,
+        steps=1,
+        upsample_steps=1,
+        variations=2,
+        **prompts(clip),
+    )
+    assert found.shape == (2, 60, 100, 3) and patch.shape == (2, 256, 256, 3)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_inpaint_conditioning_serves_the_sampler() -> None:
+    model, clip, _ = base("tiny_inpaint.safetensors")
+    image, mask = picture(64, 64), torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    positive, negative, latent = call(
+        "GlideInpaintConditioning", image=image, mask=mask, **prompts(clip)
+    )
+    found, _ = call(
+        "GlideSampler",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        steps=3,
+    )
+    assert torch.allclose(found[:, :, :32], image[:, :, :32], atol=0.01)
+    assert not torch.allclose(found[:, :, 32:], image[:, :, 32:], atol=0.01)
+
+
+def test_editing_by_strength_0_keeps_the_picture() -> None:
+    model, clip, _ = base()
+    image = picture(64, 64)
+    (same,) = call("GlideEdit", model=model, image=image, strength=0.0, steps=2, **prompts(clip))
+    assert torch.allclose(same, image, atol=1 / 255)
+    (other,) = call("GlideEdit", model=model, image=image, strength=0.9, steps=4, **prompts(clip))
+    assert not torch.allclose(other, image, atol=0.1)
+
+
+def test_editing_with_an_upsampler_is_four_times_as_large() -> None:
+    model, clip, _ = base()
+    (found,) = call(
+        "GlideEdit",
+        model=model,
+        upsampler=upsampler(),
+        image=picture(90, 60),
+        steps=2,
+        upsample_steps=2,
+        upsample_strength=0.5,
+        **prompts(clip),
+    )
+    assert found.shape == (1, 256, 384, 3)
+
+
+def test_scores_rank_the_pictures() -> None:
+    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    image = picture(64, 64, batch=3)
+    ranked, lines = call("GlideClipScore", image=image, clip=clip, text="an apple", keep=2)
+    values = [float(line.split()[0]) for line in lines.splitlines()]
+    assert ranked.shape[0] == 2 and values == sorted(values, reverse=True)
+    first = int(lines.splitlines()[0].split()[-1]) - 1
+    assert torch.equal(ranked[0], image[first])
+
+
+WRONG = [
+    ("GlideSampler", "model", "upsampler", "GLIDE's upsampler model"),
+    ("GlideUpsample", "model", "base", "GLIDE's base model"),
+    ("GlideInpaint", "model", "base", "GLIDE's base model"),
+    ("GlideInpaint", "upsampler", "upsampler", "Expected GLIDE's upsampler-inpaint"),
+    ("GlideEdit", "model", "upsampler", "GLIDE's upsampler model"),
+]
+
+
+@pytest.mark.parametrize(("node", "name", "kind", "words"), WRONG)
+def test_a_model_of_the_wrong_kind_is_named_with_its_input(
+    node: str, name: str, kind: str, words: str
+) -> None:
+    _, clip, _ = base()
+    good = base("tiny_inpaint.safetensors")[0] if node == "GlideInpaint" else base()[0]
+    bad = upsampler() if kind == "upsampler" else base()[0]
+    inputs: dict[str, Any] = {"model": good, **prompts(clip), name: bad}
+    if node == "GlideSampler":
+        inputs["latent_image"] = call("GlideEmptyLatent")[0]
+    else:
+        inputs["image"] = picture()
+    if node == "GlideInpaint":
+        inputs["mask"] = torch.ones(1, 24, 40)
+    if node == "GlideUpsample":
+        inputs.pop("negative")
+    with pytest.raises(GlideError, match=words) as caught:
+        call(node, **inputs)
+    assert f"'{name}'" in str(caught.value) and "Connect" in str(caught.value)
+
+
+def test_a_loader_refuses_a_model_of_the_wrong_kind() -> None:
+    with pytest.raises(GlideError, match="upsampler"):
+        base("tiny_upsampler.safetensors")
+    with pytest.raises(GlideError, match="base"):
+        upsampler("tiny_base.safetensors")
+    with pytest.raises(GlideError, match="noisy CLIP"):
+        call("GlideClipLoader", checkpoint="tiny_base.safetensors")
+
+
+def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
+    _, clip, _ = base()
+    noisy = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    (guided,) = call("GlideClipGuidance", model=upsampler(), clip=noisy, text="x", scale=1.0)
+    with pytest.raises(GlideError, match="trained on pictures of 64"):
+        call(
+            "GlideUpsample",
+            model=guided,
+            image=picture(64, 64),
+            positive=prompts(clip)["positive"],
+            steps=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"respacing": "swift27"}, "swift27"),
+        ({"sampler_name": "magic"}, "unknown sampler"),
+        ({"denoise": 0.5, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}}, "4 channels"),
+        ({"latent_image": {"samples": torch.zeros(0, 3, 32, 32)}}, "0 pictures"),
+        ({"latent_image": {"samples": torch.zeros(1, 3, 33, 32)}}, "33"),
+    ],
+)
+def test_bad_settings_are_explained(inputs: dict[str, Any], words: str) -> None:
+    with pytest.raises(GlideError, match=words):
+        draw(**inputs)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "euler"])
+def test_one_step_works(sampler: str) -> None:
+    assert torch.isfinite(draw(steps=1, sampler_name=sampler)[0]).all()
+
+
+def test_a_conditioning_of_another_text_encoder_is_refused() -> None:
+    model, _, _ = base()
+    foreign = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
+    with pytest.raises(GlideError, match="carries no GLIDE tokens"):
+        draw(model=model, positive=foreign)
+
+
+def test_the_file_of_a_loader_cannot_lie_outside_the_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.safetensors").write_bytes(b"x")
+    node: Any = NODE_CLASS_MAPPINGS["GlideLoader"]
+    answer = node.VALIDATE_INPUTS(checkpoint=f"../../{tmp_path.name}/secret.safetensors")
+    assert "there is no model file" in answer

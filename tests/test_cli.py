@@ -1,0 +1,344 @@
+"""The `glide` command on tiny models: what it writes, what it says, how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from glide_core import png
+from glide_core.cli import COMMANDS, main
+
+TWO_STAGES = ["--model", "tiny_base.safetensors", "--upsampler", "tiny_upsampler.safetensors"]
+QUICK = ["--steps", "2", "--upsample-steps", "2", "--quiet"]
+
+
+def glide(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.fixture
+def out(tmp_path: Path, model_folder: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.effect_noise((90, 60), 80).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    path = tmp_path / "mask.png"
+    picture = Image.new("L", (90, 60), 0)
+    picture.paste(255, (30, 20, 60, 40))
+    picture.save(path)
+    return path
+
+
+def test_help_comes_without_importing_torch() -> None:
+    code = """
+import sys
+from glide_core.cli import main
+for words in [["--help"]] + [[name, "--help"] for name in sys.argv[1:]]:
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert stop.code == 0
+heavy = {"torch", "numpy", "PIL", "diffusers", "open_clip", "tqdm"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    names = [name for name in COMMANDS if name != "train"]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert f"    {name} " in done.stdout
+
+
+def test_the_samplers_in_the_help_are_those_there_are() -> None:
+    from glide_core.commands.options import SAMPLERS
+    from glide_core.diffusion import SAMPLERS as REAL
+
+    assert SAMPLERS == REAL
+
+
+def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "a red apple", "--negative", "blur", *TWO_STAGES, *QUICK]
+    assert glide(*words, "-n", 2, "--seed", 5, "--cfg", 2, "--out", out) == 0
+    paths = sorted(out.iterdir())
+    assert [path.name for path in paths] == ["glide_00001_.png", "glide_00002_.png"]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    for i, path in enumerate(paths):
+        assert Image.open(path).size == (256, 256)
+        text = png.read_text(path)
+        facts = json.loads(text["glide"])
+        assert facts["prompt"] == "a red apple" and facts["seed"] == 5 + i
+        assert facts["cfg"] == 2 and facts["steps"] == 2
+        assert text["parameters"].startswith("a red apple\nNegative prompt: blur\n")
+    assert glide(*words, "--out", out) == 0
+    assert len(list(out.iterdir())) == 3  # numbered on, nothing overwritten
+
+
+def test_a_picture_is_the_same_in_any_batch(out: Path) -> None:
+    words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--steps", 3, "--quiet"]
+    glide(*words, "-n", 3, "--batch", 3, "--out", out / "together")
+    glide(*words, "-n", 3, "--batch", 1, "--out", out / "alone")
+    for path in sorted((out / "together").iterdir()):
+        error = abs(pixels(path) - pixels(out / "alone" / path.name))
+        # sums of another order round differently, and the first steps magnify that
+        assert error.mean() < 0.01 and error.max() < 16
+
+
+def test_clip_guidance_and_size_and_respacing(out: Path) -> None:
+    words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--out", out]
+    clip = ["--clip", "tiny_clip.safetensors"]
+    assert glide(*words, "--respacing", "5", "--clip-scale", 90, *clip) == 0
+    assert glide(*words, "--respacing", "5") == 0
+    assert glide(*words, "--steps", 1, "--size", "96x64") == 0
+    first, second, wide = sorted(out.iterdir())
+    assert (pixels(first) != pixels(second)).any()
+    assert Image.open(wide).size == (96, 64)
+
+
+def test_upscale(out: Path, photo: Path) -> None:
+    words = ["upscale", photo, "noise", "--model", "tiny_upsampler.safetensors", "--quiet"]
+    assert glide(*words, "--steps", 1, "--out", out) == 0
+    (path,) = out.iterdir()
+    assert Image.open(path).size == (384, 256)
+
+
+def test_inpaint_changes_the_masked_part_alone(out: Path, photo: Path, mask: Path) -> None:
+    models = ["--model", "tiny_inpaint.safetensors"]
+    models += ["--upsampler", "tiny_upsampler_inpaint.safetensors"]
+    assert glide("inpaint", photo, mask, "a cat", *models, *QUICK, "--out", out) == 0
+    (path,) = out.iterdir()
+    changed = (pixels(path) != pixels(photo)).any(axis=2)
+    marked = pixels(mask) > 0
+    assert changed[marked].any() and not changed[~marked].any()
+
+
+def test_edit_by_little_stays_near(out: Path, photo: Path) -> None:
+    words = ["edit", photo, "a cat", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 20]
+    for strength in (0, 1):
+        assert glide(*words, "--strength", strength, "--out", out / str(strength)) == 0
+    small = np.asarray(Image.open(photo).resize((96, 64), Image.Resampling.BICUBIC)).astype(int)
+    near, far = (pixels(out / s / "glide_00001_.png") for s in ("0", "1"))
+    assert abs(near - small).max() <= 1 < abs(far - small).mean()
+
+
+def test_models_lists_what_is_known_and_what_is_here(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glide("models") == 0
+    said = capsys.readouterr().out
+    assert "openai-base" in said and "https://openaipublic" in said
+    assert "tiny_clip.safetensors" in said and "noisy CLIP" in said
+
+
+def test_models_convert_writes_a_safetensors_and_never_over_another(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["models", "convert", model_folder / "tiny_base.safetensors", "--dtype", "float32"]
+    target = tmp_path / "mine.safetensors"
+    assert glide(*words, "--to", target) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    assert load_file(target).keys() == load_file(model_folder / "tiny_base.safetensors").keys()
+    assert glide(*words, "--to", target) == 1
+    assert "there already" in capsys.readouterr().err
+
+
+def test_what_is_not_here_is_not_downloaded_unasked(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glide("generate", "x", "--model", "openai-base", "--out", out) == 1
+    assert "glide models download openai-base" in capsys.readouterr().err
+
+
+def bad_files(folder: Path, good: Path) -> dict[str, Path]:
+    files = {name: folder / f"{name}.safetensors" for name in ("truncated", "nan", "text")}
+    files["pickle"] = folder / "pickle.pt"
+    files["truncated"].write_bytes(good.read_bytes()[:5000])
+    weights = load_file(good)
+    name = next(iter(weights))
+    save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, files["nan"])
+    files["text"].write_text("hello")
+    torch.save(Unsafe(), files["pickle"])
+    return files
+
+
+class Unsafe:
+    def __reduce__(self) -> Any:
+        return (print, ("code was run",))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "nan", "text", "pickle", "missing"])
+def test_a_bad_checkpoint_is_named_and_nothing_is_written(
+    kind: str, out: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = bad_files(out.parent, model_folder / "tiny_base.safetensors")
+    path = files.get(kind, out.parent / "missing.safetensors")
+    assert glide("generate", "x", "--model", path, "--out", out, "--quiet") == 1
+    said = capsys.readouterr()
+    assert path.name in said.err and "Traceback" not in said.err
+    assert "code was run" not in said.out
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--respacing", "swift9"], "swift9"),
+        (["--model", "tiny_upsampler.safetensors"], "kind 'upsampler'"),
+        (["--upsampler", "tiny_base.safetensors"], "kind 'base'"),
+        (["--device", "gpu9"], "gpu9"),
+        (["--clip-scale", "1", "--clip", "tiny_base.safetensors"], "noisy CLIP"),
+    ],
+)
+def test_bad_settings_are_explained(
+    words: list[str], expected: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out, *words) == 1
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
+        ["-n", "0"],
+        ["--steps", "0"],
+        ["--size", "65"],
+        ["--sampler", "magic"],
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_loaded(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        glide("generate", "x", *words)
+    assert stop.value.code == 2
+
+
+def test_an_unreadable_picture_is_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = out.parent / "broken.png"
+    path.write_bytes(b"not a picture")
+    assert glide("upscale", path, "x", "--out", out) == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"1": {"class_type": "Nope", "inputs": {}}}'])
+def test_a_malformed_workflow_writes_nothing(
+    text: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    path.write_text(text)
+    assert glide("run", path, "--out", out) == 1
+    assert "Expected" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_picture_the_workflow_needs_is_looked_for_before_anything_runs(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "none.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+    }
+    path.write_text(json.dumps(nodes))
+    assert glide("run", path, "--out", out) == 1
+    said = capsys.readouterr().err
+    assert "node 1 (LoadImage), input 'image'" in said and "no picture 'none.png'" in said
+    Image.new("RGB", (8, 6), "red").save(out.parent / "none.png")
+    assert glide("run", path, "--out", out) == 0
+    assert Image.open(out / "a_00001_.png").size == (8, 6)
+
+
+def test_core_nodes_mean_here_what_they_mean_in_comfyui(out: Path) -> None:
+    """EmptyLatentImage counts SD pixels (256 is 32), CLIPTextEncode and the VAE take ours."""
+    sampler = {"seed": 1, "steps": 2, "sampler_name": "ddim", "cfg": 2.0}
+    nodes = {
+        "1": ("GlideLoader", {"checkpoint": "tiny_base.safetensors", "dtype": "float32"}),
+        "2": ("CLIPTextEncode", {"text": "a car", "clip": ["1", 1]}),
+        "3": ("EmptyLatentImage", {"width": 384, "height": 256, "batch_size": 1}),
+        "4": (
+            "GlideSampler",
+            {
+                "model": ["1", 0],
+                "positive": ["2", 0],
+                "negative": ["2", 0],
+                "latent_image": ["3", 0],
+                **sampler,
+            },
+        ),
+        "5": ("VAEDecode", {"samples": ["4", 1], "vae": ["1", 2]}),
+        "6": ("SaveImage", {"images": ["5", 0], "filename_prefix": "sub/decoded"}),
+        "7": ("VAEEncode", {"pixels": ["5", 0], "vae": ["1", 2]}),
+        "8": ("VAEDecode", {"samples": ["7", 0], "vae": ["1", 2]}),
+        "9": ("PreviewImage", {"images": ["8", 0]}),
+    }
+    path = out.parent / "workflow.json"
+    plain = {k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in nodes.items()}
+    path.write_text(json.dumps(plain))
+    assert glide("run", path, "--out", out, "--quiet") == 0
+    saved, shown = out / "sub" / "decoded_00001_.png", out / "preview_00001_.png"
+    assert Image.open(saved).size == (48, 32)
+    assert abs(pixels(saved) - pixels(shown)).max() == 0
+
+
+def test_a_prefix_cannot_lead_out_of_the_folder(
+    out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    path.write_text(json.dumps(nodes))
+    assert glide("run", path, "--out", out, "--set", "2.filename_prefix=../../x") == 1
+    assert "leads out of" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_ctrl_c_stops_and_leaves_no_picture(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from glide_core import diffusion
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffusion, "sample_ddim", interrupted)
+    assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out) == 130
+    assert "stopped" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_failed_write_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Image.Image, path: Path, **more: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", broken)
+    with pytest.raises(KeyboardInterrupt):
+        png.save([Image.new("RGB", (4, 4))], tmp_path)
+    assert list(tmp_path.iterdir()) == []
