@@ -17,6 +17,16 @@ def group_norm(norm: Any, x: Tensor) -> Tensor:
     return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
 
 
+def norm_act(
+    norm: Any, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, act: bool
+) -> Tensor:
+    """GroupNorm, then * (1 + scale) + shift where given ([B, C, 1, 1]), then SiLU if `act`."""
+    h = group_norm(norm, x)
+    if scale is not None and shift is not None:
+        h = torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
+    return F.silu(h) if act else h
+
+
 def layer_norm(norm: Any, x: Tensor) -> Tensor:
     """Normalise the last axis in float32 and give back x's dtype."""
     return norm(x.float()).to(x.dtype)  # type: ignore[no-any-return]

@@ -125,7 +125,9 @@ class ImageEmbedding(nn.Module):
             for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
         )
         x = ((x.float() + 1) * 127.5 - mean) / std
-        patches = F.conv2d(x.to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_proj.shape[-1])
+        patches = F.conv2d(
+            x.to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_proj.shape[-1]
+        )
         class_token = F.embedding(t, self.w_t)[:, None]  # the timestep IS the class token
         tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return self.ln(tokens + self.w_pos[None])  # type: ignore[no-any-return]

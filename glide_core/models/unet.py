@@ -20,6 +20,7 @@ from glide_core.models.layers import (
     feed,
     group_norm,
     merge_heads,
+    norm_act,
     pointwise,
     split_heads,
     timestep_embedding,
@@ -71,6 +72,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
+        self.norm_act = norm_act  # training on a CPU swaps in a fused kernel
         self.in_layers = nn.Sequential(
             operations.GroupNorm(32, channels, **factory),
             nn.SiLU(),
@@ -91,16 +93,16 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, _, conv = self.in_layers
-        h = F.silu(group_norm(norm, x))
+        h = self.norm_act(norm, x, act=True)
         if self.resample == "up":
             x, h = (F.interpolate(v, scale_factor=2, mode="nearest") for v in (x, h))
         elif self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         h = conv(h)
         # emb comes activated: the leading SiLU is the same for every block and is done once
-        scale, shift = feed(self.emb_layers[1], emb).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = feed(self.emb_layers[1], emb)[:, :, None, None].chunk(2, dim=1)
         norm, _, dropout, conv = self.out_layers
-        h = F.silu(torch.addcmul(shift, group_norm(norm, h), 1 + scale))
+        h = self.norm_act(norm, h, scale, shift, act=True)
         return self.skip_connection(x) + conv(dropout(h))  # type: ignore[no-any-return]
 
 
@@ -121,6 +123,7 @@ class AttentionBlock(nn.Module):
                 f"attention over {channels} channels cannot be split into heads of {head_channels}"
             )
         self.head_channels = head_channels
+        self.norm_act = norm_act
         self.norm = operations.GroupNorm(32, channels, **factory)
         self.qkv = operations.Conv1d(channels, 3 * channels, 1, **factory)
         self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1, **factory)
@@ -133,7 +136,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         b, c, height, width = x.shape
-        h = group_norm(self.norm, x)
+        h = self.norm_act(self.norm, x, act=False)
         tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
         q, k, v = split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
         text_k, text_v = keys_values
