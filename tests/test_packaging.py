@@ -46,9 +46,10 @@ import importlib.util, sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 sys.path = [p for p in sys.path if not (p and __import__("pathlib").Path(p, "glide_core").is_dir())]
 folder = {str(ROOT)!r}
-spec = importlib.util.spec_from_file_location(folder, folder + "/__init__.py")
+name = folder.replace(".", "_x_")  # ComfyUI's own way of naming it
+spec = importlib.util.spec_from_file_location(name, folder + "/__init__.py")
 module = importlib.util.module_from_spec(spec)
-sys.modules[folder] = module
+sys.modules[name] = module
 spec.loader.exec_module(module)
 assert len(module.NODE_CLASS_MAPPINGS) >= 13 and module.WEB_DIRECTORY == "./web"
 for node in module.NODE_CLASS_MAPPINGS.values():

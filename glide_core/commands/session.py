@@ -192,6 +192,6 @@ def parameters(facts: Mapping[str, Any]) -> str:
     lines = [str(facts.get("prompt", ""))]
     if facts.get("negative"):
         lines.append(f"Negative prompt: {facts['negative']}")
-    rest = {k: v for k, v in facts.items() if k not in ("prompt", "negative") and v not in ("", None)}
-    lines.append(", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in rest.items()))
+    rest = [(k, v) for k, v in facts.items() if k not in ("prompt", "negative") and v != ""]
+    lines.append(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in rest))
     return "\n".join(lines)
