@@ -17,6 +17,9 @@ static inline uint16_t store_bf16(float f) {
     memcpy(&u, &f, 4);
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);  // round to nearest even
 }
+// -ffast-math divides by way of a reciprocal, and 1 / inf comes out as NaN there: keep exp finite.
+// A flat picture with one small feature normalises to values of over 88, so that this happens.
+#define LIMIT(v) ((v) < 80.0f ? (v) : 80.0f)
 #define LOAD_f32(v) (v)
 #define STORE_f32(v) (v)
 #define LOAD_bf16(v) load_bf16(v)
@@ -51,7 +54,7 @@ static inline uint16_t store_bf16(float f) {
             for (long n = 0; n < N; n++)                                                          \
                 _Pragma("omp simd") for (long c = 0; c < C; c++) {                                \
                     float z = LOAD_##NAME(xb[n * C + c]) * k[c] + m[c];                           \
-                    float f = act ? z / (1 + expf(-z)) : z;                                       \
+                    float f = act ? z / (1 + expf(LIMIT(-z))) : z;                                \
                     yb[n * C + c] = STORE_##NAME(f);                                              \
                 }                                                                                 \
             free(s);                                                                              \
@@ -76,7 +79,7 @@ static inline uint16_t store_bf16(float f) {
                 _Pragma("omp simd") for (long c = 0; c < C; c++) {                                \
                     float h = (LOAD_##NAME(xb[n * C + c]) - mu[c]) * r[c];                        \
                     float d = LOAD_##NAME(yb[n * C + c]), z = h * A[c] + O[c];                    \
-                    float e = 1 / (1 + expf(-z));                                                 \
+                    float e = 1 / (1 + expf(LIMIT(-z)));                                          \
                     d = act ? d * e * (1 + z * (1 - e)) : d;                                      \
                     sa[c] += d * h;                                                               \
                     so[c] += d;                                                                   \
@@ -91,7 +94,7 @@ static inline uint16_t store_bf16(float f) {
                 _Pragma("omp simd") for (long c = 0; c < C; c++) {                                \
                     float h = (LOAD_##NAME(xb[n * C + c]) - mu[c]) * r[c];                        \
                     float d = LOAD_##NAME(yb[n * C + c]), z = h * A[c] + O[c];                    \
-                    float e = 1 / (1 + expf(-z));                                                 \
+                    float e = 1 / (1 + expf(LIMIT(-z)));                                          \
                     d = act ? d * e * (1 + z * (1 - e)) : d;                                      \
                     db[n * C + c] = STORE_##NAME(r[c] * (d * A[c] - p[c] - h * u[c]));            \
                 }                                                                                 \

@@ -132,3 +132,17 @@ def test_a_run_folder_of_another_model_is_refused(sprites: Sprites, tmp_path: Pa
     Trainer(DEFAULTS["clip"], where, sprites).save()
     with pytest.raises(GlideError, match="clip run"):
         Trainer(TINY, where, sprites)
+
+
+@pytest.mark.skipif(not fast_norm.available(), reason="no C compiler here to build the kernel")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_fused_norm_stays_finite_on_a_flat_picture_with_one_bright_pixel(sign: int) -> None:
+    norm = torch.nn.GroupNorm(32, 32)
+    x = torch.zeros(1, 32, 128, 128)
+    x[:, :, 3, 5] = 5.0 * sign  # normalises to about 128, where exp overflows
+    x = (x + 1e-4 * torch.randn(x.shape)).requires_grad_()
+    y = fast_norm.fused_norm(norm, x, act=True)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(grad).all()
+    torch.testing.assert_close(y, norm_act(norm, x, act=True), rtol=1e-3, atol=1e-4)
