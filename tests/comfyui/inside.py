@@ -36,11 +36,9 @@ class Inside:
         loaded = asyncio.run(self.nodes.load_custom_node(str(repository)))
         assert loaded, "ComfyUI could not load the pack; its log says why"
         self.ours = sorted(set(self.nodes.NODE_CLASS_MAPPINGS) - before)
-        extras = Path(comfyui) / "comfy_extras"
-        for name in ("custom_sampler", "model_merging", "model_advanced", "mask", "cfg", "lora"):
-            file = extras / f"nodes_{name}.py"
-            if file.is_file():
-                asyncio.run(self.nodes.load_custom_node(str(file), module_parent="comfy_extras"))
+        self.extras = Path(comfyui) / "comfy_extras"
+        for name in ("custom_sampler", "model_merging"):
+            self.load_extra(self.extras / f"nodes_{name}.py")
         self.checkpoints = checkpoints
         self.package = str(repository).replace(".", "_x_")  # the name ComfyUI gives the pack
 
@@ -48,12 +46,25 @@ class Inside:
         """Import a module of the loaded pack, such as "nodes.host"."""
         return importlib.import_module(f"{self.package}.{name}")
 
+    def load_extra(self, file: Path) -> None:
+        """Load one file of core's further nodes; some need packages that are not there."""
+        asyncio.run(self.nodes.load_custom_node(str(file), module_parent="comfy_extras"))
+
+    def find(self, node: str) -> Any:
+        """Give a node's class, loading the file of core's that has it; None where there is none."""
+        if node not in self.nodes.NODE_CLASS_MAPPINGS:
+            for file in sorted(self.extras.glob("nodes_*.py")):
+                if f'"{node}"' in file.read_text(encoding="utf-8"):
+                    self.load_extra(file)
+        return self.nodes.NODE_CLASS_MAPPINGS.get(node)
+
     def __call__(self, node: str, /, **inputs: Any) -> Any:
         """Run a node; a single output comes without its tuple."""
-        cls = self.nodes.NODE_CLASS_MAPPINGS[node]
+        cls = self.find(node)
         with torch.inference_mode():
             if hasattr(cls, "define_schema"):
-                result = cls.execute(**inputs).result
+                result = cls.execute(**inputs)
+                result = getattr(result, "result", result)
             else:
                 result = getattr(cls(), cls.FUNCTION)(**inputs)
         if isinstance(result, dict):

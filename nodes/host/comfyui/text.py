@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import comfy.model_management
-import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -20,6 +19,7 @@ from glide_core.models.text import TextTower
 from glide_core.tokenizer import get_tokenizer
 
 from ..values import GLIDE_IDS, GLIDE_MASK, GLIDE_TEXT, GLIDE_TOKENIZER
+from .operations import GlideOperations
 
 # Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
 # the MODELs that must encode it with a tower of their own.
@@ -185,7 +185,7 @@ def build_clip(tower: TextTower, config: GlideConfig) -> LoadedText:
         casting = TextTower(
             config.text,
             config.unet.embedding_width,
-            operations=comfy.ops.manual_cast,
+            operations=GlideOperations,
             device="meta",
         )
         casting.load_state_dict(tower.float().state_dict(), assign=True)

@@ -1,0 +1,162 @@
+"""Every core sampler, the schedulers, and the ways core has to set a sampler up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+SAMPLERS = (
+    "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral "
+    "lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde "
+    "dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun "
+    "dpmpp_2m_sde_heun_gpu "
+    "dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_cfg_pp "
+    "res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation "
+    "gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc "
+    "uni_pc_bh2"
+)
+# karras and exponential spend most steps above timestep 990, linear_quadratic all of them: they
+# run, and docs/compatibility.md says so.
+SCHEDULERS = ("normal", "simple", "sgm_uniform", "beta", "kl_optimal", "ddim_uniform")
+
+
+@pytest.fixture(scope="module")
+def glide(comfy: Any) -> Any:
+    model, clip, _ = comfy.load("base_v")
+    return model, clip, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.split())
+def test_core_sampler_gives_a_picture(comfy: Any, glide: Any, sampler: str) -> None:
+    model, _, positive, negative = glide
+    assert sampler in comfy.samplers.SAMPLER_NAMES
+    found = comfy.ksampler(model, positive, negative, sampler_name=sampler, cfg=2.0)
+    assert torch.isfinite(found).all()
+    assert float(found.abs().max()) < 3
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_sensible_scheduler_spreads_its_steps(comfy: Any, glide: Any, scheduler: str) -> None:
+    model, _, positive, negative = glide
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 10)
+    steps = sampling.timestep(sigmas[:-1])
+    assert int((steps < 900).sum()) >= 6
+    assert torch.isfinite(comfy.ksampler(model, positive, negative, scheduler=scheduler)).all()
+
+
+def test_ksampler_advanced_in_two_stages_is_one_run(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative = glide
+    common = {
+        "model": model, "positive": positive, "negative": negative, "noise_seed": 0, "steps": 6,
+        "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
+    }  # fmt: skip
+    half = comfy(
+        "KSamplerAdvanced", **common, add_noise="enable", latent_image=comfy.empty(),
+        start_at_step=0, end_at_step=3, return_with_leftover_noise="enable",
+    )  # fmt: skip
+    found = comfy(
+        "KSamplerAdvanced", **common, add_noise="disable", latent_image=half, start_at_step=3,
+        end_at_step=100, return_with_leftover_noise="disable",
+    )  # fmt: skip
+    expected = comfy.ksampler(model, positive, negative, steps=6)
+    torch.testing.assert_close(found["samples"], expected, rtol=0, atol=2e-3)
+
+
+def test_sampler_custom_advanced_with_cfg_guider_is_ksampler(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative = glide
+    guider = comfy("CFGGuider", model=model, positive=positive, negative=negative, cfg=3.0)
+    found = comfy(
+        "SamplerCustomAdvanced",
+        noise=comfy("RandomNoise", noise_seed=0),
+        guider=guider,
+        sampler=comfy("KSamplerSelect", sampler_name="euler"),
+        sigmas=comfy("BasicScheduler", model=model, scheduler="normal", steps=4, denoise=1.0),
+        latent_image=comfy.empty(),
+    )[0]["samples"]
+    torch.testing.assert_close(found, comfy.ksampler(model, positive, negative), rtol=0, atol=1e-4)
+
+
+def test_a_timestep_range_decides_which_prompt_draws(comfy: Any, glide: Any) -> None:
+    model, clip, positive, negative = glide
+    other = comfy.prompt(clip, "blue sky over grass")
+    early = comfy("ConditioningSetTimestepRange", conditioning=positive, start=0.0, end=0.5)
+    late = comfy("ConditioningSetTimestepRange", conditioning=other, start=0.5, end=1.0)
+    both = comfy("ConditioningCombine", conditioning_1=early, conditioning_2=late)
+    pictures = [comfy.ksampler(model, c, negative) for c in (positive, other, both)]
+    assert all(float((pictures[2] - p).abs().max()) > 1e-3 for p in pictures[:2])
+
+
+def test_a_mask_confines_a_prompt_to_its_half(comfy: Any, glide: Any) -> None:
+    """One step, so that the UNet cannot carry the prompt over to the other half."""
+    model, clip, positive, negative = glide
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1.0
+    other = comfy.prompt(clip, "blue sky over grass")
+    masks = [("left", positive, 1 - mask), ("right", other, mask)]
+    parts = [
+        comfy("ConditioningSetMask", conditioning=c, mask=m, strength=1.0, set_cond_area="default")
+        for _, c, m in masks
+    ]
+    both = comfy("ConditioningCombine", conditioning_1=parts[0], conditioning_2=parts[1])
+    run = {"steps": 1, "cfg": 1.0}
+    left, right, found = (
+        comfy.ksampler(model, c, negative, **run) for c in (positive, other, both)
+    )
+    torch.testing.assert_close(found[..., :32], left[..., :32], rtol=0, atol=2e-2)
+    torch.testing.assert_close(found[..., 32:], right[..., 32:], rtol=0, atol=2e-2)
+    exact = comfy(
+        "GlideSampler", model=model, positive=both, negative=negative,
+        latent_image=comfy.empty(), seed=0, sampler_name="ddim", **run,
+    )[1]["samples"]  # fmt: skip
+    assert float((exact[..., 32:] - exact[..., :32]).abs().max()) > 1e-3
+
+
+def test_picture_i_of_a_batch_is_its_own(comfy: Any, glide: Any) -> None:
+    """Core draws one noise for a batch; what comes first, and what LatentFromBatch picks, stays."""
+    model, _, positive, negative = glide
+    three = comfy.empty(3)
+    together = comfy.ksampler(model, positive, negative, latent_image=three)
+    second = comfy("LatentFromBatch", samples=three, batch_index=1, length=1)
+    alone = comfy.ksampler(model, positive, negative, latent_image=second)
+    torch.testing.assert_close(alone, together[1:2], rtol=0, atol=2e-3)
+    first = comfy.ksampler(model, positive, negative)
+    torch.testing.assert_close(first, together[:1], rtol=0, atol=2e-3)
+
+
+PATCHES: dict[str, dict[str, Any]] = {
+    "RescaleCFG": {"multiplier": 0.7},
+    "ModelSamplingDiscrete": {"sampling": "lcm", "zsnr": False},
+    "PatchModelAddDownscale": {},
+    "HyperTile": {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
+    "TomePatchModel": {"ratio": 0.3},
+    "CFGZeroStar": {},
+    "Mahiro": {},
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "ModelComputeDtype": {"dtype": "bf16"},
+    "EasyCache": {
+        "reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False,
+    },
+    "LazyCache": {
+        "reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("node", PATCHES)
+def test_core_model_patch_runs(comfy: Any, glide: Any, node: str) -> None:
+    model, _, positive, negative = glide
+    cls = comfy.find(node)
+    if cls is None:
+        pytest.skip(f"this ComfyUI has no {node}")
+    inputs = dict(PATCHES[node])
+    if node == "PatchModelAddDownscale":
+        inputs = {
+            "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35,
+            "downscale_after_skip": True, "downscale_method": "bicubic",
+            "upscale_method": "bicubic",
+        }  # fmt: skip
+    patched = comfy(node, model=model, **inputs)
+    assert torch.isfinite(comfy.ksampler(patched, positive, negative, steps=6)).all()
