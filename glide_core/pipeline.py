@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from glide_core.images import eight_bit_snap
 from torch import Tensor
 
 from glide_core.config import GlideConfig
@@ -26,6 +25,8 @@ from glide_core.diffusion.types import (
 )
 from glide_core.errors import GlideError
 from glide_core.guidance import classifier_free
+from glide_core.images import eight_bit_snap
+from glide_core.memory import keep_freed_memory
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
 from glide_core.tokenizer import Tokens, get_tokenizer
@@ -135,19 +136,20 @@ def run(
     if init is not None and strength < 1:
         start = max(1, round(strength * len(schedule))) - 1
         x = schedule.q_sample(init.to(device).expand_as(like), start, x)
-    return sample(
-        settings.sampler,
-        denoiser,
-        x,
-        schedule,
-        noise=noise,
-        eta=settings.eta,
-        clip_denoised=settings.clip_denoised,
-        denoised_fn=denoised_fn,
-        cond_fn=cond_fn,
-        callback=callback,
-        start=start,
-    )
+    with keep_freed_memory(like.device):
+        return sample(
+            settings.sampler,
+            denoiser,
+            x,
+            schedule,
+            noise=noise,
+            eta=settings.eta,
+            clip_denoised=settings.clip_denoised,
+            denoised_fn=denoised_fn,
+            cond_fn=cond_fn,
+            callback=callback,
+            start=start,
+        )
 
 
 def keep_known(image: Tensor, keep_mask: Tensor) -> DenoisedFn:

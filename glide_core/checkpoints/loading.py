@@ -87,6 +87,9 @@ def model_from_state_dict(
     with torch.inference_mode(False):
         with _Uninitialised():
             model = GlideModel(config, device="meta").use_dtype(dtype)
+        if torch.device(device).type == "cpu" or dtype != torch.float32:
+            # what convolutions take: otherwise they reorder every weight at every step
+            model = model.to(memory_format=torch.channels_last)
         ready = _prepared(tensors, model.openai_state_dict(), device, where)
         model.load_openai_state_dict(ready, assign=True)
     return model.requires_grad_(False).eval()
@@ -216,6 +219,8 @@ def _prepared(
     ready = {}
     for key, like in expected.items():
         tensor = tensors[key].to(device=device, dtype=like.dtype)
+        if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
         if tensor.is_inference():
             tensor = tensor.clone()  # we are outside inference mode: the copy is a plain tensor
         check_finite(key, tensor, where)

@@ -81,6 +81,6 @@ class GlideModel(nn.Module):
         self.unet.input_blocks[0].to(dtype)
         self.text.transformer.resblocks.to(dtype)
         for block in self.text.transformer.resblocks:
-            block.ln_1.float()  # type: ignore[union-attr, operator]
-            block.ln_2.float()  # type: ignore[union-attr, operator]
+            block.ln_1.float()
+            block.ln_2.float()
         return self

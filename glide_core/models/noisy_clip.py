@@ -61,7 +61,7 @@ class AttentionResblock(nn.Module):
             for f in (self.f_q, self.f_k, self.f_v)
         )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return x + self.f_c(merge_heads(out))
+        return x + self.f_c(merge_heads(out))  # type: ignore[no-any-return]
 
 
 class MlpResblock(nn.Module):
@@ -205,7 +205,7 @@ class NoisyClip(nn.Module):
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Unnormalised features [B, n] of prompts, on the model's device."""
         ids, lengths = self.tokenize(prompts)
-        device = self.image.blocks["input"].w_t.device
+        device: torch.device = self.image.blocks["input"].w_t.device  # type: ignore[assignment]
         return self.encode_text(ids.to(device), lengths.to(device))
 
     def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:

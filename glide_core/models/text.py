@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(layer_norm(self.ln_1, x))
-        return x + self.mlp(layer_norm(self.ln_2, x))
+        return x + self.mlp(layer_norm(self.ln_2, x))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):

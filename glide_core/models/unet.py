@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import (
+    add,
+    attention,
     feed,
-    group_norm,
     merge_heads,
     norm_act,
     pointwise,
@@ -103,7 +104,7 @@ class ResBlock(nn.Module):
         scale, shift = feed(self.emb_layers[1], emb)[:, :, None, None].chunk(2, dim=1)
         norm, _, dropout, conv = self.out_layers
         h = self.norm_act(norm, h, scale, shift, act=True)
-        return self.skip_connection(x) + conv(dropout(h))  # type: ignore[no-any-return]
+        return add(self.skip_connection(x), conv(dropout(h)))
 
 
 class AttentionBlock(nn.Module):
@@ -143,8 +144,8 @@ class AttentionBlock(nn.Module):
         k = torch.cat([text_k.to(k.dtype), k], dim=2)  # text first, as in the reference
         v = torch.cat([text_v.to(v.dtype), v], dim=2)
         # No mask on text positions: padding is attended. 1/sqrt(d) as 64**-0.25 on each side.
-        out = pointwise(self.proj_out, merge_heads(F.scaled_dot_product_attention(q, k, v)))
-        return x + out.reshape(b, height, width, c).permute(0, 3, 1, 2)
+        out = pointwise(self.proj_out, merge_heads(attention(q, k, v)))
+        return add(x, out.reshape(b, height, width, c).permute(0, 3, 1, 2))
 
 
 class UNet(nn.Module):
@@ -254,7 +255,10 @@ class UNet(nn.Module):
         keys_values = iter(context.keys_values)
 
         first = self.input_blocks[0][0]  # type: ignore[index]
-        h = feed(first, self.with_conditions(x, low_res, image, keep_mask))
+        x = self.with_conditions(x, low_res, image, keep_mask)
+        if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
+        h = feed(first, x)
         skips = [h]
         for block in self.input_blocks[1:]:
             h = _run(block, h, emb, keys_values)
@@ -264,7 +268,7 @@ class UNet(nn.Module):
             h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, keys_values)
         norm, _, conv = self.out
         # the reference's head runs in float32: eps is differenced and amplified downstream
-        return feed(conv, F.silu(group_norm(norm, h.float()))).float()
+        return feed(conv, norm_act(norm, h.float(), act=True)).float()
 
     def with_conditions(
         self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None

@@ -1,0 +1,207 @@
+"""Time one denoising step of the released models at full size on random weights.
+
+One guided base step (64x64, batch 2: with and without the prompt) and one upsampler step (256x256,
+batch 1), in float32 and bfloat16. With --reference DIR, a checkout of openai/glide-text2im runs the
+same weights in the same process, turn by turn with ours, so that a busy machine slows both alike.
+
+    python benchmarks/forward.py --reference ../glide-text2im
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glide_core.checkpoints.loading import model_from_state_dict
+from glide_core.config import BASE, UPSAMPLER, GlideConfig
+from glide_core.models.glide import GlideModel
+from glide_core.pipeline import tokenize
+
+PROMPT = "an oil painting of a corgi"
+CONFIGS: dict[str, GlideConfig] = {"base": BASE, "upsampler": UPSAMPLER}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Contender = Callable[[], Tensor]
+
+
+def random_state(config: GlideConfig, seed: int = 0) -> dict[str, Tensor]:
+    """torch's default initialisation, nothing zeroed: every layer matters to the output."""
+    torch.manual_seed(seed)
+    model = GlideModel(config)
+    for table in (model.text.positional_embedding, model.text.padding_embedding):
+        torch.nn.init.normal_(table, std=0.02)
+    return {key: value.detach() for key, value in model.openai_state_dict().items()}
+
+
+def step_inputs(config: GlideConfig) -> dict[str, Tensor]:
+    """One step's inputs as the notebooks make them; a base step carries both guided branches."""
+    prompts = [PROMPT] if config.is_upsampler else [PROMPT, ""]
+    tokens = tokenize(config, prompts)
+    batch, side = len(prompts), config.unet.image_size
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.randn(1, 3, side, side, generator=generator)
+    inputs = {
+        "x": picture.repeat(batch, 1, 1, 1),  # both branches see the same x_t
+        "t": torch.full((batch,), 500),
+        "ids": torch.stack([t.ids for t in tokens]),
+        "mask": torch.stack([t.mask for t in tokens]),
+    }
+    if config.is_upsampler:
+        small = torch.rand(1, 3, side // 4, side // 4, generator=generator)
+        inputs["low_res"] = small * 2 - 1
+    return inputs
+
+
+def our_step(
+    config: GlideConfig, state: dict[str, Tensor], dtype: torch.dtype, inputs: dict[str, Tensor]
+) -> Contender:
+    """One step of the product: loaded as from a file, the text encoded before the first step."""
+    model = model_from_state_dict(state, config, dtype=dtype)
+    with torch.inference_mode():
+        context = model.unet.context(model.encode(inputs["ids"], inputs["mask"]))
+
+    def step() -> Tensor:
+        with torch.inference_mode():
+            return model.unet(  # type: ignore[no-any-return]
+                inputs["x"], inputs["t"], context, low_res=inputs.get("low_res")
+            )
+
+    return step
+
+
+def reference_steps(
+    directory: Path, config: GlideConfig, state: dict[str, Tensor], inputs: dict[str, Tensor]
+) -> dict[str, Contender]:
+    """The reference as its notebooks run it on a CPU (float32), and with its text cache on."""
+    model = reference_model(directory, config, state)
+    given = {"tokens": inputs["ids"], "mask": inputs["mask"]}
+    if config.is_upsampler:
+        given["low_res"] = inputs["low_res"]
+
+    def step(cached: bool) -> Tensor:
+        model.cache_text_emb = cached
+        with torch.no_grad():
+            return model(inputs["x"], inputs["t"], **given)  # type: ignore[no-any-return]
+
+    return {"reference": lambda: step(False), "reference, text cached": lambda: step(True)}
+
+
+def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tensor]) -> Any:
+    """Build the reference's network around the same tensors."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    creation = importlib.import_module("glide_text2im.model_creation")
+    options = (
+        creation.model_and_diffusion_defaults_upsampler()
+        if config.is_upsampler
+        else creation.model_and_diffusion_defaults()
+    )
+    options.update(use_fp16=False, inpaint=config.is_inpaint)
+    for key in ("diffusion_steps", "noise_schedule", "timestep_respacing"):
+        del options[key]
+    with torch.device("meta"):
+        model = creation.create_model(**options)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def interleave(contenders: dict[str, Contender], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each contender, one after the other in every round, after one round unmeasured."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, step in contenders.items():
+            start = time.perf_counter()
+            step()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def compare(
+    seconds: dict[str, list[float]], outputs: dict[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """Median, least, speed-up over the first contender, and distance from its output."""
+    first = next(iter(seconds))
+    truth, rows = outputs[first], {}
+    for name, values in seconds.items():
+        difference = outputs[name] - truth
+        rows[name] = {
+            "median_s": statistics.median(values),
+            "min_s": min(values),
+            "ratio_of_medians": statistics.median(seconds[first]) / statistics.median(values),
+            "ratio_of_minima": min(seconds[first]) / min(values),
+            "max_abs_error": difference.abs().max().item(),
+            "rms_error_over_std": (difference.square().mean().sqrt() / truth.std()).item(),
+        }
+    return rows
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    lines = [
+        f"  {'':<24}{'median s':>10}{'min s':>10}{'ratio':>8}{'(min)':>8}"
+        f"{'max error':>12}{'rms error':>12}"
+    ]
+    for name, r in rows.items():
+        lines.append(
+            f"  {name:<24}{r['median_s']:>10.3f}{r['min_s']:>10.3f}{r['ratio_of_medians']:>8.2f}"
+            f"{r['ratio_of_minima']:>8.2f}{r['max_abs_error']:>12.2e}"
+            f"{r['rms_error_over_std']:>12.3%}"
+        )
+    return "\n".join(lines)
+
+
+def contenders_of(args: argparse.Namespace, name: str) -> dict[str, Contender]:
+    """Everything that runs this model's step; the reference first where it is given."""
+    config = CONFIGS[name]
+    state, inputs = random_state(config), step_inputs(config)
+    steps: dict[str, Contender] = {}
+    if args.reference:
+        steps |= reference_steps(args.reference, config, state, inputs)
+    for dtype in args.dtypes:
+        steps[f"ours, {dtype}"] = our_step(config, state, DTYPES[dtype], inputs)
+    return steps
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--reference", type=Path, help="a checkout of openai/glide-text2im")
+    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--repeats", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--json", type=Path, help="also write every number to this file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}")
+    report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for name in args.models:
+        steps = contenders_of(args, name)
+        seconds = interleave(steps, args.repeats)
+        rows = compare(seconds, {key: step() for key, step in steps.items()})
+        side = CONFIGS[name].unet.image_size
+        print(f"{name}: one step at {side}x{side}, batch {1 if 'up' in name else 2}")
+        print(table(rows), flush=True)
+        report[name] = {key: {**row, "seconds": seconds[key]} for key, row in rows.items()}
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Keep freed memory while sampling on a CPU, so that no step asks the system for it anew."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# malloc.h of the GNU C library
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_MIB = 2**20
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+@contextmanager
+def keep_freed_memory(device: torch.device) -> Iterator[None]:
+    """Have the GNU C library keep what is freed, and give it back at the end.
+
+    It maps every block over 32 MB afresh and zeroes it page by page: for one activation of the
+    256x256 upsampler that takes ten times as long as the SiLU that fills it. Elsewhere: nothing.
+    """
+    library = _glibc() if device.type == "cpu" else None
+    if library is None:
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:  # where the library's own adjustment ends up in any program with large tensors
+        library.mallopt(_MMAP_MAX, 65536)
+        library.mallopt(_MMAP_THRESHOLD, 32 * _MIB)
+        library.mallopt(_TRIM_THRESHOLD, 64 * _MIB)
+        library.malloc_trim(0)
