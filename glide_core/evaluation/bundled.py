@@ -20,7 +20,7 @@ from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import Settings, inpaint, model_schedule, text_to_image, upsample
-from glide_core.training.sprites import TEMPLATES, Sprites, fill
+from glide_core.training.sprites import MIDDLE, TEMPLATES, Sprites, fill
 
 BUNDLED = Path(__file__).parent.parent / "checkpoints" / "bundled"
 UNGUIDED = Settings(guidance_scale=1.0)
@@ -37,10 +37,10 @@ def asked(sprites: Sprites, count: int, seed: int = 0) -> tuple[list[str], list[
 
 
 def scenes(sprites: Sprites, subjects: list[str], backgrounds: list[str]) -> Tensor:
-    """The training drawings themselves, middle scale, unshifted: [B, 3, 64, 64]."""
+    """The training pictures themselves: [B, 3, 64, 64]."""
     rows = torch.tensor([sprites.subjects.index(s) for s in subjects])
     colours = torch.stack([sprites.background(b) for b in backgrounds])
-    return sprites.compose(sprites.low_layers()[rows, 1], colours)
+    return sprites.compose(sprites.low_layers()[rows, MIDDLE], colours)
 
 
 def in_chunks(draw: Callable[[slice], Tensor], count: int, size: int = 20) -> Tensor:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glide_core.training.sprites import MAX_SHIFT, Sprites
+from glide_core.training.sprites import Sprites
+
+MAX_SHIFT = 2  # pixels by which a sample may sit beside the drawing
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class TrainConfig:
     lr: float = 1.5e-3
     warmup: int = 50
     final_lr: float = 0.05  # share of lr that is left at the end
-    decay_from: float = 0.6  # share of the run after which the learning rate falls
+    decay_from: float = 0.7  # share of the run after which the learning rate falls
     weight_decay: float = 0.0
     clip_grad: float = 1.0
     ema: float = 0.9992
@@ -84,11 +84,11 @@ class TrainConfig:
 
 
 DEFAULTS: dict[JobName, TrainConfig] = {
-    "base": TrainConfig("base"),
-    "inpaint": TrainConfig("inpaint", steps=300, lr=7e-4, ema=0.998, warmup=20),
-    "upsampler": TrainConfig("upsampler", steps=900, batch=16, lr=1e-3, ema=0.998),
+    "base": TrainConfig("base", steps=1500),
+    "inpaint": TrainConfig("inpaint", steps=240, lr=7e-4, ema=0.998, warmup=20),
+    "upsampler": TrainConfig("upsampler", steps=700, batch=16, lr=1e-3, ema=0.998),
     "upsampler-inpaint": TrainConfig(
-        "upsampler-inpaint", steps=250, batch=16, lr=5e-4, ema=0.998, warmup=20
+        "upsampler-inpaint", steps=200, batch=16, lr=5e-4, ema=0.998, warmup=20
     ),
-    "clip": TrainConfig("clip", steps=1500, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
+    "clip": TrainConfig("clip", steps=1000, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
 }
