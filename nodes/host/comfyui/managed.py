@@ -22,21 +22,16 @@ class GradientPatcher(comfy.model_patcher.ModelPatcher):
     its own layer classes can bear: this one is loaded whole or not at all.
     """
 
-    def load(
-        self,
-        device_to: Any = None,
-        lowvram_model_memory: int = 0,
-        force_patch_weights: bool = False,
-        full_load: bool = False,
-    ) -> None:
+    def load(self, device_to: Any = None, *unused: Any, **options: Any) -> Any:
+        options |= {"lowvram_model_memory": 0, "full_load": True}
         with torch.inference_mode(False):
-            super().load(device_to, 0, force_patch_weights, full_load=True)
+            return super().load(device_to, **options)
 
-    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> Any:
+    def unpatch_model(self, *args: Any, **options: Any) -> Any:
         with torch.inference_mode(False):
-            return super().unpatch_model(device_to, unpatch_weights)
+            return super().unpatch_model(*args, **options)
 
-    def partially_unload(self, device_to: Any, memory_to_free: int = 0) -> int:
+    def partially_unload(self, *unused: Any, **unused_too: Any) -> int:
         return 0  # ComfyUI then unloads it whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import comfy.conds
@@ -237,11 +238,12 @@ class GlideBaseModel(comfy.model_base.BaseModel):
             "output of GLIDE Loader."
         )
 
-    def state_dict_for_saving(self, clip_state_dict: Any = None, *others: Any) -> dict[str, Any]:
+    def state_dict_for_saving(self, *args: Any, **options: Any) -> dict[str, Any]:
         """Give everything GLIDE Loader needs to load the file again, the text tower included."""
-        if clip_state_dict is None and self.text is not None:
-            clip_state_dict = self.text.clip.get_sd()
-        found = super().state_dict_for_saving(clip_state_dict, *others)
+        given = inspect.signature(super().state_dict_for_saving).bind(*args, **options)
+        if given.arguments.get("clip_state_dict") is None and self.text is not None:
+            given.arguments["clip_state_dict"] = self.text.clip.get_sd()
+        found = super().state_dict_for_saving(*given.args, **given.kwargs)
         return {**found, **saved_extras(self.glide_config)}
 
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
@@ -297,13 +299,13 @@ def clip_denoised(args: dict[str, Any]) -> Tensor:
 
 
 def encode_foreign_prompts(
-    executor: Any, model: Any, noise_shape: Any, conds: Any, model_options: Any = None
+    executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **options: Any
 ) -> Any:
     """Encode with the MODEL's own tower every prompt that another model's tower encoded."""
     text: LoadedText | None = getattr(model.model, "text", None)
     if text is not None:
         conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}
-    return executor(model, noise_shape, conds, model_options=model_options)
+    return executor(model, noise_shape, conds, *args, **options)
 
 
 def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:

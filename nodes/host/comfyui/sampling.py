@@ -41,6 +41,7 @@ class GlideGuider(comfy.samplers.CFGGuider):
         sampler: Any,
         sigmas: Tensor,
         *unused: Any,
+        **unused_too: Any,
     ) -> Tensor:
         model: Any = self.inner_model
         options = comfy.model_patcher.create_model_options_clone(self.model_options)

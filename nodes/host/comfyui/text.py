@@ -180,8 +180,7 @@ def build_clip(tower: TextTower, config: GlideConfig) -> LoadedText:
     """
     print_of = fingerprint(tower, config)
 
-    def make(device: Any, dtype: torch.dtype, model_options: dict[str, Any]) -> GlideTextModel:
-        del model_options
+    def make(device: Any, dtype: torch.dtype, **unused: Any) -> GlideTextModel:
         casting = TextTower(
             config.text,
             config.unet.embedding_width,
