@@ -166,3 +166,9 @@ def test_memory_estimate_grows_with_the_picture(comfy: Any, glide: Any) -> None:
     small, wide = inner.memory_required([1, 3, 64, 64]), inner.memory_required([2, 3, 128, 128])
     assert wide == pytest.approx(8 * small)
     assert 1e5 < small < 1e8
+
+
+def test_core_s_loader_does_not_know_glide(comfy: Any) -> None:
+    loader = comfy.module("nodes.host.comfyui").comfy.sd.load_diffusion_model
+    with pytest.raises(RuntimeError, match="detect model type"):
+        loader(str(comfy.checkpoints.path("base.safetensors")))

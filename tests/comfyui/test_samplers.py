@@ -160,3 +160,27 @@ def test_core_model_patch_runs(comfy: Any, glide: Any, node: str) -> None:
         }  # fmt: skip
     patched = comfy(node, model=model, **inputs)
     assert torch.isfinite(comfy.ksampler(patched, positive, negative, steps=6)).all()
+
+
+def test_schedulers_that_waste_their_steps(comfy: Any, glide: Any) -> None:
+    """GLIDE's cosine schedule begins at sigma 20291: what spaces sigmas evenly stays up there."""
+    sampling = glide[0].get_model_object("model_sampling")
+
+    def timesteps(scheduler: str) -> list[int]:
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 10)
+        return sampling.timestep(sigmas[:-1]).tolist()
+
+    for scheduler in ("karras", "exponential"):
+        assert sum(t > 980 for t in timesteps(scheduler)) >= 4
+    assert min(timesteps("linear_quadratic")) >= 998
+
+
+@pytest.mark.parametrize("node", ["FreeU_V2", "SelfAttentionGuidance"])
+def test_patches_of_attention_and_blocks_are_refused(comfy: Any, glide: Any, node: str) -> None:
+    model, _, positive, negative = glide
+    options: dict[str, Any] = {"scale": 0.5, "blur_sigma": 2.0}
+    if node == "FreeU_V2":
+        options = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+    with pytest.raises((KeyError, AttributeError)):
+        patched = comfy(node, model=model, **options)
+        comfy.ksampler(patched, positive, negative, steps=3)
