@@ -61,7 +61,8 @@ def load_model(
     GlideError says what the file is when it is not what was asked for, and lists tensors that
     are missing, too many, of another shape, or not finite.
     """
-    file = read_tensors(path)
+    with torch.inference_mode(False):  # or the weights could take part in no gradient later
+        file = read_tensors(path)
     found = config or config_of(file)
     if isinstance(found, ClipConfig):
         raise GlideError(
@@ -106,8 +107,8 @@ def load_clip(
     dtype: of the linear layers; norms and tables stay float32.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    tensors, config, where = clip_tensors([read_tensors(path) for path in given])
     with torch.inference_mode(False):
+        tensors, config, where = clip_tensors([read_tensors(path) for path in given])
         with _Uninitialised():
             clip = NoisyClip(config, device="meta")
         for module in clip.modules():

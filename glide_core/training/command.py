@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         start_from=arguments.start_from,
     )
     trainer = Trainer(config, where, Sprites(arguments.data))
-    with tqdm(total=config.steps, initial=trainer.step, unit="step") as bar:
+    quiet = bool(trainer.rank)
+    with tqdm(total=config.steps, initial=trainer.step, unit="step", disable=quiet) as bar:
 
         def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
             bar.update(step - bar.n)
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"stopped at step {trainer.step}; saved in {trainer.checkpoint}")
             return 130
-    print(trainer.export())
+    if not trainer.rank:
+        print(trainer.export())
     return 0
 
 

@@ -6,7 +6,7 @@ import csv
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.errors import GlideError
-from glide_core.training import fast_norm
+from glide_core.training import fast_norm, parallel
 from glide_core.training.jobs import ClipJob, DiffusionJob, make_job, start_from
 from glide_core.training.presets import TrainConfig
 from glide_core.training.sprites import Sprites
@@ -34,9 +34,11 @@ class RunConfig:
 class Trainer:
     def __init__(self, config: TrainConfig, run: RunConfig, sprites: Sprites) -> None:
         self.config, self.run = config, run
-        self.job: DiffusionJob | ClipJob = make_job(config, sprites)
+        self.rank, self.processes = parallel.start()
+        share = replace(config, batch=max(1, config.batch // self.processes))
+        self.job: DiffusionJob | ClipJob = make_job(share, sprites)
         self.model: nn.Module = self.job.model
-        self.rng = torch.Generator().manual_seed(config.seed)
+        self.rng = torch.Generator().manual_seed(config.seed + self.rank)
         self.step = 0
         if run.start_from is not None and isinstance(self.job, DiffusionJob):
             from glide_core.checkpoints.loading import load_model
@@ -69,17 +71,23 @@ class Trainer:
                     means = {k: v / self.run.log_every for k, v in sums.items()}
                     sums = {}
                     pace = (time.monotonic() - started) / (self.step - first)
-                    self._log(means, pace)
-                    report(self.step, means, pace * (self.config.steps - self.step))
+                    if not self.rank:
+                        self._log(means, pace)
+                        report(self.step, means, pace * (self.config.steps - self.step))
                 if self.step % self.run.save_every == 0:
                     self.save()
-                if self.run.sample_every and self.step % self.run.sample_every == 0:
+                if self._wants_samples():
                     self._sample()
         except KeyboardInterrupt:
             self.save()
             raise
         self.save()
-        self.export()
+        if not self.rank:
+            self.export()
+
+    def _wants_samples(self) -> bool:
+        every = self.run.sample_every
+        return bool(every) and self.step % every == 0 and not self.rank
 
     def _one_step(self) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
@@ -92,6 +100,7 @@ class Trainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.model, self.processes)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.optimizer.step()
         self.step += 1
@@ -104,6 +113,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint atomically: model, average, optimiser, step and random state."""
+        if self.rank:
+            return
         state = {
             "config": asdict(self.config),
             "step": self.step,
@@ -126,8 +137,11 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema = state["ema"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.set_state(state["rng"])
         self.step = state["step"]
+        if self.processes == 1:
+            self.rng.set_state(state["rng"])
+        else:  # one state was saved: every process needs pictures of its own
+            self.rng.manual_seed((self.config.seed + self.rank) * 1_000_003 + self.step)
 
     def export(self) -> Path:
         """Write the averaged weights as float16 safetensors; returns the path."""
