@@ -17,6 +17,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,21 @@ from torch import Tensor
 
 from glide_core.checkpoints.loading import model_from_state_dict
 from glide_core.config import BASE, UPSAMPLER, GlideConfig
+from glide_core.memory import keep_freed_memory
 from glide_core.models.glide import GlideModel
 from glide_core.pipeline import tokenize
 
 PROMPT = "an oil painting of a corgi"
 CONFIGS: dict[str, GlideConfig] = {"base": BASE, "upsampler": UPSAMPLER}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Contender = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A step to be timed, and what its own sampling loop has around all steps."""
+
+    step: Callable[[], Tensor]
+    loop: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def random_state(config: GlideConfig, seed: int = 0) -> dict[str, Tensor]:
@@ -76,7 +86,7 @@ def our_step(
                 inputs["x"], inputs["t"], context, low_res=inputs.get("low_res")
             )
 
-    return step
+    return Contender(step, lambda: keep_freed_memory(torch.device("cpu")))
 
 
 def reference_steps(
@@ -93,7 +103,10 @@ def reference_steps(
         with torch.no_grad():
             return model(inputs["x"], inputs["t"], **given)  # type: ignore[no-any-return]
 
-    return {"reference": lambda: step(False), "reference, text cached": lambda: step(True)}
+    return {
+        "reference": Contender(lambda: step(False)),
+        "reference, text cached": Contender(lambda: step(True)),
+    }
 
 
 def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tensor]) -> Any:
@@ -116,13 +129,14 @@ def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tenso
 
 
 def interleave(contenders: dict[str, Contender], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender, one after the other in every round, after one round unmeasured."""
+    """Seconds of each contender, in turn; each turn is one step to settle and one measured."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
-        for name, step in contenders.items():
-            start = time.perf_counter()
-            step()
-            if turn:
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            with contender.loop():
+                contender.step()
+                start = time.perf_counter()
+                contender.step()
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -172,6 +186,18 @@ def contenders_of(args: argparse.Namespace, name: str) -> dict[str, Contender]:
     return steps
 
 
+def processor() -> str:
+    """The processor's name and what it has for bfloat16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in pairs}
+    flags = set(facts.get("flags", "").split()) & {"avx512_bf16", "amx_bf16"}
+    return f"{facts.get('model name', 'unknown')} ({', '.join(sorted(flags)) or 'no bfloat16'})"
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,12 +215,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}")
     report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for name in args.models:
         steps = contenders_of(args, name)
         seconds = interleave(steps, args.repeats)
-        rows = compare(seconds, {key: step() for key, step in steps.items()})
+        rows = compare(seconds, {key: each.step() for key, each in steps.items()})
         side = CONFIGS[name].unet.image_size
         print(f"{name}: one step at {side}x{side}, batch {1 if 'up' in name else 2}")
         print(table(rows), flush=True)

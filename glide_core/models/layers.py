@@ -9,45 +9,59 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_BAND = 2**19  # values of a picture normalised at a time: 2 MB in float32
+_FEW_PIXELS = 128  # two branches of 8x8
 _SCORES_IN_CACHE = 2**23  # attention scores of one image, all heads: 16 MB in bfloat16
 
 
-def group_norm(
-    norm: Any, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """Normalise [B, C, ...] with float32 statistics and give back x's dtype.
-
-    weight, bias: in place of the norm's own [C].
-    """
-    if type(norm) is not nn.GroupNorm:
-        return norm(x)  # type: ignore[no-any-return]
-    if weight is None or bias is None:
-        weight, bias = norm.weight, norm.bias
-    # CPU kernels accumulate in float32 already
-    y = x if x.device.type == "cpu" else x.float()
-    return F.group_norm(y, norm.num_groups, weight, bias, norm.eps).to(x.dtype)
+def group_norm(norm: Any, x: Tensor) -> Tensor:
+    """Normalise [B, C, ...] with float32 statistics and give back x's dtype."""
+    if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
+        return norm(x)  # type: ignore[no-any-return]  # CPU kernels accumulate in float32 already
+    return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
 
 
 def norm_act(
     norm: Any, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, act: bool
 ) -> Tensor:
     """GroupNorm, then * (1 + scale) + shift where given ([B, C, 1, 1]), then SiLU if `act`."""
-    if scale is None or shift is None:
-        h = group_norm(norm, x)
-    elif x.device.type == "cpu" and type(norm) is nn.GroupNorm and not torch.is_grad_enabled():
-        # scale and shift go into the norm's own weight and bias, image by image: one pass over the
-        # picture less, and no rounding between
-        weight = norm.weight * (1 + scale.flatten(1).to(norm.weight.dtype))  # [B, C]
-        bias = norm.bias * (1 + scale.flatten(1).to(norm.bias.dtype)) + shift.flatten(1)
+    if x.device.type == "cpu" and type(norm) is nn.GroupNorm and not torch.is_grad_enabled():
+        weight, bias = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)  # [B, C]
+        if scale is not None and shift is not None:
+            # they go into the norm's own weight and bias: a pass over the picture less
+            factor = 1 + scale.flatten(1)
+            weight, bias = weight * factor, bias * factor + shift.flatten(1)
         images = [
-            group_norm(norm, x[i : i + 1], weight[i], bias[i].to(weight.dtype))
-            for i in range(len(x))
+            _norm_act_image(x[i : i + 1], norm.num_groups, w, b, norm.eps, act)
+            for i, (w, b) in enumerate(zip(weight.float(), bias.float(), strict=True))
         ]
-        h = images[0] if len(images) == 1 else torch.cat(images)
-    else:
-        h = group_norm(norm, x)
+        return images[0] if len(images) == 1 else torch.cat(images)
+    h = group_norm(norm, x)
+    if scale is not None and shift is not None:
         h = torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
     return F.silu(h, inplace=not torch.is_grad_enabled()) if act else h
+
+
+def _norm_act_image(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, act: bool
+) -> Tensor:
+    """Norm and SiLU of one picture [1, C, H, W], rounded to x's dtype once, at the end."""
+    _, c, height, width = x.shape
+    if x.dtype == torch.float32 or x.numel() <= 2 * _BAND:
+        h = F.group_norm(x.float(), groups, weight, bias, eps)
+        return (F.silu(h, inplace=True) if act else h).to(x.dtype)
+    # float32 copies of a large picture would go through main memory: a band of rows stays in cache
+    _, mean, rstd = torch.native_group_norm(x, weight, bias, 1, c, height * width, groups, eps)
+    factor = weight.view(groups, -1) * rstd.view(groups, 1)
+    offset = (bias.view(groups, -1) - factor * mean.view(groups, 1)).view(1, c, 1, 1)
+    factor = factor.view(1, c, 1, 1)
+    out = torch.empty_like(x)
+    rows = max(1, _BAND // (c * width))
+    for top in range(0, height, rows):
+        band = x[:, :, top : top + rows].float()
+        torch.addcmul(offset, band, factor, out=band)
+        out[:, :, top : top + rows] = F.silu(band, inplace=True) if act else band
+    return out
 
 
 def add(x: Tensor, fresh: Tensor) -> Tensor:
@@ -74,6 +88,33 @@ def feed(layer: Any, x: Tensor) -> Tensor:
     if type(layer).__module__.startswith("torch."):
         x = x.to(layer.weight.dtype)
     return layer(x)  # type: ignore[no-any-return]
+
+
+def conv3x3(conv: Any, x: Tensor) -> Tensor:
+    """Apply a 3x3 convolution with padding 1.
+
+    Where the picture is small and the weight large, torch's CPU convolution spends most of its time
+    on bringing the weight into its own order, at every call; its matrix product does not.
+    """
+    b, c, height, width = x.shape
+    weight = conv.weight
+    few = b * height * width <= _FEW_PIXELS
+    if (
+        not few
+        or type(conv) is not nn.Conv2d
+        or weight.dtype != torch.bfloat16
+        or x.device.type != "cpu"
+        or torch.is_grad_enabled()
+    ):
+        return conv(x)  # type: ignore[no-any-return]
+    padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)  # [B, H + 2, W + 2, C]
+    image, row, column, channel = padded.stride()
+    windows = padded.as_strided(
+        (b, height, width, 3, 3, c), (image, row, column, row, column, channel)
+    )
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)  # no copy from channels_last
+    out = F.linear(windows.reshape(b, height, width, -1), kernel, conv.bias)
+    return out.permute(0, 3, 1, 2)
 
 
 def pointwise(conv: Any, tokens: Tensor) -> Tensor:

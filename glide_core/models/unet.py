@@ -19,6 +19,7 @@ from glide_core.errors import GlideError
 from glide_core.models.layers import (
     add,
     attention,
+    conv3x3,
     feed,
     merge_heads,
     norm_act,
@@ -99,12 +100,12 @@ class ResBlock(nn.Module):
             x, h = (F.interpolate(v, scale_factor=2, mode="nearest") for v in (x, h))
         elif self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
-        h = conv(h)
+        h = conv3x3(conv, h)
         # emb comes activated: the leading SiLU is the same for every block and is done once
         scale, shift = feed(self.emb_layers[1], emb)[:, :, None, None].chunk(2, dim=1)
         norm, _, dropout, conv = self.out_layers
         h = self.norm_act(norm, h, scale, shift, act=True)
-        return add(self.skip_connection(x), conv(dropout(h)))
+        return add(self.skip_connection(x), conv3x3(conv, dropout(h)))
 
 
 class AttentionBlock(nn.Module):
