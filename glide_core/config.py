@@ -39,6 +39,7 @@ class UNetConfig:
     channel_mult: tuple[int, ...] = (1, 2, 3, 4)
     attention_factors: tuple[int, ...] = (2, 4, 8)  # downsampling factors that carry attention
     num_head_channels: int = 64
+    norm_groups: int = 32  # of every GroupNorm; OpenAI's models have 32 throughout
     channels: int = 3  # picture channels; the network puts out twice as many: eps and variance
     dropout: float = 0.0
 

@@ -32,7 +32,7 @@ _TOKENIZERS = {50257: "glide-bpe", 49408: "clip-bpe", 65536: "clip-bpe", 2048: "
 _UNSEEN = {
     "": ("tokenizer", "schedule"),
     "text": ("heads",),
-    "unet": ("image_size", "num_head_channels", "dropout"),
+    "unet": ("image_size", "num_head_channels", "norm_groups", "dropout"),
 }
 _UNSEEN_CLIP = ("image_heads", "text_heads", "logit_scale", "noise_schedule", "tokenizer")
 

@@ -139,7 +139,7 @@ def diffusers_config(config: GlideConfig) -> dict[str, Any]:
         "flip_sin_to_cos": True,
         "freq_shift": 0,
         "act_fn": "silu",
-        "norm_num_groups": 32,
+        "norm_num_groups": unet.norm_groups,
         "norm_eps": 1e-5,
         "only_cross_attention": False,
         "center_input_sample": False,
@@ -162,6 +162,7 @@ def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
                 2**i for i, block in enumerate(config["down_block_types"]) if block == _DOWN[1]
             ),
             num_head_channels=int(config["attention_head_dim"]),
+            norm_groups=int(config.get("norm_num_groups", 32)),
             channels=channels,
             dropout=float(config.get("dropout", 0.0)),
         )

@@ -68,6 +68,7 @@ class ResBlock(nn.Module):
         emb_width: int,
         out_channels: int,
         dropout: float,
+        groups: int,
         operations: Any,
         resample: str = "",
         **factory: Any,
@@ -76,7 +77,7 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.norm_act = norm_act  # training on a CPU swaps in a fused kernel
         self.in_layers = nn.Sequential(
-            operations.GroupNorm(32, channels, **factory),
+            operations.GroupNorm(groups, channels, **factory),
             nn.SiLU(),
             operations.Conv2d(channels, out_channels, 3, padding=1, **factory),
         )
@@ -84,7 +85,7 @@ class ResBlock(nn.Module):
             nn.SiLU(), operations.Linear(emb_width, 2 * out_channels, **factory)
         )
         self.out_layers = nn.Sequential(
-            operations.GroupNorm(32, out_channels, **factory),
+            operations.GroupNorm(groups, out_channels, **factory),
             nn.SiLU(),
             nn.Dropout(dropout),
             operations.Conv2d(out_channels, out_channels, 3, padding=1, **factory),
@@ -116,6 +117,7 @@ class AttentionBlock(nn.Module):
         channels: int,
         head_channels: int,
         text_width: int,
+        groups: int,
         operations: Any,
         **factory: Any,
     ) -> None:
@@ -126,7 +128,7 @@ class AttentionBlock(nn.Module):
             )
         self.head_channels = head_channels
         self.norm_act = norm_act
-        self.norm = operations.GroupNorm(32, channels, **factory)
+        self.norm = operations.GroupNorm(groups, channels, **factory)
         self.qkv = operations.Conv1d(channels, 3 * channels, 1, **factory)
         self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1, **factory)
         self.proj_out = operations.Conv1d(channels, channels, 1, **factory)
@@ -167,11 +169,18 @@ class UNet(nn.Module):
         emb = u.embedding_width
 
         def res(channels: int, out: int, resample: str = "") -> ResBlock:
-            return ResBlock(channels, emb, out, u.dropout, operations, resample, **factory)
+            return ResBlock(
+                channels, emb, out, u.dropout, u.norm_groups, operations, resample, **factory
+            )
 
         def attention(channels: int) -> AttentionBlock:
             return AttentionBlock(
-                channels, u.num_head_channels, config.text.width, operations, **factory
+                channels,
+                u.num_head_channels,
+                config.text.width,
+                u.norm_groups,
+                operations,
+                **factory,
             )
 
         self.time_embed = nn.Sequential(
@@ -213,7 +222,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(nn.ModuleList(layers))
 
         self.out = nn.Sequential(
-            operations.GroupNorm(32, ch, **factory),
+            operations.GroupNorm(u.norm_groups, ch, **factory),
             nn.SiLU(),
             operations.Conv2d(ch, 2 * u.channels, 3, padding=1, **factory),
         )

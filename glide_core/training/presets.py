@@ -36,6 +36,8 @@ SMALL_UPSAMPLER = GlideConfig(
         channel_mult=(1, 1, 2, 2, 2),
         attention_factors=(16,),
         num_head_channels=32,
+        # 32 groups of one channel each would take every flat colour out of the picture
+        norm_groups=8,
     ),
     schedule=replace(_SCHEDULE, noise_schedule="linear"),
     tokenizer="glide-small",
