@@ -20,6 +20,7 @@ from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import Settings, inpaint, model_schedule, text_to_image, upsample
+from glide_core.training.jobs import random_keep_masks
 from glide_core.training.sprites import MIDDLE, TEMPLATES, Sprites, fill
 
 BUNDLED = Path(__file__).parent.parent / "checkpoints" / "bundled"
@@ -129,6 +130,37 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, float
     }
 
 
+def score_upsampler_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, float]:
+    """PSNR inside random holes, of the model and of bicubic enlargement, with the true 64x64
+    picture as low_res; and the known pixels' largest change."""
+    model = load_model(folder / "upsampler_inpaint.safetensors")
+    rng = torch.Generator().manual_seed(2)
+    batch = sprites.high_batch(rng, count)
+    keep = random_keep_masks(rng, count, 256)
+    low = F.avg_pool2d(batch.pictures, 4)
+    out = in_chunks(
+        lambda s: inpaint(
+            model,
+            batch.pictures[s],
+            keep[s],
+            batch.captions[s],
+            low_res=low[s],
+            seeds=list(range(count))[s],
+        ),
+        count,
+        4,
+    )
+    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
+    hole = 1 - keep
+
+    def inside(picture: Tensor) -> float:
+        error = ((picture - batch.pictures).square() * hole).sum() / hole.sum() / 3
+        return float(10 * torch.log10(4 / error))
+
+    change = float(((out - batch.pictures).abs() * keep).max())
+    return {"model": inside(out), "bicubic": inside(bicubic), "known_change": change}
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal to noise ratio in dB of pictures in [-1, 1], mean over the batch."""
     error = (a - b).square().mean(dim=(1, 2, 3))
@@ -149,6 +181,7 @@ def main() -> None:
         "clip_guidance": lambda: score_clip_guidance(folder, sprites, min(count, 20)),
         "upsampler": lambda: score_upsampler(folder, sprites, min(count, 12)),
         "inpaint": lambda: score_inpaint(folder, sprites, min(count, 40)),
+        "upsampler_inpaint": lambda: score_upsampler_inpaint(folder, sprites, min(count, 12)),
     }
     for name, score in scores.items():
         if not arguments.only or name in arguments.only:
