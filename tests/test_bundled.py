@@ -1,0 +1,146 @@
+"""The models that ship: whole, small enough, described, and each doing its job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
+from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.evaluation.subjects import border_colour
+from glide_core.guidance import noisy_clip_guide
+from glide_core.guidance.clip import normalise
+from glide_core.pipeline import (
+    Settings,
+    inpaint,
+    model_schedule,
+    text_to_image,
+    upsample,
+)
+from glide_core.training.presets import SMALL, SMALL_CLIP
+from glide_core.training.sprites import BACKGROUNDS, SUBJECTS, TEMPLATES, fill
+
+FILES = [entry for entry in ENTRIES if entry.bundled]
+NAMES = list(SUBJECTS)
+COLOURS = {name: torch.tensor(rgb) / 127.5 - 1 for name, rgb in BACKGROUNDS.items()}
+FAST = Settings(steps=15)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> Tensor:
+    """The subjects at 64x64 as trained on, [36, 4, 64, 64]: colour in [-1, 1], alpha in 0..1."""
+    atlas = Image.open(Path(__file__).parent / "data" / "subjects.png")
+    rgba = torch.from_numpy(np.array(atlas)).float()
+    tiles = rgba.view(6, 64, 6, 64, 4).permute(0, 2, 4, 1, 3).reshape(36, 4, 64, 64)
+    return torch.cat([tiles[:, :3] / 127.5 - 1, tiles[:, 3:] / 255], dim=1)
+
+
+def on(drawings: Tensor, background: str) -> Tensor:
+    colour, alpha = drawings[..., :3, :, :], drawings[..., 3:, :, :]
+    return alpha * colour + (1 - alpha) * COLOURS[background][:, None, None]
+
+
+def nearest(picture: Tensor, drawings: Tensor, background: str) -> str:
+    return NAMES[int((on(drawings, background) - picture).square().mean(dim=(1, 2, 3)).argmin())]
+
+
+def asked(step: int) -> tuple[list[str], list[str], list[str]]:
+    subjects = NAMES[::step]
+    backgrounds = [list(BACKGROUNDS)[i % 10] for i in range(len(subjects))]
+    captions = [fill(TEMPLATES[0], s, b) for s, b in zip(subjects, backgrounds, strict=True)]
+    return captions, subjects, backgrounds
+
+
+def test_every_bundled_model_is_here_with_its_card_and_together_they_are_small() -> None:
+    for entry in FILES:
+        assert entry.path().is_file(), entry.name
+        assert entry.path().with_suffix(".md").is_file(), entry.name
+        assert entry.path().stat().st_size == entry.size
+    assert sum(entry.path().stat().st_size for entry in FILES) <= 24e6
+
+
+@pytest.mark.parametrize("kind", list(SMALL))
+def test_a_bundled_file_says_what_it_is(kind: str) -> None:
+    model = load_model(BUNDLED / f"{kind.replace('-', '_')}.safetensors")
+    preset = SMALL[kind]  # type: ignore[index]
+    assert model.config.kind == kind
+    assert model.config.unet == preset.unet
+    assert model.config.text == preset.text
+    assert model.config.schedule == preset.schedule
+
+
+def test_the_base_model_draws_what_it_is_asked_for(drawings: Tensor) -> None:
+    captions, subjects, backgrounds = asked(3)
+    model = load_model(BUNDLED / "base.safetensors")
+    out = text_to_image(model, captions, seeds=list(range(len(captions))), settings=FAST)
+    found = [nearest(p, drawings, b) for p, b in zip(out, backgrounds, strict=True)]
+    assert sum(a == b for a, b in zip(found, subjects, strict=True)) >= 0.8 * len(subjects)
+    assert [border_colour(p, COLOURS) for p in out] == backgrounds
+
+
+def test_clip_guidance_alone_pulls_towards_the_text() -> None:
+    captions, _, backgrounds = asked(6)
+    model, clip = load_model(BUNDLED / "base.safetensors"), load_clip(BUNDLED / "clip.safetensors")
+    with torch.no_grad():
+        text = clip.encode_prompts(captions)
+    plain = Settings(steps=15, guidance_scale=1.0)
+    seeds, empty = list(range(len(captions))), [""] * len(captions)
+    right = []
+    for guide in (None, noisy_clip_guide(clip, text, 10.0)):
+        out = text_to_image(model, empty, seeds=seeds, settings=plain, cond_fn=guide)
+        colours = [border_colour(picture, COLOURS) for picture in out]
+        right.append(sum(a == b for a, b in zip(colours, backgrounds, strict=True)))
+    assert right[1] > right[0]
+
+
+def test_the_noisy_clip_finds_the_caption_of_a_noised_picture(drawings: Tensor) -> None:
+    clip = load_clip(BUNDLED / "clip.safetensors")
+    assert clip.config == SMALL_CLIP
+    captions, subjects, backgrounds = asked(1)
+    rows = [NAMES.index(s) for s in subjects]
+    pairs = zip(rows, backgrounds, strict=True)
+    pictures = torch.stack([on(drawings[row], b) for row, b in pairs])
+    schedule = model_schedule(SMALL["base"])
+    for timestep, least in ((0, 0.9), (500, 0.8)):
+        t = torch.full((len(rows),), timestep)
+        noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            image = normalise(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
+            text = normalise(clip.encode_prompts(captions))
+        hits = (image @ text.T).argmax(dim=1) == torch.arange(len(rows))
+        assert float(hits.float().mean()) >= least
+
+
+def test_the_inpainting_model_completes_the_subject_and_keeps_what_is_known(
+    drawings: Tensor,
+) -> None:
+    captions, subjects, backgrounds = asked(6)
+    rows = zip([NAMES.index(s) for s in subjects], backgrounds, strict=True)
+    pictures = torch.stack([on(drawings[row], b) for row, b in rows])
+    keep = torch.ones(len(pictures), 1, 64, 64)
+    keep[..., 32:] = 0
+    model = load_model(BUNDLED / "inpaint.safetensors")
+    seeds = list(range(len(pictures)))
+    out = inpaint(model, pictures, keep, captions, seeds=seeds, settings=FAST)
+    assert float(((out - pictures) * keep).abs().max()) < 1e-5
+    flat = torch.stack([COLOURS[b] for b in backgrounds])[:, :, None, None]
+    hole = (1 - keep).expand_as(pictures).bool()
+    error = (out - pictures)[hole].square().mean()
+    assert float(error) < 0.5 * float((flat - pictures)[hole].square().mean())
+
+
+def test_the_upsampler_keeps_colours_and_adds_no_noise(drawings: Tensor) -> None:
+    picture = on(drawings[NAMES.index("frog")], "pink")[None]
+    model = load_model(BUNDLED / "upsampler.safetensors")
+    caption = fill(TEMPLATES[0], "frog", "pink")
+    out = upsample(model, picture, [caption], seeds=[0])
+    assert out.shape == (1, 3, 256, 256)
+    assert float((F.avg_pool2d(out, 4) - picture).square().mean()) < 0.01
+    flat = out[0, :, :12, :]  # above the frog there is background alone
+    assert float(flat.std(dim=(1, 2)).max()) < 0.06
