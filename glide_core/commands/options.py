@@ -43,7 +43,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="number format of the heavy layers (default: float16 on CUDA, else float32)",
+        help="number format of the heavy layers (default: float16 on CUDA, else float32, which is "
+        "exact; bfloat16 is two to three times as quick on a CPU with AMX or AVX512-BF16)",
     )
 
 

@@ -45,15 +45,15 @@ SMALL_UPSAMPLER = GlideConfig(
 SMALL_CLIP = ClipConfig(
     image_size=64,
     patch_size=8,
-    embedding=128,
-    image_width=128,
+    embedding=96,
+    image_width=96,
     image_heads=4,
-    image_layers=4,
+    image_layers=3,
     n_vocab=2048,
     context_length=24,
-    text_width=128,
+    text_width=96,
     text_heads=4,
-    text_layers=3,
+    text_layers=2,
     logit_scale=30.0,
     tokenizer="glide-small",
 )
@@ -86,11 +86,11 @@ class TrainConfig:
 
 
 DEFAULTS: dict[JobName, TrainConfig] = {
-    "base": TrainConfig("base", steps=1500),
-    "inpaint": TrainConfig("inpaint", steps=240, lr=7e-4, ema=0.998, warmup=20),
-    "upsampler": TrainConfig("upsampler", steps=700, batch=16, lr=1e-3, ema=0.998),
+    "base": TrainConfig("base", steps=3000, batch=32),
+    "inpaint": TrainConfig("inpaint", steps=450, batch=32, lr=7e-4, ema=0.998, warmup=20),
+    "upsampler": TrainConfig("upsampler", steps=1500, batch=16, lr=1e-3, ema=0.998),
     "upsampler-inpaint": TrainConfig(
         "upsampler-inpaint", steps=200, batch=16, lr=5e-4, ema=0.998, warmup=20
     ),
-    "clip": TrainConfig("clip", steps=1000, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
+    "clip": TrainConfig("clip", steps=700, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
 }
