@@ -30,5 +30,6 @@ def average_gradients(model: nn.Module, processes: int) -> None:
     flat = torch.cat([g.reshape(-1) for g in grads])
     distributed.all_reduce(flat)
     flat /= processes
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    sizes = [grad.numel() for grad in grads]
+    for grad, mean in zip(grads, torch.split(flat, sizes), strict=True):
         grad.copy_(mean.view_as(grad))
