@@ -71,7 +71,8 @@ def load_model(
         )
     if kinds and found.kind not in kinds:
         raise GlideError(
-            f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}."
+            f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}: "
+            "name a file of that kind."
         )
     return model_from_state_dict(file.tensors, found, device=device, dtype=dtype, where=str(path))
 
@@ -246,10 +247,16 @@ def check_tensors(
         for key in expected.keys() & tensors.keys()
         if tensors[key].shape != expected[key].shape
     )
+    integers = (
+        f"{key} ({tensors[key].dtype})"
+        for key in expected.keys() & tensors.keys()
+        if expected[key].is_floating_point() and not tensors[key].is_floating_point()
+    )
     faults = [
         *_listed("missing", expected.keys() - tensors.keys()),
         *_listed("not part of the model", tensors.keys() - expected.keys()),
         *_listed("of another shape", misshapen),
+        *_listed("without fractions", integers),
     ]
     if faults:
         raise GlideError(
