@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from glide_core import __version__
 from glide_core.errors import GlideError
@@ -24,9 +26,16 @@ COMMANDS = {  # name: (module, what it does)
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in two lines: the usage of all options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
+
+
 def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the subcommand that was asked for gets its options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="glide",
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
         epilog="`glide COMMAND --help` says more. Example: glide generate 'a red apple' -n 4",
@@ -64,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GlideError as error:
         print(f"glide: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `glide models | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("glide: stopped.", file=sys.stderr)
         return 130
@@ -79,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from glide_core.errors import GlideError
 from glide_core.images import cycle, from_comfy, keep_mask, resize, to_comfy
 
+_MOST_SIDE = 8192  # memory; the models see 256 pixels of it at most
 _LEAST_SIDE = 256  # a smaller square would be enlarged for the last stage: wasted pixels
 
 
@@ -63,6 +64,11 @@ def crop_for_inpainting(
     batch, _, height, width = pictures.shape
     keep, soft = keep_mask(mask, (height, width), batch)
     region = region_around(1 - keep, context)
+    if region.side > _MOST_SIDE:
+        raise GlideError(
+            f"The mask marks {region.side} pixels of a {width}x{height} picture. Expected at most "
+            f"{_MOST_SIDE} from side to side. Mask a smaller part, or shrink the picture."
+        )
     rows, columns = region.inside(height, width)
     margins = region.margins(height, width)
     # beyond the edges nothing is known: the model may go on as it likes, and it is cut off again
@@ -148,9 +154,17 @@ def _enlarged(patch: Tensor, side: int) -> Tensor:
 def _colour_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
     """What to add to the new picture, [B, C, 1, 1], for equal mean colours just around the hole."""
     reach = max(old.shape[-2:]) // 16 * 2 + 1
-    near = F.max_pool2d(hole, reach, stride=1, padding=reach // 2) * (1 - hole)
+    near = _widened(hole, reach) * (1 - hole)
     count = near.sum(dim=(2, 3), keepdim=True)
     return ((old - new) * near).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+
+
+def _widened(values: Tensor, reach: int) -> Tensor:
+    """The largest value in a square of `reach` (odd) around each pixel: rows first, for speed."""
+    height, width = values.shape[-2:]
+    tall, wide = min(reach, 2 * height - 1), min(reach, 2 * width - 1)  # more meets no pixel
+    rows = F.max_pool2d(values, (1, wide), stride=1, padding=(0, wide // 2))
+    return F.max_pool2d(rows, (tall, 1), stride=1, padding=(tall // 2, 0))
 
 
 def _feathered(hole: Tensor, feather: int) -> Tensor:
@@ -162,7 +176,9 @@ def _feathered(hole: Tensor, feather: int) -> Tensor:
     depth, rest = hole.clone(), hole
     for _ in range(2 * feather - 1):
         rest = 1 - F.max_pool2d(1 - rest, 3, stride=1, padding=1)
+        if not rest.any():
+            break
         depth = depth + rest
     reach = 4 * feather + 1
-    local = F.max_pool2d(depth, reach, stride=1, padding=reach // 2)  # the hole's depth hereabouts
+    local = _widened(depth, reach)  # the hole's depth hereabouts
     return (depth / (local / 2).clamp(min=1)).clamp(max=1)

@@ -17,9 +17,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" is a device, and holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or ["no reason given"])[0].split(". ")[0][:160]
         raise GlideError(
             f"there is no device {name!r} here ({reason}). Expected cpu, cuda, cuda:1, mps... "
             "Leave --device out to have one chosen."

@@ -21,6 +21,9 @@ from glide_core.errors import GlideError
 SOFT_EDGES = "The mask has soft edges. It was cut at one half: a pixel is repainted or kept."
 
 
+_LONGEST = 16  # times as long as wide: thinner pictures have no shape left for a model to see
+
+
 class KeepMask(NamedTuple):
     """A mask as the core wants it, and whether something was lost on the way."""
 
@@ -125,6 +128,11 @@ def fit(pictures: Tensor, shorter: int, multiple: int = 8) -> Tensor:
     ratio is kept as well as that allows.
     """
     height, width = pictures.shape[2:]
+    if max(height, width) > _LONGEST * min(height, width):
+        raise GlideError(
+            f"The picture is {width}x{height}: too long and thin. Expected one side at most "
+            f"{_LONGEST} times the other. Crop it first."
+        )
     scale = shorter / min(height, width) if shorter else 1.0
     sides = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
     return resize(pictures, (sides[0], sides[1]))
@@ -177,6 +185,10 @@ def open_image(path: Path | str) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise GlideError(f"There is no file {path}. Expected a picture: check the name.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise GlideError(
+            f"{path} cannot be read: {error.strerror}. Expected a picture file: name another."
+        ) from error
     except UnidentifiedImageError as error:
         raise GlideError(
             f"{path} is no picture that can be read. Expected PNG, JPEG, WebP, GIF, BMP or TIFF."

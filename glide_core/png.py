@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,13 @@ def save(
     if not pictures:
         return []
     width, height = pictures[0].size
-    base = folder / _fill(prefix, width, height)
-    if not base.resolve().is_relative_to(folder.resolve()) or not base.name:
+    filled = _fill(prefix, width, height)
+    base = folder / filled
+    inside = "\0" not in filled and base.resolve().is_relative_to(folder.resolve())
+    if not inside or base == folder:
         raise GlideError(
-            f"the file name prefix {prefix!r} leads out of {folder}. Expected a name or a folder "
-            "inside it. Change the prefix, or the output folder."
+            f"the file name prefix {prefix!r} names no file, or leads out of {folder}. "
+            "Expected a name, or a folder inside it. Change the prefix, or the output folder."
         )
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,21 @@ def save(
         _write(picture, base, {**(text or {}), **(each[i] if each else {})})
         for i, picture in enumerate(pictures)
     ]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before any work is done; make nothing yet."""
+    existing = next((p for p in (folder, *folder.absolute().parents) if os.path.lexists(p)), folder)
+    if not existing.is_dir():
+        reason = f"{existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{existing} cannot be written to"
+    else:
+        return
+    raise GlideError(
+        f"pictures cannot be saved in {folder}: {reason}. Expected a folder, there or to be made. "
+        "Choose another with --out."
+    )
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -109,4 +127,5 @@ def _write(picture: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
             "another folder with --out."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long to be written is too long to be removed
+            temporary.unlink(missing_ok=True)

@@ -167,6 +167,11 @@ class GlideSampler:
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
         start = latent_image["samples"]
+        if start.ndim != 4:
+            raise GlideError(
+                f"{NODE}: the LATENT on 'latent_image' has the shape {list(start.shape)}. Expected "
+                "[batch, channels, height, width]. Connect GLIDE Empty Latent."
+            )
         batch, channels, height, width = start.shape
         if denoise < 1 and channels != config.unet.channels:
             raise GlideError(

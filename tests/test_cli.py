@@ -207,6 +207,9 @@ def test_a_bad_checkpoint_is_named_and_nothing_is_written(
         (["--model", "tiny_upsampler.safetensors"], "kind 'upsampler'"),
         (["--upsampler", "tiny_base.safetensors"], "kind 'base'"),
         (["--device", "gpu9"], "gpu9"),
+        (["--device", "meta"], "no device 'meta'"),
+        (["--dtype", "float16", "--device", "cpu"], "float32 or bfloat16"),
+        (["--model", "a" * 400], "no model"),
         (["--clip-scale", "1", "--clip", "tiny_base.safetensors"], "noisy CLIP"),
     ],
 )
@@ -225,14 +228,78 @@ def test_bad_settings_are_explained(
         ["--seed", str(2**64)],
         ["-n", "0"],
         ["--steps", "0"],
+        ["--steps", "1001"],
+        ["--steps", "many"],
+        ["--upsample-steps", "1001"],
         ["--size", "65"],
+        ["--size", "wide"],
         ["--sampler", "magic"],
+        ["--cfg", "nan"],
+        ["--clip-scale", "inf"],
+        ["--eta", "1.5"],
+        ["--upsample-temperature", "-1"],
     ],
 )
-def test_impossible_options_are_refused_before_anything_is_loaded(words: list[str]) -> None:
+def test_impossible_options_are_refused_before_anything_is_loaded(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         glide("generate", "x", *words)
     assert stop.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert words[0] in said[0] and "glide generate --help" in said[1] and len(said) == 2
+
+
+def test_a_negative_prompt_that_is_too_long_is_cut_and_says_so(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 1]
+    assert glide(*words, "--negative", "blur " * 200, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert "the negative prompt is" in said and "cut off" in said and "the prompt" not in said
+
+
+@pytest.mark.parametrize("inside", ["", "further/down"])
+def test_a_folder_that_cannot_be_one_is_refused_before_the_work(
+    inside: str, out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["--model", "nowhere.safetensors"]
+    assert glide("generate", "x", *missing, "--out", photo / inside) == 1
+    said = capsys.readouterr().err
+    assert f"{photo} is not a folder" in said and "--out" in said
+    assert glide("run", out.parent / "none.json", "--out", photo / inside) == 1
+
+
+def test_ddim_with_all_its_noise_in_few_steps_stays_finite(out: Path) -> None:
+    words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 2]
+    assert glide(*words, "--eta", 1, "--out", out) == 0
+
+
+def test_a_picture_too_long_and_thin_is_refused(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "long.png"
+    Image.new("RGB", (400, 3)).save(path)
+    words = [path, "x", "--model", "tiny_upsampler.safetensors", "--quiet", "--out", out]
+    assert glide("upscale", *words) == 1
+    assert "too long and thin" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_folder_is_no_picture(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glide("upscale", out.parent, "x", "--out", out) == 1
+    assert "Expected a picture file" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error(model_folder: Path) -> None:
+    code = "import sys; from glide_core.cli import main; sys.exit(main(['models']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
 
 
 def test_an_unreadable_picture_is_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +310,9 @@ def test_an_unreadable_picture_is_named(out: Path, capsys: pytest.CaptureFixture
     assert not out.exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"1": {"class_type": "Nope", "inputs": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 50000, "1" * 5000, '{"1": {"class_type": "Nope", "inputs": {}}}']
+)
 def test_a_malformed_workflow_writes_nothing(
     text: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,8 +372,9 @@ def test_core_nodes_mean_here_what_they_mean_in_comfyui(out: Path) -> None:
     assert abs(pixels(saved) - pixels(shown)).max() == 0
 
 
+@pytest.mark.parametrize("prefix", ["../../x", "/x", "", ".", "a\0b", "a" * 300])
 def test_a_prefix_cannot_lead_out_of_the_folder(
-    out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+    prefix: str, out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "workflow.json"
     nodes = {
@@ -312,9 +382,10 @@ def test_a_prefix_cannot_lead_out_of_the_folder(
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
     path.write_text(json.dumps(nodes))
-    assert glide("run", path, "--out", out, "--set", "2.filename_prefix=../../x") == 1
-    assert "leads out of" in capsys.readouterr().err
-    assert not out.exists()
+    assert glide("run", path, "--out", out, "--set", f"2.filename_prefix={prefix}") == 1
+    said = capsys.readouterr().err
+    assert "leads out of" in said or "cannot be written" in said
+    assert not list(out.parent.rglob("*_.png"))
 
 
 def test_ctrl_c_stops_and_leaves_no_picture(

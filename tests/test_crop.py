@@ -149,3 +149,16 @@ def test_impossible_settings_are_refused() -> None:
         crop_for_inpainting(picture(64, 64), torch.ones(64, 64), context=-1)
     with pytest.raises(GlideError, match="feather is -1"):
         stitch(picture(64, 64), grey(), Region(0, 0, 64), torch.ones(64, 64), feather=-1)
+
+
+def test_any_feather_is_quick() -> None:
+    mask = torch.zeros(1, 90, 70)
+    mask[:, 20:60, 10:50] = 1
+    region = Region(0, 0, 70)
+    wide, wider = (stitch(picture(90, 70), grey(), region, mask, feather=f) for f in (256, 10**6))
+    assert torch.equal(wide, wider)
+
+
+def test_a_mask_too_wide_for_memory_is_refused() -> None:
+    with pytest.raises(GlideError, match="marks 20000 pixels"):
+        crop_for_inpainting(torch.zeros(1, 1, 20000, 3), torch.ones(1, 1, 20000))

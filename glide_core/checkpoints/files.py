@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import secrets
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -143,9 +144,11 @@ def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
     if mapped and not zipfile.is_zipfile(path):  # the directory of a zip is at its end
         raise _cut_short(path)
     try:
-        return torch.load(
-            path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are refused in a moment
+            return torch.load(
+                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+            )
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _cut_short(path, error) from error

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     original = images.from_comfy(images.load_image(arguments.image))
     base = here.model(arguments.model, "base", "inpaint")
     upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
-    session.warn_if_cut(base.config, arguments.prompt)
+    session.warn_if_cut(base.config, arguments)
     guide = here.guide(arguments, arguments.prompt)
     small = images.fit(original, base.config.unet.image_size)
     for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     here = session.Session.of(arguments)
     base = here.model(arguments.model, "base", "inpaint")
     upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
-    session.warn_if_cut(base.config, arguments.prompt)
+    session.warn_if_cut(base.config, arguments)
     guide = here.guide(arguments, arguments.prompt)
     facts = session.facts_of(arguments)
     for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):

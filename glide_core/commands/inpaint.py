@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser, "inpaint")
     parser.add_argument(
         "--context",
-        type=float,
+        type=options.not_negative,
         default=0.5,
         metavar="PART",
         help="surroundings the model sees, as a part of the mask's extent (default: 0.5)",
     )
     parser.add_argument(
         "--feather",
-        type=int,
+        type=options.whole,
         default=8,
         metavar="PIXELS",
         help="over how many pixels inside the mask old fades into new (default: 8)",
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     models = [here.model(arguments.model, "inpaint")]
     if not arguments.no_upsample:
         models.append(here.model(arguments.upsampler, "upsampler-inpaint"))
-    session.warn_if_cut(models[0].config, arguments.prompt)
+    session.warn_if_cut(models[0].config, arguments)
     sides = tuple(model.config.unet.image_size for model in models)
     cut = crop.crop_for_inpainting(image, mask, sides, arguments.context)
     if cut.soft:

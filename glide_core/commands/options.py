@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 # What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
@@ -20,6 +21,9 @@ SAMPLERS = (
     "heun",
     "ddpm",
 )
+
+
+MOST_STEPS = 1000  # what the models were trained on; a workflow's widget ends there too
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +80,11 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
     sampler = "ddim"
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=positive, default=steps, metavar="N", help=f"model calls (default: {steps})"
+        "--steps",
+        type=step_count,
+        default=steps,
+        metavar="N",
+        help=f"model calls (default: {steps})",
     )
     group.add_argument(
         "--respacing",
@@ -92,11 +100,11 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
         help=f"one of {', '.join(SAMPLERS)} (default: {sampler})",
     )
     group.add_argument(
-        "--eta", type=float, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"
+        "--eta", type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"
     )
     group.add_argument(
         "--cfg",
-        type=float,
+        type=number,
         default=cfg,
         metavar="SCALE",
         help=f"classifier-free guidance; 1 is off (default: {cfg:g})",
@@ -111,7 +119,7 @@ def add_clip(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("CLIP guidance")
     group.add_argument(
         "--clip-scale",
-        type=float,
+        type=number,
         default=0.0,
         metavar="SCALE",
         help="guidance by the noisy CLIP, beside --cfg; 0 is off, 1 to 4 is usual (default: 0)",
@@ -136,14 +144,14 @@ def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
     group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
     group.add_argument(
         "--upsample-steps",
-        type=positive,
+        type=step_count,
         default=27,
         metavar="N",
         help="model calls of the upsampler; 27 is the paper's uneven spacing (default: 27)",
     )
     group.add_argument(
         "--upsample-cfg",
-        type=float,
+        type=number,
         default=1.0,
         metavar="SCALE",
         help="classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)",
@@ -154,7 +162,7 @@ def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
 def add_temperature(group: argparse._ActionsContainer, name: str) -> None:
     group.add_argument(
         name,
-        type=float,
+        type=not_negative,
         default=0.997,
         metavar="T",
         help="scale of the upsampler's starting noise (default: 0.997)",
@@ -170,31 +178,71 @@ def add_model(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def whole(text: str, low: int = 0, high: float = math.inf) -> int:
+    """A whole number from low to high."""
+    wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number: expected {wanted}"
+        ) from error
+    if not low <= value <= high:
+        size = "small" if value < low else "large"
+        raise argparse.ArgumentTypeError(f"{value} is too {size}: expected {wanted}")
+    return value
+
+
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small: expected 1 or more")
+    return whole(text, 1)
+
+
+def step_count(text: str) -> int:
+    return whole(text, 1, MOST_STEPS)
+
+
+def number(text: str) -> float:
+    """Any number but NaN and infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: expected one such as 3 or 2.5")
+    return value
+
+
+def not_negative(text: str) -> float:
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small: expected 0 or more")
     return value
 
 
 def seed(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{value} is no seed: expected 0 to 2^64 - 1")
+        raise argparse.ArgumentTypeError(f"{text} is no seed: expected 0 to 2^64 - 1")
     return value
 
 
 def fraction(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is out of range: expected 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is out of range: expected 0 to 1")
     return value
 
 
 def size(text: str) -> tuple[int, int]:
     """Read WxH, or one number for a square, as (height, width)."""
     width, _, height = text.lower().partition("x")
-    found = int(height or width), int(width)
+    try:
+        found = int(height or width), int(width)
+    except ValueError:
+        found = 0, 0
     if min(found) < 8 or found[0] % 8 or found[1] % 8:
         raise argparse.ArgumentTypeError(
             f"{text} is no size: expected multiples of 8 from 8 up, such as 64 or 96x64"

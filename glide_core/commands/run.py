@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from glide_core import workflow
+from glide_core import png, workflow
 from glide_core.commands import options
 from glide_core.errors import GlideError
 from glide_core.workflow import check, overrides
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     data = workflow.load_json(arguments.workflow)
+    png.check_folder(arguments.out)
     paths = _on_server(data, arguments) if arguments.server else _here(data, arguments)
     for path in paths:
         print(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,10 @@ def find_model(name: str) -> Path:
     """Resolve a catalog name or a path; GlideError says how to get what is not here."""
     from glide_core.checkpoints.catalog import find, models_directory
 
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if (models_directory() / name).is_file():
-        return models_directory() / name
+    for path in (Path(name), models_directory() / name):
+        with suppress(OSError, ValueError, RuntimeError):  # what cannot be a file's name
+            if path.expanduser().is_file():
+                return path.expanduser()
     try:
         entry = find(name)
     except GlideError as error:
@@ -68,8 +67,10 @@ class Session:
 
     @staticmethod
     def of(arguments: argparse.Namespace) -> Session:
+        from glide_core import png
         from glide_core.devices import pick_device, pick_dtype
 
+        png.check_folder(arguments.out)
         device = pick_device(arguments.device)
         return Session(device, pick_dtype(arguments.dtype, device), arguments.quiet)
 
@@ -108,18 +109,21 @@ class Session:
             yield step
 
 
-def warn_if_cut(config: GlideConfig, prompt: str) -> None:
-    """Say so when the model cannot read all of a prompt."""
+def warn_if_cut(config: GlideConfig, arguments: argparse.Namespace) -> None:
+    """Say so when the model cannot read all of a prompt, or of the negative one."""
     from glide_core.tokenizer import get_tokenizer
 
     length = config.text.context_length
-    cut = get_tokenizer(config.tokenizer).encode(prompt, length).truncated
-    if cut:
-        log.warning(
-            "the prompt is %d tokens longer than the %d that the model reads: its end is cut off",
-            cut,
-            length,
-        )
+    tokenizer = get_tokenizer(config.tokenizer)
+    for name, text in (("prompt", arguments.prompt), ("negative prompt", arguments.negative)):
+        cut = tokenizer.encode(text, length).truncated
+        if cut:
+            log.warning(
+                "the %s is %d tokens longer than the %d that the model reads: its end is cut off",
+                name,
+                cut,
+                length,
+            )
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -155,9 +159,8 @@ def upsample_respacing(steps: int) -> str:
 
 def chunks(seed: int, count: int, size: int) -> Iterator[list[int]]:
     """Seeds of `count` pictures, `size` at a time: picture i has seed + i in any chunking."""
-    seeds = [(seed + i) % 2**64 for i in range(count)]
     for start in range(0, count, size):
-        yield seeds[start : start + size]
+        yield [(seed + i) % 2**64 for i in range(start, min(start + size, count))]
 
 
 def write(

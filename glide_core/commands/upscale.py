@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser, "upsampler")
     parser.add_argument(
         "--low-size",
-        type=int,
+        type=options.whole,
         default=64,
         metavar="N",
         help="pixels of the shorter side before enlarging; 0 leaves it as it is (default: 64)",
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     picture = images.from_comfy(images.load_image(arguments.image))
     low_res = images.fit(picture, arguments.low_size)
     model = here.model(arguments.model, "upsampler")
-    session.warn_if_cut(model.config, arguments.prompt)
+    session.warn_if_cut(model.config, arguments)
     settings = replace(
         session.settings_of(arguments),
         respacing=arguments.respacing or session.upsample_respacing(arguments.steps),

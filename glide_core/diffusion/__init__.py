@@ -93,8 +93,9 @@ def _finite(denoiser: Denoiser) -> Denoiser:
         if not torch.isfinite(prediction.eps).all():
             raise GlideError(
                 f"the model's output at timestep {int(t[0])} holds NaN or infinity where numbers "
-                "were expected: its weights are damaged, or too large for half precision. "
-                "Load another checkpoint, or use float32"
+                "were expected: its weights are damaged or too large for half precision, or "
+                "guidance is far too strong. Load another checkpoint, use float32, or lower "
+                "cfg and CLIP's scale"
             )
         return prediction
 

@@ -162,7 +162,9 @@ def ddim_step(
         * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar))
         * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
     )
-    x_prev = x0 * torch.sqrt(alpha_bar_prev) + torch.sqrt(1 - alpha_bar_prev - sigma**2) * eps
+    # at eta 1 the difference may round to just below zero
+    kept = torch.sqrt((1 - alpha_bar_prev - sigma**2).clamp(min=0))
+    x_prev = x0 * torch.sqrt(alpha_bar_prev) + kept * eps
     if index > 0 and eta and noise is not None:
         x_prev = x_prev + sigma * noise
     return make_step(x_prev, x0)

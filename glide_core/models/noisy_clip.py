@@ -3,6 +3,7 @@ transformer, and OpenAI's parameter names."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import merge_heads
 from glide_core.tokenizer import get_tokenizer
+
+log = logging.getLogger("glide")
 
 # The original CLIP's normalisation of 0..255 pictures; not part of any checkpoint.
 _CHANNEL_MEANS = (122.77093945, 116.74601272, 104.09373519)
@@ -197,6 +200,14 @@ class NoisyClip(nn.Module):
         """Token ids [B, L] and the lengths [B] up to and with the end token."""
         length = self.config.context_length
         rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
+        cut = max((row.truncated for row in rows), default=0)
+        if cut:
+            log.warning(
+                "the text for CLIP is %d tokens longer than the %d that it reads: its end is cut "
+                "off",
+                cut,
+                length,
+            )
         # CLIP's own tokenizer counts its end token as text; GLIDE's pads with it
         extra = 0 if self.config.tokenizer == "clip-bpe" else 1
         lengths = [min(row.length + extra, length) for row in rows]

@@ -21,7 +21,7 @@ __all__ = ["Graph", "InputSpec", "Link", "Node", "NodeSchema", "load_json", "rea
 def load_json(path: Path) -> Any:
     """Read a workflow file; GlideError says where the JSON breaks."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise GlideError(
             f"there is no workflow {path}. Expected a ComfyUI workflow (.json). "
@@ -33,8 +33,15 @@ def load_json(path: Path) -> Any:
             f"{path} is not JSON ({where}: {error}). Expected a ComfyUI workflow. "
             "Save it again from ComfyUI."
         ) from error
+    except (ValueError, RecursionError) as error:  # endless digits or brackets
+        raise GlideError(
+            f"{path} cannot be read as JSON: {error}. Expected a ComfyUI workflow. "
+            "Save it again from ComfyUI."
+        ) from error
     except OSError as error:
-        raise GlideError(f"{path} cannot be read: {error}.") from error
+        raise GlideError(
+            f"{path} cannot be read: {error.strerror}. Expected a ComfyUI workflow (.json)."
+        ) from error
 
 
 def read(data: Any, schemas: Mapping[str, NodeSchema]) -> Graph:

@@ -123,6 +123,8 @@ def _value(value: Any, spec: InputSpec, node_checks: bool) -> tuple[Any, str | N
             return value, f"{value!r} is not a connection. Expected {spec.type} from another node."
     except (TypeError, ValueError, OverflowError):
         return value, f"{value!r} is not a {spec.type}. Type one in."
+    if spec.type == "COMBO" and type(value) not in {str, *map(type, spec.choices or ())}:
+        return value, f"{value!r} is not a choice. Expected one of the widget's entries."
     if node_checks:
         return value, None
     low, high = spec.options.get("min"), spec.options.get("max")

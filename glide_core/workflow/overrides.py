@@ -29,7 +29,8 @@ def apply(graph: Graph, settings: Iterable[str], schemas: Mapping[str, NodeSchem
         if not chosen:
             known = "; ".join(f"{n.id}, '{n.title}', {n.class_type}" for n in nodes.values())
             raise GlideError(
-                f"--set {setting}: no node is called {name}. Expected one of: {known}."
+                f"--set {setting}: no node is called {name}. "
+                f"Expected one of: {known}. Muted and bypassed nodes do not run."
             )
         for node in chosen:
             nodes[node.id] = _changed(node, field.strip(), value, schemas, setting)

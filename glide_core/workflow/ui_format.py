@@ -47,15 +47,25 @@ class _Scope:
 
 def read(data: Mapping[str, Any], schemas: Mapping[str, NodeSchema]) -> Graph:
     """Read the UI format; GlideError names the node and what is wrong with it."""
-    definitions = {
-        str(sub.get("id")): sub
-        for sub in (data.get("definitions") or {}).get("subgraphs") or []
-        if isinstance(sub, Mapping)
-    }
+    groups = data.get("definitions")
+    subgraphs = groups.get("subgraphs") if isinstance(groups, Mapping) else None
+    definitions = {str(sub.get("id")): sub for sub in _entries(subgraphs) if _is_graph(sub)}
     root = _scope(data, "", definitions, None, None)
     nodes: dict[str, Node] = {}
     _collect(root, schemas, nodes)
     return Graph(nodes, ui=dict(data))
+
+
+def _entries(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_graph(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("nodes"), list)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def _scope(
@@ -65,9 +75,11 @@ def _scope(
     parent: _Scope | None,
     outer: Mapping[str, Any] | None,
 ) -> _Scope:
-    scope = _Scope(prefix, {}, _links(data.get("links") or []), parent, outer)
-    for position, raw in enumerate(data.get("nodes") or []):
-        if not isinstance(raw, Mapping) or "id" not in raw or not isinstance(raw.get("type"), str):
+    scope = _Scope(prefix, {}, _links(_entries(data.get("links"))), parent, outer)
+    for position, raw in enumerate(_entries(data.get("nodes"))):
+        if not (
+            isinstance(raw, Mapping) and _is_id(raw.get("id")) and isinstance(raw.get("type"), str)
+        ):
             raise GlideError(
                 f"entry {position} of the workflow's nodes is not a node. Expected an object with "
                 "an id and a type. Save the workflow again from ComfyUI."
@@ -92,12 +104,15 @@ def _links(raw: Sequence[Any]) -> dict[int | str, tuple[Any, int, Any, int]]:
             fields = [entry.get(name) for name in names]
         elif isinstance(entry, (list, tuple)) and len(entry) >= len(names):
             fields = list(entry[: len(names)])
-        if any(value is None for value in fields):
+        if len(fields) != len(names) or not (
+            all(_is_id(fields[i]) for i in (0, 1, 3))
+            and all(isinstance(fields[i], int) for i in (2, 4))
+        ):
             raise GlideError(
                 f"the workflow's link {entry!r} is not a link. Expected [id, from node, slot, "
                 "to node, slot, type]. Save the workflow again from ComfyUI."
             )
-        links[fields[0]] = (fields[1], int(fields[2]), fields[3], int(fields[4]))
+        links[fields[0]] = (fields[1], fields[2], fields[3], fields[4])
     return links
 
 
@@ -136,7 +151,7 @@ def _node(scope: _Scope, raw: Mapping[str, Any], schemas: Mapping[str, NodeSchem
 
 
 def _slots(raw: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
-    return [slot for slot in raw.get(side) or [] if isinstance(slot, Mapping)]
+    return [slot for slot in _entries(raw.get(side)) if isinstance(slot, Mapping)]
 
 
 def _widget_values(
@@ -171,7 +186,7 @@ def _resolve_input(scope: _Scope, raw: Mapping[str, Any], slot: int) -> Link | _
     link = slots[slot].get("link") if slot < len(slots) else None
     if link is None:
         return _Cut()
-    if link not in scope.links:
+    if not _is_id(link) or link not in scope.links:
         return _Cut(f"its link {link} is not in the file")
     origin, origin_slot, _, _ = scope.links[link]
     return _resolve_output(scope, origin, origin_slot, 0)
@@ -210,7 +225,7 @@ def _resolve_output(scope: _Scope, key: Any, slot: int, depth: int) -> Link | _V
 def _follow(scope: _Scope, raw: Mapping[str, Any], slot: int, depth: int) -> Link | _Value | _Cut:
     slots = _slots(raw, "inputs")
     link = slots[slot].get("link") if slot < len(slots) else None
-    if link is None or link not in scope.links:
+    if not _is_id(link) or link not in scope.links:
         return _Cut(f"{_label(scope, raw)} has nothing connected to pass on")
     origin, origin_slot, _, _ = scope.links[link]
     return _resolve_output(scope, origin, origin_slot, depth + 1)

@@ -13,6 +13,7 @@ from typing import Any
 from glide_core.errors import GlideError
 
 from . import current
+from .files import is_file
 
 PER_LATENT_PIXEL = 8  # core nodes count pixels of an SD picture: 512 there is 64 here
 
@@ -31,7 +32,7 @@ class Place:
         plain = name.rsplit(" [", 1)[0] if name.endswith("]") else name
         for folder in self.inputs:
             path = folder / plain  # an absolute name stays as it is
-            if path.is_file():
+            if is_file(path):
                 return path
         places = ", ".join(str(folder) for folder in self.inputs)
         raise GlideError(

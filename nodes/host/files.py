@@ -27,7 +27,7 @@ def bundled_path(name: str) -> Path | None:
     if not name.startswith(BUNDLED_PREFIX):
         return None
     path = BUNDLED / name[len(BUNDLED_PREFIX) :]
-    if path.parent != BUNDLED or not path.is_file():
+    if path.parent != BUNDLED or not is_file(path):
         known = ", ".join(f"{BUNDLED_PREFIX}{e.filename}" for e in ENTRIES if e.bundled)
         raise GlideError(
             f"there is no bundled model {name}. Expected one of: {known}. Choose one of them, or "
@@ -50,14 +50,22 @@ def folder_names(folders: Iterable[Path]) -> list[str]:
 def folder_path(name: str, folders: Sequence[Path]) -> Path:
     """Resolve a listed name; GlideError says where it was looked for."""
     for folder in folders:
-        path = (folder / name).resolve()
-        if path.is_file() and path.is_relative_to(folder.resolve()):
-            return path
+        path = folder / name
+        if is_file(path) and path.resolve().is_relative_to(folder.resolve()):
+            return path.resolve()
     places = " or ".join(str(folder) for folder in folders)
     raise GlideError(
         f"there is no model file {name!r} in {places}. Expected one of the files listed there. "
         "Put it there, or choose another; `glide models` lists what can be downloaded."
     )
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is there; what cannot be a file's name (too long, half a character) is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

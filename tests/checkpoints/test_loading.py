@@ -314,6 +314,12 @@ def test_missing_extra_and_misshapen_tensors_are_listed(model: GlideModel) -> No
         assert said in str(caught.value)
 
 
+def test_integers_are_no_weights(model: GlideModel) -> None:
+    state = {key: t.to(torch.int8) for key, t in model.openai_state_dict().items()}
+    with pytest.raises(GlideError, match=r"without fractions: .*int8"):
+        model_from_state_dict(state, TINY)
+
+
 def test_an_interrupted_save_leaves_the_old_file(
     model: GlideModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

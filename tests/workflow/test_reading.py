@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,13 +271,47 @@ def test_json_that_is_no_workflow_says_so(data: Any) -> None:
     [
         ([3], [], "entry 0 of the workflow's nodes"),
         ([{"id": 1}], [], "entry 0"),
+        ([source(key=[1])], [], "entry 0"),
         ([source()], [[1, 1]], "is not a link"),
+        ([source()], [[1, [], 0, 2, 0, "IMAGE"]], "is not a link"),
+        ([source()], [[1, 1, float("nan"), 2, 0, "IMAGE"]], "is not a link"),
         ([source(widgets_values=3)], [], r"node 1 \(Source\): widgets_values is a int"),
     ],
 )
 def test_a_broken_ui_file_says_where(nodes: Any, links: Any, words: str) -> None:
     with pytest.raises(GlideError, match=words):
         workflow.read(ui(nodes, links), SCHEMAS)
+
+
+@pytest.mark.parametrize("junk", [True, 3, "x", [3], {"a": 1}, {"subgraphs": 3}])
+def test_junk_beside_the_nodes_is_an_error_or_nothing_and_never_a_crash(junk: Any) -> None:
+    data = ui([source(), save(2, 1)], [[1, 1, 0, 2, 0, "IMAGE"]])
+    check(workflow.read({**data, "definitions": junk}, SCHEMAS), SCHEMAS)
+    for broken in (
+        {**data, "links": junk},
+        {**data, "nodes": [source(), {**save(2, 1), "inputs": junk}]},
+        {**data, "nodes": [source(), save(2, junk)]},
+    ):
+        with pytest.raises(GlideError):
+            check(workflow.read(broken, SCHEMAS), SCHEMAS)
+
+
+def test_a_choice_of_another_type_is_no_choice_even_where_the_node_checks() -> None:
+    schemas = {
+        **SCHEMAS,
+        "Source": replace(
+            SCHEMAS["Source"], validate=lambda mode: mode.islower(), validated=frozenset({"mode"})
+        ),
+    }
+    data = ui([source(widgets_values=[7, "fixed", [3]]), save(2, 1)], [[1, 1, 0, 2, 0, "IMAGE"]])
+    with pytest.raises(GlideError, match=r"node 1 \(Source\), input 'mode': \[3\] is not a choice"):
+        check(workflow.read(data, schemas), schemas)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.json"
+    path.write_text('{"nodes": []}', encoding="utf-8-sig")
+    assert workflow.load_json(path) == {"nodes": []}
 
 
 def test_a_file_that_is_not_json_says_which_line(tmp_path: Path) -> None:
