@@ -38,17 +38,13 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="glide",
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
-        epilog="`glide COMMAND --help` says more. Example: glide generate 'a red apple' -n 4",
+        epilog="`glide COMMAND --help` says more. "
+        "Example: glide generate 'a fox on a blue background'",
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, line) in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=line,
-            description=f"{line[0].upper()}{line[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
         if name == asked:
             importlib.import_module(module).add_arguments(sub)
     return parser

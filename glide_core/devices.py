@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 
 from glide_core.errors import GlideError
@@ -19,7 +21,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" is a device, and holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0].split(". ")[0][:160]
+        reason = textwrap.shorten(str(error).split(". ")[0], 100, placeholder=" ...")
         raise GlideError(
             f"there is no device {name!r} here ({reason}). Expected cpu, cuda, cuda:1, mps... "
             "Leave --device out to have one chosen."

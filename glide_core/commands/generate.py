@@ -10,7 +10,7 @@ from glide_core.commands import options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draw pictures of a prompt: 64x64 first, then 256x256. The models that come with the "
-        "package know a few dozen emoji subjects on named backgrounds: 'a red apple on a blue "
+        "package know a few dozen emoji subjects on named backgrounds: 'a fox on a blue "
         "background'."
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw; '' draws anything")

@@ -17,7 +17,7 @@ from glide_core.workflow import check, overrides
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a workflow that ComfyUI saved: its UI format or its API format. Here it can hold this "
-        "pack's nodes and LoadImage, LoadImageMask, SaveImage, PreviewImage, CLIPTextEncode,\n"
+        "pack's nodes and LoadImage, LoadImageMask, SaveImage, PreviewImage, CLIPTextEncode, "
         "EmptyLatentImage, VAEDecode, VAEEncode; with --server, whatever the server has."
     )
     parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
