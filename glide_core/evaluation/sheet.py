@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +17,11 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.evaluation.bundled import BUNDLED, UNGUIDED, asked, scenes
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import to_pil
-from glide_core.pipeline import inpaint, text_to_image, upsample
+from glide_core.pipeline import UPSAMPLE_SETTINGS, inpaint, text_to_image, upsample
 from glide_core.training.jobs import random_keep_masks
 from glide_core.training.sprites import Sprites
 
+COOL = replace(UPSAMPLE_SETTINGS, temperature=0.8)  # less grain from the small upsampler
 _LINE = 14  # pixels that a label takes
 
 
@@ -36,14 +38,16 @@ def sheet(pictures: Tensor, labels: Sequence[str], columns: int, side: int = 128
     return out
 
 
-def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
-    """A seeded list of prompts through base and upsampler, all defaults."""
+def text_sheet(folder: Path, sprites: Sprites, count: int = 18) -> Image.Image:
+    """A seeded list of prompts through base and upsampler; defaults but for the temperature."""
     captions, subjects, backgrounds = asked(sprites, count)
     seeds = list(range(count))
     low = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=seeds)
     upsampler = load_model(folder / "upsampler.safetensors")
     high = [
-        upsample(upsampler, low[i : i + 4], captions[i : i + 4], seeds=seeds[i : i + 4])
+        upsample(
+            upsampler, low[i : i + 4], captions[i : i + 4], seeds=seeds[i : i + 4], settings=COOL
+        )
         for i in range(0, count, 4)
     ]
     labels = [f"{s} on {b}" for s, b in zip(subjects, backgrounds, strict=True)]
