@@ -89,14 +89,14 @@ def test_clip_guidance_alone_pulls_towards_the_text() -> None:
     model, clip = load_model(BUNDLED / "base.safetensors"), load_clip(BUNDLED / "clip.safetensors")
     with torch.no_grad():
         text = clip.encode_prompts(captions)
-    plain = Settings(steps=15, guidance_scale=1.0)
+    plain = Settings(steps=20, sampler="ancestral", guidance_scale=1.0)
     seeds, empty = list(range(len(captions))), [""] * len(captions)
     right = []
-    for guide in (None, noisy_clip_guide(clip, text, 10.0)):
+    for guide in (None, noisy_clip_guide(clip, text, 3.0)):
         out = text_to_image(model, empty, seeds=seeds, settings=plain, cond_fn=guide)
         colours = [border_colour(picture, COLOURS) for picture in out]
         right.append(sum(a == b for a, b in zip(colours, backgrounds, strict=True)))
-    assert right[1] > right[0]
+    assert right[1] >= right[0] + 2
 
 
 def test_the_noisy_clip_finds_the_caption_of_a_noised_picture(drawings: Tensor) -> None:

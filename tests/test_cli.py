@@ -413,3 +413,14 @@ def test_a_failed_write_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         png.save([Image.new("RGB", (4, 4))], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clip_guidance_samples_the_papers_way_unless_told_otherwise() -> None:
+    from argparse import Namespace
+
+    from glide_core.commands.session import sampler_of
+
+    assert sampler_of(Namespace(sampler=None, clip_scale=0.0)) == "ddim"
+    assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ancestral"
+    assert sampler_of(Namespace(sampler="ddim", clip_scale=3.0)) == "ddim"
+    assert sampler_of(Namespace(sampler=None)) == "ddim"

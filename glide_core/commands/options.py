@@ -77,7 +77,6 @@ def add_count(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
     """--steps, --respacing, --sampler, --eta, --cfg, --negative."""
-    sampler = "ddim"
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--steps",
@@ -94,10 +93,10 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
     )
     group.add_argument(
         "--sampler",
-        default=sampler,
         choices=SAMPLERS,
         metavar="NAME",
-        help=f"one of {', '.join(SAMPLERS)} (default: {sampler})",
+        help=f"one of {', '.join(SAMPLERS)} (default: ddim, "
+        "and ancestral with --clip-scale, as in the paper)",
     )
     group.add_argument(
         "--eta", type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"

@@ -126,6 +126,17 @@ def warn_if_cut(config: GlideConfig, arguments: argparse.Namespace) -> None:
             )
 
 
+def sampler_of(arguments: argparse.Namespace) -> str:
+    """The sampler asked for; by default ddim, and the paper's ancestral under CLIP guidance.
+
+    Ancestral sampling weighs CLIP's gradient by each step's variance. DDIM does not, and burns
+    pictures at scales that are mild there.
+    """
+    if arguments.sampler is not None:
+        return str(arguments.sampler)
+    return "ancestral" if getattr(arguments, "clip_scale", 0) else "ddim"
+
+
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The 64x64 stage, from --steps, --respacing, --sampler, --eta, --cfg."""
     from glide_core.pipeline import Settings
@@ -133,7 +144,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return Settings(
         steps=arguments.steps,
         respacing=arguments.respacing,
-        sampler=arguments.sampler,
+        sampler=sampler_of(arguments),
         eta=arguments.eta,
         guidance_scale=arguments.cfg,
     )
@@ -186,6 +197,8 @@ def facts_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from glide_core import __version__
 
     given = {k: v for k, v in vars(arguments).items() if k not in _NOT_IN_PICTURES}
+    if "sampler" in given:
+        given["sampler"] = sampler_of(arguments)
     plain = {k: v.name if isinstance(v, Path) else v for k, v in given.items() if v is not None}
     return {**plain, "glide_version": __version__}
 

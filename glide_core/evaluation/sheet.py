@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.checkpoints.loading import load_clip, load_model
-from glide_core.evaluation.bundled import BUNDLED, UNGUIDED, asked, scenes
+from glide_core.evaluation.bundled import BUNDLED, CLIP_ALONE, asked, scenes
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import to_pil
 from glide_core.pipeline import UPSAMPLE_SETTINGS, inpaint, text_to_image, upsample
@@ -70,11 +70,11 @@ def clip_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
     with torch.no_grad():
         text = clip.encode_prompts(captions)
     rows, labels = [], []
-    for scale in (0.0, 3.0, 10.0):
+    for scale in (0.0, 1.0, 3.0, 10.0):
         guide = noisy_clip_guide(clip, text, scale) if scale else None
         seeds = list(range(count))
         rows.append(
-            text_to_image(model, [""] * count, seeds=seeds, settings=UNGUIDED, cond_fn=guide)
+            text_to_image(model, [""] * count, seeds=seeds, settings=CLIP_ALONE, cond_fn=guide)
         )
         labels += [f"{s}/{b} x{scale:g}" for s, b in zip(subjects, backgrounds, strict=True)]
     return sheet(torch.cat(rows), labels, count, 96)
