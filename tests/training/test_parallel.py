@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
-from torch import multiprocessing, nn
+from torch import nn
 
 from glide_core.training import parallel
 
+WORKER = """
+import sys
+import torch
+from glide_core.training import parallel
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    torch.set_num_threads(1)
-    assert parallel.start() == (rank, 2)
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    x = torch.arange(12.0).view(4, 3)[rank::2]
-    model(x).square().mean().backward()
-    parallel.average_gradients(model, 2)
-    assert model.weight.grad is not None
-    torch.save(model.weight.grad, Path(folder) / f"{rank}.pt")
+torch.set_num_threads(1)
+rank, processes = parallel.start()
+assert processes == 2
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 2)
+x = torch.arange(12.0).view(4, 3)[rank::2]
+model(x).square().mean().backward()
+parallel.average_gradients(model, processes)
+torch.save(model.weight.grad, f"{sys.argv[1]}/{rank}.pt")
+"""
 
 
 def test_two_processes_share_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_worker, (port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)],
+            env={**os.environ, **group, "RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     model(torch.arange(12.0).view(4, 3)).square().mean().backward()
