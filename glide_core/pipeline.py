@@ -286,6 +286,11 @@ def inpaint(
         )
 
 
+def upsample_respacing(steps: int) -> str:
+    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
+    return "fast27" if steps == 27 else ""
+
+
 def upsampled_size(low_res: Tensor) -> tuple[int, int]:
     """(height, width) that an upsampler makes of low_res: four times its sides."""
     return low_res.shape[2] * UPSCALE, low_res.shape[3] * UPSCALE

@@ -84,11 +84,11 @@ def upsample_settings(
     steps: int, *, respacing: str = "", sampler: str = "ddim", cfg: float = 1.0, **more: Any
 ) -> Settings:
     """The second stage's settings: for 27 steps the paper's own spacing, else evenly spread."""
-    from glide_core.pipeline import Settings
+    from glide_core.pipeline import Settings, upsample_respacing
 
     return Settings(
         steps=steps,
-        respacing=respacing.strip() or ("fast27" if steps == 27 else ""),
+        respacing=respacing.strip() or upsample_respacing(steps),
         sampler=sampler,
         guidance_scale=cfg,
         **{"temperature": 0.997, **more},

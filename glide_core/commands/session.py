@@ -152,7 +152,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def upsample_settings_of(arguments: argparse.Namespace, sampler: str = "ddim") -> Settings:
     """The 256x256 stage, from --upsample-steps, --upsample-cfg, --upsample-temperature."""
-    from glide_core.pipeline import Settings
+    from glide_core.pipeline import Settings, upsample_respacing
 
     return Settings(
         steps=arguments.upsample_steps,
@@ -161,11 +161,6 @@ def upsample_settings_of(arguments: argparse.Namespace, sampler: str = "ddim") -
         guidance_scale=arguments.upsample_cfg,
         temperature=arguments.upsample_temperature,
     )
-
-
-def upsample_respacing(steps: int) -> str:
-    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
-    return "fast27" if steps == 27 else ""
 
 
 def chunks(seed: int, count: int, size: int) -> Iterator[list[int]]:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     session.warn_if_cut(model.config, arguments)
     settings = replace(
         session.settings_of(arguments),
-        respacing=arguments.respacing or session.upsample_respacing(arguments.steps),
+        respacing=arguments.respacing or pipeline.upsample_respacing(arguments.steps),
         temperature=arguments.temperature,
     )
     for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
