@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
+from glide_core.training.data.types import Batch
 
 HIGH = 256  # side of the stored drawings
 LOW = 64
@@ -59,12 +59,6 @@ TEMPLATES = (
     "a drawing of {a} {subject} on {the} {background} background",
     "a picture of {a} {subject} on {background}",
 )
-
-
-@dataclass(frozen=True)
-class Batch:
-    pictures: Tensor  # [B, 3, S, S] in [-1, 1]
-    captions: list[str]
 
 
 class Sprites:
