@@ -87,6 +87,13 @@ def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dic
     return tag, {}
 
 
+def cached_weights(architecture: str, tag: str) -> Path | None:
+    """Find the file of a tag's weights in open_clip's cache; None where it is not there."""
+    import open_clip
+
+    return _cached(open_clip.get_pretrained_cfg(architecture, tag) or {})
+
+
 def _cached(config: dict[str, Any]) -> Path | None:
     """Find a tag's file where open_clip would have put it; None when it never did."""
     if hub := str(config.get("hf_hub") or ""):
