@@ -8,7 +8,7 @@ Nothing here writes into a tensor that came in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -140,11 +140,7 @@ def fit(pictures: Tensor, shorter: int, multiple: int = 8) -> Tensor:
 
 def load_image(path: Path | str) -> Tensor:
     """Read a picture file as IMAGE [1, H, W, 3], upright, what is transparent on white."""
-    image = open_image(path)
-    if _has_alpha(image):
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return _levels(image.convert("RGB"))[None]
+    return _levels(on_white(open_image(path)))[None]
 
 
 def load_mask(path: Path | str) -> Tensor:
@@ -177,12 +173,18 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Any image as RGB, what is transparent on white."""
+    if _has_alpha(image):
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
 def open_image(path: Path | str) -> Image.Image:
     """Decode a file's first frame, turned as its EXIF says, in at most 8 bits a channel."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        return decode(path)
     except FileNotFoundError as error:
         raise GlideError(f"There is no file {path}. Expected a picture: check the name.") from error
     except (IsADirectoryError, PermissionError) as error:
@@ -197,6 +199,13 @@ def open_image(path: Path | str) -> Image.Image:
         raise GlideError(
             f"{path} cannot be read as a picture: {error}. Expected a whole file: save it anew."
         ) from error
+
+
+def decode(file: Path | str | BinaryIO) -> Image.Image:
+    """Do what `open_image` does, on a file or an open one; raises whatever PIL raises."""
+    with Image.open(file) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):  # 16 bits and more, which PIL would clip at 255
         values = np.array(upright, dtype=np.float64)
         scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535

@@ -1,0 +1,114 @@
+"""What a folder, list or shard names: a picture, somewhere, and its captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# endings by which a picture is looked for; whether it can be read is seen by reading it
+PICTURES = frozenset(
+    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif"]
+)
+TEXT_KEYS = ("text", "caption", "prompt")
+PICTURE_KEYS = ("image", "file_name", "path")
+
+
+class Unusable(Exception):
+    """Why one picture or caption cannot be used."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a file: all of them, or a part (a member of a tar)."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        """Read the bytes; raises Unusable where they are not there."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read() if self.size is None else file.read(self.size)
+        except FileNotFoundError as error:
+            raise Unusable("there is no such file") from error
+        except OSError as error:
+            raise Unusable(f"cannot be read ({error.strerror})") from error
+        if self.size is not None and len(data) < self.size:
+            raise Unusable(f"cut off: {len(data)} of {self.size} bytes are in {self.path.name}")
+        return data
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture as it was found, not yet opened."""
+
+    name: str  # for the person at the screen, relative to the source
+    picture: Piece
+    captions: tuple[str, ...] = ()
+    problem: str = ""  # what is wrong, where that is seen without opening the picture
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a source names, in an order that is the same on every machine."""
+
+    entries: list[Entry]
+    warnings: tuple[str, ...] = ()
+
+
+def suffix(name: str) -> str:
+    """The ending of a name without its dot, in small letters."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def decode_text(data: bytes) -> str:
+    """Decode UTF-8, with or without a byte order mark; raises Unusable."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unusable(f"its caption is not UTF-8 text (byte {error.start + 1})") from error
+
+
+def captions_from_text(data: bytes) -> tuple[str, ...]:
+    """Captions of a text file, one a line; raises Unusable."""
+    return _some(decode_text(data).splitlines())
+
+
+def captions_from_json(data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
+    """Captions of a JSON object under the first of `keys` that it has; raises Unusable."""
+    try:
+        values = json.loads(decode_text(data))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Unusable(f"its caption file is not JSON ({error})") from error
+    key = next((k for k in keys if isinstance(values, dict) and k in values), None)
+    if key is None:
+        raise Unusable(f"its JSON has no caption: expected one of {', '.join(keys)}")
+    return captions_from_value(values[key])
+
+
+def captions_from_value(value: object) -> tuple[str, ...]:
+    """Captions of a table's field: a text, or a list of texts to choose from; raises Unusable."""
+    values = value if isinstance(value, list) else ["" if value is None else value]
+    texts = [v for v in values if isinstance(v, str)]
+    if len(texts) < len(values):
+        raise Unusable(f"its caption is {value!r:.60}: expected a text or a list of texts")
+    return _some(texts)
+
+
+def _some(captions: Sequence[str]) -> tuple[str, ...]:
+    """Captions with single spaces, each once, in order; raises Unusable where none is left."""
+    tidy = (" ".join(c.split()) for c in captions)
+    kept = tuple(dict.fromkeys(c for c in tidy if c))
+    if not kept:
+        raise Unusable("its caption is empty")
+    return kept
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,232 @@
+"""Training data is checked before the first step: what is bad is named, then refused or skipped."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from pictures_on_disk import (
+    encode,
+    folder_files,
+    noise,
+    write_csv,
+    write_folder,
+    write_jsonl,
+    write_tar,
+)
+from PIL import Image
+
+from glide_core.errors import GlideError
+from glide_core.training.data import open_source
+from glide_core.training.data.check import DataReport
+from glide_core.training.data.source import PictureSource
+
+GOOD = folder_files(2)
+JPEG = encode(noise(7), "jpeg")
+
+
+def checked(path: Path | str, **options: object) -> DataReport:
+    source = open_source(path, **options)  # type: ignore[arg-type]
+    assert isinstance(source, PictureSource)
+    return source.report
+
+
+def forged_png(width: int, height: int) -> bytes:
+    """A PNG that claims more pixels than it has."""
+    data = encode(Image.new("L", (16, 16)))
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
+    "truncated": ({"x.jpg": JPEG[: len(JPEG) // 2], "x.txt": "x"}, "x.jpg: .*truncated"),
+    "text named .png": ({"x.png": "hello", "x.txt": "x"}, "x.png: is no picture"),
+    "empty": ({"x.png": b"", "x.txt": "x"}, "x.png: is empty"),
+    "too small": ({"x.png": encode(noise(1, 15, 80)), "x.txt": "x"}, "x.png: is 15x80: .* 16 pix"),
+    "bomb": ({"x.png": forged_png(11_000, 11_000), "x.txt": "x"}, "x.png: is 11000x11000"),
+    "bigger bomb": ({"x.png": forged_png(60_000, 60_000), "x.txt": "x"}, "x.png: .*exceeds limit"),
+    "checksum": ({"x.png": encode(noise(1))[:-20] + b"0" * 20, "x.txt": "x"}, "x.png: cannot"),
+    "no caption": ({"x.png": encode(noise(1))}, "x.png: has no caption: expected x.txt beside it"),
+    "empty caption": ({"x.png": encode(noise(1)), "x.txt": " \n\n"}, "x.png: .*empty .x.txt"),
+    "not UTF-8": (
+        {"x.png": encode(noise(1)), "x.txt": "caf\xe9".encode("latin-1")},
+        "x.png: .*UTF-8",
+    ),
+    "UTF-16": ({"x.png": encode(noise(1)), "x.txt": "cat".encode("utf-16")}, "x.png: .*UTF-8"),
+    "phone": ({"x.HEIC": b"\0\0\0\x18ftypheic", "x.txt": "x"}, "x.HEIC: is no picture"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_named_and_refused(case: str, tmp_path: Path) -> None:
+    files, words = BAD[case]
+    write_folder(tmp_path, {**GOOD, **files})
+    with pytest.raises(GlideError, match=f"(?s)1 of 3 pictures .*{words}.*--skip-bad"):
+        open_source(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_named_and_skipped_where_asked(case: str, tmp_path: Path) -> None:
+    files, words = BAD[case]
+    lines: list[str] = []
+    write_folder(tmp_path, {**GOOD, **files})
+    report = checked(tmp_path, on_bad="skip", report=lines.append)
+    assert (report.found, report.used, len(report.skipped)) == (3, 2, 1)
+    assert re.match(f"skipped: {words}", lines[0])
+    assert lines[-1] == "2 pictures with 2 different captions"
+
+
+def test_ten_bad_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{i:02}.png": b"no" for i in range(13)})
+    with pytest.raises(GlideError, match="13 of 13") as error:
+        open_source(tmp_path)
+    text = str(error.value)
+    assert "09.png" in text
+    assert "10.png" not in text
+    assert "and 3 more" in text
+
+
+def test_skipping_everything_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": b"no", "a.txt": "a"})
+    with pytest.raises(GlideError, match="1 of 1 pictures") as error:
+        open_source(tmp_path, on_bad="skip")
+    assert "--skip-bad" not in str(error.value)
+
+
+def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
+    write_folder(tmp_path, GOOD)
+    rows = [
+        '{"image": "000.png", "text": "good"}',
+        "{not json",
+        '{"text": "no picture"}',
+        '{"image": "gone.png", "text": "x"}',
+        '{"image": "001.png"}',
+        '{"image": "001.png", "text": 7}',
+        '{"image": "001.png", "text": null}',
+        '"a text"',
+    ]
+    (tmp_path / "l.jsonl").write_text("\n".join(rows))
+    reasons = [str(s) for s in checked(tmp_path / "l.jsonl", on_bad="skip").skipped]
+    assert reasons == [
+        reasons[0],
+        'l.jsonl line 3: names no picture under "image" or "file_name" or "path"',
+        "gone.png: there is no such file",
+        '001.png: has no caption: l.jsonl line 5 has no "text" or "caption" or "prompt"',
+        "001.png: its caption is 7: expected a text or a list of texts (l.jsonl line 6)",
+        "001.png: its caption is empty (l.jsonl line 7)",
+        "l.jsonl line 8: is no row: a text",
+    ]
+    assert reasons[0].startswith("l.jsonl line 2: is no row: it is not JSON")
+
+
+def test_an_unquoted_comma_in_a_csv_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, GOOD)
+    text = 'image,text\n000.png,"red, blue\nand green"\n001.png,red, blue\n001.png,\n'
+    (tmp_path / "l.csv").write_text(text)
+    report = checked(tmp_path / "l.csv", on_bad="skip")
+    assert [str(s) for s in report.skipped] == [
+        "l.csv line 4: is no row: it has 3 fields, the header 2: quote the caption",
+        "001.png: its caption is empty (l.csv line 5)",
+    ]
+    assert report.used == 1
+
+
+def test_a_cut_off_tar_is_named_and_what_is_whole_in_it_can_be_used(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**GOOD, "zzz.png": encode(noise(9)), "zzz.txt": "z"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"zzz.png") + 600])
+    report = checked(path, on_bad="skip")
+    assert report.used == 2
+    assert [s.name for s in report.skipped] == ["zzz.png", "a.tar"]
+    with pytest.raises(GlideError, match=r"a\.tar: is damaged"):
+        open_source(path)
+
+
+def test_garbage_in_a_tar_is_no_silent_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", GOOD)
+    whole = path.read_bytes()
+    at = whole.index(b"001.png")
+    path.write_bytes(whole[:at] + b"?" * 512 + whole[at + 512 :])
+    with pytest.raises(GlideError, match=r"a\.tar: is damaged after 1 samples: garbage"):
+        open_source(path)
+
+
+def test_a_sample_with_two_pictures_or_bad_json_is_bad(tmp_path: Path) -> None:
+    png = encode(noise(3))
+    members = {"a.png": png, "a.left.jpg": JPEG, "a.txt": "a", "b.png": png, "b.json": "[1]"}
+    path = write_tar(tmp_path / "a.tar", {**members, "c.png": png, **GOOD})
+    reasons = [str(s) for s in checked(path, on_bad="skip").skipped]
+    assert reasons == [
+        "a.png: is one of several pictures: png, left.jpg",
+        "b.png: its JSON has no caption: expected one of txt, text, caption, prompt",
+        "c.png: has no caption: expected a .txt or .json member",
+    ]
+
+
+def test_what_is_odd_but_usable_is_warned_of(tmp_path: Path) -> None:
+    files = {"s.png": encode(noise(1, 40, 30)), "l.png": encode(noise(2, 400, 70))}
+    write_folder(tmp_path, {**GOOD, **files, "s.txt": "small", "l.txt": "long"})
+    write_folder(tmp_path, {"t.png": GOOD["000.png"], "t.txt": "twin", "lost.txt": "no picture"})
+    report = checked(tmp_path)
+    assert report.used == 5
+    assert report.warnings == (
+        "caption files without a picture: lost.txt",
+        "smaller than 64 pixels, will be enlarged: s.png (40x30)",
+        "more than 3 times as long as wide, cut to squares: l.png (400x70)",
+        "there more than once, drawn more often: t.png (as 000.png)",
+    )
+
+
+def test_progress_counts_every_picture(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    write_folder(tmp_path, {**GOOD, "x.png": b"no"})
+    open_source(tmp_path, on_bad="skip", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_path_that_holds_no_training_data_gets_an_answer(tmp_path: Path) -> None:
+    write_folder(tmp_path / "empty", {"readme.md": "nothing"})
+    write_folder(
+        tmp_path, {"a.png": GOOD["000.png"], "a.gz": b"\x1f\x8b\x08", "a.bin": b"\xff\xfe"}
+    )
+    write_folder(tmp_path, {"a.csv": "one,two\n1,2\n", "none.csv": "", "a.json": "[]"})
+    write_csv(tmp_path / "rows.csv", [["image", "text"]])
+    write_folder(tmp_path / "both", {"a.png": b""})
+    write_tar(tmp_path / "both/b.tar", GOOD)
+    write_folder(tmp_path / "tars", {"a.tar": "no tar"})
+    for name, words in {
+        "gone": "There is no file or folder",
+        "empty": "holds no pictures",
+        "a.png": "is one picture",
+        "a.gz": "is packed",
+        "a.bin": "not UTF-8",
+        "a.csv": "it holds: one, two",
+        "none.csv": "it holds: nothing",
+        "a.json": "one object a line",
+        "rows.csv": "names no pictures",
+        "both": "pictures and tars",
+        "tars": "is no tar",
+    }.items():
+        with pytest.raises(GlideError, match=words):
+            open_source(tmp_path / name)
+
+
+def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match='Expected "refuse" or "skip"'):
+        open_source(tmp_path, on_bad="ignore")  # type: ignore[arg-type]
+
+
+def test_a_picture_that_vanishes_during_training_is_named(tmp_path: Path) -> None:
+    import torch
+
+    write_folder(tmp_path, GOOD)
+    rows: list[dict[str, object]] = [{"image": "000.png", "text": "x"}]
+    source = open_source(write_jsonl(tmp_path / "l.jsonl", rows), memory_mb=0)
+    (tmp_path / "000.png").unlink()
+    with pytest.raises(GlideError, match=r"000\.png: there is no such file"):
+        source.batch(torch.Generator(), 1, side=64)
