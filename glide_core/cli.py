@@ -21,7 +21,9 @@ COMMANDS = {  # name: (module, what it does)
     "edit": ("glide_core.commands.edit", "redraw a picture by a prompt (SDEdit)"),
     "run": ("glide_core.commands.run", "run a ComfyUI workflow, here or on a server"),
     "models": ("glide_core.commands.models", "list, download and convert models"),
+    "evaluate": ("glide_core.commands.evaluate", "measure pictures: frechet, kid, CLIP score..."),
     "verify": ("glide_core.commands.verify", "compare with recorded outputs of OpenAI's code"),
+    "sweep": ("glide_core.commands.sweep", "compare guidance scales, steps and samplers"),
     "train": ("glide_core.training.command", "train a model"),
 }
 
