@@ -42,6 +42,9 @@ class UNetConfig:
     norm_groups: int = 32  # of every GroupNorm; OpenAI's models have 32 throughout
     channels: int = 3  # picture channels; the network puts out twice as many: eps and variance
     dropout: float = 0.0
+    patch_size: int = 1  # side of the pixel squares folded into channels at the door (OpenAI: 1)
+    # Upsamplers: spread of what low_res lacks; the network is preconditioned on it. 0: off (OpenAI)
+    residual_std: float = 0.0
 
     @property
     def embedding_width(self) -> int:
@@ -78,9 +81,14 @@ class GlideConfig:
 
     @property
     def in_channels(self) -> int:
-        """Input channels of the first convolution: x, then masked image and mask, then low_res."""
+        """Channels that the network is given: x, then masked image and mask, then low_res."""
         c = self.unet.channels
         return c + (c + 1 if self.is_inpaint else 0) + (c if self.is_upsampler else 0)
+
+    @property
+    def first_channels(self) -> int:
+        """Input channels of the first convolution: `in_channels`, each folded into its patches."""
+        return self.in_channels * self.unet.patch_size**2
 
     def to_json(self) -> str:
         return json.dumps({"glide_config": 1, **asdict(self)}, sort_keys=True)

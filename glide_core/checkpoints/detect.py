@@ -32,7 +32,14 @@ _TOKENIZERS = {50257: "glide-bpe", 49408: "clip-bpe", 65536: "clip-bpe", 2048: "
 _UNSEEN = {
     "": ("tokenizer", "schedule"),
     "text": ("heads",),
-    "unet": ("image_size", "num_head_channels", "norm_groups", "dropout"),
+    "unet": (
+        "image_size",
+        "num_head_channels",
+        "norm_groups",
+        "dropout",
+        "patch_size",
+        "residual_std",
+    ),
 }
 _UNSEEN_CLIP = ("image_heads", "text_heads", "logit_scale", "noise_schedule", "tokenizer")
 
@@ -102,7 +109,8 @@ def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The fi
     blocks_per_level, rest = divmod(len(shape.numbers(r"output_blocks\.(\d+)\.0\.")), levels)
     if rest or blocks_per_level < 2:
         raise GlideError(f"{where} is missing blocks of its UNet. Get the file anew.")
-    channels = shape["out.2.weight"][0] // 2
+    patch = known.unet.patch_size if known is not None else 1
+    channels = shape["out.2.weight"][0] // (2 * patch**2)
     model_channels = shape["time_embed.0.weight"][1]
     first = [1 + level * blocks_per_level for level in range(levels)]
     widths = [shape[f"input_blocks.{i}.0.in_layers.2.weight"][0] for i in first]
@@ -112,7 +120,7 @@ def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The fi
             f"{model_channels} base channels. Expected a GLIDE UNet."
         )
     vocabulary, text_width = shape["token_embedding.weight"]
-    kind = _kind(shape["input_blocks.0.0.weight"][1], channels, where)
+    kind = _kind(shape["input_blocks.0.0.weight"][1] // patch**2, channels, where)
     seen = GlideConfig(
         kind=kind,
         text=TextConfig(

@@ -27,6 +27,7 @@ from glide_core.models.layers import (
     split_heads,
     timestep_embedding,
 )
+from glide_core.models.precondition import Precondition
 from glide_core.models.text import TextFeatures
 
 
@@ -165,6 +166,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         u = config.unet
+        self.precondition = Precondition.of(config) if u.residual_std else None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         emb = u.embedding_width
 
@@ -191,7 +193,7 @@ class UNet(nn.Module):
 
         widths = [u.model_channels * m for m in u.channel_mult]
         ch = widths[0]
-        first = operations.Conv2d(config.in_channels, ch, 3, padding=1, **factory)
+        first = operations.Conv2d(config.first_channels, ch, 3, padding=1, **factory)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
         skips, factor = [ch], 1
         for level, width in enumerate(widths):
@@ -224,7 +226,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(
             operations.GroupNorm(u.norm_groups, ch, **factory),
             nn.SiLU(),
-            operations.Conv2d(ch, 2 * u.channels, 3, padding=1, **factory),
+            operations.Conv2d(ch, 2 * u.channels * u.patch_size**2, 3, padding=1, **factory),
         )
 
     def attention_layers(self) -> list[AttentionBlock]:
@@ -265,7 +267,13 @@ class UNet(nn.Module):
         keys_values = iter(context.keys_values)
 
         first = self.input_blocks[0][0]  # type: ignore[index]
-        x = self.with_conditions(x, low_res, image, keep_mask)
+        conditions = self.conditions(x, low_res, image, keep_mask)
+        x_t, patch = x, self.config.unet.patch_size
+        if self.precondition is not None:
+            x = self.precondition.scaled(x_t, t, conditions[-1])
+        x = torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1) if conditions else x
+        if patch > 1:
+            x = F.pixel_unshuffle(x, patch)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
         h = feed(first, x)
@@ -278,21 +286,33 @@ class UNet(nn.Module):
             h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, keys_values)
         norm, _, conv = self.out
         # the reference's head runs in float32: eps is differenced and amplified downstream
-        return feed(conv, norm_act(norm, h.float(), act=True)).float()
+        out = feed(conv, norm_act(norm, h.float(), act=True)).float()
+        if patch > 1:
+            out = F.pixel_shuffle(out, patch)
+        if self.precondition is not None:
+            out = self.precondition.velocity(out, x_t, t, conditions[-1])
+        return out
 
     def with_conditions(
         self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
     ) -> Tensor:
-        """Concatenate x with masked image and mask, then the resized low_res: the channel order
-        of OpenAI's first convolution."""
+        """Concatenate x with its conditions, as OpenAI's first convolution reads them."""
+        conditions = self.conditions(x, low_res, image, keep_mask)
+        return torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1)
+
+    def conditions(
+        self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
+    ) -> list[Tensor]:
+        """What is concatenated to x: masked image and mask, then the resized low_res: the channel
+        order of OpenAI's first convolution."""
         b, c, height, width = x.shape
-        step = 2 ** (len(self.config.unet.channel_mult) - 1)
+        step = 2 ** (len(self.config.unet.channel_mult) - 1) * self.config.unet.patch_size
         if height % step or width % step:
             raise GlideError(
                 f"a picture of {width}x{height} does not fit this model: width and height must be "
                 f"multiples of {step}"
             )
-        parts = [x]
+        parts: list[Tensor] = []
         if self.config.is_inpaint:
             if image is None or keep_mask is None:
                 parts.append(x.new_zeros(b, c + 1, height, width))
@@ -314,7 +334,7 @@ class UNet(nn.Module):
             raise GlideError(
                 f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
             )
-        return torch.cat([p.to(x.dtype) for p in parts], dim=1) if len(parts) > 1 else x
+        return parts
 
 
 def _run(

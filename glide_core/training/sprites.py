@@ -1,15 +1,14 @@
-"""Training pictures: drawings with an alpha channel, set on named backgrounds.
+"""Training pictures of the bundled models: drawings set on named backgrounds, and their captions.
 
-The store is one .npz: `rgba` uint8 [N, 256, 256, 4], `labels` and `subjects` (the short name in a
-caption; empty where the drawing is not among the named subjects). `python -m
-glide_core.training.sprites FLUENT EMOJIBASE OUT.npz` builds it from two unpacked npm packages:
-@lobehub/fluent-emoji-3d (drawings, MIT, Microsoft) and emojibase-data (names, MIT).
+The store of drawings is built by `glide_core.training.store`. A `Scene` says what is drawn; some
+combinations are never drawn for training (`vocabulary.held_out_*`), so that they can be asked for
+later.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,46 +18,48 @@ from torch.nn import functional as F
 
 from glide_core.errors import GlideError
 from glide_core.training.data.types import Batch
+from glide_core.training.vocabulary import (
+    BACKGROUNDS,
+    PLACES,
+    STYLES,
+    SUBJECTS,
+    TEMPLATES,
+    TINTS,
+    fill,
+    held_out_background,
+    held_out_style,
+    held_out_tint,
+    with_article,
+)
 
 HIGH = 256  # side of the stored drawings
 LOW = 64
-SCALES = (208, 224, 240)  # side of the drawing in a picture of side HIGH
-MIDDLE = 1  # index of the one scale that the 64x64 models learn: a small network needs the help
+FILL = 0.875  # share of its box that a drawing takes
+UNSEEN_BY_UPSAMPLERS = 10  # every tenth label
 
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (255, 255, 255),
-    "black": (16, 16, 16),
-    "red": (214, 48, 49),
-    "orange": (243, 146, 55),
-    "yellow": (250, 220, 80),
-    "green": (74, 170, 96),
-    "blue": (58, 110, 216),
-    "purple": (128, 78, 190),
-    "pink": (247, 168, 200),
-    "gray": (150, 150, 150),
-}
+# upper left corner of the half-size box, in quarters of the side
+_CORNERS = {"left": (1, 0), "right": (1, 2), "top": (0, 1), "bottom": (2, 1), "middle": (1, 1)}
 
-# subject in a caption -> emojibase label
-SUBJECTS: dict[str, str] = {
-    "fox": "fox", "panda": "panda", "frog": "frog", "pig": "pig face", "cat": "cat face",
-    "koala": "koala", "lion": "lion", "monkey": "monkey face", "unicorn": "unicorn",
-    "penguin": "penguin", "owl": "owl", "chick": "baby chick", "octopus": "octopus",
-    "whale": "spouting whale", "turtle": "turtle", "ladybug": "lady beetle", "cactus": "cactus",
-    "sunflower": "sunflower", "mushroom": "mushroom", "tree": "deciduous tree",
-    "apple": "red apple", "banana": "banana", "strawberry": "strawberry",
-    "watermelon": "watermelon", "carrot": "carrot", "pizza": "pizza", "hamburger": "hamburger",
-    "doughnut": "doughnut", "rocket": "rocket", "car": "automobile", "house": "house",
-    "balloon": "balloon", "star": "star", "heart": "red heart", "robot": "robot",
-    "snowman": "snowman",
-}  # fmt: skip
 
-TEMPLATES = (
-    "{a} {subject} on {the} {background} background",
-    "{subject} on {background}",
-    "{a} {subject}, {background} background",
-    "a drawing of {a} {subject} on {the} {background} background",
-    "a picture of {a} {subject} on {background}",
-)
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows; numbers are indices into `Sprites.subjects`, STYLES and so on."""
+
+    subjects: tuple[int, ...]  # one, or two side by side from left to right
+    background: int
+    style: int = 0
+    tint: int | None = None
+    place: str = ""  # "": the whole picture; "middle" or one of PLACES: half its size there
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training leaves this scene out."""
+        return any(
+            held_out_background(s, self.background)
+            or (self.style == 1 and held_out_style(s))
+            or (self.tint is not None and held_out_tint(s, self.tint))
+            for s in self.subjects
+        )
 
 
 class Sprites:
@@ -67,132 +68,176 @@ class Sprites:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise GlideError(
-                f"no training pictures at {path}: build the store first with "
-                "`python -m glide_core.training.sprites FLUENT_FOLDER EMOJIBASE_FOLDER OUT.npz`"
+                f"no training pictures at {path}: build the store first, as "
+                "`python -m glide_core.training.store --help` says"
             )
-        store = np.load(path)
-        self.rgba = torch.from_numpy(store["rgba"])  # [N, 256, 256, 4] uint8
-        self.labels: list[str] = [str(v) for v in store["labels"]]
-        subjects = [str(v) for v in store["subjects"]]
-        self.named = [i for i, s in enumerate(subjects) if s]
-        self.subjects = [subjects[i] for i in self.named]
+        with np.load(path) as store:
+            self.rgba = torch.from_numpy(store["rgba"])  # [N, 256, 256, 4] uint8
+            self.labels = [str(v) for v in store["labels"]]
+            styles, names = store["styles"].tolist(), store["subjects"].tolist()
+        self.styles = [STYLES.index(s) for s in styles]
+        self.subjects = [s for s in SUBJECTS if s in set(names)]
         self.colours = list(BACKGROUNDS)
-        self._palette = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1  # [10, 3]
-        self._low: Tensor | None = None
+        self.palette = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1  # [10, 3]
+        self.rows = {  # (subject, style) -> row of the store
+            (self.subjects.index(name), style): row
+            for row, (name, style) in enumerate(zip(names, self.styles, strict=True))
+            if name
+        }
 
-    def layers(self, index: int, scale: int) -> tuple[Tensor, Tensor]:
-        """Premultiplied colour [3, 256, 256] in [-1, 1] times alpha, and alpha [1, 256, 256]."""
-        rgba = self.rgba[index].permute(2, 0, 1).float()[None]
+    @cached_property
+    def unseen_by_upsamplers(self) -> list[int]:
+        """Rows of the drawings, in both styles, that no upsampler is trained on."""
+        unseen = set(sorted(set(self.labels))[3::UNSEEN_BY_UPSAMPLERS])
+        return [row for row, label in enumerate(self.labels) if label in unseen]
+
+    @cached_property
+    def seen_by_upsamplers(self) -> list[int]:
+        unseen = set(self.unseen_by_upsamplers)
+        return [row for row in range(len(self.labels)) if row not in unseen]
+
+    def layers(self, row: int, box: int, share: float = FILL) -> Tensor:
+        """A drawing in a box: [4, box, box], colour in [-1, 1] times alpha, then alpha.
+
+        share: of the box's side that the drawing takes.
+        """
+        rgba = self.rgba[row].permute(2, 0, 1).float()[None]
         alpha = rgba[:, 3:] / 255
-        colour = (rgba[:, :3] / 127.5 - 1) * alpha
-        both = torch.cat([colour, alpha], dim=1)
-        if scale != HIGH:
-            both = F.interpolate(both, (scale, scale), mode="bilinear", antialias=True)
-            pad = (HIGH - scale) // 2
-            both = F.pad(both, (pad, pad, pad, pad))
-        return both[0, :3], both[0, 3:]
+        both = torch.cat([(rgba[:, :3] / 127.5 - 1) * alpha, alpha], dim=1)
+        inner = 2 * round(share * box / 2)
+        if inner != HIGH:
+            both = F.interpolate(both, (inner, inner), mode="bilinear", antialias=True)
+        pad = (box - inner) // 2
+        return F.pad(both, (pad, pad, pad, pad))[0]
 
-    def low_layers(self) -> Tensor:
-        """Named subjects at LOW: [subjects, scales, 4, 64, 64] (premultiplied colour, alpha)."""
-        if self._low is None:
-            rows = []
-            for index in self.named:
-                row = [F.avg_pool2d(torch.cat(self.layers(index, s)), HIGH // LOW) for s in SCALES]
-                rows.append(torch.stack(row))
-            self._low = torch.stack(rows)
-        return self._low
+    @cached_property
+    def _low(self) -> dict[tuple[int, int], Tensor]:
+        """`layers` of the named drawings at the two sizes that 64x64 pictures need."""
+        boxes = (LOW, LOW // 2)
+        return {(row, box): self.layers(row, box) for row in self.rows.values() for box in boxes}
 
-    def compose(self, layers: Tensor, background: Tensor) -> Tensor:
-        """Layers [..., 4, H, W] over a flat colour [..., 3] in [-1, 1] -> [..., 3, H, W]."""
-        colour, alpha = layers[..., :3, :, :], layers[..., 3:, :, :]
-        return colour + (1 - alpha) * background[..., None, None]
+    def has(self, scene: Scene) -> bool:
+        """Whether every drawing of the scene is in the store."""
+        return all((s, scene.style) in self.rows for s in scene.subjects)
 
-    def background(self, name: str) -> Tensor:
-        """The colour of a named background, [3] in [-1, 1]."""
-        return self._palette[self.colours.index(name)]
+    def render(self, scene: Scene, side: int = LOW) -> Tensor:
+        """Draw a scene: [3, side, side] in [-1, 1]."""
+        canvas = torch.zeros(4, side, side)
+        whole = len(scene.subjects) == 1 and not scene.place
+        box = side if whole else side // 2
+        places = [scene.place or "whole"] if len(scene.subjects) == 1 else ["left", "right"]
+        for subject, place in zip(scene.subjects, places, strict=True):
+            row = self.rows[subject, scene.style]
+            layers = self._low[row, box] if side == LOW else self.layers(row, box)
+            if scene.tint is not None:
+                layers = tinted(layers, self.palette[self.colours.index(TINTS[scene.tint])])
+            top, left = (0, 0) if whole else (q * side // 4 for q in _CORNERS[place])
+            canvas[:, top : top + box, left : left + box] = layers
+        return over(canvas, self.palette[scene.background])
 
-    def caption(self, rng: torch.Generator, subject: str, background: str) -> str:
-        if background == "white" and float(torch.rand((), generator=rng)) < 0.4:
-            return f"{article(subject)} {subject}"  # no background named: white
-        pick = int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
-        template = TEMPLATES[max(0, pick - 3)]  # the first template half of the time
-        return fill(template, subject, background)
+    def caption(self, scene: Scene, rng: torch.Generator | None = None) -> str:
+        """Say what a scene shows: in the first template, or worded at random."""
 
-    def low_batch(self, rng: torch.Generator, size: int, *, distinct: bool = False) -> Batch:
-        """Random subjects on random backgrounds at 64x64; distinct: no pair of them twice."""
-        layers = self.low_layers()
-        pairs = len(self.named) * len(self.colours)
-        if distinct:
-            code = torch.randperm(pairs, generator=rng)[:size]
+        def chance() -> float:
+            return 1.0 if rng is None else float(torch.rand((), generator=rng))
+
+        words = ["flat"] if scene.style == 1 else (["3d"] if chance() < 0.25 else [])
+        if scene.place:
+            words.append("small")
+        if scene.tint is not None:
+            words.append(TINTS[scene.tint])
+        nouns = [with_article(" ".join([*words, self.subjects[s]])) for s in scene.subjects]
+        if len(nouns) == 2:
+            if (relation := chance()) < 0.2:
+                subject = f"{nouns[0]} to the left of {nouns[1]}"
+            elif relation < 0.4:
+                subject = f"{nouns[1]} to the right of {nouns[0]}"
+            else:
+                subject = f"{nouns[0]} and {nouns[1]}"
         else:
-            code = torch.randint(pairs, (size,), generator=rng)
-        subject, colour = code // len(self.colours), code % len(self.colours)
-        pictures = self.compose(layers[subject, MIDDLE], self._palette[colour])
-        captions = [
-            self.caption(rng, self.subjects[s], self.colours[c])
-            for s, c in zip(subject.tolist(), colour.tolist(), strict=True)
-        ]
-        return Batch(pictures, captions)
+            on = "at" if scene.place in ("top", "bottom") else "on"
+            where = f" {on} the {scene.place}" if scene.place in PLACES else ""
+            subject = nouns[0] + where
+        background = self.colours[scene.background]
+        if background == "white" and chance() < 0.4:
+            return subject  # no background named: white
+        pick = 0 if rng is None else int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
+        return fill(TEMPLATES[max(0, pick - 3)], subject, background)  # the first, half the time
 
-    def high_batch(self, rng: torch.Generator, size: int, crop: int = HIGH) -> Batch:
-        """Random drawings, named or not, at 256x256 or in crops of it (sides multiple of 4)."""
-        pictures, captions = [], []
-        for _ in range(size):
-            named = float(torch.rand((), generator=rng)) < 0.5
-            pool = self.named if named else range(len(self.labels))
-            index = pool[int(torch.randint(len(pool), (), generator=rng))]
-            scale = SCALES[int(torch.randint(len(SCALES), (), generator=rng))]
-            colour = int(torch.randint(len(self.colours), (), generator=rng))
-            picture = self.compose(torch.cat(self.layers(index, scale)), self._palette[colour])
-            room = (HIGH - crop) // 4 + 1
-            y, x = (4 * int(torch.randint(room, (), generator=rng)) for _ in range(2))
-            pictures.append(picture[:, y : y + crop, x : x + crop])
-            name = self.subjects[self.named.index(index)] if named else self.labels[index]
-            captions.append(self.caption(rng, name, self.colours[colour]))
+    def scene(self, rng: torch.Generator) -> Scene:
+        """A random scene that training may show: mostly one subject that fills the picture."""
+        while True:
+            kind, tint = torch.rand(2, generator=rng).tolist()
+            a, b = torch.randint(len(self.subjects), (2,), generator=rng).tolist()
+            background, colour, style, place = (
+                int(torch.randint(n, (), generator=rng))
+                for n in (len(self.colours), len(TINTS), len(STYLES), len(PLACES) + 1)
+            )
+            found = Scene((a,), background, style)
+            if kind < 0.10:
+                found = Scene((a, b), background, style)
+            elif kind < 0.24:
+                where = (*PLACES, "middle")[place]
+                found = Scene((a,), background, style, place=where)
+            elif tint < 0.12:
+                found = Scene((a,), background, style, tint=colour)
+            same = found.tint is not None and TINTS[colour] == self.colours[background]
+            twice = a == b and len(found.subjects) == 2
+            if not (same or twice or found.held_out) and self.has(found):
+                return found
+
+    def batch(
+        self,
+        rng: torch.Generator,
+        size: int,
+        *,
+        side: int,
+        crop: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        """See `Source`. Beyond 64 pixels: any drawing of the store, named or not."""
+        pictures: list[Tensor] = []
+        captions: list[str] = []
+        scenes: set[Scene] = set()
+        while len(pictures) < size:
+            if side > LOW:
+                picture, caption = self._high(rng, side)
+            else:
+                scene = self.scene(rng)
+                if distinct and scene in scenes:
+                    continue
+                scenes.add(scene)
+                picture, caption = self.render(scene, side), self.caption(scene, rng)
+            if crop is not None:
+                room = (side - crop) // 4 + 1
+                y, x = (4 * v for v in torch.randint(room, (2,), generator=rng).tolist())
+                picture = picture[:, y : y + crop, x : x + crop]
+            pictures.append(picture)
+            captions.append(caption)
         return Batch(torch.stack(pictures), captions)
 
-
-def article(noun: str) -> str:
-    return "an" if noun[0] in "aeio" else "a"
-
-
-def fill(template: str, subject: str, background: str) -> str:
-    """A caption from one of `TEMPLATES`."""
-    return template.format(
-        a=article(subject), subject=subject, the=article(background), background=background
-    )
+    def _high(self, rng: torch.Generator, side: int) -> tuple[Tensor, str]:
+        pool = self.seen_by_upsamplers
+        row = pool[int(torch.randint(len(pool), (), generator=rng))]
+        colour = int(torch.randint(len(self.colours), (), generator=rng))
+        share = float(torch.rand((), generator=rng)) * 0.45 + 0.5
+        noun = ("flat " if self.styles[row] == 1 else "") + self.labels[row].lower()
+        picture = over(self.layers(row, side, share), self.palette[colour])
+        return picture, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
 
 
-def build(fluent: Path, emojibase: Path, out: Path) -> int:
-    """Write the store from two unpacked npm packages; returns the number of drawings."""
-    from PIL import Image
-
-    names = json.loads((emojibase / "en" / "data.json").read_text(encoding="utf-8"))
-    groups = {0, 3, 4, 5, 6, 7}  # faces, animals, food, travel, activities, objects
-    by_label = {label: subject for subject, label in SUBJECTS.items()}
-    rgba, labels, subjects = [], [], []
-    for entry in names:
-        code = entry["hexcode"].lower()
-        if entry.get("group") not in groups or "o\u2019clock" in entry["label"]:
-            continue
-        files = [fluent / "assets" / f"{c}.webp" for c in (code, code + "-fe0f")]
-        found = next((f for f in files if f.is_file()), None)
-        if found is None:
-            continue
-        picture = Image.open(found).convert("RGBA").resize((HIGH, HIGH), Image.Resampling.LANCZOS)
-        rgba.append(np.asarray(picture))
-        labels.append(entry["label"])
-        subjects.append(by_label.pop(entry["label"], ""))
-    if by_label:
-        raise GlideError(f"these drawings are missing from {fluent}: {sorted(by_label)}")
-    np.savez_compressed(out, rgba=np.stack(rgba), labels=labels, subjects=subjects)
-    return len(labels)
+def over(layers: Tensor, background: Tensor) -> Tensor:
+    """Layers [..., 4, H, W] over a flat colour [..., 3] in [-1, 1] -> [..., 3, H, W]."""
+    colour, alpha = layers[..., :3, :, :], layers[..., 3:, :, :]
+    return colour + (1 - alpha) * background[..., None, None]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Build the store of training drawings.")
-    parser.add_argument("fluent", type=Path, help="unpacked @lobehub/fluent-emoji-3d package")
-    parser.add_argument("emojibase", type=Path, help="unpacked emojibase-data package")
-    parser.add_argument("out", type=Path, help="the .npz to write")
-    arguments = parser.parse_args()
-    print(build(arguments.fluent, arguments.emojibase, arguments.out), "drawings")
+def tinted(layers: Tensor, tint: Tensor) -> Tensor:
+    """Layers [4, H, W] recoloured: the drawing's lightness in one hue, dark to light."""
+    alpha = layers[3:]
+    colour = (layers[:3] / alpha.clamp(min=1e-3) + 1) / 2
+    light = colour.mean(dim=0, keepdim=True)
+    hue = ((tint + 1) / 2)[:, None, None]
+    dark, bright = 2 * light * hue, hue + (2 * light - 1) * (1 - hue)
+    mixed = 0.85 * torch.where(light < 0.5, dark, bright) + 0.15 * colour
+    return torch.cat([(2 * mixed - 1) * alpha, alpha])

@@ -255,6 +255,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         """
         unet = self.glide_config.unet
         batch, height, width = input_shape[0], input_shape[-2], input_shape[-1]
+        width /= unet.patch_size**2  # of the network's own grid
         per_pixel = 0.0
         for level, mult in enumerate(unet.channel_mult):
             per_pixel += (unet.num_res_blocks + 1) * mult * unet.model_channels / 4**level
