@@ -39,6 +39,7 @@ from .loaders import (  # noqa: E402
 )
 from .sampling import GlideEmptyLatent, GlideSampler  # noqa: E402
 from .scoring import GlideClipScore  # noqa: E402
+from .sweep import GlideGuidanceSweep  # noqa: E402
 from .text import GlideTextEncode  # noqa: E402
 from .upsampling import GlideUpsample  # noqa: E402
 
@@ -57,6 +58,7 @@ _TITLES: dict[type, str] = {
     GlideInpaintConditioning: "GLIDE Inpaint Conditioning",
     GlideEdit: "GLIDE Edit",
     GlideClipScore: "GLIDE CLIP Score",
+    GlideGuidanceSweep: "GLIDE Guidance Sweep",
 }
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in _TITLES}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {n.__name__: title for n, title in _TITLES.items()}

@@ -52,13 +52,13 @@ class GlideClipScore:
 
         host = current()
         with host.clip_loaded(clip) as device:
-            scores = _scores(clip, images.from_comfy(image).to(device), text)
+            scores = cosines(clip, images.from_comfy(image).to(device), text)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[: keep or None]
         lines = "\n".join(f"{scores[i]:.4f}  picture {i + 1}" for i in order)
         return {"ui": {"text": [lines]}, "result": (image[order], lines)}
 
 
-def _scores(clip: GlideClip, pictures: Any, text: str) -> list[float]:
+def cosines(clip: GlideClip, pictures: Any, text: str) -> list[float]:
     """Cosines of pictures [B, C, H, W] with a text."""
     from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
 

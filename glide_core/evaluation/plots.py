@@ -24,9 +24,11 @@ DPI = 120
 # Where a label may stand beside its point, in points of 1/72 inch: near ones first.
 _PLACES = [
     (distance * math.cos(angle), distance * math.sin(angle))
-    for distance in (11, 20, 31, 44, 60)
+    for distance in (10, 16, 24, 36, 52)
     for angle in (math.radians(degrees) for degrees in (45, 135, 315, 225, 90, 270, 0, 180))
 ]
+
+_NEAR = 16  # of these: places so near that they need no pointer
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,12 @@ def plot(rows: Sequence[Row], grid: Grid, x: Quantity, y: Quantity, *, title: st
         axes.plot(
             [points[i][0] for i in front],
             [points[i][1] for i in front],
-            "--",
+            "o--",
             color="black",
             linewidth=1.6,
+            markersize=12,
+            fillstyle="none",
+            markeredgewidth=1.2,
             alpha=0.55,
             zorder=1,
             label="Pareto front",
@@ -203,49 +208,44 @@ def _curves(cells: Sequence[Cell], grid: Grid) -> list[tuple[str, list[int]]]:
 def _place_labels(
     figure: Figure, axes: Any, points: Sequence[tuple[float, float]], labels: Sequence[str]
 ) -> None:
-    """Put each label at the first place beside its point that covers no point and no label."""
+    """Put each label where it covers no point, no other label and, if that can be, no curve."""
     from matplotlib.transforms import Bbox
 
+    if not points:
+        return
     figure.draw_without_rendering()  # lays the axes out: only now have they a size
-    per_point = figure.dpi / 72
-    taken = (
-        [
-            Bbox.from_bounds(px - 4 * per_point, py - 4 * per_point, 8 * per_point, 8 * per_point)
-            for px, py in axes.transData.transform(points)
-        ]
-        if points
-        else []
-    )
+    dot = figure.dpi / 72
+    where = axes.transData.transform(points)
+    solid = [Bbox.from_bounds(px - 5 * dot, py - 5 * dot, 10 * dot, 10 * dot) for px, py in where]
+    lines = [line.get_path().transformed(axes.transData) for line in axes.get_lines()]
     frame = axes.get_window_extent()
-    for point, label in zip(points, labels, strict=True):
+    for (px, py), point, label in zip(where, points, labels, strict=True):
         note = axes.annotate(
             label,
             point,
-            xytext=_PLACES[0],
+            xytext=(0, 0),
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.6, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkB": 4},
         )
         note.set_in_layout(False)  # or it would push the axes about
         size = note.get_window_extent()
-        box, best = None, None
-        for dx, dy in _PLACES:
-            # wide labels beside a point begin further away
-            shift = size.width / 2 * math.copysign(1, dx) if abs(dx) > 1 else 0.0
-            px, py = axes.transData.transform(point)
-            middle = (px + dx * per_point + shift, py + dy * per_point)
+        tried = []
+        for number, (dx, dy) in enumerate(_PLACES):
+            across = dx * dot + math.copysign(size.width / 2, dx) * (abs(dx) > 1)
             box = Bbox.from_bounds(
-                middle[0] - size.width / 2, middle[1] - size.height / 2, size.width, size.height
+                px + across - size.width / 2, py + dy * dot - size.height / 2, *size.size
             )
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            hidden = sum(box.overlaps(other) for other in taken) + 10 * (not inside)
-            if best is None or hidden < best[0]:
-                best = (hidden, box, ((middle[0] - px) / per_point, (middle[1] - py) / per_point))
-            if not hidden:
-                break
-        assert best is not None
-        note.set_position(best[2])
-        taken.append(best[1])
+            covered = sum(box.overlaps(other) for other in solid)
+            crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
+            inside = frame.x0 <= box.x0 <= box.x1 <= frame.x1
+            inside = inside and frame.y0 <= box.y0 <= box.y1 <= frame.y1
+            cost = 20 * (not inside) + 4 * covered + crossed + number / 100
+            tried.append((cost, number, box, (across / dot, dy)))
+        _, number, box, offset = min(tried, key=lambda entry: entry[0])
+        note.set_position(offset)
+        if number < _NEAR and note.arrow_patch is not None:
+            note.arrow_patch.set_visible(False)  # beside its point it needs no pointer
+        solid.append(box)

@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
-def test_it_runs_here_and_writes_one_picture_with_the_workflow_inside(
+def test_it_runs_here_and_writes_its_pictures_with_the_workflow_inside(
     path: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow = load(path)
@@ -45,13 +45,18 @@ def test_it_runs_here_and_writes_one_picture_with_the_workflow_inside(
             changes.append(f"{node['id']}.steps=2")
         if node["type"] in ("GlideInpaint", "GlideEdit"):
             changes.append(f"{node['id']}.upsample_steps=1")
+        if node["type"] == "GlideGuidanceSweep":
+            changes += [f"{node['id']}.{change}" for change in ("steps=2", "pictures=1")]
     options = [word for change in changes for word in ("--set", change)]
     assert main(["run", str(path), "--out", str(tmp_path), "--quiet", *options]) == 0
-    (written,) = tmp_path.iterdir()
-    assert capsys.readouterr().out.strip() == str(written)
-    size = (480, 320) if path.stem == "inpaint" else (256, 256)
-    assert Image.open(written).size == size
-    text = png.read_text(written)
+    written = sorted(tmp_path.iterdir())
+    assert sorted(capsys.readouterr().out.split("\n")) == ["", *map(str, written)]
+    if path.stem == "guidance_sweep":
+        assert [file.name for file in written] == ["sweep_grid_00001_.png", "sweep_plot_00001_.png"]
+    else:
+        size = (480, 320) if path.stem == "inpaint" else (256, 256)
+        assert [Image.open(file).size for file in written] == [size]
+    text = png.read_text(written[0])
     assert json.loads(text["workflow"]) == workflow
     assert any(n["class_type"] == "SaveImage" for n in json.loads(text["prompt"]).values())
 
