@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from glide_core.devices import pick_device
 from glide_core.errors import GlideError
-from glide_core.training import fast_norm, parallel
-from glide_core.training.jobs import ClipJob, DiffusionJob, make_job, start_from
+from glide_core.training import checkpointing, fast_norm, lora, parallel, saving
+from glide_core.training.data.types import Source
+from glide_core.training.jobs import ClipJob, DiffusionJob, make_job
+from glide_core.training.logs import Log
 from glide_core.training.presets import TrainConfig
-from glide_core.training.sprites import Sprites
+from glide_core.training.samples import Share
+
+Report = Callable[[int, dict[str, float], float], None]
 
 
 @dataclass(frozen=True)
@@ -27,154 +29,191 @@ class RunConfig:
     folder: Path
     log_every: int = 10
     save_every: int = 100
-    sample_every: int = 200
-    start_from: Path | None = None  # a trained checkpoint of another kind (base for inpaint, ...)
+    sample_every: int = 200  # 0: no sample grids
+    start_from: Sequence[Path] = ()  # what to go on from; none: fresh weights
+    device: str = "cpu"
+    tensorboard: bool = False
 
 
 class Trainer:
-    def __init__(self, config: TrainConfig, run: RunConfig, sprites: Sprites) -> None:
-        self.config, self.run = config, run
-        self.rank, self.processes = parallel.start()
-        share = replace(config, batch=max(1, config.batch // self.processes))
-        self.job: DiffusionJob | ClipJob = make_job(share, sprites)
-        self.model: nn.Module = self.job.model
-        self.rng = torch.Generator().manual_seed(config.seed + self.rank)
-        self.step = 0
-        if run.start_from is not None and isinstance(self.job, DiffusionJob):
-            from glide_core.checkpoints.loading import load_model
+    """One run: its job, optimiser, average and step. Finds its own checkpoint in the folder."""
 
-            start_from(self.job.model, load_model(run.start_from).openai_state_dict())
+    def __init__(self, config: TrainConfig, run: RunConfig, source: Source) -> None:
+        self.config, self.run = config, run
+        self.rank, self.processes = parallel.start(run.device)
+        self.device = parallel.own_device(pick_device(run.device))
+        self.share = Share.of(config.batch, self.rank, self.processes, config.accumulate)
+        saved = saving.read(self.checkpoint, config) if self.checkpoint.exists() else None
+        start = run.start_from
+        if saved is not None and not config.lora:
+            start = [self.checkpoint]  # it holds the whole model, whatever it once started from
+        self.job: DiffusionJob | ClipJob = make_job(config, source, start, str(self.device))
+        self.model = self.job.model
+        self.lora_layers: dict[str, lora.LoraLayer] = {}
+        if isinstance(self.job, DiffusionJob) and config.lora:
+            self._freeze(self.job)
         self.model.to(memory_format=torch.channels_last)
-        fast_norm.install(self.model)
+        if self.device.type == "cpu":
+            fast_norm.install(self.model)
+        if config.checkpointing:
+            checkpointing.install(self.model)
+        self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self.weights.values(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.step = 0
+        if saved is not None:
+            self.step = saving.restore(saved, self.weights, self.ema, self.optimizer, self.job)
+        parallel.check_same("step", self.step, self.processes, self.device)
+        parallel.copy_from_first(list(self.model.parameters()), self.processes)
         run.folder.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._resume()
+        self.log = None
+        if not self.rank:
+            self.log = Log(run.folder, self.step, tensorboard=run.tensorboard)
 
     @property
     def checkpoint(self) -> Path:
         return self.run.folder / "checkpoint.pt"
 
-    def train(self, report: Callable[[int, dict[str, float], float], None]) -> None:
-        """Train to the last step; `report(step, losses, seconds left)` every `log_every` steps."""
-        started, first = time.monotonic(), self.step
+    def train(self, report: Report, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the last step, or to the step in which `stop()` is true; then save and export.
+
+        `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
+        with the first that is told to. Gives whether the last step was reached.
+        """
+        started, first, counted = time.monotonic(), self.step, 0
         sums: dict[str, float] = {}
-        try:
-            while self.step < self.config.steps:
-                losses = self._one_step()
-                for key, value in losses.items():
-                    sums[key] = sums.get(key, 0.0) + float(value)
-                if self.step % self.run.log_every == 0:
-                    means = {k: v / self.run.log_every for k, v in sums.items()}
-                    sums = {}
-                    pace = (time.monotonic() - started) / (self.step - first)
-                    if not self.rank:
-                        self._log(means, pace)
-                        report(self.step, means, pace * (self.config.steps - self.step))
-                if self.step % self.run.save_every == 0:
-                    self.save()
-                if self._wants_samples():
-                    self._sample()
-        except KeyboardInterrupt:
-            self.save()
-            raise
+        stopped = False
+        while self.step < self.config.steps and not stopped:
+            figures = self.one_step(stop())
+            stopped = figures.pop("stop") > 0
+            counted += 1
+            for key, value in figures.items():
+                sums[key] = sums.get(key, 0.0) + value
+            if self.step % self.run.log_every == 0:
+                means = {key: value / counted for key, value in sums.items()}
+                sums, counted = {}, 0
+                pace = (time.monotonic() - started) / (self.step - first)
+                if self.log is not None:
+                    self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
+                    report(self.step, means, pace * (self.config.steps - self.step))
+            if self.step % self.run.save_every == 0 and not stopped:
+                self.save()
+            if self._wants_samples() and not stopped:
+                self._sample()
         self.save()
-        if not self.rank:
-            self.export()
+        self.export()
+        if self.log is not None:
+            self.log.close()
+        return self.step >= self.config.steps
 
-    def _wants_samples(self) -> bool:
-        every = self.run.sample_every
-        return bool(every) and self.step % every == 0 and not self.rank
-
-    def _one_step(self) -> dict[str, Tensor]:
+    def one_step(self, stop: bool = False) -> dict[str, float]:
+        """Take one step. Gives the losses of the whole batch, the rate, the gradient's norm, and
+        "stop": above 0 when `stop` was given in any process."""
+        rate = self.config.lr * lr_share(self.step, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * lr_share(self.step, self.config)
-        losses = self.job.loss(self.rng)
-        if not torch.isfinite(losses["loss"]):
-            raise GlideError(
-                f"the loss at step {self.step} is {float(losses['loss'])}: lower the learning rate "
-                "(--lr), or resume from an earlier checkpoint"
-            )
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(self.model, self.processes)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        losses = self.job.backward(self.step, self.share)
+        losses["stop"] = torch.tensor(float(stop), device=self.device)
+        grads = [w.grad for w in self.weights.values() if w.grad is not None]
+        parallel.average([*grads, *losses.values()], self.processes)
+        figures = {key: float(value) for key, value in losses.items()}
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip_grad))
+        if not (torch.isfinite(losses["loss"]) and norm < float("inf")):
+            raise GlideError(
+                f"at step {self.step} the loss is {figures['loss']} and its gradient's norm {norm}"
+                ": the training diverges. Expected finite figures. Lower the learning rate (--lr); "
+                f"{self.checkpoint} keeps the last saved step."
+            )
         self.optimizer.step()
         self.step += 1
         # a young average forgets faster, or it would hold the first random weights for long
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                self.ema[key].lerp_(value, 1 - decay)
-        return {k: v.detach() for k, v in losses.items()}
+            for name, weight in self.weights.items():
+                self.ema[name].lerp_(weight, 1 - decay)
+        return {**figures, "lr": rate, "grad_norm": norm}
 
     def save(self) -> None:
-        """Write the checkpoint atomically: model, average, optimiser, step and random state."""
+        """Write checkpoint.pt, whole or not at all: weights, average, optimiser and step."""
         if self.rank:
             return
-        state = {
-            "config": asdict(self.config),
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
-            "rng": self.rng.get_state(),
-        }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        saving.write(
+            self.checkpoint,
+            {
+                "config": asdict(self.config),
+                "model_config": self.job.model.config.to_json(),
+                "fingerprint": saving.base_fingerprint(self.job),
+                "step": self.step,
+                "model": {name: weight.detach() for name, weight in self.weights.items()},
+                "ema": self.ema,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
-    def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
-        if state["config"]["job"] != self.config.job:
-            raise GlideError(
-                f"{self.checkpoint} holds a {state['config']['job']} run, not {self.config.job}: "
-                "choose another --out"
-            )
-        self.model.load_state_dict(state["model"])
-        self.ema = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        if self.processes == 1:
-            self.rng.set_state(state["rng"])
-        else:  # one state was saved: every process needs pictures of its own
-            self.rng.manual_seed((self.config.seed + self.rank) * 1_000_003 + self.step)
+    @property
+    def exported(self) -> Path:
+        name = self.config.job.replace("-", "_") + ("_lora" if self.config.lora else "")
+        return self.run.folder / f"{name}.safetensors"
 
     def export(self) -> Path:
-        """Write the averaged weights as float16 safetensors; returns the path."""
-        from glide_core.checkpoints.loading import save_clip, save_model
-
-        path = self.run.folder / f"{self.config.job.replace('-', '_')}.safetensors"
-        path.unlink(missing_ok=True)
-        live = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.ema)
-        if isinstance(self.job, ClipJob):
-            save_clip(self.job.model, path)
-        else:
-            save_model(self.job.model, path)
-        self.model.load_state_dict(live)
+        """Write the averaged weights as safetensors, the LoRA's alone in a LoRA run."""
+        path = self.exported
+        if self.rank:
+            return path
+        with self.averaged():
+            if self.lora_layers:
+                saving.export_lora(self.job, self.lora_layers, path, self._about())
+            else:
+                saving.export(self.job, path, self._about())
         return path
 
-    def _log(self, means: dict[str, float], pace: float) -> None:
-        path = self.run.folder / "log.csv"
-        row = {"step": self.step, "seconds_per_step": round(pace, 4), **means}
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the model for a while; nothing is copied."""
+
+        def swap() -> None:
+            for name, weight in self.weights.items():
+                weight.data, self.ema[name] = self.ema[name], weight.data
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
+
+    def _freeze(self, job: DiffusionJob) -> None:
+        if not self.run.start_from:
+            raise GlideError(
+                "a LoRA changes a model that there is: expected --start-from (a bundled model's "
+                "name, a released checkpoint, or a run's file) with --lora"
+            )
+        c = self.config
+        self.lora_layers = lora.install(
+            job.model,
+            c.lora,
+            c.lora_alpha or c.lora,
+            layers=c.lora_layers,
+            text=c.lora_text,
+            seed=c.seed,
+        )
+
+    def _about(self) -> saving.About:
+        return saving.About(self.config, self.step, [path.name for path in self.run.start_from])
+
+    def _wants_samples(self) -> bool:
+        every = self.run.sample_every
+        return bool(every) and self.step % every == 0 and not self.rank
 
     def _sample(self) -> None:
         from glide_core.training.grids import save_grid
 
-        live = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.ema)
-        save_grid(self.job, self.run.folder / f"samples_{self.step:06d}.png")
-        self.model.load_state_dict(live)
+        with self.averaged():
+            grid = save_grid(self.job, self.run.folder / f"samples_{self.step:06d}.png")
+        if grid is not None and self.log is not None:
+            self.log.picture(self.step, grid)
 
 
 def lr_share(step: int, config: TrainConfig) -> float:

@@ -34,7 +34,9 @@ def hybrid_loss(
 
     The bound teaches the variance alone: the mean enters it detached.
     """
-    out, fraction = raw.float().chunk(2, dim=1)
+    if raw.dtype != torch.float64:
+        raw = raw.float()
+    out, fraction = raw.chunk(2, dim=1)
     a, s = schedule.alpha_sigma(t, x0.ndim)
     if prediction_type == "v_prediction":
         target = a * noise - s * x0

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glide_core.config import ClipConfig, GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+from glide_core.config import (
+    ClipConfig,
+    GlideConfig,
+    PredictionType,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
 
 JobName = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip"]
 JOBS: tuple[JobName, ...] = ("base", "inpaint", "upsampler", "upsampler-inpaint", "clip")
@@ -71,7 +78,7 @@ class TrainConfig:
 
     job: JobName
     steps: int = 1100
-    batch: int = 64
+    batch: int = 64  # pictures of a step, over all processes and parts
     lr: float = 1.5e-3
     warmup: int = 50
     final_lr: float = 0.05  # share of lr that is left at the end
@@ -83,6 +90,17 @@ class TrainConfig:
     vlb_weight: float = 1.0  # of the bound per step; reference L_hybrid: 0.001 * T * bound
     seed: int = 0
     bf16: bool = True
+    size: int | None = None  # side of the pictures; None: the model's own
+    crop: int = 128  # of upsamplers' pictures: they have attention at the lowest levels only
+    prediction: PredictionType | None = None  # from scratch; None: the preset's
+    weighting: str = "uniform"  # one of weighting.WEIGHTINGS
+    timesteps: str = "uniform"  # one of samples.TIMESTEPS
+    accumulate: int = 1  # parts that a process computes its share of the batch in
+    checkpointing: bool = False
+    lora: int = 0  # rank; 0 trains every weight
+    lora_alpha: float = 0.0  # 0: the rank
+    lora_layers: str = "all"  # one of lora.CHOICES
+    lora_text: bool = False  # the text tower's layers too
 
 
 DEFAULTS: dict[JobName, TrainConfig] = {
@@ -94,3 +112,21 @@ DEFAULTS: dict[JobName, TrainConfig] = {
     ),
     "clip": TrainConfig("clip", steps=700, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
 }
+_LARGE = 50_000_000  # parameters; the released models have 385 million
+
+
+def fine_tuning(config: TrainConfig, parameters: int) -> TrainConfig:
+    """The defaults of going on with a trained model of the same kind: short, and with less haste.
+
+    parameters: of that model; the released ones take a hundredth of the small ones' rate.
+    """
+    lr = 1e-5 if parameters > _LARGE else 3e-4
+    rank_lr = 1e-4 if parameters > _LARGE else 2e-3  # a LoRA starts at zero and has few weights
+    return replace(
+        config,
+        steps=400,
+        batch=min(config.batch, 16),
+        lr=rank_lr if config.lora else lr,
+        warmup=20,
+        ema=0.99,
+    )

@@ -25,7 +25,7 @@ torch.manual_seed(0)
 model = torch.nn.Linear(3, 2)
 x = torch.arange(12.0).view(4, 3)[rank::2]
 model(x).square().mean().backward()
-parallel.average_gradients(model, processes)
+parallel.average([p.grad for p in model.parameters()], processes)
 torch.save(model.weight.grad, f"{sys.argv[1]}/{rank}.pt")
 """
 
@@ -57,5 +57,5 @@ def test_one_process_is_left_alone() -> None:
     model(torch.ones(1, 2)).sum().backward()
     assert model.weight.grad is not None
     before = model.weight.grad.clone()
-    parallel.average_gradients(model, 1)
+    parallel.average([p.grad for p in model.parameters() if p.grad is not None], 1)
     assert torch.equal(model.weight.grad, before)

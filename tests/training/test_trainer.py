@@ -1,118 +1,200 @@
-"""The trainer on a made-up store of drawings: it learns, resumes bit for bit, and stops cleanly."""
+"""The trainer on tiny models: it learns, resumes bit for bit, and says what is wrong."""
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from training_runs import TINY, Colours, quiet, trainer
 
-from glide_core.checkpoints.loading import load_model
+from glide_core.checkpoints.files import read_tensors
+from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.errors import GlideError
-from glide_core.models.glide import GlideModel
-from glide_core.models.layers import norm_act
-from glide_core.training import fast_norm
-from glide_core.training.jobs import initialise, random_keep_masks, start_from
 from glide_core.training.loop import RunConfig, Trainer, lr_share
-from glide_core.training.presets import DEFAULTS, SMALL, TrainConfig
+from glide_core.training.presets import DEFAULTS, TrainConfig, fine_tuning
 from glide_core.training.sprites import Sprites
 
-TINY = TrainConfig("base", steps=2, batch=2, warmup=1, bf16=False)
+CLIP = replace(TINY, job="clip", batch=6, size=None)
 
 
-@pytest.fixture(scope="module")
-def sprites(tmp_path_factory: pytest.TempPathFactory) -> Sprites:
-    rng = np.random.default_rng(0)
-    rgba = rng.integers(0, 256, (3, 256, 256, 4), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("store") / "sprites.npz"
-    np.savez(path, rgba=rgba, labels=["one", "two", "three"], subjects=["one", "two", ""])
-    return Sprites(path)
+def start_of(config: TrainConfig, models: Path) -> Path:
+    return models / ("tiny_clip.safetensors" if config.job == "clip" else "tiny_base.safetensors")
 
 
-def quiet(step: int, losses: dict[str, float], seconds_left: float) -> None:
-    pass
+RUNS = pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, accumulate=2),
+        replace(TINY, lora=2),
+        replace(CLIP, accumulate=3),
+    ],
+    ids=["whole", "in parts", "LoRA", "CLIP in parts"],
+)
 
 
+@RUNS
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    sprites: Sprites, tmp_path: Path
+    config: TrainConfig, tiny_models: Path, tmp_path: Path
 ) -> None:
-    whole = Trainer(TINY, RunConfig(tmp_path / "whole", sample_every=0), sprites)
-    whole.train(quiet)
-    first = Trainer(TINY, RunConfig(tmp_path / "parts", sample_every=0), sprites)
-    first._one_step()
-    first.save()
-    second = Trainer(TINY, RunConfig(tmp_path / "parts", sample_every=0), sprites)
-    assert second.step == 1
-    second.train(quiet)
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[key]), key
-    for key, value in whole.ema.items():
-        assert torch.equal(value, second.ema[key]), key
+    start = start_of(config, tiny_models)
+    whole = trainer(config, tmp_path / "whole", start)
+    assert whole.train(quiet)
+    first = trainer(config, tmp_path / "parts", start)
+    assert not first.train(quiet, lambda: first.step == 1)  # told to stop in its second step
+    second = trainer(config, tmp_path / "parts", start)
+    assert second.step == 2
+    assert second.train(quiet)
+    assert whole.weights.keys() == second.weights.keys()
+    for key, value in whole.weights.items():
+        assert torch.equal(value, second.weights[key]), key
+        assert torch.equal(whole.ema[key], second.ema[key]), key
 
 
-def test_training_writes_a_checkpoint_that_loads(sprites: Sprites, tmp_path: Path) -> None:
-    trainer = Trainer(
-        replace(TINY, steps=1), RunConfig(tmp_path, log_every=1, sample_every=0), sprites
+@RUNS
+def test_one_batch_can_be_learned(config: TrainConfig, tiny_models: Path, tmp_path: Path) -> None:
+    run = trainer(
+        replace(config, lr=1e-2, steps=10**6, vlb_weight=0.0),
+        tmp_path,
+        start_of(config, tiny_models),
     )
-    trainer.train(quiet)
+    losses = []
+    for _ in range(80):
+        run.step = 30  # the same batch, the same noise
+        losses.append(run.one_step()["loss"])
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -> None:
+    run = trainer(replace(TINY, steps=1), tmp_path, tiny_models / "tiny_base.safetensors")
+    assert run.train(quiet)
     model = load_model(tmp_path / "base.safetensors")
-    assert model.config == SMALL["base"]
-    assert (tmp_path / "log.csv").read_text().startswith("step,")
+    assert model.config == run.model.config
+    assert model.config.unet.image_size == 16
+    about = json.loads(read_tensors(tmp_path / "base.safetensors").metadata["glide_training"])
+    assert (about["trained_steps"], about["start_from"]) == (1, ["tiny_base.safetensors"])
 
 
-def test_one_batch_can_be_learned(sprites: Sprites, tmp_path: Path) -> None:
-    config = replace(TINY, job="clip", batch=8, steps=40, lr=1e-3)
-    trainer = Trainer(config, RunConfig(tmp_path, sample_every=0), sprites)
-    state = trainer.rng.get_state()
-    first = float(trainer._one_step()["loss"])
-    for _ in range(25):
-        trainer.rng.set_state(state)  # the same batch, the same noise
-        last = float(trainer._one_step()["loss"])
-    assert last < 0.5 * first
+def test_a_noisy_clip_is_written_so_that_it_loads(tiny_models: Path, tmp_path: Path) -> None:
+    trainer(replace(CLIP, steps=1), tmp_path, tiny_models / "tiny_clip.safetensors").train(quiet)
+    assert load_clip(tmp_path / "clip.safetensors").config.image_layers == 1
 
 
-def test_new_input_channels_change_nothing_before_training() -> None:
-    for base, wide in (("base", "inpaint"), ("upsampler", "upsampler-inpaint")):
-        small, large = GlideModel(SMALL[base]), GlideModel(SMALL[wide])  # type: ignore[index]
-        initialise(small, 0)
-        torch.nn.init.normal_(small.unet.out[2].weight)
-        start_from(large, small.openai_state_dict())
-        ids = torch.zeros(1, 24, dtype=torch.long)
-        x, t = torch.randn(1, 3, 32, 32), torch.tensor([500])
-        low = {"low_res": torch.randn(1, 3, 8, 8)} if base == "upsampler" else {}
-        known = {"image": torch.randn(1, 3, 32, 32), "keep_mask": torch.ones(1, 1, 32, 32)}
-        with torch.no_grad():
-            features = small.encode(ids, ids.bool())
-            before = small.unet(x, t, features, **low)
-            after = large.unet(x, t, features, **low, **known)
-        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+def test_what_is_written_is_the_average_and_the_live_weights_stay(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    run = trainer(replace(TINY, steps=2), tmp_path, tiny_models / "tiny_base.safetensors")
+    run.train(quiet)
+    name = "unet.out.2.weight"
+    live, average = run.weights[name].detach().clone(), run.ema[name].clone()
+    assert not torch.equal(live, average)
+    with run.averaged():
+        assert torch.equal(run.weights[name], average)
+    assert torch.equal(run.weights[name], live)
+    written = load_model(run.export()).openai_state_dict()["out.2.weight"]
+    torch.testing.assert_close(written, average, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.skipif(not fast_norm.available(), reason="no C compiler here to build the kernel")
-@pytest.mark.parametrize("act", [True, False])
-def test_the_fused_norm_equals_torch_forward_and_backward(act: bool) -> None:
-    norm = torch.nn.GroupNorm(32, 64)
-    torch.nn.init.normal_(norm.weight)
-    x = torch.randn(3, 64, 6, 4, requires_grad=True)
-    scale, shift = torch.randn(2, 3, 64, 1, 1).requires_grad_()
-    weights = torch.randn(x.shape)
-    results = []
-    for function in (norm_act, fast_norm.fused_norm):
-        y = function(norm, x, scale, shift, act=act)
-        inputs = [x, scale, shift, norm.weight, norm.bias]
-        results.append([y, *torch.autograd.grad((y * weights).sum(), inputs)])
-    for want, got in zip(*results, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+def test_the_log_has_one_row_a_step_after_a_crash_too(tiny_models: Path, tmp_path: Path) -> None:
+    start = tiny_models / "tiny_base.safetensors"
+    first = trainer(TINY, tmp_path, start)
+    first.train(quiet, lambda: first.step == 1)
+    state = (tmp_path / "checkpoint.pt").read_bytes()
+    trainer(TINY, tmp_path, start).train(quiet)  # goes on, and is lost:
+    (tmp_path / "checkpoint.pt").write_bytes(state)
+    trainer(TINY, tmp_path, start).train(quiet)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert {"loss", "simple", "bound", "lr", "grad_norm", "seconds_per_step"} < set(rows[0])
 
 
-def test_masks_erase_rectangles_or_everything() -> None:
-    masks = random_keep_masks(torch.Generator().manual_seed(0), 64, 32)
-    assert set(masks.unique().tolist()) == {0.0, 1.0}
-    kept = masks.mean(dim=(1, 2, 3))
-    assert (kept == 0).any()
-    assert ((kept > 0) & (kept < 1)).float().mean() > 0.6
+def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    where = RunConfig(
+        tmp_path,
+        log_every=1,
+        sample_every=0,
+        start_from=[tiny_models / "tiny_base.safetensors"],
+        tensorboard=True,
+    )
+    Trainer(replace(TINY, steps=2), where, Colours()).train(quiet)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(int(r["step"]), pytest.approx(float(r["loss"]))) for r in rows]
+
+
+def test_sample_grids_are_drawn_for_every_kind(tiny_models: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for job, name, size in (
+        ("base", "tiny_base", (64, 48)),
+        ("inpaint", "tiny_inpaint", (64, 96)),
+        ("upsampler", "tiny_upsampler", (256, 192)),
+        ("upsampler-inpaint", "tiny_upsampler_inpaint", (256, 192)),
+    ):
+        side = 64 if "upsampler" in job else 16
+        where = RunConfig(
+            tmp_path / job,
+            sample_every=1,
+            start_from=[tiny_models / f"{name}.safetensors"],
+        )
+        config = replace(TINY, job=job, steps=1, batch=2, size=side)  # type: ignore[arg-type]
+        run = Trainer(config, where, Colours())
+        run.train(quiet)
+        assert Image.open(tmp_path / job / "samples_000001.png").size == size
+        assert run.model.training
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_models: Path, tmp_path: Path) -> None:
+    run = trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
+    with torch.no_grad():
+        run.weights["unet.out.2.bias"].fill_(float("nan"))
+    with pytest.raises(GlideError, match="Lower the learning rate"):
+        run.one_step()
+
+
+def test_a_run_folder_of_another_model_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    trainer(CLIP, tmp_path, tiny_models / "tiny_clip.safetensors").save()
+    with pytest.raises(GlideError, match="clip run"):
+        trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"lora": 2}, {"size": 32}], ids=str)
+def test_a_run_folder_of_other_settings_is_refused(
+    change: dict[str, int], tiny_models: Path, tmp_path: Path
+) -> None:
+    start = tiny_models / "tiny_base.safetensors"
+    trainer(TINY, tmp_path, start).save()
+    with pytest.raises(GlideError, match=f"--{next(iter(change))}.*choose another --out"):
+        trainer(replace(TINY, **change), tmp_path, start)
+
+
+def test_a_damaged_checkpoint_is_named(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(GlideError, match=r"checkpoint.pt cannot be read"):
+        trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="multiple of 3"):
+        trainer(replace(TINY, accumulate=3), tmp_path, tiny_models / "tiny_base.safetensors")
+
+
+def test_a_clip_batch_of_more_captions_than_there_are_is_refused(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    run = trainer(replace(CLIP, batch=16), tmp_path, tiny_models / "tiny_clip.safetensors")
+    with pytest.raises(GlideError, match="12 different captions"):
+        run.one_step()
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
@@ -122,27 +204,11 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert config.final_lr <= lr_share(99, config) < 0.1
 
 
+def test_a_large_model_is_tuned_with_less_haste() -> None:
+    small, large = (fine_tuning(DEFAULTS["base"], n) for n in (3_000_000, 385_000_000))
+    assert large.lr < small.lr < DEFAULTS["base"].lr
+
+
 def test_a_missing_store_says_how_to_build_it(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="build the store"):
         Sprites(tmp_path / "none.npz")
-
-
-def test_a_run_folder_of_another_model_is_refused(sprites: Sprites, tmp_path: Path) -> None:
-    where = RunConfig(tmp_path, sample_every=0)
-    Trainer(DEFAULTS["clip"], where, sprites).save()
-    with pytest.raises(GlideError, match="clip run"):
-        Trainer(TINY, where, sprites)
-
-
-@pytest.mark.skipif(not fast_norm.available(), reason="no C compiler here to build the kernel")
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_fused_norm_stays_finite_on_a_flat_picture_with_one_bright_pixel(sign: int) -> None:
-    norm = torch.nn.GroupNorm(32, 32)
-    x = torch.zeros(1, 32, 128, 128)
-    x[:, :, 3, 5] = 5.0 * sign  # normalises to about 128, where exp overflows
-    x = (x + 1e-4 * torch.randn(x.shape)).requires_grad_()
-    y = fast_norm.fused_norm(norm, x, act=True)
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    assert torch.isfinite(y).all()
-    assert torch.isfinite(grad).all()
-    torch.testing.assert_close(y, norm_act(norm, x, act=True), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,197 @@
+"""LoRA files: low-rank changes of a model's weights, with kohya's names as ComfyUI reads them.
+
+A layer's weight W becomes W + strength * (alpha / rank) * up @ down (Hu et al. 2021). The UNet's
+layers are `lora_unet_...` with underscores for dots, the text tower's
+`text_encoders.glide....`, the generic name under which ComfyUI's LoraLoader finds our CLIP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
+from glide_core.config import GlideConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+
+METADATA_KEY = "glide_lora"
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+
+log = logging.getLogger("glide")
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """What a LoRA was trained for, kept as JSON in its metadata."""
+
+    rank: int
+    alpha: float
+    kind: str  # of the model, as in GlideConfig
+    prediction_type: str
+    tokenizer: str
+    base: str  # name of the file that it was trained from
+    fingerprint: str  # of the model that it was trained from
+
+    @staticmethod
+    def of(model: GlideModel, rank: int, alpha: float, base: str) -> LoraInfo:
+        c = model.config
+        return LoraInfo(
+            rank, alpha, c.kind, c.schedule.prediction_type, c.tokenizer, base, fingerprint(model)
+        )
+
+
+def fingerprint(model: GlideModel) -> str:
+    """Tell models apart by their head, which no LoRA changes: 16 hexadecimal digits.
+
+    The head is float32 in any number format (`use_dtype`); rounded to the float16 of most files.
+    """
+    head = model.unet.get_parameter("out.2.weight").detach().cpu().half().contiguous()
+    return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
+
+
+def lora_key(module: str) -> str:
+    """The file's name of a layer, from its name in a GlideModel (`unet. ...` or `text. ...`)."""
+    tower, _, rest = module.partition(".")
+    return f"text_encoders.glide.{rest}" if tower == "text" else f"lora_unet_{_flat(rest)}"
+
+
+def save_lora(
+    layers: Mapping[str, tuple[Tensor, Tensor]],
+    path: Path | str,
+    info: LoraInfo,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a LoRA, whole or not at all.
+
+    layers: by the layers' names in a GlideModel, (down [rank, in, ...], up [out, rank, ...]).
+    metadata: further entries, text by name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module, (down, up) in layers.items():
+        key = lora_key(module)
+        tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: torch.tensor(info.alpha)}
+    stored = {
+        **(metadata or {}),
+        METADATA_KEY: json.dumps(asdict(info), sort_keys=True),
+        "ss_network_dim": str(info.rank),
+        "ss_network_alpha": str(info.alpha),
+        "ss_sd_model_name": info.base,
+    }
+    return write_tensors(tensors, path, stored)
+
+
+@torch.no_grad()
+def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> GlideModel:
+    """Merge a LoRA into a model's weights, in place; gives the model.
+
+    strength: 0 changes nothing, 1 is what was trained, negative takes it away.
+    GlideError when the file is no LoRA, or one for a model with other layers, another prediction
+    type or tokenizer. A LoRA from other weights of the same build is merged, with a warning.
+    """
+    file = read_tensors(path)
+    changes = _changes(file)
+    _check_info(model, file)
+    named = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    layers = {lora_key(name): module for name, module in named.items()}
+    _check_layers(changes, layers, path)
+    if strength:
+        for key, (down, up, scale) in changes.items():
+            weight = layers[key].weight
+            change = (strength * scale) * (up.flatten(1) @ down.flatten(1))
+            new = weight.float() + change.to(weight.device).view_as(weight)
+            # not in place: the tensor may be the file, mapped into memory
+            layers[key].weight.data = new.to(weight.dtype).contiguous(memory_format=_layout(weight))
+    return model
+
+
+def _changes(file: TensorFile) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """(down, up, alpha / rank) by layer, float32."""
+    tensors = file.tensors
+    names = [key.removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)]
+    known = {name + end for name in names for end in (_DOWN, _UP, _ALPHA)}
+    if not names or any(name + _UP not in tensors for name in names) or tensors.keys() - known:
+        raise GlideError(
+            f"{file.path} is not a LoRA that can be read here. Expected pairs of tensors "
+            "*.lora_down.weight and *.lora_up.weight: take a file of `glide train --lora`."
+        )
+    changes = {}
+    for name in names:
+        down, up = tensors[name + _DOWN].float(), tensors[name + _UP].float()
+        alpha = tensors.get(name + _ALPHA)
+        scale = 1.0 if alpha is None else float(alpha) / len(down)
+        if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+            raise GlideError(
+                f"{file.path} holds NaN or infinite values in {name}. Expected finite weights: the "
+                "training that wrote it diverged, or the file is damaged."
+            )
+        changes[name] = (down, up, scale)
+    return changes
+
+
+def _check_layers(
+    changes: Mapping[str, tuple[Tensor, Tensor, float]],
+    layers: Mapping[str, nn.Module],
+    path: Path | str,
+) -> None:
+    for name, (down, up, _) in changes.items():
+        if name not in layers:
+            raise GlideError(
+                f"{path} changes a layer {name}, which this model has not: it was trained for "
+                "another model. Expected the model that it was trained from."
+            )
+        weight = layers[name].weight
+        assert isinstance(weight, Tensor)
+        made = [len(up), *down.shape[1:]]
+        if made != list(weight.shape) or up.flatten(1).shape[1] != len(down):
+            raise GlideError(
+                f"{path} changes {name} as a layer of {made}, which is {list(weight.shape)} in "
+                "this model: it was trained for another model. Expected the model that it was "
+                "trained from."
+            )
+
+
+def _check_info(model: GlideModel, file: TensorFile) -> None:
+    stored = file.metadata.get(METADATA_KEY)
+    if stored is None:  # from another trainer: the layers alone must fit
+        return
+    try:
+        info = LoraInfo(**json.loads(stored))
+    except (ValueError, TypeError) as error:
+        raise GlideError(f"{file.path} carries metadata that cannot be read ({error}).") from error
+    config: GlideConfig = model.config
+    for name, theirs, ours in (
+        ("prediction type", info.prediction_type, config.schedule.prediction_type),
+        ("tokenizer", info.tokenizer, config.tokenizer),
+    ):
+        if theirs != ours:
+            raise GlideError(
+                f"{file.path} was trained for a model whose {name} is {theirs}; this one's is "
+                f"{ours}. Expected the model that it was trained from ({info.base})."
+            )
+    if info.fingerprint != fingerprint(model):
+        log.warning(
+            "%s was trained from other weights (%s, a %s model) than these: the pictures may "
+            "suffer",
+            file.path,
+            info.base,
+            info.kind,
+        )
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")

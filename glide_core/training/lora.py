@@ -1,0 +1,86 @@
+"""Low-rank training: frozen layers with a trained path beside each (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+
+from glide_core.checkpoints.lora import LAYERS
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+
+CHOICES = ("attention", "all")
+_ATTENTION = r"(.*\.(qkv|encoder_kv|proj_out|c_qkv))|(text\..*\.attn\.c_proj)"
+# the first convolution and the head are the data's, the time embedding is the schedule's
+_NEVER = r"unet\.(input_blocks\.0\.0|out\.2|time_embed\.\d)|text\.transformer_proj"
+
+
+class LoraLayer(nn.Module):
+    """A frozen linear or convolution layer plus (alpha / rank) * up(down(x))."""
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float) -> None:
+        super().__init__()
+        assert isinstance(base, LAYERS)
+        self.base = base.requires_grad_(False)
+        self.scale = alpha / rank
+        self.down: nn.Linear | nn.Conv1d | nn.Conv2d
+        self.up: nn.Linear | nn.Conv1d | nn.Conv2d
+        if isinstance(base, nn.Linear):
+            self.down = nn.Linear(base.in_features, rank, bias=False)
+            self.up = nn.Linear(rank, base.out_features, bias=False)
+        else:
+            kind = type(base)
+            size, padding = base.kernel_size[0], base.padding[0]
+            self.down = kind(base.in_channels, rank, size, padding=padding, bias=False)
+            self.up = kind(rank, base.out_channels, 1, bias=False)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)  # the start is the model that there was
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, whose dtype and layout the networks ask for."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.up(self.down(x))
+        out: Tensor = self.base(x)
+        return out + self.scale * change
+
+
+def targets(model: GlideModel, layers: str, text: bool) -> list[str]:
+    """Names of the layers to train: of attention alone, or all linear and convolution layers.
+
+    text: the text tower's too.
+    """
+    if layers not in CHOICES:
+        raise GlideError(f"unknown LoRA layers {layers!r}: expected {' or '.join(CHOICES)}")
+    names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    names = [n for n in names if not re.fullmatch(_NEVER, n) and (text or n.startswith("unet."))]
+    if layers == "attention":
+        names = [n for n in names if re.fullmatch(_ATTENTION, n)]
+    return names
+
+
+def install(
+    model: GlideModel, rank: int, alpha: float, *, layers: str, text: bool, seed: int
+) -> dict[str, LoraLayer]:
+    """Freeze the model and put a `LoraLayer` round each target; gives them by the layers' names."""
+    model.requires_grad_(False)
+    made = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in targets(model, layers, text):
+            parent, _, last = name.rpartition(".")
+            owner = model.get_submodule(parent)
+            made[name] = LoraLayer(owner.get_submodule(last), rank, alpha)
+            made[name].to(made[name].weight.device)
+            setattr(owner, last, made[name])
+    return made
+
+
+def pairs(layers: dict[str, LoraLayer]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What `save_lora` writes: (down, up) by layer."""
+    return {name: (layer.down.weight, layer.up.weight) for name, layer in layers.items()}

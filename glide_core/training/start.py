@@ -1,0 +1,206 @@
+"""What a training run starts from: a preset with fresh weights, or any checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glide_core.checkpoints.files import read_shapes
+from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
+from glide_core.config import ClipConfig, GlideConfig, ModelKind
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+from glide_core.training.presets import SMALL, SMALL_CLIP, JobName, TrainConfig
+
+FIRST = "input_blocks.0.0.weight"
+STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
+    "base": ("base",),
+    "inpaint": ("base", "inpaint"),
+    "upsampler": ("upsampler",),
+    "upsampler-inpaint": ("upsampler", "upsampler-inpaint"),
+}
+
+
+def make_model(config: TrainConfig, start: Sequence[Path] = ()) -> GlideModel:
+    """Make the model of a diffusion job, to be trained: float32, on the CPU.
+
+    start: a checkpoint of the job's kind, or of the kind that inpainting adds channels to; its
+        config decides all but the kind. None: the bundled preset with fresh weights.
+    """
+    assert config.job != "clip"
+    kind: ModelKind = config.job
+    if not start:
+        model = GlideModel(_asked(SMALL[kind], config))
+        initialise(model, config.seed)
+        return model
+    if len(start) > 1:
+        raise GlideError(f"{kind} starts from one file: {len(start)} were given with --start-from")
+    found = read_model(start[0])
+    if found.config.kind not in STARTS[kind]:
+        raise GlideError(
+            f"{start[0]} is a GLIDE model of the kind '{found.config.kind}'. Expected "
+            f"{' or '.join(STARTS[kind])} to train {kind} from: name another file."
+        )
+    prediction = found.config.schedule.prediction_type
+    if config.prediction not in (None, prediction):
+        raise GlideError(
+            f"{start[0]} predicts {prediction}, and goes on doing so. Expected no --prediction "
+            "with --start-from: it is for training from scratch."
+        )
+    wanted = _sized(replace(found.config, kind=kind), config.size)
+    if wanted.kind != found.config.kind:
+        shape = GlideModel(wanted, device="meta").unet.state_dict()[FIRST].shape
+        state = widened(found.openai_state_dict(), wanted, shape[1])
+        found = model_from_state_dict(state, wanted, where=str(start[0]))
+    found.config = wanted
+    found.unet.config = wanted
+    return found.requires_grad_(True).train()
+
+
+def make_clip(config: TrainConfig, start: Sequence[Path] = ()) -> NoisyClip:
+    """Make the noisy CLIP to be trained; start: one file with both towers, or OpenAI's two."""
+    if not start:
+        wanted = SMALL_CLIP
+        if config.size is not None:
+            patch = wanted.patch_size
+            if config.size % patch or config.size < patch:
+                raise GlideError(f"--size {config.size} is no multiple of the patches' {patch}")
+            wanted = replace(wanted, image_size=config.size)
+        torch.manual_seed(config.seed)
+        return NoisyClip(wanted)
+    run = _run_file(start[0])
+    if run is not None:
+        found = ClipConfig.from_json(_config_text(run, "clip", start[0]))
+        clip = NoisyClip(found)
+        clip.load_state_dict(run["ema"])
+    else:
+        clip = load_clip(list(start))
+    if config.size not in (None, clip.config.image_size):
+        raise GlideError(
+            f"{start[0]} looks at pictures of {clip.config.image_size}x{clip.config.image_size}, "
+            "and cannot learn another size: leave --size out"
+        )
+    return clip.requires_grad_(True).train()
+
+
+def read_model(path: Path) -> GlideModel:
+    """Load a GLIDE model from any file: released, our own, or a run's checkpoint.pt (its average).
+
+    Frozen and in eval mode, as `load_model` gives it.
+    """
+    run = _run_file(path)
+    if run is None:
+        return load_model(path)
+    config = GlideConfig.from_json(_config_text(run, "GLIDE model", path))
+    if run["config"].get("lora"):
+        raise GlideError(
+            f"{path} holds a LoRA and not the model under it. Expected a whole model: start from "
+            "the model that it was trained from."
+        )
+    state = {key.split(".", 1)[1]: value for key, value in run["ema"].items()}
+    return model_from_state_dict(state, config, where=str(path))
+
+
+def kind_of(path: Path) -> str:
+    """The job that a checkpoint is of the kind of; "clip" for a noisy CLIP, whole or one tower."""
+    run = _run_file(path)
+    if run is not None:
+        return str(run["config"]["job"])
+    found = inspect(path)
+    return found.kind if isinstance(found, GlideConfig) else "clip"
+
+
+def parameters_of(path: Path) -> int:
+    """How many numbers a checkpoint's model has."""
+    run = _run_file(path)
+    tensors = read_shapes(path).tensors if run is None else run["ema"]
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def initialise(model: GlideModel, seed: int) -> None:
+    """Fresh weights: torch's for layers, wide embeddings, zeros where a block ends.
+
+    Token embeddings at std 0.5 bind the text sooner than 0.02 does in a tower this small.
+    """
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d | nn.GroupNorm | nn.LayerNorm):
+            module.reset_parameters()
+    nn.init.normal_(model.text.token_embedding.weight, std=0.5)
+    nn.init.normal_(model.text.positional_embedding, std=0.1)
+    nn.init.normal_(model.text.padding_embedding, std=0.1)
+    for name, module in model.unet.named_modules():
+        if name.endswith(("out_layers.3", "proj_out", "out.2")):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+
+def start_from(model: GlideModel, state: dict[str, Tensor]) -> None:
+    """Load another kind's weights; see `widened`."""
+    inputs = model.unet.state_dict()[FIRST].shape[1]
+    model.load_openai_state_dict(widened(state, model.config, inputs))
+
+
+def widened(state: dict[str, Tensor], config: GlideConfig, inputs: int) -> dict[str, Tensor]:
+    """Give the first convolution the input channels of `config`'s kind, the new ones at zero.
+
+    inputs: how many it shall have. The mask and the known pixels stand between x and low_res, as in
+    OpenAI's inpainting models. Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by
+    side.
+    """
+    old = state[FIRST]
+    if old.shape[1] == inputs:
+        return dict(state)
+    picture = config.unet.channels * getattr(config.unet, "patch_size", 1) ** 2
+    new = old.new_zeros(len(old), inputs, *old.shape[2:])
+    new[:, :picture] = old[:, :picture]
+    if config.is_upsampler:
+        new[:, -picture:] = old[:, -picture:]
+    return {**state, FIRST: new}
+
+
+def _asked(preset: GlideConfig, config: TrainConfig) -> GlideConfig:
+    if config.prediction is not None:
+        schedule = replace(preset.schedule, prediction_type=config.prediction)
+        preset = replace(preset, schedule=schedule)
+    return _sized(preset, config.size)
+
+
+def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
+    if size is None:
+        return model
+    step = 2 ** (len(model.unet.channel_mult) - 1) * getattr(model.unet, "patch_size", 1)
+    step = max(step, 4 if model.is_upsampler else 1)
+    if size < step or size % step:
+        raise GlideError(
+            f"pictures of {size}x{size} do not fit this model: expected --size to be a multiple of "
+            f"{step}"
+        )
+    return replace(model, unet=replace(model.unet, image_size=size))
+
+
+def _run_file(path: Path) -> dict[str, Any] | None:
+    """A run's checkpoint.pt, or None for any other file."""
+    if path.suffix != ".pt" or not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
+        return None  # the loader of models says what is wrong with it
+    ours = isinstance(content, dict) and {"config", "step", "ema"} <= content.keys()
+    return content if ours else None
+
+
+def _config_text(run: dict[str, Any], wanted: str, path: Path) -> str:
+    job: JobName = run["config"]["job"]
+    if (job == "clip") != (wanted == "clip"):
+        raise GlideError(f"{path} is a run of {job}. Expected a {wanted}: name another file.")
+    preset = SMALL_CLIP if job == "clip" else SMALL[job]
+    return str(run.get("model_config", preset.to_json()))  # early runs had the presets alone

@@ -1,0 +1,65 @@
+"""Small runs for the trainer's tests: coloured pictures, tiny models, one thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glide_core.training.data.types import Batch
+from glide_core.training.loop import RunConfig, Trainer
+from glide_core.training.presets import TrainConfig
+
+COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
+
+
+class Colours:
+    """A Source of flat pictures named by their colour, a little brighter or darker each time."""
+
+    names: list[str]
+
+    def __init__(self, count: int = 3) -> None:
+        shades = [f"{shade} {name}" for shade in ("", "dark", "pale", "deep") for name in COLOURS]
+        self.names = [name.strip() for name in shades[:count]]
+
+    def picture(self, index: int) -> Tensor:
+        colour = torch.tensor(COLOURS[self.names[index].split()[-1]])
+        return (colour * (1 - 0.2 * (index // 3)))[:, None, None]
+
+    def batch(
+        self,
+        rng: torch.Generator,
+        size: int,
+        *,
+        side: int,
+        crop: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        if distinct:
+            drawn = torch.randperm(len(self.names), generator=rng)[:size].tolist()
+        else:
+            drawn = torch.randint(len(self.names), (size,), generator=rng).tolist()
+        side = crop or side
+        noise = 0.05 * torch.randn(len(drawn), 3, side, side, generator=rng)
+        pictures = torch.stack([self.picture(i).expand(3, side, side) for i in drawn]) + noise
+        return Batch(pictures.clamp(-1, 1), [self.names[i] for i in drawn])
+
+
+TINY = TrainConfig("base", steps=4, batch=4, warmup=1, bf16=False, size=16, lr=1e-3)
+
+
+def trainer(config: TrainConfig, folder: Path, start: Path | None = None) -> Trainer:
+    """A run without sample grids, which saves at its end only."""
+    where = RunConfig(
+        folder,
+        log_every=1,
+        save_every=10**6,
+        sample_every=0,
+        start_from=[start] if start else [],
+    )
+    return Trainer(config, where, Colours(12))
+
+
+def quiet(step: int, losses: dict[str, float], seconds_left: float) -> None:
+    pass
