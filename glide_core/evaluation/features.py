@@ -21,6 +21,7 @@ from glide_core.guidance.score import _resized
 from glide_core.models.noisy_clip import NoisyClip
 
 _CAPTIONS_AT_ONCE = 64
+_MOST_PIXELS = 64  # a side; the covariance of more would fill the memory
 
 
 @runtime_checkable
@@ -173,26 +174,24 @@ class OpenClipFeatures(_About):
             return _in_parts(encode, captions)
 
 
-def extractor_of(
-    spec: str, *, device: torch.device | str = "cpu", allow_download: bool = False
-) -> FeatureExtractor:
+def extractor_of(spec: str, *, device: torch.device | str = "cpu") -> FeatureExtractor:
     """Make the extractor that a `--features` names, in float32.
 
     pixels or pixels:SIDE; clip:MODEL (a name of `glide models`, "bundled", or a file; IMAGE,TEXT
     for two files); open_clip:NAME:FILE, open_clip:NAME:TAG or open_clip:NAME (weights in its
     cache); inception:FILE. GlideError for what is unknown, missing or unreadable. Nothing is
-    downloaded but open_clip's weights by tag, where that is allowed.
+    downloaded.
     """
     kind, _, rest = spec.partition(":")
     if kind == "pixels":
-        if rest and not (rest.isdecimal() and 1 <= int(rest) <= 256):
-            raise GlideError(f"{spec} has no side in pixels. Expected 1 to 256, such as pixels:16.")
+        if rest and not (rest.isdecimal() and 1 <= int(rest) <= _MOST_PIXELS):
+            raise GlideError(f"{spec} has no side in pixels. Expected 1 to 64, such as pixels:16.")
         return PixelFeatures.of(int(rest or 8))
     if kind == "clip":
         return _noisy_clip(rest or "bundled", device)
     if kind == "open_clip" and rest:
         architecture, _, weights = rest.partition(":")
-        return _open_clip(architecture, weights, device, allow_download)
+        return _open_clip(architecture, weights, device)
     if kind == "inception" and rest:
         from glide_core.evaluation.inception import load_inception
 
@@ -226,28 +225,24 @@ def _noisy_clip(name: str, device: torch.device | str) -> NoisyClipFeatures:
     return NoisyClipFeatures.of(load_clip(paths, device=device), f"clip:{name}", hash_of(*paths))
 
 
-def _open_clip(
-    architecture: str, weights: str, device: torch.device | str, allow_download: bool
-) -> OpenClipFeatures:
+def _open_clip(architecture: str, weights: str, device: torch.device | str) -> OpenClipFeatures:
     from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    path: Path | None = Path(weights).expanduser()
-    tag = weights
-    if not weights or not Path(weights).expanduser().is_file():
-        path = None
-        if not weights:
-            tag = _only_cached_tag(architecture)
-    if weights and path is None and ("/" in weights or "." in weights):
+    path, tag = Path(weights).expanduser(), weights
+    if weights and path.is_file():
+        model, tokenizer = load_open_clip(architecture, path, device=device)
+        name = f"open_clip:{architecture}:{path.name}"
+        return OpenClipFeatures.of(model, tokenizer, name, hash_of(path))
+    if path.suffix or len(path.parts) > 1:  # no tag looks like that
         raise GlideError(
             f"there is no file {weights}. Expected weights of open_clip's {architecture}: check "
             "the name."
         )
-    model, tokenizer = load_open_clip(
-        architecture, path, tag, allow_download=allow_download, device=device
-    )
-    found = path or cached_weights(architecture, tag)
-    name = f"open_clip:{architecture}:{path.name if path else tag}"
-    return OpenClipFeatures.of(model, tokenizer, name, hash_of(found) if found else "")
+    tag = tag or _only_cached_tag(architecture)
+    model, tokenizer = load_open_clip(architecture, None, tag, device=device)
+    cached = cached_weights(architecture, tag)
+    name = f"open_clip:{architecture}:{tag}"
+    return OpenClipFeatures.of(model, tokenizer, name, hash_of(cached) if cached else "")
 
 
 def _only_cached_tag(architecture: str) -> str:

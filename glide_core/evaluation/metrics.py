@@ -5,6 +5,7 @@ Each gives a `Value`: the number, its spread where it has one, and the parameter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     for i in range(splits):
         part = log_p[i * count // splits : (i + 1) * count // splits]
         # the log of the mean without leaving logs: a class that no picture is of stays finite
-        log_q = part.logsumexp(dim=0) - torch.tensor(float(len(part))).log().to(part)
+        log_q = part.logsumexp(dim=0) - math.log(len(part))
         scores.append((part.exp() * (part - log_q)).sum(dim=1).mean().exp())
     found = torch.stack(scores)
     std = float(found.std(unbiased=False)) if splits > 1 else None

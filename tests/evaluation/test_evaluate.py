@@ -1,0 +1,343 @@
+"""`glide evaluate` from files to numbers: what it reads, names, writes and refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from glide_core.cli import main
+from glide_core.commands import evaluate
+from glide_core.errors import GlideError
+from glide_core.evaluation import measure
+from glide_core.evaluation.features import extractor_of
+from glide_core.evaluation.pictures import Picture, find_pictures
+from glide_core.evaluation.protocol import Measurement, read_json
+
+CAPTIONS = ["a red apple", "a blue car", "a green fox", "a cat", "a dog", "a sun"]
+
+
+def glide(*words: object) -> int:
+    return main(["evaluate", *map(str, words), "--quiet"])
+
+
+def image(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def fill(folder: Path, count: int, start: int = 0, **options: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        image(start + i, **options).save(folder / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fill(tmp_path / "pictures", 6)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return fill(tmp_path / "reference", 8, start=100)
+
+
+@pytest.fixture
+def clip(model_folder: Path) -> str:
+    return f"clip:{model_folder / 'tiny_clip.safetensors'}"
+
+
+def add_texts(folder: Path) -> None:
+    for path, caption in zip(sorted(folder.glob("*.png")), CAPTIONS, strict=True):
+        path.with_suffix(".txt").write_text(caption + "\nanother caption\n")
+
+
+def results(path: Path) -> dict[str, Measurement]:
+    return {one.metric: one for one in read_json(path)}
+
+
+def test_the_metrics_in_the_help_are_those_there_are() -> None:
+    assert evaluate.METRICS == measure.METRICS
+
+
+def test_a_reference_gives_four_numbers_each_with_its_protocol(
+    folder: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    words = [folder, "--reference", reference, "--features", "pixels:1", "--out", out, "--seed", 7]
+    assert glide(*words) == 0
+    found = results(out)
+    assert list(found) == ["frechet", "kid", "precision", "recall"]
+    for one in found.values():
+        protocol = one.protocol
+        assert (protocol.n, protocol.n_reference, protocol.seed) == (6, 8, 7)
+        assert (protocol.crop, protocol.size) == ("centre square", "64x64")
+        assert (protocol.extractor, protocol.sha256, protocol.dimension) == ("pixels:1", "", 3)
+        assert set(protocol.versions) == {"glide", "torch"}
+        assert protocol.command == f"glide evaluate {folder} --reference {reference} " + (
+            "--features pixels:1 --seed 7"
+        )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0] == found["frechet"].line()
+    assert "n=6 against 8; crop centre square; 64x64; pixels:1, 3 features" in lines[0]
+    kid = found["kid"]
+    assert kid.std is not None and kid.details == {"subsets": 100, "subset_size": 6}
+
+
+def test_a_folder_against_itself_is_perfect(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    assert glide(folder, "--reference", folder, "--features", "pixels:1", "--out", out) == 0
+    found = results(out)
+    assert found["frechet"].value == pytest.approx(0, abs=1e-9)
+    assert found["precision"].value == found["recall"].value == 1
+
+
+def test_saved_statistics_stand_for_the_pictures(
+    folder: Path, reference: Path, tmp_path: Path
+) -> None:
+    stats, one, other = tmp_path / "ref.npz", tmp_path / "1.json", tmp_path / "2.json"
+    pixels = ["--features", "pixels:1"]
+    assert glide(reference, *pixels, "--save-stats", stats) == 0
+    assert glide(folder, "--reference", reference, *pixels, "--out", one) == 0
+    assert glide(folder, "--reference", stats, *pixels, "--out", other) == 0
+    for name, value in results(one).items():
+        again = results(other)[name]
+        assert (again.value, again.std) == pytest.approx((value.value, value.std))
+        assert again.protocol.n_reference == 8
+
+
+def test_statistics_of_another_extractor_are_refused(
+    folder: Path, tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stats = tmp_path / "ref.npz"
+    assert glide(folder, "--features", "pixels:2", "--save-stats", stats) == 0
+    assert glide(folder, "--reference", stats, "--features", clip) == 1
+    assert "the reference is of pixels:2" in capsys.readouterr().err
+
+
+def test_foreign_statistics_serve_frechet_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stats = tmp_path / "foreign.npz"
+    np.savez(stats, mu=np.zeros(3), sigma=np.eye(3))
+    words = [folder, "--reference", stats, "--features", "pixels:1", "--metrics"]
+    assert glide(*words, "frechet") == 0
+    assert "does not say which extractor" in capsys.readouterr().err
+    assert glide(*words, "kid") == 1
+    assert "mean and covariance alone" in capsys.readouterr().err
+
+
+def test_captions_beside_pictures_are_scored_and_found(
+    folder: Path, tmp_path: Path, clip: str
+) -> None:
+    add_texts(folder)
+    out = tmp_path / "results.json"
+    metrics = ["--metrics", "clip-score", "retrieval", "is", "--splits", 2]
+    assert glide(folder, "--features", clip, *metrics, "--out", out) == 0
+    found = results(out)
+    assert found["clip-score"].details["s"] == 100
+    assert found["clip-score"].value == pytest.approx(found["clip-score"].details["100cos"])
+    assert found["retrieval-caption-top1"].details["captions"] == 6
+    assert found["is"].details == {"splits": 2, "classes": 6}
+    assert found["clip-score"].protocol.n_reference is None
+    assert len(found["clip-score"].protocol.sha256) == 64
+
+
+def test_captions_come_from_text_json_png_list_and_shards_alike(
+    folder: Path, tmp_path: Path
+) -> None:
+    def read(where: object) -> list[tuple[str, str]]:
+        read = list(find_pictures(str(where)).read())
+        assert all(isinstance(one, Picture) for one in read)
+        return [(Path(p.name).name, p.caption) for p in read if isinstance(p, Picture)]
+
+    names = sorted(path.name for path in folder.glob("*.png"))
+    wanted = list(zip(names, CAPTIONS, strict=True))
+
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    for i, (name, caption) in enumerate(wanted):
+        info = PngInfo()
+        info.add_text("glide", json.dumps({"prompt": caption}))
+        image(i).save(inside / name, pnginfo=info)
+    assert read(inside) == wanted
+
+    beside = fill(tmp_path / "beside", 6)
+    for name, caption in wanted:
+        (beside / name).with_suffix(".json").write_text(json.dumps({"prompt": caption}))
+    assert read(beside) == wanted
+
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, part in enumerate((wanted[:4], wanted[4:])):
+        with tarfile.open(shards / f"shard-{number:05}.tar", "w") as archive:
+            for name, caption in part:
+                for ending, data in (
+                    (".png", (folder / name).read_bytes()),
+                    (".json", json.dumps({"prompt": caption}).encode()),
+                ):
+                    member = tarfile.TarInfo(name.removesuffix(".png") + ending)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    assert [caption for _, caption in read(shards)] == CAPTIONS
+    assert len(read(shards / "shard-00000.tar")) == 4
+    assert len(read(shards / "shard-{00000..00001}.tar")) == 6
+
+    listed = tmp_path / "list.jsonl"
+    rows = [{"image": f"pictures/{name}", "caption": caption} for name, caption in wanted]
+    listed.write_text("\n".join(json.dumps(row) for row in rows))
+    assert read(listed) == wanted
+
+    plain = tmp_path / "list.txt"
+    plain.write_text("\n".join(f"pictures/{name}" for name in names))
+    assert read(plain) == [(name, "") for name in names]
+
+    add_texts(folder)
+    assert read(folder) == wanted
+
+
+def test_a_captions_file_is_matched_by_line_or_by_name(folder: Path, tmp_path: Path) -> None:
+    lines, table = tmp_path / "captions.txt", tmp_path / "captions.csv"
+    lines.write_text("\n".join(CAPTIONS) + "\n")
+    rows = [f"{i:03}.png,{caption}" for i, caption in enumerate(CAPTIONS)]
+    table.write_text("\n".join(["image,caption", *reversed(rows)]))
+    for file in (lines, table):
+        found = find_pictures(folder).captioned(file)
+        assert [entry.captions[0] for entry in found.entries] == CAPTIONS
+    lines.write_text("\n".join(CAPTIONS[:4]))
+    with pytest.raises(GlideError, match="4 captions for 6 pictures"):
+        find_pictures(folder).captioned(lines)
+    table.write_text("image,caption\n000.png,a sun")
+    with pytest.raises(GlideError, match=r"no caption for 001.png"):
+        find_pictures(folder).captioned(table)
+
+
+def test_a_picture_without_a_caption_is_named(
+    folder: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_texts(folder)
+    (folder / "003.txt").unlink()
+    assert glide(folder, "--features", clip, "--metrics", "clip-score") == 1
+    assert "003.png has no caption" in capsys.readouterr().err
+
+
+def test_unreadable_pictures_are_named_counted_and_left_out(
+    folder: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (folder / "002.png").read_bytes()
+    (folder / "002.png").write_bytes(data[: len(data) // 2])
+    (folder / "004.png").write_text("no picture")
+    out = tmp_path / "results.json"
+    words = [folder, "--reference", reference, "--features", "pixels:1", "--metrics", "frechet"]
+    assert glide(*words, "--out", out) == 0
+    said = capsys.readouterr()
+    assert "left out: 002.png" in said.err and "left out: 004.png" in said.err
+    protocol = results(out)["frechet"].protocol
+    assert (protocol.n, protocol.skipped) == (4, 2)
+    assert "n=4 (2 unreadable) against 8" in said.out
+
+
+def test_batches_change_nothing_but_rounding(folder: Path, clip: str) -> None:
+    image(9, size=(90, 64)).save(folder / "0015.png")  # another size, in the middle
+    pictures, extractor = find_pictures(folder, crop="none"), extractor_of(clip)
+    one, many = (measure.read_features(extractor, pictures, batch=b) for b in (1, 5))
+    assert one.names == many.names and one.size == many.size == "mixed"
+    assert one.features is not None and many.features is not None
+    assert torch.allclose(one.features, many.features, atol=1e-5)
+
+
+def test_the_middle_square_is_measured_and_resized_when_asked(tmp_path: Path) -> None:
+    wide = image(0, size=(100, 40))
+    (tmp_path / "in").mkdir()
+    wide.save(tmp_path / "in" / "a.png")
+    wide.crop((30, 0, 70, 40)).save(tmp_path / "in" / "b.png")
+    found = find_pictures(tmp_path / "in", size=16)
+    a, b = found.read()
+    assert isinstance(a, Picture) and isinstance(b, Picture)
+    assert a.pixels.shape == (3, 16, 16) and torch.equal(a.pixels, b.pixels)
+    assert found.crop_name == "centre square, PIL bicubic to 16x16"
+
+
+def test_n_pictures_are_drawn_by_the_seed_and_keep_their_order(folder: Path) -> None:
+    pictures = find_pictures(folder)
+    chosen = [[e.name for e in pictures.chosen(4, seed).entries] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] == sorted(chosen[0]) and len(chosen[0]) == 4
+    assert chosen[2] != chosen[0]
+    with pytest.raises(GlideError, match="6 pictures, not 7"):
+        pictures.chosen(7, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to measure. Expected PICTURES"),
+        (["{folder}"], "nothing to measure. Expected --metrics"),
+        (["nowhere", "--metrics", "is"], "there is no nowhere"),
+        (["{empty}", "--metrics", "is"], "holds no picture"),
+        (["{folder}", "--metrics", "kid"], "kid compares two sets"),
+        (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "reads no text"),
+        (["{folder}", "--metrics", "is", "--features", "pixels"], "knows none"),
+        (["{folder}", "--reference", "{file}.npz", "--features", "pixels"], "no statistics"),
+        (["{folder}", "--reference", "no.npz", "--features", "pixels"], "there is no file no.npz"),
+        (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists already"),
+        (["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"], "is no folder"),
+        (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no such file"),
+        (["--bundled", "no.npz"], "there is no file no.npz"),
+        (["{one}", "--metrics", "kid", "--reference", "{folder}"], "gives 1 readable picture. Exp"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    words: list[str],
+    message: str,
+    folder: Path,
+    clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "one", 1)
+    add_texts(folder)
+    (tmp_path / "file.npz").write_text("no archive")
+    places = {"{folder}": folder, "{empty}": "empty", "{file}.npz": "file.npz", "{one}": "one"}
+    given = [places.get(word, word) for word in words]
+    features = [] if "--features" in words else ["--features", "pixels"]
+    if "is" in words and features:
+        features = ["--features", clip]  # is needs captions as its classes
+    assert glide(*given, *features) == 1
+    said = capsys.readouterr()
+    assert message in said.err and said.out == ""
+
+
+def test_an_extractor_that_gives_nan_names_the_picture(folder: Path) -> None:
+    class Broken:
+        name, sha256, dimension, side, resize, library = "broken", "", 2, 8, "none", ""
+
+        def __call__(self, pictures: torch.Tensor, /) -> torch.Tensor:
+            values = pictures.mean(dim=(2, 3))[:, :2]
+            values[1] = torch.nan
+            return values
+
+    with pytest.raises(GlideError, match=r"broken gives NaN or infinity for 001\.png"):
+        measure.read_features(Broken(), find_pictures(folder))
+
+
+def test_bundled_asks_for_the_exact_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glide_core.evaluation import bundled
+
+    given: list[Any] = []
+    monkeypatch.setattr(bundled, "main", given.append)
+    store = tmp_path / "store.npz"
+    store.touch()
+    assert glide("--bundled", store) == 0
+    assert given == [[str(store)]]

@@ -1,0 +1,256 @@
+"""Feature extractors on tiny networks: what they see, who they say they are, how they refuse."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glide_core.checkpoints.loading import load_clip
+from glide_core.errors import GlideError
+from glide_core.evaluation.features import (
+    Classifies,
+    FeatureExtractor,
+    NoisyClipFeatures,
+    OpenClipFeatures,
+    ReadsText,
+    extract,
+    extractor_of,
+)
+from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
+
+
+def pictures(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    """Random pictures of 8-bit levels, as files hold them."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, side, side), generator=rng).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="session")
+def open_clip_model() -> tuple[Any, Any]:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        embed_dim=16,
+        vision_cfg=open_clip.CLIPVisionCfg(
+            image_size=32, layers=1, width=32, head_width=16, patch_size=16
+        ),
+        text_cfg=open_clip.CLIPTextCfg(width=32, heads=2, layers=1),
+    )
+    return model.eval().requires_grad_(False), open_clip.get_tokenizer("ViT-B-32")
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of FID's network, in the layout of pytorch-fid's file."""
+    module = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3", reason="pip install torch-fidelity"
+    )
+    torch.manual_seed(0)
+    parts = module.FeatureExtractorInceptionV3
+    load = parts.load_state_dict
+    saved: dict[str, Tensor] = {}
+
+    def keep(network: Any, _: Any) -> None:
+        saved.update(network.state_dict())
+
+    empty = tmp_path_factory.mktemp("inception") / "empty.pth"
+    torch.save({}, empty)
+    parts.load_state_dict = keep
+    try:
+        parts("made", ["2048"], feature_extractor_weights_path=str(empty))
+    finally:
+        parts.load_state_dict = load
+    path = empty.with_name("pt_inception.pth")
+    torch.save(saved, path)
+    return path
+
+
+def test_pixels_are_means_over_equal_areas() -> None:
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    found = extractor_of("pixels:2")(picture)
+    assert found.tolist() == [[2.5, 4.5, 10.5, 12.5] * 3]
+    assert found.dtype == torch.float64
+
+
+def test_every_extractor_says_who_it_is(
+    model_folder: Path, open_clip_model: tuple[Any, Any]
+) -> None:
+    clip = model_folder / "tiny_clip.safetensors"
+    for extractor in (
+        extractor_of("pixels"),
+        extractor_of(f"clip:{clip}"),
+        OpenClipFeatures.of(*open_clip_model, "tiny"),
+    ):
+        assert isinstance(extractor, FeatureExtractor)
+        for side in (64, 100, 20):
+            found = extractor(pictures(2, side))
+            assert found.shape == (2, extractor.dimension) and found.isfinite().all()
+        assert extractor.side > 0 and extractor.resize
+    digest = hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert extractor_of(f"clip:{clip}").sha256 == digest
+    assert extractor_of("pixels").sha256 == ""
+
+
+def test_the_bundled_clip_knows_a_drawing_when_it_sees_one() -> None:
+    bundled = extractor_of("clip:bundled")
+    assert isinstance(bundled, ReadsText) and not isinstance(bundled, Classifies)
+    assert len(bundled.sha256) == 64 and bundled.side == 64
+
+
+def test_noisy_clip_features_give_the_scores_that_nodes_show(model_folder: Path) -> None:
+    clip = load_clip(model_folder / "tiny_clip.safetensors")
+    extractor, seen = NoisyClipFeatures.of(clip), pictures(3, 80)
+    image = torch.nn.functional.normalize(extractor(seen), dim=1)
+    text = torch.nn.functional.normalize(extractor.encode_text(["a red apple"]), dim=1)
+    wanted = noisy_clip_scores(clip, seen, "a red apple")
+    assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_open_clip_features_give_the_scores_that_nodes_show(
+    open_clip_model: tuple[Any, Any],
+) -> None:
+    extractor, seen = OpenClipFeatures.of(*open_clip_model, "tiny"), pictures(3, 80)
+    image = torch.nn.functional.normalize(extractor(seen), dim=1)
+    text = torch.nn.functional.normalize(extractor.encode_text(["a red apple"]), dim=1)
+    wanted = open_clip_scores(*open_clip_model, seen, "a red apple")
+    assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert extractor.logit_scale == pytest.approx(1 / 0.07)  # a fresh model's
+
+
+def test_open_clip_sees_squares_as_by_its_own_preprocessing(
+    open_clip_model: tuple[Any, Any],
+) -> None:
+    """PIL's bicubic on 8 bits there, torch's on floats here: a level or two of 255 apart."""
+    import open_clip
+
+    smooth = torch.nn.functional.interpolate(pictures(2, 8), 96, mode="bicubic").clamp(-1, 1)
+    levels = ((smooth + 1) * 127.5).round().to(torch.uint8)
+    preprocess = open_clip.image_transform(32, is_train=False)
+    views = [preprocess(Image.fromarray(p)) for p in levels.movedim(1, -1).numpy()]
+    model, _ = open_clip_model
+    theirs = model.encode_image(torch.stack(views))
+    ours = OpenClipFeatures.of(*open_clip_model, "tiny")(levels.float() / 127.5 - 1)
+    assert torch.nn.functional.cosine_similarity(ours, theirs).min() > 0.9999
+
+
+def test_batches_change_nothing_but_rounding(model_folder: Path) -> None:
+    extractor, seen = extractor_of(f"clip:{model_folder / 'tiny_clip.safetensors'}"), pictures(7)
+    alone, together = extract(extractor, seen, batch=1), extract(extractor, seen, batch=7)
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inception_equals_torch_fidelity_from_files_to_numbers(
+    inception_file: Path, tmp_path: Path
+) -> None:
+    """Its whole pipeline, with the same random weights, on the same PNGs.
+
+    All but FID, whose roots of 2048x2048 take it a minute: test_metrics.py compares that.
+    """
+    torch_fidelity = pytest.importorskip("torch_fidelity", reason="pip install torch-fidelity")
+    from glide_core.evaluation.measure import Choices, measure, read_features
+    from glide_core.evaluation.pictures import find_pictures
+
+    extractor = extractor_of(f"inception:{inception_file}")
+    assert isinstance(extractor, Classifies) and extractor.dimension == 2048
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, seed in zip(folders, (0, 1), strict=True):
+        folder.mkdir()
+        for i, picture in enumerate(pictures(6, 20 + 4 * seed, seed)):
+            levels = ((picture + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+            Image.fromarray(np.ascontiguousarray(levels)).save(folder / f"{i}.png")
+    found, reference = (read_features(extractor, find_pictures(f), batch=4) for f in folders)
+    wanted = ["kid", "precision", "recall", "is"]
+    ours = {
+        one.metric: one.value
+        for one in measure(
+            wanted, extractor, found, reference, choices=Choices(neighbours=2, splits=1)
+        )
+    }
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(folders[0]),
+        input2=str(folders[1]),
+        cuda=False,
+        feature_extractor="inception-v3-compat",
+        kid=True,
+        isc=True,
+        prc=True,
+        kid_subset_size=6,
+        kid_subsets=1,
+        isc_splits=1,
+        prc_neighborhood=2,
+        feature_extractor_weights_path=str(inception_file),
+        batch_size=4,
+        cache=False,
+        verbose=False,
+        save_cpu_ram=True,
+    )
+    for name, key, tolerance in (
+        ("kid", "kernel_inception_distance_mean", 1e-4),
+        ("is", "inception_score_mean", 1e-4),
+        ("precision", "precision", 1e-6),
+        ("recall", "recall", 1e-6),
+    ):
+        assert ours[name] == pytest.approx(theirs[key], rel=tolerance, abs=1e-6), name
+
+
+def test_inception_weights_that_carry_code_are_refused(tmp_path: Path) -> None:
+    """torch-fidelity itself would run it."""
+    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (marker,)  # type: ignore[return-value]
+
+    torch.save({"fc.weight": Evil()}, path)
+    with pytest.raises(GlideError, match="could run any code"):
+        extractor_of(f"inception:{path}")
+    assert not marker.exists()
+
+
+def test_weights_of_another_network_are_not_inception(model_folder: Path) -> None:
+    pytest.importorskip("torch_fidelity", reason="pip install torch-fidelity")
+    with pytest.raises(GlideError, match=r"does not hold the weights .* Expected pytorch-fid's"):
+        extractor_of(f"inception:{model_folder / 'tiny_clip.safetensors'}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("vgg", "no feature extractor 'vgg'"),
+        ("inception", "no feature extractor"),
+        ("pixels:65", "no side in pixels"),
+        ("pixels:many", "no side in pixels"),
+        ("inception:nowhere.pth", "There is no file nowhere.pth"),
+        ("clip:nowhere.safetensors", "no model 'nowhere.safetensors'"),
+        ("open_clip:ViT-B-32:nowhere.pt", "there is no file nowhere.pt"),
+        ("open_clip:ViT-B-99:openai", "no architecture 'ViT-B-99'"),
+        ("open_clip:ViT-B-32:no_tag", "no weights 'no_tag'"),
+    ],
+)
+def test_unknown_extractors_are_named(
+    spec: str, message: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GlideError, match=message):
+        extractor_of(spec)
+
+
+def test_open_clip_weights_that_are_not_here_are_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": "http://x/y.pt"})
+    with pytest.raises(GlideError, match="not on this machine"):
+        extractor_of("open_clip:ViT-B-32:openai")
+    with pytest.raises(GlideError, match="cache holds no weights for ViT-B-32"):
+        extractor_of("open_clip:ViT-B-32")
