@@ -1,61 +1,157 @@
-"""Two processes take the step that one would take on both their batches."""
+"""Two processes take the steps that one takes: the same losses, the same weights."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from training_runs import TINY, trainer
 
 from glide_core.training import parallel
 
+TESTS = Path(__file__).parents[1]
 WORKER = """
 import sys
+from dataclasses import replace
+from pathlib import Path
 import torch
+from training_runs import TINY, trainer
 from glide_core.training import parallel
 
 torch.set_num_threads(1)
-rank, processes = parallel.start()
-assert processes == 2
-torch.manual_seed(0)
-model = torch.nn.Linear(3, 2)
-x = torch.arange(12.0).view(4, 3)[rank::2]
-model(x).square().mean().backward()
-parallel.average([p.grad for p in model.parameters()], processes)
-torch.save(model.weight.grad, f"{sys.argv[1]}/{rank}.pt")
+job, parts, models, out = sys.argv[1:]
+size = None if job == "clip" else 16
+config = replace(TINY, job=job, batch=8, steps=9, accumulate=int(parts), size=size)
+run = trainer(config, Path(out), Path(models) / f"tiny_{job}.safetensors")
+assert run.processes == 2
+steps = [run.one_step(run.rank == 1 and run.step == 4) for _ in range(5)]
+run.save()
+weights = {key: value.detach() for key, value in run.weights.items()}
+torch.save((steps, weights), Path(out) / f"{run.rank}.pt")
+parallel.stop()
 """
 
 
-def test_two_processes_share_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+def environment() -> dict[str, str]:
+    paths = [str(TESTS), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def two_processes(code: str, *arguments: str) -> None:
+    """Run code in two processes of one group, as a launcher would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            env={**os.environ, **group, "RANK": str(rank)},
+            [sys.executable, "-c", code, *arguments],
+            env={**environment(), **group, "RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    model(torch.arange(12.0).view(4, 3)).square().mean().backward()
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first, model.weight.grad)
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+
+
+@pytest.mark.parametrize(("job", "parts"), [("base", 2), ("clip", 1), ("clip", 2)])
+def test_two_processes_have_the_loss_curve_of_one(
+    job: str, parts: int, tiny_models: Path, tmp_path: Path
+) -> None:
+    two_processes(WORKER, job, str(parts), str(tiny_models), str(tmp_path))
+    size = None if job == "clip" else 16
+    config = replace(TINY, job=job, batch=8, steps=9, size=size)  # type: ignore[arg-type]
+    alone = trainer(config, tmp_path / "alone", tiny_models / f"tiny_{job}.safetensors")
+    curve = [alone.one_step() for _ in range(5)]
+    (first, weights), (second, others) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    for key in weights:
+        assert torch.equal(weights[key], others[key]), key
+    for name in curve[0].keys() - {"stop"}:
+        expected = pytest.approx([step[name] for step in curve], rel=1e-4)
+        assert [step[name] for step in first] == expected, name
+        assert [step[name] for step in second] == expected, name
+    # the second process was told to stop in its fifth step, and both know it
+    assert [step["stop"] > 0 for step in first] == [False] * 4 + [True]
+
+
+def test_two_processes_go_on_as_one_and_one_as_two(tiny_models: Path, tmp_path: Path) -> None:
+    two_processes(WORKER, "base", "1", str(tiny_models), str(tmp_path / "two"))
+    start = tiny_models / "tiny_base.safetensors"
+    config = replace(TINY, batch=8, steps=9)
+    resumed = trainer(config, tmp_path / "two", start)
+    assert resumed.step == 5
+    alone = trainer(config, tmp_path / "alone", start)
+    curve = [alone.one_step()["loss"] for _ in range(6)]
+    assert resumed.one_step()["loss"] == pytest.approx(curve[5], rel=1e-4)
+
+
+def test_accelerate_launch_trains_as_one_process_does(tiny_models: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        pytest.skip("accelerate is not installed")
+    pictures = tmp_path / "pictures"
+    write_pictures(pictures)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", str(port), "-m"]
+    curves = [
+        train([*launcher, "glide_core.training.command"], pictures, tiny_models, out)
+        for launcher, out in (
+            (command, tmp_path / "two"),
+            ([sys.executable, "-m"], tmp_path / "one"),
+        )
+    ]
+    assert len(curves[1]) == 5
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def train(command: Sequence[str], pictures: Path, models: Path, out: Path) -> list[float]:
+    """Run `glide train` in processes of its own; gives its losses."""
+    options = ["--batch", "4", "--steps", "5", "--size", "16", "--log-every", "1", "--fp32"]
+    options += ["--sample-every", "0", "--device", "cpu", "--out", str(out)]
+    start = str(models / "tiny_base.safetensors")
+    done = subprocess.run(
+        [*command, "base", "--data", str(pictures), "--start-from", start, *options],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    header, *rows = (out / "log.csv").read_text().splitlines()
+    column = header.split(",").index("loss")
+    return [float(row.split(",")[column]) for row in rows]
+
+
+def write_pictures(folder: Path) -> None:
+    from PIL import Image
+
+    folder.mkdir()
+    for name, colour in (("red", (220, 30, 30)), ("green", (30, 200, 60)), ("blue", (20, 40, 230))):
+        Image.new("RGB", (64, 64), colour).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"plain {name}")
 
 
 def test_one_process_is_left_alone() -> None:
     assert parallel.start() == (0, 1)
     model = nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
-    assert model.weight.grad is not None
-    before = model.weight.grad.clone()
-    parallel.average([p.grad for p in model.parameters() if p.grad is not None], 1)
-    assert torch.equal(model.weight.grad, before)
+    before = [grad.clone() for grad in gradients(model)]
+    parallel.average(gradients(model), 1)
+    assert all(torch.equal(one, other) for one, other in zip(before, gradients(model), strict=True))
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
