@@ -1,0 +1,168 @@
+"""`glide sweep` on tiny models: what it writes, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from glide_core.cli import main
+from glide_core.diffusion.types import StepInfo
+
+QUICK = ["--steps", "2", "--model", "tiny_base.safetensors", "--scorer", "clipped", "--quiet"]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, model_folder: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("# two\na red apple\n\na blue car\n", encoding="utf-8")
+    return path
+
+
+def sweep(prompts: Path, *words: object, quick: list[str] = QUICK) -> int:
+    out = prompts.parent / "out"
+    given = ["sweep", "--prompts", prompts, "--out", out, *quick, *words]
+    return main([str(word) for word in given])
+
+
+def rows(prompts: Path) -> list[dict[str, str]]:
+    with (prompts.parent / "out" / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            {key.split(" ")[0]: value for key, value in row.items()} for row in csv.DictReader(file)
+        ]
+
+
+def test_it_writes_a_table_a_grid_and_plots(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--clip-scale", "0,2", "--clip", "tiny_clip.safetensors", "-n", 2]
+    scorers = ["--scorer", "clip:tiny_clip.safetensors", "--scorer", "diversity"]
+    assert sweep(prompts, "--cfg", "1,3", *words, *scorers) == 0
+    found = rows(prompts)
+    assert [(row["guidance_scale"], row["clip_scale"]) for row in found] == [
+        ("1", "0"),
+        ("1", "2"),
+        ("3", "0"),
+        ("3", "2"),
+    ]
+    assert {row["sampler"] for row in found} == {"ancestral"}  # CLIP guides: as the paper
+    assert {row["pictures"] for row in found} == {"4"}
+    out = prompts.parent / "out"
+    written = [Path(line) for line in capsys.readouterr().out.split()]
+    assert all(path.is_file() and path.parent == out for path in written)
+    kinds = [path.suffix for path in written]
+    assert written[0].name == "sweep.csv" and kinds.count(".svg") == kinds.count(".png") - 1 >= 2
+    assert len(list((out / "pictures").iterdir())) == 4
+    assert Image.open(out / "grid.png").width > 400
+    assert not list(out.rglob(".*"))
+
+
+def test_stopped_by_ctrl_c_it_keeps_its_rows_and_goes_on(
+    prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from glide_core.commands.session import Session
+
+    told: list[tuple[int, int]] = []
+    stop_at: list[int] = [2]
+    real = Session.progress
+
+    def progress(self: Session, label: str):  # type: ignore[no-untyped-def]
+        outer = real(self, label)
+
+        class Watched:
+            def __enter__(self):  # type: ignore[no-untyped-def]
+                inner = outer.__enter__()
+
+                def step(info: StepInfo) -> None:
+                    inner(info)
+                    told.append((info.index, info.total))
+                    if info.index in stop_at:
+                        raise KeyboardInterrupt
+
+                return step
+
+            def __exit__(self, *error: object) -> None:
+                outer.__exit__(*error)  # type: ignore[arg-type]
+
+        return Watched()
+
+    monkeypatch.setattr(Session, "progress", progress)
+    assert sweep(prompts, "--cfg", "1,2,3") == 130
+    assert told == [(0, 6), (1, 6), (2, 6)]  # at once, in the second cell
+    (first,) = rows(prompts)
+    assert not (prompts.parent / "out" / "grid.png").exists()
+    stop_at.clear()
+    told.clear()
+    assert sweep(prompts, "--cfg", "1,2,3") == 0
+    assert told[0] == (0, 4)  # what is left
+    after = rows(prompts)
+    assert after[0] == first and [row["guidance_scale"] for row in after] == ["1", "2", "3"]
+    told.clear()
+    assert sweep(prompts, "--cfg", "1,2,3,4") == 0  # the grid grows
+    assert len(told) == 2 and rows(prompts)[:3] == after
+    told.clear()
+    assert sweep(prompts, "--cfg", "1,4") == 0
+    assert told == [] and len(rows(prompts)) == 4  # nothing is drawn, nothing is lost
+
+
+def test_another_sweep_in_the_same_folder_is_refused(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(prompts, "--cfg", "1") == 0
+    before = (prompts.parent / "out" / "sweep.csv").read_bytes()
+    for words, named in (
+        (["--seed", 5], "seed"),
+        (["-n", 2], "pictures per prompt"),
+        (["--scorer", "diversity"], "scorers"),
+    ):
+        assert sweep(prompts, "--cfg", "1", *words) == 1
+        assert f"holds a sweep with other {named}" in capsys.readouterr().err
+    prompts.write_text("a cat\n")
+    assert sweep(prompts, "--cfg", "1") == 1
+    assert (prompts.parent / "out" / "sweep.csv").read_bytes() == before
+    known = json.loads((prompts.parent / "out" / "sweep.json").read_text())
+    assert known["prompts"] == ["a red apple", "a blue car"] and known["clip"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scorer", "beauty"], "no scorer 'beauty'"),
+        (["--scorer", "clip:tiny_base.safetensors"], "noisy CLIP"),
+        (["--scorer", "frechet:nowhere"], "holds 0 pictures"),
+        (["--model", "tiny_upsampler.safetensors"], "upsampler"),
+        (["--clip-scale", "1", "--clip", "nothing.safetensors"], "no model 'nothing"),
+        (["--prompts", "nowhere.txt"], "cannot be read from nowhere.txt"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(
+    prompts: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(prompts, *words) == 1
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (prompts.parent / "out" / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("# only this\n\n", "no prompt"), ("a\nb\na\n", "'a' twice")]
+)
+def test_prompts_are_there_and_each_once(
+    prompts: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts.write_text(content)
+    assert sweep(prompts) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--cfg", "1,x"], ["--steps", "0"], ["--sampler", "magic"]])
+def test_a_bad_list_is_wrong_usage(
+    prompts: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sweep(prompts, *words)
+    assert stopped.value.code == 2
+    assert words[0] in capsys.readouterr().err
