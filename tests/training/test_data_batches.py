@@ -112,9 +112,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert shown.abs().max() < 0.01
 
 
-def test_the_shorter_side_is_fitted_and_the_longer_one_cut_at_random(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tall", [False, True])
+def test_the_shorter_side_is_fitted_and_the_longer_one_cut_at_random(
+    tall: bool, tmp_path: Path
+) -> None:
     ramp = np.tile(np.linspace(0, 255, 400).astype(np.uint8), (100, 1))
-    source = only(tmp_path, Image.fromarray(ramp).convert("RGB"))
+    source = only(tmp_path, Image.fromarray(ramp.T if tall else ramp).convert("RGB"))
     means = source.batch(generator(), 64, side=64).pictures.mean(dim=(1, 2, 3))
     assert means.min() < -0.6
     assert means.max() > 0.6
@@ -171,11 +174,14 @@ def test_a_distinct_batch_repeats_no_caption_and_no_picture(tmp_path: Path) -> N
     source = open_source(write_folder(tmp_path, files))
     small = source.batch(generator(), 2, side=64, distinct=True)
     assert len(set(small.captions)) == len(small.captions) == 2
+    odd = 0
     for seed in range(20):
         batch = source.batch(generator(seed), 64, side=64, distinct=True)
+        odd += "the odd one" in batch.captions
         assert len(set(batch.captions)) == len(batch.captions) == len(batch.pictures)
         assert len(batch.pictures.flatten(1).unique(dim=0)) == len(batch.pictures)
         assert {"kind 1", "kind 2"} <= set(batch.captions)
+    assert odd >= 15  # the second choice is taken wherever the first is there already
 
 
 def test_a_distinct_batch_is_full_where_there_are_enough(ten: Path) -> None:

@@ -26,6 +26,7 @@ from glide_core.training.data.source import PictureSource
 
 GOOD = folder_files(2)
 JPEG = encode(noise(7), "jpeg")
+PNG = encode(noise(1))  # ends with the last data, four bytes of checksum, twelve of end mark
 
 
 def checked(path: Path | str, **options: object) -> DataReport:
@@ -48,7 +49,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
     "too small": ({"x.png": encode(noise(1, 15, 80)), "x.txt": "x"}, "x.png: is 15x80: .* 16 pix"),
     "bomb": ({"x.png": forged_png(11_000, 11_000), "x.txt": "x"}, "x.png: is 11000x11000"),
     "bigger bomb": ({"x.png": forged_png(60_000, 60_000), "x.txt": "x"}, "x.png: .*exceeds limit"),
-    "checksum": ({"x.png": encode(noise(1))[:-20] + b"0" * 20, "x.txt": "x"}, "x.png: cannot"),
+    "checksum": ({"x.png": PNG[:-20] + b"0000" + PNG[-16:], "x.txt": "x"}, "x.png: .*broken PNG"),
     "no caption": ({"x.png": encode(noise(1))}, "x.png: has no caption: expected x.txt beside it"),
     "empty caption": ({"x.png": encode(noise(1)), "x.txt": " \n\n"}, "x.png: .*empty .x.txt"),
     "not UTF-8": (
