@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "base")
+    options.add_lora(parser)
     options.add_sampling(parser, steps=50)
     options.add_clip(parser)
     options.add_upsampling(parser, model="upsampler")
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     here = session.Session.of(arguments)
     original = images.from_comfy(images.load_image(arguments.image))
-    base = here.model(arguments.model, "base", "inpaint")
+    base = here.model(arguments.model, "base", "inpaint", loras=arguments.lora)
     upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
     session.warn_if_cut(base.config, arguments)
     guide = here.guide(arguments, arguments.prompt)

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "base")
+    options.add_lora(parser)
     parser.add_argument(
         "--size",
         dest="base_size",
@@ -83,6 +84,11 @@ def _check(arguments: argparse.Namespace) -> None:
             f"prompts were given twice: {arguments.prompt!r} and the list {arguments.prompts}. "
             "Expected one of them."
         )
+    if arguments.lora:
+        raise GlideError(
+            "--lora is for a single prompt. Expected --prompts without it: merge the LoRA into a "
+            "model first, as docs/training.md says, and give that with --model."
+        )
     if arguments.n != 1:
         raise GlideError(
             f"-n {arguments.n} is for a single prompt. Expected a row in {arguments.prompts} for "
@@ -95,7 +101,7 @@ def _one_prompt(arguments: argparse.Namespace) -> int:
     from glide_core.commands import session
 
     here = session.Session.of(arguments)
-    base = here.model(arguments.model, "base", "inpaint")
+    base = here.model(arguments.model, "base", "inpaint", loras=arguments.lora)
     upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
     session.warn_if_cut(base.config, arguments)
     guide = here.guide(arguments, arguments.prompt)

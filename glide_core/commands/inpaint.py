@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "inpaint")
+    options.add_lora(parser)
     parser.add_argument(
         "--context",
         type=options.not_negative,
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     here = session.Session.of(arguments)
     image, mask = images.load_image(arguments.image), images.load_mask(arguments.mask)
-    models = [here.model(arguments.model, "inpaint")]
+    models = [here.model(arguments.model, "inpaint", loras=arguments.lora)]
     if not arguments.no_upsample:
         models.append(here.model(arguments.upsampler, "upsampler-inpaint"))
     session.warn_if_cut(models[0].config, arguments)

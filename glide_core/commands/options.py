@@ -177,6 +177,27 @@ def add_model(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=lora,
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
+        "several add up",
+    )
+
+
+def lora(text: str) -> tuple[str, float]:
+    """Read FILE[:STRENGTH] as (file, strength)."""
+    file, colon, strength = text.rpartition(":")
+    try:
+        value = float(strength) if colon else math.nan
+    except ValueError:
+        return text, 1.0  # a colon in the file's name
+    return (file, value) if math.isfinite(value) and file else (text, 1.0)
+
+
 def whole(text: str, low: int = 0, high: float = math.inf) -> int:
     """A whole number from low to high."""
     wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"

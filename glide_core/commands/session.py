@@ -74,10 +74,17 @@ class Session:
         device = pick_device(arguments.device)
         return Session(device, pick_dtype(arguments.dtype, device), arguments.quiet)
 
-    def model(self, name: str, *kinds: ModelKind) -> GlideModel:
+    def model(
+        self, name: str, *kinds: ModelKind, loras: Sequence[tuple[str, float]] | None = None
+    ) -> GlideModel:
+        """Load a model by name or file, with LoRAs (file, strength) merged into it."""
         from glide_core.checkpoints.loading import load_model
+        from glide_core.checkpoints.lora import apply_lora
 
-        return load_model(find_model(name), device=self.device, dtype=self.dtype, kinds=kinds)
+        model = load_model(find_model(name), device=self.device, dtype=self.dtype, kinds=kinds)
+        for file, strength in loras or ():
+            apply_lora(model, Path(file).expanduser(), strength)
+        return model
 
     def guide(self, arguments: argparse.Namespace, prompt: str) -> ConditionFn | None:
         """The noisy CLIP's pull towards the prompt; None when --clip-scale is 0."""

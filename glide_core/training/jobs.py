@@ -105,7 +105,10 @@ class DiffusionJob:
             raw, x0, x_t, t, noise, self.schedule, self.model_config.schedule.prediction_type
         )
         simple, bound = hybrid.simple.mean(), hybrid.bound.mean()
-        weighted = (extract(self.weights, t, 1) * hybrid.simple).mean()
+        weights = extract(self.weights, t, 1)
+        if self.model.unet.precondition is not None:  # errors count in what the network puts out
+            weights = weights * self.model.unet.precondition.weight(t, t)
+        weighted = (weights * hybrid.simple).mean()
         return {
             "loss": weighted + self.config.vlb_weight * bound,
             "simple": simple,
@@ -147,7 +150,8 @@ class DiffusionJob:
         if not self.model_config.is_upsampler:
             return None
         crop = min(self.config.crop, self.side)
-        step = max(4, 2 ** (len(self.model_config.unet.channel_mult) - 1))
+        unet = self.model_config.unet
+        step = max(4, 2 ** (len(unet.channel_mult) - 1) * unet.patch_size)
         if crop < step or crop % step:
             raise GlideError(
                 f"crops of {crop}x{crop} do not fit this upsampler: expected --crop to be a "

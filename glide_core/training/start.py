@@ -56,8 +56,7 @@ def make_model(config: TrainConfig, start: Sequence[Path] = ()) -> GlideModel:
         )
     wanted = _sized(replace(found.config, kind=kind), config.size)
     if wanted.kind != found.config.kind:
-        shape = GlideModel(wanted, device="meta").unet.state_dict()[FIRST].shape
-        state = widened(found.openai_state_dict(), wanted, shape[1])
+        state = widened(found.openai_state_dict(), wanted)
         found = model_from_state_dict(state, wanted, where=str(start[0]))
     found.config = wanted
     found.unet.config = wanted
@@ -144,22 +143,21 @@ def initialise(model: GlideModel, seed: int) -> None:
 
 def start_from(model: GlideModel, state: dict[str, Tensor]) -> None:
     """Load another kind's weights; see `widened`."""
-    inputs = model.unet.state_dict()[FIRST].shape[1]
-    model.load_openai_state_dict(widened(state, model.config, inputs))
+    model.load_openai_state_dict(widened(state, model.config))
 
 
-def widened(state: dict[str, Tensor], config: GlideConfig, inputs: int) -> dict[str, Tensor]:
+def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     """Give the first convolution the input channels of `config`'s kind, the new ones at zero.
 
-    inputs: how many it shall have. The mask and the known pixels stand between x and low_res, as in
+    The mask and the known pixels stand between x and low_res, as in
     OpenAI's inpainting models. Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by
     side.
     """
     old = state[FIRST]
-    if old.shape[1] == inputs:
+    if old.shape[1] == config.first_channels:
         return dict(state)
-    picture = config.unet.channels * getattr(config.unet, "patch_size", 1) ** 2
-    new = old.new_zeros(len(old), inputs, *old.shape[2:])
+    picture = config.unet.channels * config.unet.patch_size**2
+    new = old.new_zeros(len(old), config.first_channels, *old.shape[2:])
     new[:, :picture] = old[:, :picture]
     if config.is_upsampler:
         new[:, -picture:] = old[:, -picture:]
@@ -170,13 +168,15 @@ def _asked(preset: GlideConfig, config: TrainConfig) -> GlideConfig:
     if config.prediction is not None:
         schedule = replace(preset.schedule, prediction_type=config.prediction)
         preset = replace(preset, schedule=schedule)
+        if config.prediction != "v_prediction":  # the preconditioning is v's
+            preset = replace(preset, unet=replace(preset.unet, residual_std=0.0))
     return _sized(preset, config.size)
 
 
 def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
     if size is None:
         return model
-    step = 2 ** (len(model.unet.channel_mult) - 1) * getattr(model.unet, "patch_size", 1)
+    step = 2 ** (len(model.unet.channel_mult) - 1) * model.unet.patch_size
     step = max(step, 4 if model.is_upsampler else 1)
     if size < step or size % step:
         raise GlideError(

@@ -49,14 +49,10 @@ def test_new_input_channels_change_nothing_before_training(
 
 
 def test_a_widened_convolution_of_patches_keeps_every_patch_in_place() -> None:
-    class Patches:
-        channels, patch_size = 3, 2
-
-    class Config:
-        unet, is_upsampler = Patches, True
-
+    config = tiny_config("upsampler-inpaint")
+    config = replace(config, unet=replace(config.unet, patch_size=2))
     old = torch.arange(24.0).view(1, 24, 1, 1).expand(1, 24, 3, 3)  # x then low_res, 12 each
-    new = widened({"input_blocks.0.0.weight": old}, Config, 40)["input_blocks.0.0.weight"]  # type: ignore[arg-type]
+    new = widened({"input_blocks.0.0.weight": old}, config)["input_blocks.0.0.weight"]
     values = new[0, :, 0, 0].tolist()
     assert values == [*range(12), *[0.0] * 16, *range(12, 24)]
 

@@ -1,0 +1,176 @@
+"""`glide train` from a folder of pictures to a file that `glide generate` draws with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from glide_core.checkpoints.loading import inspect, load_model
+from glide_core.cli import main
+from glide_core.commands import options
+from glide_core.config import GlideConfig
+
+QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu", "--sample-every", "0"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten tiny pictures with captions beside them."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    folder.mkdir()
+    for i in range(10):
+        picture = Image.new("RGB", (64, 64), (25 * i, 40, 250 - 25 * i))
+        picture.putpixel((i, i), (255, 255, 255))
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    return folder
+
+
+def train(*arguments: object) -> int:
+    return main(["train", *map(str, arguments)])
+
+
+def test_ten_pictures_and_the_bundled_base_make_a_model_that_draws(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train("base", "--data", pictures, "--start-from", "base", "--out", out, *QUICK) == 0
+    model = out / "base.safetensors"
+    assert str(model) in capsys.readouterr().out
+    drawn = ["generate", "number 3", "--model", str(model), "--steps", "2", "--no-upsample"]
+    assert main([*drawn, "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
+    (picture,) = (tmp_path / "drawn").glob("*.png")
+    assert Image.open(picture).size == (64, 64)
+
+
+def test_a_lora_of_ten_pictures_changes_what_the_base_draws(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    lora = ["--lora", "2", "--lr", "0.05", "--start-from", "base"]
+    assert train("base", "--data", pictures, "--out", out, *QUICK, *lora) == 0
+    file = out / "base_lora.safetensors"
+    seen = {}
+    for name, given in {"plain": [], "none": [f"{file}:0"], "whole": [str(file)]}.items():
+        drawn = ["generate", "number 3", "--steps", "2", "--no-upsample", "--device", "cpu"]
+        for one in given:
+            drawn += ["--lora", one]
+        assert main([*drawn, "--out", str(tmp_path / name)]) == 0
+        (picture,) = (tmp_path / name).glob("*.png")
+        seen[name] = Image.open(picture).tobytes()
+    assert seen["none"] == seen["plain"] != seen["whole"]
+
+
+@pytest.mark.parametrize(
+    ("job", "start", "more"),
+    [
+        ("inpaint", "base", []),
+        ("upsampler", "upsampler", ["--size", "64", "--crop", "32"]),
+        ("upsampler-inpaint", "upsampler", ["--size", "64", "--crop", "32"]),
+        ("clip", "clip", []),
+    ],
+)
+def test_every_job_trains_on_from_a_bundled_model(
+    job: str, start: str, more: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    given = ["--data", pictures, "--out", tmp_path, "--start-from", start, *QUICK, *more]
+    assert train(job, *given) == 0
+    found = inspect(tmp_path / f"{job.replace('-', '_')}.safetensors")
+    assert getattr(found, "kind", "clip") == job
+
+
+def test_a_model_from_scratch_has_the_size_and_prediction_asked_for(
+    pictures: Path, tmp_path: Path
+) -> None:
+    asked = ["--size", "32", "--prediction", "epsilon", "--weighting", "min-snr"]
+    asked += ["--timesteps", "high", "--accumulate", "2", "--checkpointing"]
+    assert train("base", "--data", pictures, "--out", tmp_path, *QUICK, *asked) == 0
+    config = load_model(tmp_path / "base.safetensors").config
+    assert isinstance(config, GlideConfig)
+    assert (config.unet.image_size, config.schedule.prediction_type) == (32, "epsilon")
+
+
+def test_the_same_command_goes_on(
+    pictures: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny_models / "tiny_base.safetensors"
+    given = ["base", "--data", pictures, "--out", tmp_path, "--start-from", start, "--size", "16"]
+    assert train(*given, *QUICK) == 0
+    assert train(*given, *QUICK, "--steps", "4", "--log-every", "1") == 0
+    steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert steps == ["step", "3", "4"]  # the first run logged every tenth
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--start-from", "nothing"], "no model 'nothing'"),
+        (["--start-from", "upsampler"], "kind 'upsampler'. Expected base"),
+        (["--lora", "2"], "expected --start-from"),
+        (["--lora-text"], "need --lora RANK"),
+        (["--accumulate", "3"], "multiple of 3"),
+        (["--size", "10"], "multiple of"),
+        (["--device", "nowhere"], "no device"),
+        (["--start-from", "base", "--prediction", "epsilon"], "goes on doing so"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_first_step(
+    given: list[str], said: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("base", "--data", pictures, "--out", tmp_path / "run", *QUICK, *given) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_picture_is_refused_or_skipped_as_asked(
+    pictures: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in pictures.iterdir():
+        (data / file.name).write_bytes(file.read_bytes())
+    (data / "3.png").write_bytes(b"no picture")
+    start = ["--start-from", tiny_models / "tiny_base.safetensors", "--size", "16"]
+    given = ["base", "--data", data, "--out", tmp_path / "run", *start, *QUICK]
+    assert train(*given) == 1
+    assert "3.png" in capsys.readouterr().err
+    assert train(*given, "--skip-bad") == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals of this kind on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_within_a_step(
+    number: signal.Signals, pictures: Path, tmp_path: Path, tiny_models: Path
+) -> None:
+    given = ["base", "--data", pictures, "--out", tmp_path, "--size", "16", "--log-every", "1"]
+    given += ["--start-from", tiny_models / "tiny_base.safetensors", *QUICK, "--steps", "1000000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "glide_core.cli", "train", *map(str, given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as run:
+        assert run.stderr is not None
+        while "loss=" not in run.stderr.read(1000):  # until the bar has shown a step
+            assert run.poll() is None
+        run.send_signal(number)
+        printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 128 + number
+    assert "stopped at step" in printed
+    step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
+    logged = (tmp_path / "log.csv").read_text().splitlines()
+    assert step == len(logged) - 1 < 1000000
+    assert load_model(tmp_path / "base.safetensors").config.unet.image_size == 16
+
+
+def test_a_lora_is_named_with_or_without_its_strength() -> None:
+    assert options.lora("a.safetensors") == ("a.safetensors", 1.0)
+    assert options.lora("a.safetensors:0.5") == ("a.safetensors", 0.5)
+    assert options.lora("c:/a.safetensors") == ("c:/a.safetensors", 1.0)
+    assert options.lora("c:/a.safetensors:-1") == ("c:/a.safetensors", -1.0)
