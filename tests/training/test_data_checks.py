@@ -109,6 +109,7 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
         '{"image": "001.png"}',
         '{"image": "001.png", "text": 7}',
         '{"image": "001.png", "text": null}',
+        '{"image": "\\u0000.png", "text": "x"}',
         '"a text"',
     ]
     (tmp_path / "l.jsonl").write_text("\n".join(rows))
@@ -120,8 +121,10 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
         '001.png: has no caption: l.jsonl line 5 has no "text" or "caption" or "prompt"',
         "001.png: its caption is 7: expected a text or a list of texts (l.jsonl line 6)",
         "001.png: its caption is empty (l.jsonl line 7)",
-        "l.jsonl line 8: is no row: a text",
+        reasons[6],
+        "l.jsonl line 9: is no row: a text",
     ]
+    assert reasons[6].startswith("\0.png: cannot be read (")
     assert reasons[0].startswith("l.jsonl line 2: is no row: it is not JSON")
 
 
@@ -212,6 +215,7 @@ def test_a_path_that_holds_no_training_data_gets_an_answer(tmp_path: Path) -> No
         "rows.csv": "names no pictures",
         "both": "pictures and tars",
         "tars": "is no tar",
+        "tars/a.tar": "is no tar",
     }.items():
         with pytest.raises(GlideError, match=words):
             open_source(tmp_path / name)

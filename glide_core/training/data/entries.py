@@ -37,6 +37,8 @@ class Piece:
             raise Unusable("there is no such file") from error
         except OSError as error:
             raise Unusable(f"cannot be read ({error.strerror})") from error
+        except ValueError as error:  # no file can have such a name
+            raise Unusable(f"cannot be read ({error})") from error
         if self.size is not None and len(data) < self.size:
             raise Unusable(f"cut off: {len(data)} of {self.size} bytes are in {self.path.name}")
         return data

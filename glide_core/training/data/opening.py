@@ -133,7 +133,8 @@ def _list_file(path: Path, caption_key: str) -> Listing:
             f"{path} is packed ({packed}), so that no picture in it can be reached by "
             "itself. Expected a plain .tar or a folder: unpack it first."
         )
-    if tarfile.is_tarfile(path):
+    if suffix(path.name) == "tar" or tarfile.is_tarfile(path):
+        _must_be_tar(path)
         return list_shards([path], caption_key)
     if start.startswith(_PICTURE_STARTS):
         raise GlideError(f"{path} is one picture. {EXPECTED}: name its folder.")
