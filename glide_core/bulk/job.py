@@ -71,12 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
         with _progress(work, show=place.rank == 0 and not arguments.quiet) as tell:
             _draw(work, painter, place, stop, tell)
     if stop.came is not None:
-        have = work.store.count(work.shards)
-        print(
-            f"glide: stopped: {have} of {len(work.rows)} pictures are in {work.store.folder}. The "
-            "same command goes on.",
-            file=sys.stderr,
-        )
+        if place.rank == 0:
+            have = work.store.count(work.shards)
+            print(
+                f"glide: stopped: {have} of {len(work.rows)} pictures are in {work.store.folder}. "
+                "The same command goes on.",
+                file=sys.stderr,
+            )
         return 128 + stop.came
     return _end(work, place)
 
@@ -162,7 +163,7 @@ def _begin(work: Work) -> None:
     folder = work.store.folder
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, manifest.NAME, wait=True):
+    with locked(work.store, manifest.NAME, wait=True):
         begun = manifest.read(folder)
         if begun is not None:
             manifest.check_same(begun, work.job, folder)
@@ -178,7 +179,7 @@ def _draw(work: Work, painter: Painter, place: Place, stop: Stop, tell: _Tell) -
             if not _draw_shard(work, shard, painter, stop, tell):
                 return
             path = work.store.finish(shard)
-        with locked(work.store.folder, manifest.NAME, wait=True):
+        with locked(work.store, manifest.NAME, wait=True):
             manifest.write(work.job, work.store, work.shards)
         print(path, flush=True)
 
@@ -216,7 +217,7 @@ def _end(work: Work, place: Place) -> int:
         if place.rank == 0:
             log.warning("%d shards are left, which other processes draw", _left(work))
         return 0
-    with locked(folder, manifest.NAME, wait=True):
+    with locked(work.store, manifest.NAME, wait=True):
         for shard in work.shards:
             work.store.check(shard)
             work.store.tidy(shard)
@@ -225,6 +226,7 @@ def _end(work: Work, place: Place) -> int:
         if fresh:
             manifest.write(work.job, work.store, work.shards)
             write_whole(folder / INDEX, content, sync=True)
+        work.store.unlock(manifest.NAME)
     if fresh:
         print(folder / INDEX, flush=True)
     elif place.rank == 0:

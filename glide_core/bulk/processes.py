@@ -10,9 +10,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +66,14 @@ class Place:
 
 
 @contextmanager
-def locked(folder: Path, name: str, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock among all processes and machines that see the folder.
+def locked(store: Store, name: str, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock among all processes and machines that see the job's folder.
 
-    Gives whether it is ours: always with `wait`. The lock's file is removed afterwards, which is
-    safe since whoever gets a lock looks at the disk again before doing anything.
+    Gives whether it is ours: always with `wait`.
     """
     from filelock import FileLock, Timeout
 
-    lock: BaseFileLock = FileLock(folder / f".{name}.lock", thread_local=False)
+    lock: BaseFileLock = FileLock(store.lock(name), thread_local=False)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
@@ -83,14 +81,12 @@ def locked(folder: Path, name: str, *, wait: bool) -> Iterator[bool]:
         return
     except (OSError, NotImplementedError) as error:
         raise GlideError(
-            f"{folder} is on a file system that cannot lock files ({error}). Expected one that "
-            "can, so that no two processes draw the same. Choose another folder with --out."
+            f"{store.folder} is on a file system that cannot lock files ({error}). Expected one "
+            "that can, so that no two processes draw the same. Choose another folder with --out."
         ) from error
     try:
         yield True
     finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
@@ -101,9 +97,12 @@ def claimed(order: Sequence[Shard], store: Store) -> Iterator[Shard | None]:
     for shard in order:
         if shard.number in done:
             continue
-        with locked(store.folder, shard.name, wait=False) as ours:
+        with locked(store, shard.name, wait=False) as ours:
             if ours and not store.path(shard).exists():  # it may have been finished meanwhile
                 yield shard
+                if store.path(shard).exists():
+                    # Only now: who still waits at the removed file looks again and finds it done.
+                    store.unlock(shard.name)
                 return
     yield None
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,15 @@ class Store:
         """Where its pictures are until then."""
         return self.folder / f"{shard.name}.partial"
 
+    def lock(self, name: str) -> Path:
+        """The file that whoever works on `name` holds a lock on."""
+        return self.folder / f".{name}.lock"
+
+    def unlock(self, name: str) -> None:
+        """Remove a lock's file; only when there is nothing left to do under it."""
+        with suppress(OSError):  # Windows removes no open file
+            self.lock(name).unlink(missing_ok=True)
+
     def done(self) -> set[int]:
         """Numbers of the shards that are done."""
         names = map(_DONE[self.format].fullmatch, _names(self.folder))
@@ -130,6 +140,7 @@ class Store:
     def tidy(self, shard: Shard) -> None:
         """Remove what a kill between a shard's move and its cleaning left."""
         shutil.rmtree(self.partial(shard), ignore_errors=True)
+        self.unlock(shard.name)
 
     def check(self, shard: Shard) -> None:
         """Refuse a finished shard that does not hold each of its rows exactly once."""

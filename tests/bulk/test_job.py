@@ -187,6 +187,7 @@ def test_what_a_kill_after_the_last_move_leaves_is_cleaned(tmp_path: Path, out: 
     main(command)
     (out / "index.csv").unlink()
     (out / "shard-00000.partial").mkdir()
+    (out / ".shard-00000.lock").touch()
     assert main(command) == 0
     assert names(out) == ["index.csv", "manifest.json", "shard-00000.tar"]
 

@@ -155,7 +155,7 @@ def test_a_shard_is_one_process_at_a_time(tmp_path: Path) -> None:
             assert third is None
     with claimed(shards, store) as again:
         assert again == shards[0]
-    with locked(tmp_path, "x", wait=False) as ours, locked(tmp_path, "x", wait=False) as theirs:
+    with locked(store, "x", wait=False) as ours, locked(store, "x", wait=False) as theirs:
         assert ours and not theirs
 
 

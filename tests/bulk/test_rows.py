@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pytest
 
-from glide_core.bulk.rows import RowList, read_rows
+from glide_core.bulk.rows import _DESTINATIONS, COLUMNS, RowList, read_rows
+from glide_core.commands import generate
 from glide_core.errors import GlideError
 
 COMMAND = Namespace(seed=40, steps=30, respacing="", cfg=3.0, base_size=None, negative="")
@@ -125,3 +126,13 @@ def test_a_bad_list_is_explained(
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match=r"none\.csv cannot be read"):
         read_rows(tmp_path / "none.csv")
+
+
+def test_every_option_that_shapes_a_picture_is_a_column_or_the_whole_jobs() -> None:
+    """A new option of the command must be thought of here too."""
+    parser = ArgumentParser()
+    generate.add_arguments(parser)
+    columns = {_DESTINATIONS.get(name, name) for name in COLUMNS}
+    job_wide = {"model", "upsampler", "clip", "no_upsample", "dtype"}
+    no_matter = {"prompts", "shard_size", "format", "out", "quiet", "device", "batch", "n"}
+    assert set(vars(parser.parse_args([]))) == columns | job_wide | no_matter
