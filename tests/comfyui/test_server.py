@@ -16,6 +16,7 @@ NODES = [
     "GlideClipScore",
     "GlideEdit",
     "GlideEmptyLatent",
+    "GlideGuidanceSweep",
     "GlideInpaint",
     "GlideInpaintConditioning",
     "GlideLoader",
@@ -60,6 +61,11 @@ def graph() -> dict[str, Any]:
             model=["up", 0], image=["scored", 0], positive=["positive", 0], seed=0, steps=2,
             low_size=32,
         ),
+        "swept": node(
+            "GlideGuidanceSweep",
+            model=["base", 0], clip=["clip", 0], cfg_scales="1, 3", clip_scales="0, 2", steps="2",
+            samplers="ancestral", seed=0, pictures=1, **prompts,
+        ),
         "photo": node("LoadImage", image="photo.png"),
         "inpainted": node(
             "GlideInpaint", model=["inpainter", 0], image=["photo", 0], mask=["photo", 1], **few
@@ -80,7 +86,7 @@ def graph() -> dict[str, Any]:
         ),
         **{
             f"save_{name}": node("SaveImage", images=[name, 0], filename_prefix=name)
-            for name in ("sampled", "upsampled", "inpainted", "decoded", "edited")
+            for name in ("sampled", "upsampled", "swept", "inpainted", "decoded", "edited")
         },
     }  # fmt: skip
 
@@ -109,6 +115,7 @@ def test_every_node_runs(server: Any) -> None:
     assert sizes["upsampled"] == (128, 128)
     assert sizes["inpainted"] == (96, 80)
     assert "picture" in run.outputs["scored"]["text"][0]
+    assert run.outputs["swept"]["text"][0].count("ancestral") == 4  # a row for each cell
 
 
 def sampling(**changes: Any) -> dict[str, Any]:
