@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "open_clip:NAME:TAG (from its cache), inception:FILE (default: clip:bundled, which knows "
         "drawings alone)",
     )
+    parser.add_argument(
+        "--seed",
+        type=options.seed,
+        default=0,
+        metavar="S",
+        help="of all that is drawn: the choice of --n, kid's subsets, the splits (default: 0)",
+    )
     group = parser.add_argument_group("pictures")
     group.add_argument(
         "--n",
@@ -87,7 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="resize all to SxS first, PIL bicubic (default: as they are)",
     )
-    options.add_seed(parser)
     group = parser.add_argument_group("metrics")
     for name, value, text in (
         ("subsets", 100, "kid: random subsets"),
@@ -142,10 +148,14 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.evaluation.features import extractor_of
 
     wanted = _wanted(arguments)
+    choices = measure.Choices(
+        arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
+    )
     device = pick_device(arguments.device)
     pictures = _pictures(arguments)
     extractor = extractor_of(arguments.features, device=device)
     measure.check_possible(wanted, extractor, reference=arguments.reference is not None)
+    measure.check_counts(wanted, choices, len(pictures))
     reference = _reference(arguments, extractor, device)
     captions = measure.needs_captions(wanted, extractor)
     found = _read(arguments, extractor, pictures, device, "pictures", captions=captions)
@@ -159,9 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         found,
         reference,
         seed=arguments.seed,
-        choices=measure.Choices(
-            arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
-        ),
+        choices=choices,
         command=command_of(arguments),
     ):
         print(one.line(), flush=True)

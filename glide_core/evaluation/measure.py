@@ -88,6 +88,14 @@ def check_possible(
             )
 
 
+def check_counts(wanted: Sequence[str], choices: Choices, *counts: int) -> None:
+    """Refuse metrics that sets of so many pictures (the measured one first) are too small for."""
+    if "is" in wanted:
+        metrics.check_splits(counts[0], choices.splits)
+    if "precision" in wanted or "recall" in wanted:
+        metrics.check_neighbours(min(counts), choices.neighbours)
+
+
 def needs_captions(wanted: Sequence[str], extractor: FeatureExtractor) -> bool:
     """Whether every picture must have a caption for these metrics."""
     if any(metric in WITH_CAPTIONS for metric in wanted):
@@ -261,7 +269,9 @@ def _check_same(extractor: FeatureExtractor, found: Measured, reference: Measure
     theirs = reference.extractor
     if not theirs:
         log.warning("the reference file does not say which extractor made it: see that it is ours")
-    elif any(theirs.get(key) != getattr(extractor, key) for key in ("sha256", "resize")):
+    elif any(
+        theirs.get(key) != getattr(extractor, key) for key in ("sha256", "resize", "dimension")
+    ):
         raise GlideError(
             f"the reference is of {theirs.get('name')} (sha256 {str(theirs.get('sha256'))[:12]}) "
             f"and the pictures of {extractor.name} (sha256 {extractor.sha256[:12]}). Expected one "

@@ -77,11 +77,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     Mean and std over `splits` parts of the pictures, shuffled by the seed. From 1 to C.
     """
     logits = checked(logits, "logits")
-    if not 1 <= splits <= len(logits) // 2:
-        raise GlideError(
-            f"{len(logits)} pictures cannot be split into {splits} parts. Expected two pictures "
-            "or more in each: take more pictures, or fewer splits."
-        )
+    check_splits(len(logits), splits)
     count = len(logits)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     log_p = logits[order.to(logits.device)].log_softmax(dim=1)
@@ -105,11 +101,7 @@ def precision_recall(
     its points that reach to their k-th nearest neighbour there. Recall: the other way round.
     """
     x, y = checked_pair(features, reference)
-    if not 1 <= neighbours < min(len(x), len(y)):
-        raise GlideError(
-            f"{neighbours} nearest neighbours among {min(len(x), len(y))} pictures. Expected 1 or "
-            "more, and more pictures than that in both sets."
-        )
+    check_neighbours(min(len(x), len(y)), neighbours)
     centre = y.mean(dim=0)  # distances do not change, and lose fewer digits
     x, y = x - centre, y - centre
     x_radii, y_radii = _radii(x, neighbours), _radii(y, neighbours)
@@ -207,6 +199,24 @@ def class_logits(image: Tensor, text: Tensor, scale: float) -> Tensor:
 def _unit(features: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / length.clamp(min=torch.finfo(features.dtype).tiny)
+
+
+def check_splits(count: int, splits: int) -> None:
+    """Refuse to split pictures into parts of less than two."""
+    if not 1 <= splits <= count // 2:
+        raise GlideError(
+            f"{count} pictures cannot be split into {splits} parts. Expected two pictures or more "
+            "in each: take more pictures, or fewer splits."
+        )
+
+
+def check_neighbours(count: int, neighbours: int) -> None:
+    """Refuse to look for more neighbours than there are."""
+    if not 1 <= neighbours < count:
+        raise GlideError(
+            f"{neighbours} nearest neighbours among {count} pictures. Expected 1 or more, and more "
+            "pictures than that in both sets."
+        )
 
 
 def checked(features: Tensor, what: str = "features", least: int = 2) -> Tensor:

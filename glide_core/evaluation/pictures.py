@@ -16,6 +16,7 @@ from torch import Tensor
 from glide_core import images
 from glide_core.errors import GlideError
 from glide_core.training.data.entries import (
+    PICTURES,
     TEXT_KEYS,
     Entry,
     Piece,
@@ -95,7 +96,7 @@ class Pictures:
             try:
                 yield self._read(entry)
             except Unusable as error:
-                yield Unusable(f"{entry.name} {entry.problem or error}")
+                yield Unusable(f"{entry.name}: {entry.problem or error}")
 
     def _read(self, entry: Entry) -> Picture:
         data = entry.picture.read()
@@ -136,6 +137,10 @@ def find_pictures(
             raise GlideError(
                 f"there is no {where}. Expected a folder of pictures, a .tar, or a list of them "
                 "(.txt, .csv, .jsonl): check the name."
+            )
+        elif suffix(path.name) in PICTURES:
+            raise GlideError(
+                f"{where} is one picture. Expected many: name the folder that it is in."
             )
         elif suffix(path.name) == "txt":
             entries = [

@@ -61,7 +61,8 @@ class Measurement:
         """The value and its protocol in one line."""
         spread = "" if self.std is None else f" +- {self.std:.4g}"
         own = ", ".join(f"{name} {_short(value)}" for name, value in self.details.items())
-        return f"{self.metric} {self.value:.6g}{spread} [{own}; {self.protocol.line()}]"
+        how = "; ".join(part for part in (own, self.protocol.line()) if part)
+        return f"{self.metric} {self.value:.6g}{spread} [{how}]"
 
 
 def write_json(measurements: list[Measurement], path: Path) -> None:

@@ -291,6 +291,8 @@ def test_n_pictures_are_drawn_by_the_seed_and_keep_their_order(folder: Path) -> 
         (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists already"),
         (["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"], "is no folder"),
         (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no such file"),
+        (["{folder}", "--metrics", "is", "--splits", "4"], "split into 4 parts"),
+        (["{folder}/000.png", "--metrics", "is"], "is one picture"),
         (["--bundled", "no.npz"], "there is no file no.npz"),
         (["{one}", "--metrics", "kid", "--reference", "{folder}"], "gives 1 readable picture. Exp"),
     ],
@@ -310,6 +312,7 @@ def test_what_cannot_be_measured_is_said(
     add_texts(folder)
     (tmp_path / "file.npz").write_text("no archive")
     places = {"{folder}": folder, "{empty}": "empty", "{file}.npz": "file.npz", "{one}": "one"}
+    places["{folder}/000.png"] = folder / "000.png"
     given = [places.get(word, word) for word in words]
     features = [] if "--features" in words else ["--features", "pixels"]
     if "is" in words and features:
