@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from bulk.jobs import index, manifest, prompts, samples, start, words
 
 from glide_core.bulk.processes import Place, Stop, claimed, locked
 from glide_core.bulk.shards import Store, plan
+from glide_core.cli import main
 from glide_core.errors import GlideError
 
 ROWS = 12
@@ -26,13 +28,22 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prompts(tmp_path_factory.mktemp("list"), ROWS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def like_the_processes(tiny_models: Path) -> Iterator[None]:
+    """What runs in the tests' own process has one thread too: its pictures must be the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLIDE_MODELS", str(tiny_models))
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def alone(
-    table: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
+def alone(table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a job that one process drew from beginning to end."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    finish(start(words(table, out, "--shard-size", 3), tiny_models))
+    assert main(words(table, out, "--shard-size", 3)) == 0
     found = samples(out)
     assert len(found) == 2 * ROWS
     return found
@@ -91,10 +102,11 @@ def test_under_accelerate_launch_two_processes_draw_what_one_draws(
 
 
 def test_a_process_draws_the_shards_of_those_that_never_came(
-    table: Path, tiny_models: Path, tmp_path: Path, alone: dict[str, bytes]
+    table: Path, tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = words(table, tmp_path / "out", "--shard-size", 3)
-    finish(start(command, tiny_models, RANK="1", WORLD_SIZE="3", LOCAL_RANK="1"))
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(words(table, tmp_path / "out", "--shard-size", 3)) == 0
     assert samples(tmp_path / "out") == alone
 
 
@@ -111,7 +123,7 @@ def test_a_kill_loses_and_doubles_nothing(
     assert process.returncode == -signal.SIGKILL
     assert 0 < rows_left(out) < ROWS
     assert not (out / "index.csv").exists() and not (out / "shard-00000.tar").exists()
-    finish(start(command, tiny_models))
+    assert main(command) == 0
     assert samples(out) == alone
     assert [row["row"] for row in index(out)] == [str(i + 1) for i in range(ROWS)]
     assert sorted(path.name for path in out.iterdir()) == [
@@ -142,7 +154,7 @@ def test_a_stop_ends_after_the_picture_and_the_same_command_goes_on(
     assert f"stopped: {drawn} of {ROWS} pictures" in errors and 0 < drawn < ROWS
     partial = sorted(path.name for path in (out / "shard-00000.partial").iterdir())
     assert len(partial) == 2 * drawn and not [name for name in partial if name.endswith(".tmp")]
-    finish(start(command, tiny_models))
+    assert main(command) == 0
     assert samples(out) == alone
 
 
