@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SIZE = (8.0, 5.6)  # inches; at DPI dots an inch
 DPI = 120
+ROOMY = 20  # points that a plot of that size has room for; with more it grows, and labels shrink
 # Where a label may stand beside its point, in points of 1/72 inch: near ones first.
 _PLACES = [
     (distance * math.cos(angle), distance * math.sin(angle))
@@ -28,6 +29,12 @@ _PLACES = [
     for angle in (math.radians(degrees) for degrees in (45, 135, 315, 225, 90, 270, 0, 180))
 ]
 
+_AXIS_NAMES = {
+    "guidance_scale": "cfg",
+    "clip_scale": "clip",
+    "steps": "steps",
+    "sampler": "sampler",
+}
 _NEAR = 16  # of these: places so near that they need no pointer
 
 
@@ -98,15 +105,17 @@ def pairs(rows: Sequence[Row], found: Sequence[Quantity]) -> list[tuple[Quantity
 def plot(rows: Sequence[Row], grid: Grid, x: Quantity, y: Quantity, *, title: str = "") -> Figure:
     """Draw cells as points: curves along the grid's first axis, a colour for each of the others.
 
-    Every point says its value on that axis. The Pareto front is a broken line where both
-    quantities have a better end.
+    Every point says its value on that axis, where there are many without the axis' name, which the
+    legend has then. The Pareto front is a broken line where both quantities have a better end.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points = [(x.of(row), y.of(row)) for row in rows]
     seen = [i for i, point in enumerate(points) if all(math.isfinite(v) for v in point)]
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    crowded = len(seen) > ROOMY
+    growth = min(2.0, math.sqrt(len(seen) / ROOMY)) if crowded else 1.0
+    figure = Figure(figsize=(SIZE[0] * growth, SIZE[1] * growth), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, (name, members) in enumerate(_curves([rows[i].cell for i in seen], grid)):
@@ -143,8 +152,11 @@ def plot(rows: Sequence[Row], grid: Grid, x: Quantity, y: Quantity, *, title: st
     axes.grid(alpha=0.25)
     axes.margins(0.1)
     if axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+        said = f"labels: {_AXIS_NAMES[grid.first_axis]}" if crowded else None
+        figure.legend(loc="outside right upper", fontsize=9, frameon=False, title=said)
     labels = [rows[i].cell.label(grid.first_axis) for i in seen]
+    if crowded:
+        labels = [_value(rows[i].cell, grid.first_axis) for i in seen]
     _place_labels(figure, axes, [points[i] for i in seen], labels)
     return figure
 
@@ -184,6 +196,11 @@ def _score(measure: Measure) -> Callable[[Row], float]:
 
 def _cost(row: Row) -> float:
     return float(row.evaluations)
+
+
+def _value(cell: Cell, axis: str) -> str:
+    value = getattr(cell, axis)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _worded(quantity: Quantity) -> str:

@@ -124,6 +124,21 @@ def test_every_point_says_its_scale_and_no_label_covers_another() -> None:
     assert "frechet, lower is better" in axes.get_xlabel()
 
 
+def test_a_crowded_plot_grows_and_its_labels_shrink_to_the_value() -> None:
+    crowd = Grid((1.0, 2.0, 3.0, 5.0, 8.0), (0.0, 1.0, 3.0), ("10", "fast27"), ("ddim", "plms"))
+    made = figure(crowd)
+    assert made.get_size_inches()[0] > plots.SIZE[0]
+    (axes,) = made.axes
+    assert len(axes.texts) == 60 and {t.get_text() for t in axes.texts} == set("12358")
+    assert made.legends[0].get_title().get_text() == "labels: cfg"
+    made.draw_without_rendering()
+    from matplotlib.text import Text
+
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
 def test_the_svg_is_xml_and_the_same_every_time(tmp_path: Path) -> None:
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
     plots.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), first)
