@@ -73,6 +73,8 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     others: list[nn.Parameter] = []
     outer = ("input_blocks.0.0", "unet.out.", "embedding", "w_pos", "w_t", "w_voc", "patch_proj")
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = parameter.ndim >= 2 and not any(part in name for part in outer)
         (inside if plain else others).append(parameter)
     return inside, others
