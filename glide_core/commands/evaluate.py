@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_free(path)
 
     from glide_core.devices import pick_device
-    from glide_core.evaluation import measure, protocol
+    from glide_core.evaluation import measure, protocol, stats_file
     from glide_core.evaluation.features import extractor_of
 
     wanted = _wanted(arguments)
@@ -160,7 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
     captions = measure.needs_captions(wanted, extractor)
     found = _read(arguments, extractor, pictures, device, "pictures", captions=captions)
     if arguments.save_stats is not None:
-        measure.save_stats(found, arguments.save_stats)
+        stats_file.save_stats(found, arguments.save_stats)
         print(arguments.save_stats)
     results = []
     for one in measure.measure(
@@ -220,14 +220,14 @@ def _pictures(arguments: argparse.Namespace) -> Pictures:
 def _reference(
     arguments: argparse.Namespace, extractor: FeatureExtractor, device: object
 ) -> Measured | None:
-    from glide_core.evaluation import measure
+    from glide_core.evaluation import stats_file
     from glide_core.evaluation.pictures import find_pictures
 
     where = arguments.reference
     if where is None:
         return None
     if str(where).lower().endswith(".npz"):
-        return measure.load_stats(Path(where))
+        return stats_file.load_stats(Path(where))
     pictures = find_pictures(where, crop=arguments.crop, size=arguments.size)
     return _read(arguments, extractor, pictures, device, "reference", captions=False)
 
