@@ -1,0 +1,142 @@
+"""What the bundled models have and OpenAI's do not: patches at the door, preconditioning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from glide_core.checkpoints.diffusers_format import diffusers_config
+from glide_core.checkpoints.loading import load_model, save_model
+from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+from glide_core.diffusion.schedule import Schedule
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.precondition import Precondition
+
+V = ScheduleConfig("linear", prediction_type="v_prediction")
+SMALL = GlideConfig(
+    kind="upsampler",
+    text=TextConfig(n_vocab=2048, context_length=6, width=16, layers=1, heads=1),
+    unet=UNetConfig(
+        image_size=32,
+        model_channels=16,
+        num_res_blocks=1,
+        channel_mult=(1, 1),
+        attention_factors=(),
+        num_head_channels=16,
+        norm_groups=4,
+        patch_size=2,
+        residual_std=0.1,
+    ),
+    schedule=V,
+    tokenizer="glide-small",
+)
+
+
+def model_of(config: GlideConfig, head: float = 0.02) -> GlideModel:
+    torch.manual_seed(0)
+    model = GlideModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=head)
+    return model
+
+
+def raw(model: GlideModel, x: Tensor, t: Tensor, **extra: Tensor) -> Tensor:
+    ids = torch.zeros(len(x), 6, dtype=torch.long)
+    mask = torch.ones(len(x), 6, dtype=torch.bool)
+    with torch.no_grad():
+        return model.unet(x, t, model.encode(ids, mask), **extra)
+
+
+def test_a_file_says_its_patches_and_preconditioning(tmp_path: Path) -> None:
+    for kind in ("upsampler", "upsampler-inpaint"):
+        model = model_of(replace(SMALL, kind=kind))
+        path = tmp_path / f"{kind}.safetensors"
+        save_model(model, path, dtype=torch.float32)
+        again = load_model(path)
+        assert again.config == model.config
+        x, low = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 8, 8)
+        t = torch.tensor([10, 900])
+        assert torch.equal(raw(model, x, t, low_res=low), raw(again, x, t, low_res=low))
+
+
+def test_patches_move_with_the_picture() -> None:
+    unet = replace(SMALL.unet, residual_std=0.0, norm_groups=1)
+    model = model_of(replace(SMALL, kind="base", unet=unet), head=0.1)
+    x, t = torch.randn(1, 3, 32, 32), torch.tensor([500])
+    out = raw(model, x, t)
+    assert out.shape == (1, 6, 32, 32)
+    moved = raw(model, x.roll(8, dims=3), t)
+    inner = slice(14, 18)  # far from the borders, whose padding does not move
+    near = (moved.roll(-8, dims=3) - out)[..., inner, 4:8].abs().max()
+    far = (moved - out)[..., inner, 4:8].abs().max()
+    assert float(near) < 0.5 * float(far)
+
+
+def test_a_picture_that_does_not_fit_the_patches_is_refused() -> None:
+    with pytest.raises(GlideError, match="multiples of 4"):
+        raw(
+            model_of(SMALL),
+            torch.zeros(1, 3, 30, 32),
+            torch.zeros(1),
+            low_res=torch.zeros(1, 3, 8, 8),
+        )
+
+
+@pytest.mark.parametrize("t", [0, 5, 100, 999])
+def test_without_a_word_from_the_network_v_is_the_best_linear_guess(t: int) -> None:
+    """For x0 = low + r with r normal, no other linear function of x_t and low guesses v better."""
+    generator = torch.Generator().manual_seed(t)
+    schedule = Schedule.named("linear", 1000)
+    q, n = 0.1, 200_000
+    low, noise = (
+        torch.rand(n, 1, 1, 1, generator=generator),
+        torch.randn(n, 1, 1, 1, generator=generator),
+    )
+    x0 = low + q * torch.randn(n, 1, 1, 1, generator=generator)
+    steps = torch.full((n,), t)
+    a, s = schedule.alpha_sigma(steps, 4)
+    x_t, v = a * x0 + s * noise, a * noise - s * x0
+    silent = torch.zeros(n, 2, 1, 1)
+    guess = Precondition.of(SMALL).velocity(silent, x_t, steps, low)[:, :1]
+    columns = torch.stack([x_t.flatten(), low.flatten()], dim=1).double()
+    best = torch.linalg.lstsq(columns, v.flatten().double()[:, None]).solution
+    least = (columns @ best - v.flatten()[:, None]).square().mean()
+    assert float((guess - v).square().mean()) == pytest.approx(float(least), rel=0.01)
+    # and what is left to say has the spread that the network's output is given in
+    left = (guess - v) * Precondition.of(SMALL).weight(steps, v).sqrt()
+    assert float(left.square().mean()) == pytest.approx(1, rel=0.02)
+
+
+def test_the_network_sees_unit_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    precondition = Precondition.of(SMALL)
+    for t in (0, 50, 999):
+        steps = torch.full((50_000,), t)
+        a, s = Schedule.named("linear", 1000).alpha_sigma(steps, 4)
+        low = torch.rand(50_000, 1, 1, 1, generator=generator)
+        residual = 0.1 * torch.randn(50_000, 1, 1, 1, generator=generator)
+        noise = torch.randn(50_000, 1, 1, 1, generator=generator)
+        seen = precondition.scaled(a * (low + residual) + s * noise, steps, low)
+        assert float(seen.std()) == pytest.approx(1, rel=0.03)
+
+
+def test_fractional_timesteps_lie_between_their_neighbours() -> None:
+    precondition, low = Precondition.of(SMALL), torch.zeros(3, 1, 1, 1)
+    x = torch.ones(3, 1, 1, 1)
+    found = precondition.scaled(x, torch.tensor([40.0, 40.5, 41.0]), low).flatten()
+    assert found[0] > found[1] > found[2]
+
+
+def test_models_that_cannot_be_preconditioned_are_refused() -> None:
+    with pytest.raises(ValueError, match="upsamplers"):
+        Precondition.of(replace(SMALL, kind="base"))
+
+
+def test_diffusers_has_no_counterpart_and_the_error_says_so() -> None:
+    with pytest.raises(GlideError, match="patch_size"):
+        diffusers_config(SMALL)
