@@ -43,6 +43,8 @@ class UNetConfig:
     channels: int = 3  # picture channels; the network puts out twice as many: eps and variance
     dropout: float = 0.0
     patch_size: int = 1  # side of the pixel squares folded into channels at the door (OpenAI: 1)
+    # Cosines of the position, along x and along y each, that the first convolution sees (OpenAI: 0)
+    position_waves: int = 0
     # Upsamplers: spread of what low_res lacks; the network is preconditioned on it. 0: off (OpenAI)
     residual_std: float = 0.0
 
@@ -87,8 +89,9 @@ class GlideConfig:
 
     @property
     def first_channels(self) -> int:
-        """Input channels of the first convolution: `in_channels`, each folded into its patches."""
-        return self.in_channels * self.unet.patch_size**2
+        """Input channels of the first convolution: `in_channels`, each folded into its patches,
+        then the waves of the position."""
+        return self.in_channels * self.unet.patch_size**2 + 2 * self.unet.position_waves
 
     def to_json(self) -> str:
         return json.dumps({"glide_config": 1, **asdict(self)}, sort_keys=True)

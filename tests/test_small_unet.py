@@ -16,6 +16,8 @@ from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.precondition import Precondition
+from glide_core.models.unet import position_waves
+from glide_core.training.start import start_from
 
 V = ScheduleConfig("linear", prediction_type="v_prediction")
 SMALL = GlideConfig(
@@ -52,9 +54,10 @@ def raw(model: GlideModel, x: Tensor, t: Tensor, **extra: Tensor) -> Tensor:
         return model.unet(x, t, model.encode(ids, mask), **extra)
 
 
-def test_a_file_says_its_patches_and_preconditioning(tmp_path: Path) -> None:
+def test_a_file_says_its_patches_positions_and_preconditioning(tmp_path: Path) -> None:
+    unet = replace(SMALL.unet, position_waves=3)
     for kind in ("upsampler", "upsampler-inpaint"):
-        model = model_of(replace(SMALL, kind=kind))
+        model = model_of(replace(SMALL, kind=kind, unet=unet))
         path = tmp_path / f"{kind}.safetensors"
         save_model(model, path, dtype=torch.float32)
         again = load_model(path)
@@ -75,6 +78,31 @@ def test_patches_move_with_the_picture() -> None:
     near = (moved.roll(-8, dims=3) - out)[..., inner, 4:8].abs().max()
     far = (moved - out)[..., inner, 4:8].abs().max()
     assert float(near) < 0.5 * float(far)
+
+
+def test_position_waves_are_cosines_along_x_then_along_y() -> None:
+    found = position_waves(torch.zeros(2, 5, 4, 6), 2)
+    assert found.shape == (2, 4, 4, 6)
+    x, y = (torch.arange(6) + 0.5) / 6, (torch.arange(4) + 0.5) / 4
+    for k in (1, 2):
+        along_x, along_y = torch.cos(torch.pi * k * x), torch.cos(torch.pi * k * y)
+        assert torch.allclose(found[1, k - 1], along_x.expand(4, 6), atol=1e-6)
+        assert torch.allclose(found[1, k + 1], along_y[:, None].expand(4, 6), atol=1e-6)
+
+
+def test_inpainting_starts_as_the_model_that_it_is_widened_from() -> None:
+    """New channels weigh nothing, so that with nothing known both models say the same."""
+    for kind, wider in (("base", "inpaint"), ("upsampler", "upsampler-inpaint")):
+        std = 0.1 if kind == "upsampler" else 0.0
+        unet = replace(SMALL.unet, position_waves=2, residual_std=std)
+        narrow = model_of(replace(SMALL, kind=kind, unet=unet))
+        wide = model_of(replace(SMALL, kind=wider, unet=unet))
+        start_from(wide, narrow.openai_state_dict())
+        x, t = torch.randn(1, 3, 32, 32), torch.tensor([300])
+        extra = {"low_res": torch.randn(1, 3, 8, 8)} if kind == "upsampler" else {}
+        known = {"image": torch.randn(1, 3, 32, 32), "keep_mask": torch.ones(1, 1, 32, 32)}
+        one, other = raw(narrow, x, t, **extra), raw(wide, x, t, **extra, **known)
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_picture_that_does_not_fit_the_patches_is_refused() -> None:

@@ -38,6 +38,7 @@ _UNSEEN = {
         "norm_groups",
         "dropout",
         "patch_size",
+        "position_waves",
         "residual_std",
     ),
 }
@@ -109,7 +110,9 @@ def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The fi
     blocks_per_level, rest = divmod(len(shape.numbers(r"output_blocks\.(\d+)\.0\.")), levels)
     if rest or blocks_per_level < 2:
         raise GlideError(f"{where} is missing blocks of its UNet. Get the file anew.")
-    patch = known.unet.patch_size if known is not None else 1
+    patch, waves = 1, 0
+    if known is not None:
+        patch, waves = known.unet.patch_size, known.unet.position_waves
     channels = shape["out.2.weight"][0] // (2 * patch**2)
     model_channels = shape["time_embed.0.weight"][1]
     first = [1 + level * blocks_per_level for level in range(levels)]
@@ -120,7 +123,7 @@ def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The fi
             f"{model_channels} base channels. Expected a GLIDE UNet."
         )
     vocabulary, text_width = shape["token_embedding.weight"]
-    kind = _kind(shape["input_blocks.0.0.weight"][1] // patch**2, channels, where)
+    kind = _kind((shape["input_blocks.0.0.weight"][1] - 2 * waves) // patch**2, channels, where)
     seen = GlideConfig(
         kind=kind,
         text=TextConfig(

@@ -122,10 +122,10 @@ def diffusers_config(config: GlideConfig) -> dict[str, Any]:
             "counterpart in diffusers, which takes the time embedding's width from that level. "
             "Expected a channel_mult that begins with 1."
         )
-    if unet.patch_size != 1 or unet.residual_std:
+    if unet.patch_size != 1 or unet.position_waves or unet.residual_std:
         raise GlideError(
-            "A UNet with patch_size or residual_std (the small bundled ones) has no counterpart in "
-            "diffusers. Expected patch_size 1 and residual_std 0, as OpenAI's models have."
+            "A UNet with patch_size, position_waves or residual_std (the small bundled ones) has "
+            "no counterpart in diffusers. Expected 1, 0 and 0, as OpenAI's models have."
         )
     attended = [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]
     return {

@@ -7,6 +7,7 @@ text keys and values, projected once per prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -274,6 +275,8 @@ class UNet(nn.Module):
         x = torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1) if conditions else x
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
+        if waves := self.config.unet.position_waves:
+            x = torch.cat([x, position_waves(x, waves)], dim=1)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
         h = feed(first, x)
@@ -335,6 +338,21 @@ class UNet(nn.Module):
                 f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
             )
         return parts
+
+
+def position_waves(like: Tensor, count: int) -> Tensor:
+    """cos(pi k u), k = 1..count, of the position u in 0..1 along x, then along y: [B, 2n, H, W].
+
+    A plain UNet knows where it is by its zero padding alone, which a small one learns late.
+    """
+    b, _, height, width = like.shape
+    k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]
+    x, y = (
+        torch.cos(math.pi * k * (torch.arange(n, device=like.device) + 0.5) / n)
+        for n in (width, height)
+    )
+    planes = torch.cat([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)])
+    return planes.to(like.dtype).expand(b, -1, -1, -1)
 
 
 def _run(

@@ -174,9 +174,9 @@ class Sprites:
                 for n in (len(self.colours), len(TINTS), len(STYLES), len(PLACES) + 1)
             )
             found = Scene((a,), background, style)
-            if kind < 0.10:
+            if kind < 0.07:
                 found = Scene((a, b), background, style)
-            elif kind < 0.24:
+            elif kind < 0.17:
                 where = (*PLACES, "middle")[place]
                 found = Scene((a,), background, style, place=where)
             elif tint < 0.12:

@@ -149,9 +149,9 @@ def start_from(model: GlideModel, state: dict[str, Tensor]) -> None:
 def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     """Give the first convolution the input channels of `config`'s kind, the new ones at zero.
 
-    The mask and the known pixels stand between x and low_res, as in
-    OpenAI's inpainting models. Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by
-    side.
+    The mask and the known pixels stand between x and low_res, as in OpenAI's inpainting models.
+    Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by side; the waves of the
+    position come last.
     """
     old = state[FIRST]
     if old.shape[1] == config.first_channels:
@@ -159,8 +159,9 @@ def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     picture = config.unet.channels * config.unet.patch_size**2
     new = old.new_zeros(len(old), config.first_channels, *old.shape[2:])
     new[:, :picture] = old[:, :picture]
-    if config.is_upsampler:
-        new[:, -picture:] = old[:, -picture:]
+    after = (picture if config.is_upsampler else 0) + 2 * config.unet.position_waves
+    if after:
+        new[:, -after:] = old[:, -after:]
     return {**state, FIRST: new}
 
 
