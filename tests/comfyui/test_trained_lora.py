@@ -1,0 +1,65 @@
+"""A LoRA of `glide train` in ComfyUI: LoraLoader finds every layer, and does what the core does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui.tiny import Checkpoints
+
+from glide_core.checkpoints.loading import load_model
+from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
+from glide_core.pipeline import tokenize
+from glide_core.training import lora
+
+
+def make_lora(checkpoint: Path, path: Path) -> Path:
+    """A LoRA of all layers of both towers, as the trainer writes it, with random values."""
+    model = load_model(checkpoint)
+    layers = lora.install(model, 2, 4.0, layers="all", text=True, seed=0)
+    with torch.no_grad():
+        for layer in layers.values():
+            torch.nn.init.normal_(layer.up.weight, std=0.05)
+    return save_lora(lora.pairs(layers), path, LoraInfo.of(model, 2, 4.0, checkpoint.name))
+
+
+def test_lora_loader_patches_what_apply_lora_merges(
+    comfy: Any, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    import folder_paths
+
+    base = checkpoints.path("base.safetensors")
+    folder = checkpoints.base_directory / "models" / "loras"
+    path = make_lora(base, folder / "trained.safetensors")
+    folder_paths.add_model_folder_path("loras", str(folder), is_default=True)
+    model, clip, _ = comfy.load()
+    model, clip = comfy(
+        "LoraLoader",
+        model=model,
+        clip=clip,
+        lora_name=path.name,
+        strength_model=0.5,
+        strength_clip=0.5,
+    )
+    assert "not loaded" not in caplog.text
+    merged = apply_lora(load_model(base), path, 0.5)
+    plain = load_model(base).openai_state_dict()
+    expected = merged.openai_state_dict()
+    changed = {key for key, value in expected.items() if not torch.equal(value, plain[key])}
+    names = {key.removeprefix("diffusion_model.") for key in model.patches}
+    names |= {key.removeprefix("glide.") for key in clip.patcher.patches}
+    assert names == changed
+    with torch.inference_mode():
+        model.patch_model(torch.device("cpu"))
+    try:
+        patched = model.model.diffusion_model.state_dict()
+        for key in changed & patched.keys():
+            torch.testing.assert_close(patched[key], expected[key], rtol=1e-4, atol=1e-5)
+    finally:
+        model.unpatch_model(torch.device("cpu"))
+    (tokens,) = tokenize(merged.config, ["a red fox"])
+    with torch.no_grad():
+        states = merged.encode(tokens.ids[None], tokens.mask[None]).states
+    torch.testing.assert_close(comfy.prompt(clip, "a red fox")[0][0], states, rtol=1e-4, atol=1e-4)
