@@ -20,16 +20,18 @@ from glide_core.training.presets import DEFAULTS, JOBS, TrainConfig, fine_tuning
 
 if TYPE_CHECKING:
     from glide_core.training.data.types import Source
+    from glide_core.training.loop import Trainer
 
 # As weighting.WEIGHTINGS, samples.TIMESTEPS and lora.CHOICES have them: --help need not import
 # torch. A test keeps them equal.
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
-TIMESTEPS = ("uniform", "logit-normal", "low", "high")
+TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high")
+OPTIMIZERS = ("adamw", "muon")
 LORA_LAYERS = ("attention", "all")
 _LORA = ("lora", "lora_alpha", "lora_layers", "lora_text")
 _CHANGES = (  # options that replace a field of TrainConfig
     *("steps", "batch", "lr", "seed", "accumulate", "weighting", "timesteps", "prediction"),
-    *("size", "crop", "checkpointing", "caption_dropout", *_LORA),
+    *("size", "crop", "checkpointing", "caption_dropout", "optimizer", "text_warmup", *_LORA),
 )
 
 
@@ -124,6 +126,15 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         help="compute each batch in N parts: the same result in less memory (default: 1)",
     )
     group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
+    group.add_argument(
+        "--optimizer", choices=OPTIMIZERS, help="(default: muon from scratch, adamw for the rest)"
+    )
+    group.add_argument(
+        "--text-warmup",
+        type=options.whole,
+        metavar="N",
+        help="steps that a fresh text tower first learns alone for (base: 1500)",
+    )
     group.add_argument("--seed", type=int, metavar="N", help="of weights, data and noise (0)")
     group.add_argument(
         "--weighting", choices=WEIGHTINGS, help="of the noise levels' losses (default: uniform)"
@@ -161,7 +172,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; a run found in the folder is resumed. SIGINT and SIGTERM save and stop."""
     import torch
-    from tqdm import tqdm
 
     from glide_core.devices import pick_device
     from glide_core.training import parallel
@@ -183,25 +193,45 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         first = parallel.start(where.device)[0] == 0
         trainer = Trainer(config, where, open_data(arguments, config, say=first))
-        with (
-            told_to_stop() as told,
-            tqdm(total=config.steps, initial=trainer.step, unit="step", disable=not first) as bar,
-        ):
-
-            def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
-                bar.update(step - bar.n)
-                shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
-                bar.set_postfix(shown)
-
-            trainer.train(report, lambda: bool(told))
-            bar.update(trainer.step - bar.n)
+        with told_to_stop() as told:
+            finished = _warm_up(trainer, told, show=first) and _train(trainer, told, show=first)
     finally:
         parallel.stop()
     if first:
-        if trainer.step < config.steps:
+        if not finished:
             print(f"stopped at step {trainer.step}; the same command goes on from there")
-        print(trainer.exported)
+        if trainer.exported.exists():
+            print(trainer.exported)
     return 128 + told[0] if told else 0
+
+
+def _warm_up(trainer: Trainer, told: list[int], *, show: bool) -> bool:
+    from tqdm import tqdm
+
+    steps = trainer.text_warmup
+    with tqdm(total=steps, unit="step", desc="text", disable=not (show and steps)) as bar:
+
+        def report(step: int, loss: float) -> None:
+            bar.update(1)
+            bar.set_postfix({"loss": f"{loss:.4f}"}, refresh=False)
+
+        return trainer.warm_up(report, lambda: bool(told))
+
+
+def _train(trainer: Trainer, told: list[int], *, show: bool) -> bool:
+    from tqdm import tqdm
+
+    steps = trainer.config.steps
+    with tqdm(total=steps, initial=trainer.step, unit="step", disable=not show) as bar:
+
+        def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
+            bar.update(step - bar.n)
+            shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
+            bar.set_postfix(shown)
+
+        finished = trainer.train(report, lambda: bool(told))
+        bar.update(trainer.step - bar.n)
+        return finished
 
 
 def find_start(names: list[str]) -> list[Path]:

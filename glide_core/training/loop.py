@@ -16,8 +16,10 @@ from glide_core.training import checkpointing, fast_norm, lora, parallel, saving
 from glide_core.training.data.types import Source
 from glide_core.training.jobs import ClipJob, DiffusionJob, make_job
 from glide_core.training.logs import Log
+from glide_core.training.optimizers import make_optimizers
 from glide_core.training.presets import TrainConfig
 from glide_core.training.samples import Share
+from glide_core.training.text_warmup import warm_up_text
 
 Report = Callable[[int, dict[str, float], float], None]
 
@@ -58,13 +60,15 @@ class Trainer:
         if config.checkpointing:
             checkpointing.install(self.model)
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=config.lr, weight_decay=config.weight_decay
+        self.optimizers = make_optimizers(
+            self.model, config.optimizer, config.lr, config.weight_decay
         )
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.step = 0
+        fresh = saved is None and not run.start_from and isinstance(self.job, DiffusionJob)
+        self.text_warmup = config.text_warmup if fresh else 0
         if saved is not None:
-            self.step = saving.restore(saved, self.weights, self.ema, self.optimizer, self.job)
+            self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self.job)
         parallel.check_same("step", self.step, self.processes, self.device)
         parallel.copy_from_first(list(self.model.parameters()), self.processes)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -76,12 +80,37 @@ class Trainer:
     def checkpoint(self) -> Path:
         return self.run.folder / "checkpoint.pt"
 
+    def warm_up(self, report: Callable[[int, float], None], stop: Callable[[], bool]) -> bool:
+        """Teach a fresh text tower what its captions look like; False when it was told to stop.
+
+        Every process does the same. Nothing is saved: a stopped warm-up begins anew.
+        """
+        if not self.text_warmup or not isinstance(self.job, DiffusionJob):
+            return True
+        config = self.config
+        done = warm_up_text(
+            self.job.model,
+            self.job.source,
+            self.text_warmup,
+            seed=config.seed,
+            optimizer=config.optimizer,
+            report=report,
+            stop=stop,
+        )
+        if done:
+            self.text_warmup = 0
+            for name, weight in self.weights.items():
+                self.ema[name].copy_(weight.detach())
+        return done
+
     def train(self, report: Report, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the last step, or to the step in which `stop()` is true; then save and export.
 
         `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
         with the first that is told to. Gives whether the last step was reached.
         """
+        if not self.warm_up(lambda step, loss: None, stop):
+            return False
         started, first, counted = time.monotonic(), self.step, 0
         sums: dict[str, float] = {}
         stopped = False
@@ -112,9 +141,10 @@ class Trainer:
         """Take one step. Gives the losses of the whole batch, the rate, the gradient's norm, and
         "stop": above 0 when `stop` was given in any process."""
         rate = self.config.lr * lr_share(self.step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         losses = self.job.backward(self.step, self.share)
         losses["stop"] = torch.tensor(float(stop), device=self.device)
         grads = [w.grad for w in self.weights.values() if w.grad is not None]
@@ -127,7 +157,8 @@ class Trainer:
                 ": the training diverges. Expected finite figures. Lower the learning rate (--lr); "
                 f"{self.checkpoint} keeps the last saved step."
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         # a young average forgets faster, or it would hold the first random weights for long
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
@@ -149,7 +180,7 @@ class Trainer:
                 "step": self.step,
                 "model": {name: weight.detach() for name, weight in self.weights.items()},
                 "ema": self.ema,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
         )
 

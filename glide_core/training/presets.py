@@ -24,11 +24,14 @@ SMALL_BASE = GlideConfig(
     text=TextConfig(n_vocab=2048, context_length=24, width=128, layers=4, heads=4),
     unet=UNetConfig(
         image_size=64,
-        model_channels=32,
+        model_channels=48,
         num_res_blocks=1,
-        channel_mult=(1, 2, 2, 2),
-        attention_factors=(4, 8),
+        channel_mult=(1, 2, 2),
+        attention_factors=(4,),
         num_head_channels=32,
+        norm_groups=8,
+        patch_size=2,
+        position_waves=4,
     ),
     schedule=_SCHEDULE,
     tokenizer="glide-small",
@@ -38,13 +41,15 @@ SMALL_UPSAMPLER = GlideConfig(
     text=TextConfig(n_vocab=2048, context_length=24, width=64, layers=2, heads=2),
     unet=UNetConfig(
         image_size=256,
-        model_channels=32,
+        model_channels=64,
         num_res_blocks=1,
-        channel_mult=(1, 1, 2, 2, 2),
-        attention_factors=(16,),
+        channel_mult=(1, 1),
+        attention_factors=(),
         num_head_channels=32,
         # 32 groups of one channel each would take every flat colour out of the picture
         norm_groups=8,
+        patch_size=4,
+        residual_std=0.025,
     ),
     schedule=replace(_SCHEDULE, noise_schedule="linear"),
     tokenizer="glide-small",
@@ -52,13 +57,13 @@ SMALL_UPSAMPLER = GlideConfig(
 SMALL_CLIP = ClipConfig(
     image_size=64,
     patch_size=8,
-    embedding=96,
-    image_width=96,
+    embedding=128,
+    image_width=128,
     image_heads=4,
-    image_layers=3,
+    image_layers=4,
     n_vocab=2048,
     context_length=24,
-    text_width=96,
+    text_width=128,
     text_heads=4,
     text_layers=2,
     logit_scale=30.0,
@@ -95,6 +100,8 @@ class TrainConfig:
     prediction: PredictionType | None = None  # from scratch; None: the preset's
     weighting: str = "uniform"  # one of weighting.WEIGHTINGS
     timesteps: str = "uniform"  # one of samples.TIMESTEPS
+    optimizer: str = "adamw"  # one of optimizers.OPTIMIZERS
+    text_warmup: int = 0  # steps that a fresh model's text tower is trained alone for
     accumulate: int = 1  # parts that a process computes its share of the batch in
     checkpointing: bool = False
     lora: int = 0  # rank; 0 trains every weight
@@ -103,14 +110,18 @@ class TrainConfig:
     lora_text: bool = False  # the text tower's layers too
 
 
+_SCRATCH = TrainConfig("base", optimizer="muon", lr=2e-3)
+_WIDENED = replace(_SCRATCH, lr=1e-3, ema=0.998, warmup=20)
 DEFAULTS: dict[JobName, TrainConfig] = {
-    "base": TrainConfig("base", steps=3000, batch=32),
-    "inpaint": TrainConfig("inpaint", steps=450, batch=32, lr=7e-4, ema=0.998, warmup=20),
-    "upsampler": TrainConfig("upsampler", steps=1500, batch=16, lr=1e-3, ema=0.998),
-    "upsampler-inpaint": TrainConfig(
-        "upsampler-inpaint", steps=200, batch=16, lr=5e-4, ema=0.998, warmup=20
+    "base": replace(_SCRATCH, steps=6500, batch=48, text_warmup=1500),
+    "inpaint": replace(_WIDENED, job="inpaint", steps=900, batch=32),
+    "upsampler": replace(
+        _SCRATCH, job="upsampler", steps=1700, batch=16, ema=0.998, timesteps="lowest"
     ),
-    "clip": TrainConfig("clip", steps=700, batch=128, lr=1e-3, ema=0.998, weight_decay=0.05),
+    "upsampler-inpaint": replace(
+        _WIDENED, job="upsampler-inpaint", steps=400, batch=16, timesteps="lowest"
+    ),
+    "clip": replace(_SCRATCH, job="clip", steps=700, batch=192, ema=0.998, weight_decay=0.05),
 }
 _LARGE = 50_000_000  # parameters; the released models have 385 million
 
@@ -129,4 +140,7 @@ def fine_tuning(config: TrainConfig, parameters: int) -> TrainConfig:
         lr=rank_lr if config.lora else lr,
         warmup=20,
         ema=0.99,
+        optimizer="adamw",
+        timesteps="uniform",
+        text_warmup=0,
     )

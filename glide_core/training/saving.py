@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.lora import LoraLayer, pairs
 from glide_core.training.presets import TrainConfig
 
-_FIXED = ("lora", "lora_alpha", "lora_layers", "lora_text", "prediction", "size")
+_FIXED = (
+    *("lora", "lora_alpha", "lora_layers", "lora_text"),
+    *("prediction", "size", "optimizer"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def restore(
     state: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     ema: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     job: DiffusionJob | ClipJob,
 ) -> int:
     """Put a run's state into what is trained; gives its step.
@@ -96,7 +99,8 @@ def restore(
         for name, weight in weights.items():
             weight.copy_(state["model"][name])
             ema[name].copy_(state["ema"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return int(state["step"])
 
 

@@ -52,7 +52,8 @@ class Thumbnail(nn.Module):
 
     @staticmethod
     def _split(x: Tensor) -> Tensor:
-        return x.unflatten(2, (_HEADS, -1)).transpose(1, 2)  # [B, heads, L, d]
+        b, length, width = x.shape
+        return x.view(b, length, _HEADS, width // _HEADS).transpose(1, 2)  # [B, heads, L, d]
 
 
 def warm_up_text(
@@ -63,10 +64,12 @@ def warm_up_text(
     seed: int = 0,
     optimizer: str = "muon",
     report: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
     """Train the text tower of a fresh model in place; `report(step, loss)` after every step.
 
-    The loss is the sum of both guesses' mean square errors, of pictures in [-1, 1].
+    The loss is the sum of both guesses' mean square errors, of pictures in [-1, 1]. False when
+    `stop()` ended it.
     """
     config, side = model.config, model.config.unet.image_size
     tokenizer = get_tokenizer(config.tokenizer)
@@ -76,6 +79,8 @@ def warm_up_text(
     whole = nn.ModuleDict({"text": model.text, "head": head})
     optimizers = make_optimizers(whole, optimizer, _LR)
     for step in range(steps):
+        if stop():
+            return False
         rate = min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
         batch = source.batch(generator(seed, step, -_SAME), _BATCH, side=side)
         wanted = F.adaptive_avg_pool2d(batch.pictures, GRID).to(model.device)
@@ -94,3 +99,4 @@ def warm_up_text(
         for each in optimizers:
             each.step()
         report(step + 1, float(loss.detach()))
+    return True

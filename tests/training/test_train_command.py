@@ -88,7 +88,7 @@ def test_a_model_from_scratch_has_the_size_and_prediction_asked_for(
     pictures: Path, tmp_path: Path
 ) -> None:
     asked = ["--size", "32", "--prediction", "epsilon", "--weighting", "min-snr"]
-    asked += ["--timesteps", "high", "--accumulate", "2", "--checkpointing"]
+    asked += ["--timesteps", "high", "--accumulate", "2", "--checkpointing", "--text-warmup", "2"]
     assert train("base", "--data", pictures, "--out", tmp_path, *QUICK, *asked) == 0
     config = load_model(tmp_path / "base.safetensors").config
     assert isinstance(config, GlideConfig)
