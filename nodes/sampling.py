@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from glide_core.errors import GlideError
+from glide_core.presets import PRESETS
 
 from . import inputs, stages
 from .guidance import ANY_SIGMA, interval_of
 from .host import Conditioning, current
 
 NODE = "GLIDE Sampler"
+CUSTOM = "custom"
 
 
 class GlideEmptyLatent:
@@ -140,6 +142,18 @@ class GlideSampler:
                     },
                 ),
                 "temperature": inputs.temperature(1.0),
+                "preset": (
+                    [CUSTOM, *PRESETS],
+                    {
+                        "default": CUSTOM,
+                        "tooltip": "Steps and sampler in one word, instead of `steps`, "
+                        "`respacing` and `sampler_name`: "
+                        + "; ".join(
+                            f"{name}: {p.sampler}, {p.steps} steps" for name, p in PRESETS.items()
+                        )
+                        + f". {CUSTOM}: what the node says.",
+                    },
+                ),
             },
         }
 
@@ -161,8 +175,13 @@ class GlideSampler:
         cfg_sigma_max: float = ANY_SIGMA,
         clip_denoised: bool = True,
         temperature: float = 1.0,
+        preset: str = CUSTOM,
     ) -> tuple[Any, dict[str, Any]]:
         from glide_core import images, pipeline
+
+        if preset != CUSTOM:
+            chosen = PRESETS[preset]
+            steps, sampler_name, respacing = chosen.steps, chosen.sampler, ""
 
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
+
+from glide_core.presets import PRESETS
 
 # What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
 # a test keeps the two equal.
@@ -75,9 +78,26 @@ def add_count(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Preset(argparse.Action):
+    """Sets what the preset stands for, and leaves no option of its own behind."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        preset = PRESETS[values]
+        namespace.steps, namespace.sampler, namespace.respacing = preset.steps, preset.sampler, ""
+
+
 def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
-    """--steps, --respacing, --sampler, --eta, --cfg, --negative."""
+    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
     group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--preset",
+        action=_Preset,
+        choices=PRESETS,
+        default=argparse.SUPPRESS,
+        help="steps and sampler in one word: "
+        + ", ".join(f"{name} ({p.sampler}, {p.steps})" for name, p in PRESETS.items())
+        + "; --steps and --sampler after it win",
+    )
     group.add_argument(
         "--steps",
         type=step_count,

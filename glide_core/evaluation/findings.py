@@ -155,7 +155,10 @@ def _on_x_t(clip: NoisyClip, text: Tensor, scale: float) -> ConditionFn:
 
 
 STEPS = (3, 5, 8, 12, 20, 30, 50)
-SAMPLERS = ("ancestral", "ddim", "plms", "dpmpp_2m", "dpmpp_sde", "unipc", "heun", "euler")
+SAMPLERS = (
+    *("ancestral", "ddim", "plms", "dpmpp_2m", "dpmpp_2m_sde"),
+    *("unipc", "deis", "euler_ancestral", "heun"),
+)
 
 
 def ask_steps(asked: Asked, out: Path) -> None:

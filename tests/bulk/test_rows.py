@@ -135,4 +135,5 @@ def test_every_option_that_shapes_a_picture_is_a_column_or_the_whole_jobs() -> N
     columns = {_DESTINATIONS.get(name, name) for name in COLUMNS}
     job_wide = {"model", "upsampler", "clip", "no_upsample", "dtype"}
     no_matter = {"prompts", "shard_size", "format", "out", "quiet", "device", "batch", "n"}
-    assert set(vars(parser.parse_args([]))) == columns | job_wide | no_matter
+    refused = {"lora"}  # beside --prompts
+    assert set(vars(parser.parse_args([]))) == columns | job_wide | no_matter | refused

@@ -1,0 +1,48 @@
+"""Presets: steps and sampler in one word, the same for the command and the node."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from glide_pack.nodes.sampling import CUSTOM, GlideSampler
+
+from glide_core.commands import options
+from glide_core.diffusion import SAMPLERS
+from glide_core.presets import PRESETS
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_sampling(parser, steps=30)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_steps_and_sampler(name: str) -> None:
+    found = parsed("--preset", name)
+    assert (found.steps, found.sampler) == (PRESETS[name].steps, PRESETS[name].sampler)
+    assert found.sampler in SAMPLERS
+
+
+def test_what_is_said_after_a_preset_wins() -> None:
+    found = parsed("--preset", "fast", "--steps", "13")
+    assert (found.steps, found.sampler) == (13, PRESETS["fast"].sampler)
+
+
+def test_without_a_preset_nothing_changes() -> None:
+    assert parsed().steps == 30
+    assert not hasattr(parsed(), "preset")
+
+
+def test_presets_grow_slower_in_their_order() -> None:
+    steps = [preset.steps for preset in PRESETS.values()]
+    assert list(PRESETS) == ["fast", "balanced", "reference"]
+    assert steps == sorted(steps)
+    assert PRESETS["reference"].sampler == "ancestral"
+
+
+def test_the_node_offers_the_same_presets_and_takes_none_by_default() -> None:
+    names, details = GlideSampler.INPUT_TYPES()["optional"]["preset"]
+    assert names == [CUSTOM, *PRESETS]
+    assert details["default"] == CUSTOM
