@@ -38,14 +38,14 @@ SMALL_BASE = GlideConfig(
 )
 SMALL_UPSAMPLER = GlideConfig(
     kind="upsampler",
-    text=TextConfig(n_vocab=2048, context_length=24, width=64, layers=2, heads=2),
+    text=TextConfig(n_vocab=2048, context_length=24, width=32, layers=1, heads=1),
     unet=UNetConfig(
         image_size=256,
-        model_channels=64,
+        model_channels=48,
         num_res_blocks=1,
         channel_mult=(1, 1),
         attention_factors=(),
-        num_head_channels=32,
+        num_head_channels=24,
         # 32 groups of one channel each would take every flat colour out of the picture
         norm_groups=8,
         patch_size=4,
@@ -60,7 +60,7 @@ SMALL_CLIP = ClipConfig(
     embedding=128,
     image_width=128,
     image_heads=4,
-    image_layers=4,
+    image_layers=3,
     n_vocab=2048,
     context_length=24,
     text_width=128,
