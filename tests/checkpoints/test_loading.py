@@ -74,6 +74,14 @@ def test_a_saved_model_comes_back_bit_for_bit(model: GlideModel, tmp_path: Path)
         assert torch.equal(tensor, state[key]), key
 
 
+def test_a_saved_model_can_be_read_by_whom_any_new_file_can(
+    model: GlideModel, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("")
+    saved = save_model(model, tmp_path / "model.safetensors")
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_loaded_model_is_frozen_and_in_eval_mode(model: GlideModel, tmp_path: Path) -> None:
     loaded = load_model(save_model(model, tmp_path / "a.safetensors"))
     assert not loaded.training
