@@ -82,7 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _as_others(path: Path) -> None:
-    """Give a file the permissions of any new file: safetensors makes its own for the owner alone."""
+    """Give a file any new file's permissions: safetensors writes for the owner alone."""
     mask = os.umask(0)  # the only way to read it
     os.umask(mask)
     path.chmod(0o666 & ~mask)
