@@ -105,7 +105,7 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         "--lora", type=options.positive, metavar="RANK", help="train a LoRA of this rank alone"
     )
     group.add_argument(
-        "--lora-alpha", type=options.not_negative, metavar="A", help="its scale times the rank"
+        "--lora-alpha", type=options.not_negative, metavar="A", help="its scale times the rank (default: the rank)"
     )
     group.add_argument(
         "--lora-layers", choices=LORA_LAYERS, help="which layers it changes (default: all)"
@@ -153,7 +153,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--checkpointing",
         action="store_true",
         default=None,
-        help="compute activations twice: less memory, a third slower, the same gradients",
+        help="compute activations twice: less memory, slower, the same gradients",
     )
     group.add_argument("--log-every", type=options.positive, default=10, metavar="N", help="(10)")
     group.add_argument(

@@ -19,8 +19,8 @@ import torch
 from comfyui.inside import Inside
 from comfyui.tiny import Checkpoints, write_checkpoints
 
-from glide_core.evaluation.bundled import asked
-from glide_core.evaluation.subjects import score_subjects
+from glide_core.evaluation.scenes import scene_list
+from glide_core.evaluation.subjects import score_scenes
 from glide_core.training.sprites import Sprites
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,7 +32,8 @@ class Bench:
 
     def __init__(self, comfy: Inside, sprites: Sprites, count: int) -> None:
         self.comfy, self.sprites = comfy, sprites
-        self.captions, self.subjects, self.backgrounds = asked(sprites, count)
+        self.scenes = scene_list(sprites, "seen", count)
+        self.captions = [sprites.caption(scene) for scene in self.scenes]
         self.model, clip, _ = comfy(
             "GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32"
         )
@@ -71,7 +72,7 @@ class Bench:
         if not torch.isfinite(pictures).all():
             return f"| {name} | not finite | | |"
         pictures = pictures.clamp(-1, 1)
-        score = score_subjects(pictures, self.subjects, self.backgrounds, self.sprites)
+        score = score_scenes(pictures, self.scenes, self.sprites)
         rough = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
         usual = (self.reference[..., 1:] - self.reference[..., :-1]).abs().mean()
         return (
