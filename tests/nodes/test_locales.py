@@ -1,0 +1,254 @@
+"""The nodes in eight languages: ComfyUI's locale files say what the nodes say, and all of it.
+
+English is the nodes' own declarations; to write it anew after a change of theirs:
+`python tests/nodes/test_locales.py`. The other languages are translated by people, key by key.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import glide_pack
+import pytest
+from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+ROOT = Path(glide_pack.__file__).parent
+LOCALES = ROOT / "locales"
+TRANSLATED = ("zh",)
+FILES = ("main.json", "nodeDefs.json")
+# ComfyUI has words for these itself. Ours would replace them on every node of every pack.
+CORE_CATEGORIES = {"GLIDE", "loaders", "conditioning", "guidance", "sampling"}
+
+# Names that stay as they are: symbols of the field everywhere, and words two languages share.
+SAME_NAME = {
+    "zh": {"cfg", "eta"},
+    "ja": {"cfg", "eta"},
+    "ko": {"cfg", "eta"},
+    "fr": {"cfg", "eta", "image", "latent", "variations"},
+    "de": {"cfg", "eta", "text", "tag", "seed", "patch"},
+    "es": {"cfg", "eta"},
+    "ru": {"cfg", "eta"},
+}
+# What may stand in Latin letters in a language that has other ones.
+TERMS = set(
+    "GLIDE OpenAI ComfyUI KSampler CLIP VAE MODEL LATENT Latent Pareto CFG cfg eta csv CSV"
+    " open_clip ViT MB float32 token emoji"
+    " auto ancestral ddim plms dpmpp_2m custom fast balanced reference fast27 ddim50 x64 x256"
+    " models glide download openai base clip_image_enc clip_text_enc upsampler inpaint".split()
+)
+ENGLISH = set(
+    "the of and with from which what how this that picture pictures is are its by only".split()
+)
+
+
+def said_by_the_nodes() -> dict[str, Any]:
+    """Return nodeDefs.json in English, as ComfyUI looks its words up.
+
+    An output called like its type gets no name: ComfyUI shows its own word for the type.
+    """
+    return {
+        node_id: {
+            "display_name": NODE_DISPLAY_NAME_MAPPINGS[node_id],
+            "description": node.DESCRIPTION,
+            "inputs": {
+                name: {"name": name, "tooltip": entry[1]["tooltip"]}
+                for inputs in node.INPUT_TYPES().values()
+                for name, entry in inputs.items()
+            },
+            "outputs": {
+                str(i): ({} if name == kind else {"name": name}) | {"tooltip": tooltip}
+                for i, (kind, name, tooltip) in enumerate(
+                    zip(
+                        node.RETURN_TYPES,
+                        getattr(node, "RETURN_NAMES", node.RETURN_TYPES),
+                        node.OUTPUT_TOOLTIPS,
+                        strict=True,
+                    )
+                )
+            },
+        }
+        for node_id, node in NODE_CLASS_MAPPINGS.items()
+    }
+
+
+def categories() -> dict[str, Any]:
+    """Return main.json in English: the categories that are not ComfyUI's own."""
+    nodes = NODE_CLASS_MAPPINGS.values()
+    words = dict.fromkeys(word for node in nodes for word in node.CATEGORY.split("/"))
+    return {"nodeCategories": {word: word for word in words if word not in CORE_CATEGORIES}}
+
+
+def written(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def read(language: str, name: str) -> Any:
+    return json.loads((LOCALES / language / name).read_text(encoding="utf-8"))
+
+
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, text) of everything in a locale file, in its order."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+def pairs(language: str) -> list[tuple[str, str, str]]:
+    """Return (key, English, translation) of every text that both have."""
+    both = []
+    for name in FILES:
+        theirs = dict(texts(read(language, name)))
+        both += [(k, text, theirs[k]) for k, text in texts(read("en", name)) if k in theirs]
+    return both
+
+
+def is_name(key: str) -> bool:
+    return key.endswith("name") or key.startswith("nodeCategories")
+
+
+def test_english_is_what_the_nodes_say() -> None:
+    how = "run `python tests/nodes/test_locales.py`, then translate what changed"
+    assert read("en", "nodeDefs.json") == said_by_the_nodes(), how
+    assert read("en", "main.json") == categories(), how
+
+
+def test_there_are_eight_languages_and_nothing_else() -> None:
+    found = {path.relative_to(LOCALES).as_posix() for path in LOCALES.rglob("*") if path.is_file()}
+    assert found == {f"{language}/{name}" for language in ("en", *TRANSLATED) for name in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("language", ("en", *TRANSLATED))
+def test_files_are_plain_utf8_in_one_form(language: str, name: str) -> None:
+    """Two spaces, no escapes, a newline at the end: a diff shows words only."""
+    content = (LOCALES / language / name).read_bytes().decode("utf-8")
+    assert content == written(json.loads(content))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_every_language_says_everything(language: str, name: str) -> None:
+    english = [key for key, _ in texts(read("en", name))]
+    theirs = [key for key, _ in texts(read(language, name))]
+    missing = [key for key in english if key not in theirs]
+    assert not missing, f"{language}/{name}: translate {missing}"
+    assert theirs == english  # nothing more, and in the same order
+
+
+@pytest.mark.parametrize("language", ("en", *TRANSLATED))
+def test_texts_are_words_and_not_vue_i18n_syntax(language: str) -> None:
+    """ComfyUI's interface reads {}, @ and | in a message as placeholder, link and plural."""
+    for key, _, text in pairs(language):
+        assert text and text == text.strip(), key
+        assert not set("{}@|") & set(text), f"{language} {key}: {text}"
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_nothing_is_left_in_english(language: str) -> None:
+    for key, english, text in pairs(language):
+        if text == english:
+            assert is_name(key) and text in SAME_NAME[language], f"{language} {key}: {text}"
+        if is_name(key):
+            continue
+        words = re.findall(r"[A-Za-z_]\w+", re.sub(r"`[^`]*`|'[^']*'", " ", text), re.ASCII)
+        if language in ("fr", "de", "es"):
+            left = ENGLISH & set(words)
+        else:
+            left = set(words) - TERMS - set(re.findall(r"\w+", spoken_names(language), re.ASCII))
+        assert not left, f"{language} {key}: {left} in {text}"
+
+
+def spoken_names(language: str) -> str:
+    names = (node["display_name"] for node in read(language, "nodeDefs.json").values())
+    return " ".join(names)
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_numbers_values_and_file_names_stay_as_they_are(language: str) -> None:
+    samplers = NODE_CLASS_MAPPINGS["GlideSampler"].INPUT_TYPES()["required"]["sampler_name"][0]
+    code = re.compile(
+        r"(?<!\w)'[^']+'(?!\w)"  # values in quotes
+        r"|`glide [^`]+`"  # commands
+        r"|\w+(?:[_/]\w+)+"  # files, folders, libraries
+        rf"|\b(?:{'|'.join(samplers)})\b"
+        r"|\d+(?:\.\d+)?",
+        re.ASCII,
+    )
+    for key, english, text in pairs(language):
+        if is_name(key):
+            continue
+        without_widgets = re.sub(r"`(?!glide )[^`]+`", "", english)
+        for token in code.findall(without_widgets):
+            assert token.strip("'") in text, f"{language} {key}: {token} is missing in {text}"
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_texts_call_inputs_and_nodes_as_the_screen_does(language: str) -> None:
+    """A tooltip that says `steps` says it as that language's label of the input."""
+    english_nodes, nodes = read("en", "nodeDefs.json"), read(language, "nodeDefs.json")
+    shown = {
+        node["display_name"]: nodes[node_id]["display_name"]
+        for node_id, node in english_nodes.items()
+    }
+    longest_first = sorted(shown, key=len, reverse=True)
+    any_node = re.compile("|".join(re.escape(name) for name in longest_first))
+    for key, english, text in pairs(language):
+        if is_name(key):
+            continue
+        inputs = nodes[key.split(".")[0]]["inputs"]
+        quoted = [word for word in re.findall(r"`([^`]+)`", english)]
+        expected = [inputs[word]["name"] if word in inputs else word for word in quoted]
+        assert sorted(re.findall(r"`([^`]+)`", text)) == sorted(expected), f"{language} {key}"
+        for name in any_node.findall(english):
+            assert shown[name] in text, f"{language} {key}: {shown[name]} is missing in {text}"
+
+
+@pytest.mark.parametrize("language", ("en", *TRANSLATED))
+def test_no_two_nodes_share_a_name_nor_two_inputs_of_a_node(language: str) -> None:
+    nodes = read(language, "nodeDefs.json")
+    assert len({node["display_name"] for node in nodes.values()}) == len(nodes)
+    for node_id, node in nodes.items():
+        names = [entry["name"] for entry in node["inputs"].values()]
+        assert len(set(names)) == len(names), f"{language} {node_id}: {names}"
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_what_is_said_alike_in_english_is_said_alike(language: str) -> None:
+    said: dict[tuple[str, bool], str] = {}
+    for key, english, text in pairs(language):
+        assert said.setdefault((english, is_name(key)), text) == text, f"{language} {key}"
+
+
+def test_they_are_in_the_wheel_and_in_the_registry_s_archive() -> None:
+    pyproject = ROOT / "pyproject.toml"
+    if not pyproject.exists():
+        pytest.skip("pip does not install pyproject.toml: only a checkout has it")
+    listed = re.search(r"^glide_pack = (\[.*\])$", pyproject.read_text(), re.MULTILINE)
+    assert listed is not None and "locales/*/*" in json.loads(listed[1])
+    for ignored in (".comfyignore", ".gitignore"):
+        for line in (ROOT / ignored).read_text().split():
+            for path in LOCALES.rglob("*.json"):
+                parts = path.relative_to(ROOT).parts
+                assert not any(fnmatch.fnmatch(part, line.strip("/")) for part in parts), line
+
+
+def write_english() -> None:
+    """Write locales/en from the nodes."""
+    for name, value in zip(FILES, (categories(), said_by_the_nodes()), strict=True):
+        file = LOCALES / "en" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(written(value), encoding="utf-8")
+        os.replace(unfinished, file)
+
+
+if __name__ == "__main__":
+    write_english()
