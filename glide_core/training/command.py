@@ -105,7 +105,10 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         "--lora", type=options.positive, metavar="RANK", help="train a LoRA of this rank alone"
     )
     group.add_argument(
-        "--lora-alpha", type=options.not_negative, metavar="A", help="its scale times the rank (default: the rank)"
+        "--lora-alpha",
+        type=options.not_negative,
+        metavar="A",
+        help="its scale times the rank (default: the rank)",
     )
     group.add_argument(
         "--lora-layers", choices=LORA_LAYERS, help="which layers it changes (default: all)"
