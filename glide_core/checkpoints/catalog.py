@@ -56,9 +56,9 @@ ENTRIES: tuple[Entry, ...] = (
         "base",
         "base.safetensors",
         "base",
-        parameters=3_159_622,
-        sha256="0cf094a1b29ea87cd918f2dcf19330ae2d837f46d0a769bc9292f7734f23728a",
-        size=6_353_820,
+        parameters=4_278_472,
+        sha256="95ee0dfc7f704dac5ea694ae23c55b4ec91e0d4bb7728efd035b14bc0e1460be",
+        size=8_583_824,
         about="small model: text to 64x64",
     ),
     Entry(
