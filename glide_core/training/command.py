@@ -257,19 +257,28 @@ def config_of(arguments: argparse.Namespace, start: list[Path]) -> TrainConfig:
 
 
 def open_data(arguments: argparse.Namespace, config: TrainConfig, *, say: bool) -> Source:
-    """Open --data and check it; say: print what was found."""
+    """Open --data and check it; say: show how far, and print what was found."""
+    from tqdm import tqdm
+
     from glide_core.training.data import open_source
 
     side = config.size or (256 if config.job.startswith("upsampler") else 64)
-    return open_source(
-        arguments.data,
-        on_bad="skip" if arguments.skip_bad else "refuse",
-        caption_key=arguments.caption_key,
-        centre=arguments.centre,
-        flip=arguments.flip,
-        side_min=side,
-        report=(lambda line: print(line, file=sys.stderr)) if say else None,
-    )
+    with tqdm(unit="picture", desc="checking", disable=not say, leave=False) as bar:
+
+        def progress(done: int, every: int) -> None:
+            bar.total = every
+            bar.update(done - bar.n)
+
+        return open_source(
+            arguments.data,
+            on_bad="skip" if arguments.skip_bad else "refuse",
+            caption_key=arguments.caption_key,
+            centre=arguments.centre,
+            flip=arguments.flip,
+            side_min=side,
+            report=(lambda line: bar.write(line, file=sys.stderr)) if say else None,
+            progress=progress,
+        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 ROOT = Path(glide_pack.__file__).parent
 LOCALES = ROOT / "locales"
-TRANSLATED = ("zh", "ja", "ko")
+TRANSLATED = ("zh", "ja", "ko", "fr")
 FILES = ("main.json", "nodeDefs.json")
 # ComfyUI has words for these itself. Ours would replace them on every node of every pack.
 CORE_CATEGORIES = {"GLIDE", "loaders", "conditioning", "guidance", "sampling"}
