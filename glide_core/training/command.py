@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # As weighting.WEIGHTINGS, samples.TIMESTEPS and lora.CHOICES have them: --help need not import
 # torch. A test keeps them equal.
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
-TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high")
+TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
 OPTIMIZERS = ("adamw", "muon")
 LORA_LAYERS = ("attention", "all")
 _LORA = ("lora", "lora_alpha", "lora_layers", "lora_text")

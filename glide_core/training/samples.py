@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glide_core.errors import GlideError
 
-TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high")
+TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
 
 
 class Share(NamedTuple):
@@ -56,14 +56,17 @@ def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
 
     logit-normal: most often the middle (Esser et al. 2024, mean 0, deviation 1). low, high: falling
     or rising linearly, to 0, with the noise. lowest: the cube of a uniform number, for upsamplers,
-    whose last steps are the hard ones. The loss is not divided by these: they are a choice of what
-    to learn more often, as `weighting` is of what to learn harder.
+    whose last steps are the hard ones. zero: the least noise alone, for an ordinary CLIP. The loss
+    is not divided by these: they are a choice of what to learn more often, as `weighting` is of
+    what to learn harder.
     """
     u = (np.arange(steps) + 0.5) / steps
     if name == "uniform":
         density = np.ones(steps)
     elif name == "logit-normal":
         density = np.exp(-0.5 * np.log(u / (1 - u)) ** 2) / (u * (1 - u))
+    elif name == "zero":
+        density = (np.arange(steps) == 0).astype(np.float64)
     elif name == "lowest":
         density = np.diff((np.arange(steps + 1) / steps) ** (1 / 3))
     elif name in ("low", "high"):
