@@ -15,7 +15,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(8, "dpmpp_2m", "the fewest steps that still draw what was asked for"),
-    "balanced": Preset(20, "ddim", "as good as 250 ancestral steps, at a fraction of them"),
+    "fast": Preset(8, "ddim", "the fewest steps that match 250 ancestral ones"),
+    "balanced": Preset(20, "ddim", "as near to what was asked for as any number of steps comes"),
     "reference": Preset(250, "ancestral", "the paper's sampler, with as many steps as it took"),
 }
