@@ -30,8 +30,8 @@ SAME_NAME = {
     "zh": {"cfg", "eta"},
     "ja": {"cfg", "eta"},
     "ko": {"cfg", "eta"},
-    "fr": {"cfg", "eta", "image", "latent", "variations"},
-    "de": {"cfg", "eta", "text", "tag", "seed", "patch"},
+    "fr": {"cfg", "eta", "inpainting", "image", "latent", "variations"},
+    "de": {"cfg", "eta", "inpainting"},
     "es": {"cfg", "eta"},
     "ru": {"cfg", "eta"},
 }
