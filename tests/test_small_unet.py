@@ -140,6 +140,14 @@ def test_without_a_word_from_the_network_v_is_the_best_linear_guess(t: int) -> N
     assert float(left.square().mean()) == pytest.approx(1, rel=0.02)
 
 
+def test_a_preconditioned_model_never_asks_for_more_variance_than_beta() -> None:
+    wild = torch.tensor([-9.0, 0.3, 9.0]).view(3, 1, 1, 1)
+    raw_output = torch.cat([torch.zeros(3, 1, 1, 1), wild], dim=1)
+    x = torch.zeros(3, 1, 1, 1)
+    found = Precondition.of(SMALL).velocity(raw_output, x, torch.tensor([5, 5, 5]), x)[:, 1]
+    assert found.flatten().tolist() == pytest.approx([-1, 0.3, 1])
+
+
 def test_the_network_sees_unit_spread() -> None:
     generator = torch.Generator().manual_seed(0)
     precondition = Precondition.of(SMALL)

@@ -49,7 +49,9 @@ class Precondition:
         x_t, low = x_t.float(), low.float()
         y = x_t - a * low
         v = -s * low + a * s * (1 - q**2) / d**2 * y - q / d * residual
-        return torch.cat([v, fraction], dim=1)
+        # the bound wants more variance than beta at edges, where the mean is furthest off, and an
+        # ancestral step would put that there as speckle
+        return torch.cat([v, fraction.clamp(-1, 1)], dim=1)
 
     def weight(self, t: Tensor, like: Tensor) -> Tensor:
         """Factor [B, 1, 1, 1] that turns a square error of v into one of F."""
