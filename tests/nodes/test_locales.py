@@ -20,7 +20,7 @@ from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 ROOT = Path(glide_pack.__file__).parent
 LOCALES = ROOT / "locales"
-TRANSLATED = ("zh", "ja", "ko", "fr")
+TRANSLATED = ("zh", "ja", "ko", "fr", "de")
 FILES = ("main.json", "nodeDefs.json")
 # ComfyUI has words for these itself. Ours would replace them on every node of every pack.
 CORE_CATEGORIES = {"GLIDE", "loaders", "conditioning", "guidance", "sampling"}
@@ -31,7 +31,7 @@ SAME_NAME = {
     "ja": {"cfg", "eta"},
     "ko": {"cfg", "eta"},
     "fr": {"cfg", "eta", "inpainting", "image", "latent", "variations"},
-    "de": {"cfg", "eta", "inpainting"},
+    "de": {"cfg", "eta"},
     "es": {"cfg", "eta"},
     "ru": {"cfg", "eta"},
 }
