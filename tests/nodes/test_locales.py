@@ -20,7 +20,7 @@ from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 ROOT = Path(glide_pack.__file__).parent
 LOCALES = ROOT / "locales"
-TRANSLATED = ("zh", "ja", "ko", "fr", "de")
+TRANSLATED = ("zh", "ja", "ko", "fr", "de", "es")
 FILES = ("main.json", "nodeDefs.json")
 # ComfyUI has words for these itself. Ours would replace them on every node of every pack.
 CORE_CATEGORIES = {"GLIDE", "loaders", "conditioning", "guidance", "sampling"}
@@ -32,7 +32,7 @@ SAME_NAME = {
     "ko": {"cfg", "eta"},
     "fr": {"cfg", "eta", "inpainting", "image", "latent", "variations"},
     "de": {"cfg", "eta"},
-    "es": {"cfg", "eta"},
+    "es": {"cfg", "eta", "inpainting"},
     "ru": {"cfg", "eta"},
 }
 # What may stand in Latin letters in a language that has other ones.
