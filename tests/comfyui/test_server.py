@@ -215,3 +215,13 @@ def test_example_workflows_are_offered_as_templates(server: Any) -> None:
     for name in files:
         workflow = server.get(f"/api/workflow_templates/glide/{name}.json")
         assert workflow["nodes"]
+
+
+def test_the_interface_gets_the_nodes_words_in_every_language(server: Any) -> None:
+    served = server.get("/i18n")
+    for folder in Path(REPOSITORY / "locales").iterdir():
+        nodes = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert sorted(nodes) == NODES
+        assert {name: served[folder.name]["nodeDefs"][name] for name in NODES} == nodes
+        own = json.loads((folder / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+        assert own.items() <= served[folder.name]["nodeCategories"].items()
