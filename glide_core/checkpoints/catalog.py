@@ -75,7 +75,7 @@ ENTRIES: tuple[Entry, ...] = (
         "inpaint.safetensors",
         "inpaint",
         parameters=4_285_384,
-        sha256="01376d3815b5b321d838fa2d5b4c38a91c8afcc6fb915cf86a39d11a464dae0b",
+        sha256="19126d989afe2a5df0f9792f2266bd201963f06553a932e546919c879e11e925",
         size=8_598_296,
         about="small model: fills a mask at 64x64",
     ),

@@ -30,13 +30,12 @@ def plot_curves(
     y: str,
     path: Path,
     *,
-    labels: str = "",
     log_x: bool = False,
     x_name: str = "",
 ) -> None:
     """Draw curves of one measurement over another as `path`.png and `path`.svg.
 
-    labels: "scale" writes each point's setting beside it. log_x: a scale of 0 stands left of all.
+    log_x: a scale of 0 stands left of all.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,10 +48,6 @@ def plot_curves(
         style = f"{'os^DvPX*h'[number % 9]}-"
         axes.plot(xs, ys, style, color=f"C{number % 10}", markersize=5, linewidth=1.2,
                   label=curve.name)  # fmt: skip
-        if labels:
-            for point, at in zip(curve.points, zip(xs, ys, strict=True), strict=True):
-                axes.annotate(f"{point.scale:g}", at, xytext=(4, 4), fontsize=7,
-                              textcoords="offset points", color=f"C{number % 10}")  # fmt: skip
     if log_x:
         axes.set_xscale("symlog" if any(p.of(x) == 0 for c in curves for p in c.points) else "log")
     axes.set_xlabel(x_name or x.replace("_", " "))

@@ -28,7 +28,7 @@ from glide_core.evaluation.scenes import scene_list
 from glide_core.evaluation.subjects import score_scenes
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
-from glide_core.guidance.condition import gradient, usable_encode
+from glide_core.guidance.condition import gradient, usable, usable_encode
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import Settings, bind, inpaint, keep_known, run, text_to_image, tokenize
@@ -81,10 +81,10 @@ def clean_clip_guide(clip: NoisyClip, text: Tensor, scale: float, *, on_x0: bool
     """Guidance by a CLIP that knows no noise: it is told t = 0, and sees x_t or the x0 estimate."""
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        wanted = normalise(text.detach().float())
+        wanted = usable(normalise(text.detach().float()))
 
         def score(x: Tensor) -> Tensor:
-            image = normalise(usable_encode(clip, x, torch.zeros_like(t)).float())
+            image = normalise(usable_encode(clip, x, usable(torch.zeros_like(t))).float())
             return clip.config.logit_scale * (wanted * image).sum(-1)
 
         return gradient(score, x0 if on_x0 else x_t) * scale
@@ -141,8 +141,7 @@ def ask_guidance(asked: Asked, out: Path) -> None:
         ]
         curves.append(Curve(name, points))
         write(curves, out / "guidance.csv")
-    for x, y in (("cosine_second", "subject"), ("cosine_own", "cosine_second")):
-        plot_curves(curves, x, y, out / f"guidance_{x}_{y}", labels="scale")
+    plot_curves(curves, "cosine_own", "cosine_second", out / "guidance_own_second")
     plot_curves(curves, "scale", "distance", out / "guidance_distance", log_x=True)
 
 
