@@ -12,7 +12,7 @@ from glide_core.errors import GlideError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draw pictures of a prompt: 64x64 first, then 256x256. The models that come with the "
-        "package know a few dozen emoji subjects on named backgrounds: 'a fox on a blue "
+        "package know 260 emoji subjects on named backgrounds: 'a fox on a blue "
         "background'. With --prompts, draw a whole list of prompts, on as many processes as you "
         "like, and go on after a stop: docs/bulk.md tells how."
     )
