@@ -15,8 +15,8 @@ from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfi
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from glide_core.models.layers import position_waves
 from glide_core.models.precondition import Precondition
-from glide_core.models.unet import position_waves
 from glide_core.training.start import start_from
 
 V = ScheduleConfig("linear", prediction_type="v_prediction")

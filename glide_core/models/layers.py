@@ -173,3 +173,18 @@ def merge_heads(x: Tensor) -> Tensor:
     """[B, heads, L, d] -> [B, L, heads * d]."""
     b, heads, length, d = x.shape
     return x.transpose(1, 2).reshape(b, length, heads * d)
+
+
+def position_waves(like: Tensor, count: int) -> Tensor:
+    """cos(pi k u), k = 1..count, of the position u in 0..1 along x, then along y: [B, 2n, H, W].
+
+    A plain UNet knows where it is by its zero padding alone, which a small one learns late.
+    """
+    b, _, height, width = like.shape
+    k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]
+    x, y = (
+        torch.cos(math.pi * k * (torch.arange(n, device=like.device) + 0.5) / n)
+        for n in (width, height)
+    )
+    planes = torch.cat([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)])
+    return planes.to(like.dtype).expand(b, -1, -1, -1)

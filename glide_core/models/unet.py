@@ -7,7 +7,6 @@ text keys and values, projected once per prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from glide_core.models.layers import (
     merge_heads,
     norm_act,
     pointwise,
+    position_waves,
     split_heads,
     timestep_embedding,
 )
@@ -338,21 +338,6 @@ class UNet(nn.Module):
                 f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
             )
         return parts
-
-
-def position_waves(like: Tensor, count: int) -> Tensor:
-    """cos(pi k u), k = 1..count, of the position u in 0..1 along x, then along y: [B, 2n, H, W].
-
-    A plain UNet knows where it is by its zero padding alone, which a small one learns late.
-    """
-    b, _, height, width = like.shape
-    k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]
-    x, y = (
-        torch.cos(math.pi * k * (torch.arange(n, device=like.device) + 0.5) / n)
-        for n in (width, height)
-    )
-    planes = torch.cat([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)])
-    return planes.to(like.dtype).expand(b, -1, -1, -1)
 
 
 def _run(

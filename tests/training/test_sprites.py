@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from drawings import write_store
 
 from glide_core.errors import GlideError
 from glide_core.evaluation.scenes import LISTS, scene_list
@@ -20,9 +20,6 @@ from glide_core.training.vocabulary import (
     held_out_tint,
     with_article,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from drawings import write_store
 
 
 @pytest.fixture(scope="module")
