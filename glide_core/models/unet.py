@@ -269,13 +269,13 @@ class UNet(nn.Module):
 
         first = self.input_blocks[0][0]  # type: ignore[index]
         conditions = self.conditions(x, low_res, image, keep_mask)
-        x_t, patch = x, self.config.unet.patch_size
+        x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.position_waves
         if self.precondition is not None:
             x = self.precondition.scaled(x_t, t, conditions[-1])
-        x = torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1) if conditions else x
+        x = _joined(x, conditions)
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
-        if waves := self.config.unet.position_waves:
+        if waves:
             x = torch.cat([x, position_waves(x, waves)], dim=1)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
@@ -300,8 +300,7 @@ class UNet(nn.Module):
         self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
     ) -> Tensor:
         """Concatenate x with its conditions, as OpenAI's first convolution reads them."""
-        conditions = self.conditions(x, low_res, image, keep_mask)
-        return torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1)
+        return _joined(x, self.conditions(x, low_res, image, keep_mask))
 
     def conditions(
         self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
@@ -338,6 +337,10 @@ class UNet(nn.Module):
                 f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
             )
         return parts
+
+
+def _joined(x: Tensor, conditions: list[Tensor]) -> Tensor:
+    return torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1) if conditions else x
 
 
 def _run(
