@@ -20,6 +20,7 @@ from glide_core.training import parallel
 from glide_core.training.data.types import Source
 from glide_core.training.losses import contrastive_loss, hybrid_loss
 from glide_core.training.masks import degrade, random_keep_masks
+from glide_core.training.precision import autocast
 from glide_core.training.presets import TrainConfig
 from glide_core.training.samples import Share, TimestepSampler, generator
 from glide_core.training.start import make_clip, make_model
@@ -245,11 +246,6 @@ def make_job(
     """The job of a config; start: checkpoints to go on from (none: fresh weights)."""
     kind = ClipJob if config.job == "clip" else DiffusionJob
     return kind(config, source, start, device)
-
-
-def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """bfloat16 where it is safe, if wanted."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def _last(x: Tensor) -> Tensor:

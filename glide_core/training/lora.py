@@ -29,8 +29,9 @@ class LoraLayer(nn.Module):
         self.down: nn.Linear | nn.Conv1d | nn.Conv2d
         self.up: nn.Linear | nn.Conv1d | nn.Conv2d
         if isinstance(base, nn.Linear):
-            self.down = nn.Linear(base.in_features, rank, bias=False)
-            self.up = nn.Linear(rank, base.out_features, bias=False)
+            linear = type(base)
+            self.down = linear(base.in_features, rank, bias=False)
+            self.up = linear(rank, base.out_features, bias=False)
         else:
             kind = type(base)
             size, padding = base.kernel_size[0], base.padding[0]

@@ -9,6 +9,7 @@ and by the states through one attention layer. Both heads are thrown away.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from glide_core.models.text import TextFeatures
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training.data.types import Source
 from glide_core.training.optimizers import make_optimizers
+from glide_core.training.precision import autocast
 from glide_core.training.samples import generator
 
 GRID = 8
@@ -31,14 +33,16 @@ _SAME = 1_000_000  # keeps its examples apart from those of the steps that follo
 class Thumbnail(nn.Module):
     """Text features to two guesses of the picture, each [B, C, GRID, GRID]."""
 
-    def __init__(self, states_width: int, pooled_width: int, channels: int) -> None:
+    def __init__(
+        self, states_width: int, pooled_width: int, channels: int, operations: Any = nn
+    ) -> None:
         super().__init__()
         self.channels = channels
-        self.pooled = nn.Linear(pooled_width, channels * GRID**2)
+        self.pooled = operations.Linear(pooled_width, channels * GRID**2)
         self.query = nn.Parameter(torch.randn(GRID**2, states_width))
-        self.key = nn.Linear(states_width, states_width)
-        self.value = nn.Linear(states_width, states_width)
-        self.colour = nn.Linear(states_width, channels)
+        self.key = operations.Linear(states_width, states_width)
+        self.value = operations.Linear(states_width, states_width)
+        self.colour = operations.Linear(states_width, channels)
 
     def forward(self, features: TextFeatures) -> tuple[Tensor, Tensor]:
         count = len(features.pooled)
@@ -86,7 +90,7 @@ def warm_up_text(
         wanted = F.adaptive_avg_pool2d(batch.pictures, GRID).to(model.device)
         rows = [tokenizer.encode(c, config.text.context_length) for c in batch.captions]
         ids, mask = torch.stack([r.ids for r in rows]), torch.stack([r.mask for r in rows])
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with autocast(model.device):
             features = model.encode(ids.to(model.device), mask.to(model.device))
         flat, seen = head(features)
         loss = F.mse_loss(flat, wanted) + F.mse_loss(seen, wanted)
