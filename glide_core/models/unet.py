@@ -8,14 +8,14 @@ text keys and values, projected once per prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import GlideConfig
-from glide_core.errors import GlideError
+from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.layers import (
     add,
     attention,
@@ -55,6 +55,22 @@ class TextContext(NamedTuple):
                 for layer in layers
             ),
         )
+
+
+class BlockPatches(Protocol):
+    """What a host may change between blocks; `number` is the block's index in the state dict."""
+
+    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
+        """Change what input block `number` gave, before the skip connection takes it."""
+        ...
+
+    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
+        """Change what goes on from input block `number`, the skip connection left alone."""
+        ...
+
+    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
+        """Change what output block `number` gets: its own input, and the skip connection's."""
+        ...
 
 
 class ResBlock(nn.Module):
@@ -251,6 +267,7 @@ class UNet(nn.Module):
         low_res: Tensor | None = None,
         image: Tensor | None = None,
         keep_mask: Tensor | None = None,
+        patches: BlockPatches | None = None,
     ) -> Tensor:
         """Predict raw output [B, 2C, H, W], float32.
 
@@ -259,6 +276,7 @@ class UNet(nn.Module):
         low_res: upsamplers, [B, C, h, w] in [-1, 1], resized here to H x W.
         image, keep_mask: inpainting models, [B, C, H, W] and [B, 1, H, W] with 1 = keep; the image
             is multiplied by the mask here. Missing: zeros (nothing is known).
+        patches: changes to what passes between blocks.
         """
         if isinstance(context, TextFeatures):
             context = self.context(context)
@@ -268,25 +286,31 @@ class UNet(nn.Module):
         keys_values = iter(context.keys_values)
 
         first = self.input_blocks[0][0]  # type: ignore[index]
-        conditions = self.conditions(x, low_res, image, keep_mask)
+        conditions = spatial_conditions(self.config, x, low_res, image, keep_mask)
         x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.position_waves
         if self.precondition is not None:
             x = self.precondition.scaled(x_t, t, conditions[-1])
-        x = _joined(x, conditions)
+        x = joined(x, conditions)
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
         if waves:
             x = torch.cat([x, position_waves(x, waves)], dim=1)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
-        h = feed(first, x)
-        skips = [h]
-        for block in self.input_blocks[1:]:
-            h = _run(block, h, emb, keys_values)
+        h, skips = x, []
+        for number, block in enumerate(self.input_blocks):
+            h = _run(block, h, emb, keys_values) if number else feed(first, h)
+            if patches is not None:
+                h = patches.before_skip(h, number)
             skips.append(h)
+            if patches is not None:
+                h = patches.after_skip(h, number)
         h = _run(self.middle_block, h, emb, keys_values)
-        for block in self.output_blocks:
-            h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, keys_values)
+        for number, block in enumerate(self.output_blocks):
+            skip = skips.pop()
+            if patches is not None:
+                h, skip = patches.before_output(h, skip, number)
+            h = _run(block, torch.cat([h, skip], dim=1), emb, keys_values)
         norm, _, conv = self.out
         # the reference's head runs in float32: eps is differenced and amplified downstream
         out = feed(conv, norm_act(norm, h.float(), act=True)).float()
@@ -300,47 +324,7 @@ class UNet(nn.Module):
         self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
     ) -> Tensor:
         """Concatenate x with its conditions, as OpenAI's first convolution reads them."""
-        return _joined(x, self.conditions(x, low_res, image, keep_mask))
-
-    def conditions(
-        self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
-    ) -> list[Tensor]:
-        """What is concatenated to x: masked image and mask, then the resized low_res: the channel
-        order of OpenAI's first convolution."""
-        b, c, height, width = x.shape
-        step = 2 ** (len(self.config.unet.channel_mult) - 1) * self.config.unet.patch_size
-        if height % step or width % step:
-            raise GlideError(
-                f"a picture of {width}x{height} does not fit this model: width and height must be "
-                f"multiples of {step}"
-            )
-        parts: list[Tensor] = []
-        if self.config.is_inpaint:
-            if image is None or keep_mask is None:
-                parts.append(x.new_zeros(b, c + 1, height, width))
-            else:
-                parts += [image * keep_mask, keep_mask]
-        elif image is not None or keep_mask is not None:
-            raise GlideError(
-                f"this is a {self.config.kind} model and takes no mask: load an inpainting model"
-            )
-        if self.config.is_upsampler:
-            if low_res is None:
-                raise GlideError(
-                    f"this is an {self.config.kind} model and needs a low-resolution picture: "
-                    "connect one, or load a base model to draw from text alone"
-                )
-            size = (height, width)
-            parts.append(F.interpolate(low_res, size, mode="bilinear", align_corners=False))
-        elif low_res is not None:
-            raise GlideError(
-                f"this is a {self.config.kind} model and cannot enlarge: load an upsampler"
-            )
-        return parts
-
-
-def _joined(x: Tensor, conditions: list[Tensor]) -> Tensor:
-    return torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1) if conditions else x
+        return joined(x, spatial_conditions(self.config, x, low_res, image, keep_mask))
 
 
 def _run(

@@ -1,9 +1,10 @@
-"""Measure every core sampler and scheduler on the bundled base model, as Markdown tables.
+"""Measure ComfyUI's samplers, schedulers and nodes on the bundled base model, as Markdown tables.
 
-    COMFYUI_PATH=... python -m comfyui.compatibility STORE.npz [--count N]   (from tests/)
+    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.compatibility STORE.npz [TABLE...]
 
-Not a test: the tables in docs/compatibility.md come from it. STORE.npz is the training data, which
-tells by the nearest drawing whether the asked subject was drawn.
+(from tests/; --count N, --sheet FILE.png). Not a test: the tables in docs/compatibility.md come
+from it. STORE.npz is the bundled models' data (docs/bundled_models.md), which tells by the nearest
+drawing whether the asked subject was drawn.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from comfyui.inside import Inside
-from comfyui.tiny import Checkpoints, write_checkpoints
+from comfyui.tiny import write_checkpoints
+from PIL import Image, ImageDraw
 
 from glide_core.evaluation.scenes import scene_list
 from glide_core.evaluation.subjects import score_scenes
+from glide_core.images import to_pil
 from glide_core.training.sprites import Sprites
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS, CFG = 20, 3.0
+EXACT = ("ancestral", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
+HEAD = "| {} | subject | background | roughness | distance | s/picture |\n|---|---|---|---|---|---|"
+Draw = Callable[[], torch.Tensor]
 
 
 class Bench:
@@ -34,73 +41,145 @@ class Bench:
         self.comfy, self.sprites = comfy, sprites
         self.scenes = scene_list(sprites, "seen", count)
         self.captions = [sprites.caption(scene) for scene in self.scenes]
-        self.model, clip, _ = comfy(
+        self.model, self.clip, self.vae = comfy(
             "GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32"
         )
-        parts = [comfy.prompt(clip, caption)[0] for caption in self.captions]
+        self.positive = self.prompts(self.captions)
+        self.negative = comfy.prompt(self.clip, "")
+        self.empty = comfy.empty(count)
+        self.reference = self.exact(steps=100)
+        self.drawn: list[tuple[str, torch.Tensor]] = []  # for the sheet
+
+    def prompts(self, captions: Sequence[str]) -> list[Any]:
+        """One CONDITIONING with a prompt for each picture of the batch."""
+        parts = [self.comfy.prompt(self.clip, caption)[0] for caption in captions]
         pooled = torch.cat([extras["pooled_output"] for _, extras in parts])
         states = torch.cat([states for states, _ in parts])
-        self.positive = [[states, {**parts[0][1], "pooled_output": pooled}]]
-        self.negative = comfy.prompt(clip, "")
-        self.empty = comfy.empty(count)
-        self.reference = self.exact(sampler_name="ddim", steps=100)
+        return [[states, {**parts[0][1], "pooled_output": pooled}]]
 
     def exact(self, **changes: Any) -> torch.Tensor:
         """GLIDE Sampler's pictures."""
         inputs = {"seed": 0, "steps": STEPS, "sampler_name": "ddim", "cfg": CFG, **changes}
+        inputs = {"model": self.model, "positive": self.positive, **inputs}
         found = self.comfy(
-            "GlideSampler",
-            model=self.model,
-            positive=self.positive,
-            negative=self.negative,
-            latent_image=self.empty,
-            **inputs,
+            "GlideSampler", negative=self.negative, latent_image=self.empty, **inputs
         )
         return found[1]["samples"].clone()
 
     def core(self, **changes: Any) -> torch.Tensor:
-        inputs = {"steps": STEPS, "cfg": CFG, "latent_image": self.empty, **changes}
-        return self.comfy.ksampler(self.model, self.positive, self.negative, **inputs)
+        """KSampler's pictures: euler on the normal scheduler unless changed."""
+        inputs = {
+            "model": self.model,
+            "positive": self.positive,
+            "negative": self.negative,
+            "steps": STEPS,
+            "cfg": CFG,
+            "latent_image": self.empty,
+            **changes,
+        }
+        return self.comfy.ksampler(**inputs)
 
-    def row(self, name: str, draw: Any) -> str:
+    def shares(self, pictures: torch.Tensor) -> str:
+        """Shares of the pictures with the asked subject, and on the asked background."""
+        score = score_scenes(pictures.clamp(-1, 1), self.scenes, self.sprites)
+        return f"{score.subject:.0%} | {score.background:.0%}"
+
+    def row(self, name: str, draw: Draw, compare: torch.Tensor | None = None) -> str:
+        """One line of a table.
+
+        Roughness: the mean step between neighbouring pixels, over that of the reference. Distance:
+        rms over pixels, in the picture's -1..1, to `compare`.
+        """
         start = time.perf_counter()
         try:
             pictures = draw()
         except Exception as error:  # the table says what failed, and how
-            return f"| {name} | failed: {type(error).__name__} | | |"
+            return f"| {name} | failed: {type(error).__name__}: {error} | | | | |"
         seconds = time.perf_counter() - start
         if not torch.isfinite(pictures).all():
-            return f"| {name} | not finite | | |"
-        pictures = pictures.clamp(-1, 1)
-        score = score_scenes(pictures, self.scenes, self.sprites)
+            return f"| {name} | not finite | | | | |"
+        self.drawn.append((name, pictures[:3]))
+        compare = self.reference if compare is None else compare
         rough = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
         usual = (self.reference[..., 1:] - self.reference[..., :-1]).abs().mean()
+        distance = (pictures - compare).square().mean().sqrt()
         return (
-            f"| {name} | {score.subject:.0%} | {score.background:.0%} | {rough / usual:.2f} | "
+            f"| {name} | {self.shares(pictures)} | {rough / usual:.2f} | {distance:.3f} | "
             f"{seconds / len(pictures):.2f} |"
         )
+
+
+def samplers(bench: Bench) -> None:
+    """GLIDE Sampler's and KSampler's samplers, at the same steps.
+
+    Distance to 100 steps of ddim, of euler: the same integration from each one's own first noise.
+    """
+    print(HEAD.format("GLIDE Sampler"))
+    for name in EXACT:
+        draw = lambda name=name: bench.exact(sampler_name=name)  # noqa: E731
+        print(bench.row(f"GLIDE {name}", draw), flush=True)
+    print("\n" + HEAD.format("KSampler, normal"))
+    reference = bench.core(steps=100)
+    for name in bench.comfy.samplers.SAMPLER_NAMES:
+        draw = lambda name=name: bench.core(sampler_name=name)  # noqa: E731
+        print(bench.row(name, draw, reference), flush=True)
+
+
+def schedulers(bench: Bench) -> None:
+    """The schedulers, under dpmpp_2m."""
+    print(HEAD.format("scheduler, dpmpp_2m"))
+    reference = bench.core(steps=100)
+    for name in bench.comfy.samplers.SCHEDULER_NAMES:
+        draw = lambda name=name: bench.core(sampler_name="dpmpp_2m", scheduler=name)  # noqa: E731
+        print(bench.row(name, draw, reference), flush=True)
+
+
+def nodes(bench: Bench) -> None:
+    """Core's nodes; distance to the same run without the node."""
+    from comfyui.core_nodes import CASES
+
+    plain = bench.core()
+    print(HEAD.format("node, euler"))
+    print(bench.row("(none)", bench.core, plain), flush=True)
+    for name, case in CASES.items():
+        print(bench.row(name, lambda case=case: case(bench), plain), flush=True)
+
+
+def sheet(drawn: Sequence[tuple[str, torch.Tensor]], path: Path, columns: int = 6) -> None:
+    """Draw the first pictures of every row of a table, with the row's name under them."""
+    side, gap, line = 64, 6, 14
+    cell = 3 * side + gap, side + line + gap
+    rows = -(-len(drawn) // columns)
+    image = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
+    pen = ImageDraw.Draw(image)
+    for number, (name, pictures) in enumerate(drawn):
+        left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
+        for i, picture in enumerate(to_pil(pictures.clamp(-1, 1))):
+            image.paste(picture.resize((side, side)), (left + i * side, top))
+        pen.text((left, top + side + 1), name, fill="black")
+    image.save(path)
+
+
+TABLES = {"samplers": samplers, "schedulers": schedulers, "nodes": nodes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
     parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--sheet", type=Path, help="also draw the samplers' pictures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints: Checkpoints = write_checkpoints(Path(folder))
-        comfy = Inside(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints)
+        comfy = Inside(
+            Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
+        )
         bench = Bench(comfy, Sprites(options.store), options.count)
-        head = "| {} | subject | background | roughness | s/picture |\n|---|---|---|---|---|"
-        print(head.format("GLIDE Sampler"), flush=True)
-        for name in ("ancestral", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun"):
-            print(bench.row(name, lambda name=name: bench.exact(sampler_name=name)), flush=True)
-        print("\n" + head.format("KSampler, normal"), flush=True)
-        for name in comfy.samplers.SAMPLER_NAMES:
-            print(bench.row(name, lambda name=name: bench.core(sampler_name=name)), flush=True)
-        print("\n" + head.format("scheduler, dpmpp_2m"), flush=True)
-        for name in comfy.samplers.SCHEDULER_NAMES:
-            draw = lambda name=name: bench.core(sampler_name="dpmpp_2m", scheduler=name)  # noqa: E731
-            print(bench.row(name, draw), flush=True)
+        for table in options.tables:
+            TABLES[table](bench)
+            print(flush=True)
+            if table == "samplers" and options.sheet:
+                sheet(bench.drawn, options.sheet)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ def test_picture_i_of_a_batch_is_its_own(comfy: Any, glide: Any) -> None:
 PATCHES: dict[str, dict[str, Any]] = {
     "RescaleCFG": {"multiplier": 0.7},
     "ModelSamplingDiscrete": {"sampling": "lcm", "zsnr": False},
-    "PatchModelAddDownscale": {},
+    "PatchModelAddDownscale": {
+        "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35,
+        "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic",
+    },
     "HyperTile": {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
     "TomePatchModel": {"ratio": 0.3},
     "CFGZeroStar": {},
@@ -151,14 +154,7 @@ def test_core_model_patch_runs(comfy: Any, glide: Any, node: str) -> None:
     cls = comfy.find(node)
     if cls is None:
         pytest.skip(f"this ComfyUI has no {node}")
-    inputs = dict(PATCHES[node])
-    if node == "PatchModelAddDownscale":
-        inputs = {
-            "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35,
-            "downscale_after_skip": True, "downscale_method": "bicubic",
-            "upscale_method": "bicubic",
-        }  # fmt: skip
-    patched = comfy(node, model=model, **inputs)
+    patched = comfy(node, model=model, **PATCHES[node])
     assert torch.isfinite(comfy.ksampler(patched, positive, negative, steps=6)).all()
 
 
@@ -175,12 +171,38 @@ def test_schedulers_that_waste_their_steps(comfy: Any, glide: Any) -> None:
     assert min(timesteps("linear_quadratic")) >= 998
 
 
-@pytest.mark.parametrize("node", ["FreeU_V2", "SelfAttentionGuidance"])
-def test_patches_of_attention_and_blocks_are_refused(comfy: Any, glide: Any, node: str) -> None:
+@pytest.mark.parametrize("node", ["FreeU", "FreeU_V2", "PatchModelAddDownscale"])
+def test_patches_of_blocks_act(comfy: Any, glide: Any, node: str) -> None:
     model, _, positive, negative = glide
-    options: dict[str, Any] = {"scale": 0.5, "blur_sigma": 2.0}
-    if node == "FreeU_V2":
-        options = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
-    with pytest.raises((KeyError, AttributeError)):
-        patched = comfy(node, model=model, **options)
+    options: dict[str, Any] = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+    if node == "PatchModelAddDownscale":
+        options = PATCHES[node]
+    plain = comfy.ksampler(model, positive, negative, steps=3)
+    patched = comfy.ksampler(comfy(node, model=model, **options), positive, negative, steps=3)
+    assert torch.isfinite(patched).all()
+    assert float((patched - plain).abs().max()) > 1e-3
+    exact = [
+        comfy(
+            "GlideSampler", model=m, positive=positive, negative=negative, seed=0, steps=3,
+            latent_image=comfy.empty(), sampler_name="ddim", cfg=3.0,
+        )[1]["samples"]
+        for m in (model, comfy(node, model=model, **options))
+    ]  # fmt: skip
+    assert float((exact[0] - exact[1]).abs().max()) > 1e-3
+
+
+def test_a_patch_that_replaces_attention_is_refused(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative = glide
+    patched = comfy("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)
+    with pytest.raises(ValueError, match=r"attention.*remove that node"):
         comfy.ksampler(patched, positive, negative, steps=3)
+
+
+@pytest.mark.parametrize("node", ["HyperTile", "TomePatchModel"])
+def test_a_patch_that_can_do_nothing_is_named(
+    comfy: Any, glide: Any, node: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _, positive, negative = glide
+    comfy.ksampler(comfy(node, model=model, **PATCHES[node]), positive, negative, steps=1)
+    assert "do nothing" in caplog.text
+    assert f"{node}.execute" in caplog.text

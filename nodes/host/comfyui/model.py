@@ -24,6 +24,7 @@ from glide_core.models.unet import UNet
 from ..values import GLIDE_TEXT, LOW_RES, POOLED
 from .conditions import inpaint_condition, resize
 from .operations import GlideOperations
+from .patches import ModelPatches, check_patches
 from .saved import saved_extras
 from .text import GLIDE_TOWER, LoadedText, encode_again
 
@@ -57,7 +58,14 @@ class GlideModelConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0  # unused: GlideBaseModel estimates its own memory
 
     def __init__(self, config: GlideConfig) -> None:
-        super().__init__({"glide_config": config, "in_channels": config.in_channels})
+        # model_channels: FreeU tells the levels of the UNet by it
+        super().__init__(
+            {
+                "glide_config": config,
+                "in_channels": config.in_channels,
+                "model_channels": config.unet.model_channels,
+            }
+        )
         self.glide_config = config
         self.sampling_settings = sampling_settings(config.schedule)
         self.custom_operations = GlideOperations
@@ -132,7 +140,13 @@ class GlideUNet(UNet):
             image, keep_mask = inpaint[:, :channels], inpaint[:, channels:]
         features = TextFeatures(context, y)
         raw = super().forward(
-            x, timesteps, features, low_res=low_res, image=image, keep_mask=keep_mask
+            x,
+            timesteps,
+            features,
+            low_res=low_res,
+            image=image,
+            keep_mask=keep_mask,
+            patches=ModelPatches.of(transformer_options),
         )
         sink = transformer_options.get(VARIANCE_SINK)
         if sink is not None:
@@ -302,7 +316,11 @@ def clip_denoised(args: dict[str, Any]) -> Tensor:
 def encode_foreign_prompts(
     executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **options: Any
 ) -> Any:
-    """Encode with the MODEL's own tower every prompt that another model's tower encoded."""
+    """Encode with the MODEL's own tower every prompt that another model's tower encoded.
+
+    The last look at a MODEL before it is loaded: patches that GLIDE has no place for are named.
+    """
+    check_patches(model.model_options)
     text: LoadedText | None = getattr(model.model, "text", None)
     if text is not None:
         conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}
