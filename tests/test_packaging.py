@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import glide_pack
+import pytest
+from PIL import Image
 
 import glide_core
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it along
+
 ROOT = Path(glide_pack.__file__).parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").exists() else ""
+SETTINGS: dict[str, Any] = tomllib.loads(PYPROJECT)
+# What a requirement is called when it is imported, and what ComfyUI alone has.
+IMPORTED_AS = {"open_clip_torch": "open_clip", "Pillow": "PIL", "torch-fidelity": "torch_fidelity"}
+OF_COMFYUI = {"comfy", "comfy_execution", "folder_paths", "latent_preview", "nodes"}
+MAKER_ONLY = {"resvg_py"}  # docs/bundled_models.md installs it where it is needed
 
 
 def packages_in(folder: str, name: str) -> set[str]:
@@ -73,3 +87,60 @@ def test_the_root_bears_being_imported_alone_as_pytest_does() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.NODE_CLASS_MAPPINGS == {}
+
+
+def requirements(lines: list[str]) -> set[str]:
+    names = {re.split(r"[<>=~! ;\[]", line, maxsplit=1)[0] for line in lines if line}
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+def test_there_is_one_list_of_requirements() -> None:
+    """ComfyUI-Manager installs the file, pip reads it through pyproject.toml."""
+    assert "dependencies" in SETTINGS["project"]["dynamic"]
+    assert "dependencies" not in SETTINGS["project"]
+    dynamic = SETTINGS["tool"]["setuptools"]["dynamic"]
+    assert dynamic == {"dependencies": {"file": ["requirements.txt"]}}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", line) for line in lines)  # no pins: ComfyUI's decide
+
+
+def test_everything_that_is_imported_is_required() -> None:
+    used = set()
+    for path in [*(ROOT / "glide_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                used.add(str(node.module).split(".")[0])
+    used -= {*sys.stdlib_module_names, "glide_core", "glide_pack", *OF_COMFYUI, *MAKER_ONLY}
+    always = requirements((ROOT / "requirements.txt").read_text().splitlines())
+    extras = SETTINGS["project"]["optional-dependencies"]
+    chosen = requirements([*extras["train"], *extras["metrics"]])
+    assert used <= always | chosen
+    assert always <= used
+
+
+def test_the_registry_has_a_name_an_icon_and_a_banner() -> None:
+    comfy = SETTINGS["tool"]["comfy"]
+    assert comfy["DisplayName"] == "GLIDE"
+    assert "web" not in comfy  # WEB_DIRECTORY says it: with both, each script would load twice
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    icon, banner = (Image.open(ROOT / repository_path(comfy[key])) for key in ("Icon", "Banner"))
+    assert icon.format == "PNG"
+    assert icon.width == icon.height <= 400
+    assert banner.format == "PNG"
+    assert banner.width * 9 == banner.height * 21
+
+
+def repository_path(address: str) -> str:
+    return address[address.index("docs/images/") :]
+
+
+@pytest.mark.parametrize("key", ["Icon", "Banner"])
+def test_the_registrys_addresses_are_ours_or_not_given_yet(key: str) -> None:
+    """Whoever publishes fills in all of it: publisher, repository, and URLs for the pictures."""
+    comfy, urls = SETTINGS["tool"]["comfy"], SETTINGS["project"].get("urls", {})
+    given = bool(comfy["PublisherId"])
+    assert given == ("Repository" in urls)
+    assert comfy[key].startswith("https://" if given else "docs/images/")
