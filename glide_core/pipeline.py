@@ -24,7 +24,7 @@ from glide_core.diffusion.types import (
     StepCallback,
 )
 from glide_core.errors import GlideError
-from glide_core.guidance import classifier_free
+from glide_core.guidance import Observer, classifier_free
 from glide_core.images import eight_bit_snap
 from glide_core.memory import keep_freed_memory
 from glide_core.models.glide import GlideModel
@@ -105,13 +105,15 @@ def run(
     denoised_fn: DenoisedFn | None = None,
     cond_fn: ConditionFn | None = None,
     callback: StepCallback | None = None,
+    observer: Observer | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Sample pictures [B, C, H, W] in [-1, 1], one per seed.
 
     size: (height, width); default the model's own. guided: whether branch 1 exists, so that
     classifier-free guidance can be applied. init, strength: start from this picture, noised so far
-    that `strength` (0..1] of the steps remain (SDEdit). GlideError for what does not fit.
+    that `strength` (0..1] of the steps remain (SDEdit). observer: told at every model call how far
+    classifier-free guidance moved x0, where there is any. GlideError for what does not fit.
     """
     if not seeds:
         raise GlideError("a batch of 0 pictures was asked for: expected 1 or more")
@@ -131,6 +133,7 @@ def run(
             schedule=schedule,
             rescale=settings.guidance_rescale,
             interval=settings.guidance_interval,
+            observer=observer,
         )
     else:
         denoiser = _first_branch(denoise)

@@ -99,7 +99,8 @@ class GlideEdit:
                     strength=strength,
                 )
             if upsampler is None or upsample_strength == 0:
-                return (images.to_comfy(small),)
+                edited = images.to_comfy(small)
+                return host.compared(images.to_comfy(original), edited, (edited,))
             size = pipeline.upsampled_size(small)
             pictures = stages.sample(
                 host,
@@ -114,4 +115,5 @@ class GlideEdit:
                 init=images.resize(original, size),
                 strength=upsample_strength,
             )
-        return (images.to_comfy(pictures),)
+        edited = images.to_comfy(pictures)
+        return host.compared(images.to_comfy(original), edited, (edited,))

@@ -22,6 +22,7 @@ class GlideClipGuidance:
         "on beside them."
     )
     SEARCH_ALIASES = ["clip guidance", "clip guided diffusion", "noisy clip guidance"]
+    NOT_IDEMPOTENT = True  # so that two equal ones are not one in the cache: each charts its own
     FUNCTION = "add"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("A guided copy of the model; the one that came in stays as it was.",)

@@ -153,7 +153,7 @@ class GlideInpaint:
                     keep_mask=cut.keep_masks[1],
                 )
         stitched = crop.stitch(image, patch, cut.region, mask, feather)
-        return stitched, images.to_comfy(patch)
+        return host.compared(image, stitched, (stitched, images.to_comfy(patch)))
 
 
 class GlideInpaintConditioning:

@@ -13,7 +13,7 @@ from .host.values import part, spatial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from glide_core.diffusion.types import StepCallback
+    from glide_core.diffusion.types import StepCallback, StepInfo
     from glide_core.pipeline import Settings
 
 
@@ -71,13 +71,26 @@ def sample(
             strength=strength,
             denoised_fn=None if kept is None or mask is None else pipeline.keep_known(kept, mask),
             cond_fn=bound.cond_fn,
-            callback=callback,
+            callback=both(bound.callback, callback),
+            observer=bound.observer,
             device=bound.device,
         )
 
     return host.sample(
         model, branches, job, batch=batch, low_res=low_res, image=image, keep_mask=keep_mask
     )
+
+
+def both(first: StepCallback | None, second: StepCallback) -> StepCallback:
+    """Tell two callbacks of every step."""
+    if first is None:
+        return second
+
+    def step(info: StepInfo) -> None:
+        first(info)
+        second(info)
+
+    return step
 
 
 def upsample_settings(

@@ -95,4 +95,5 @@ class GlideUpsample:
                 callback=callback,
                 low_res=low_res,
             )
-        return (images.to_comfy(pictures),)
+        large = images.to_comfy(pictures)
+        return host.compared(images.to_comfy(low_res), large, (large,))

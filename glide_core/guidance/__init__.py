@@ -2,12 +2,20 @@
 
 from glide_core.guidance.classifier_free import classifier_free
 from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
-from glide_core.guidance.condition import add_guides, condition_score, within
+from glide_core.guidance.condition import (
+    Observer,
+    add_guides,
+    condition_score,
+    guidance_strength,
+    within,
+)
 
 __all__ = [
+    "Observer",
     "add_guides",
     "classifier_free",
     "condition_score",
+    "guidance_strength",
     "noisy_clip_guide",
     "open_clip_guide",
     "within",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import BranchDenoiser, Denoiser, Prediction
-from glide_core.guidance.condition import Interval, sigma_inside
+from glide_core.guidance.condition import Interval, Observer, guidance_strength, sigma_inside
 
 CONDITIONAL, UNCONDITIONAL = 0, 1  # branches
 
@@ -19,6 +19,7 @@ def classifier_free(
     schedule: Schedule,
     rescale: float = 0.0,
     interval: Interval | None = None,
+    observer: Observer | None = None,
 ) -> Denoiser:
     """Push eps away from the unconditional (or negative) branch: u + scale * (c - u).
 
@@ -26,6 +27,7 @@ def classifier_free(
         over-exposure at high scales (Lin et al. 2023, section 3.4).
     interval: guide only where sigma = sqrt((1 - ab) / ab) lies in it (Kynkaanniemi et al. 2024);
         outside, and everywhere at scale 1, the conditional branch is all that is computed.
+    observer: told at every call of the `guidance_strength`, 0 where there was none.
 
     Only eps is guided; the conditional branch's variance is kept, as in the paper.
     """
@@ -33,6 +35,8 @@ def classifier_free(
     def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
         inside = None if interval is None else sigma_inside(t, interval, schedule)
         if scale == 1 or (inside is not None and not inside.any()):
+            if observer is not None:
+                observer(t, x_t.new_zeros(len(x_t)))
             return denoise(x_t, t, (CONDITIONAL,))[0]
         cond, uncond = denoise(x_t, t, (CONDITIONAL, UNCONDITIONAL))
         eps = uncond.eps + scale * (cond.eps - uncond.eps)
@@ -40,6 +44,9 @@ def classifier_free(
             eps = torch.lerp(eps, eps * (_spread(cond.eps) / _spread(eps)), rescale)
         if inside is not None:
             eps = torch.where(inside.reshape(-1, *[1] * (eps.ndim - 1)), eps, cond.eps)
+        if observer is not None:
+            a, s = schedule.alpha_sigma(t, x_t.ndim)
+            observer(t, guidance_strength((x_t - s * eps) / a, (x_t - s * cond.eps) / a))
         return Prediction(eps, cond.variance)
 
     return guided

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from glide_core.diffusion.schedule import Schedule, extract
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance.condition import gradient, usable, usable_encode
+from glide_core.guidance.condition import Observer, gradient, usable, usable_encode
 
 if TYPE_CHECKING:
     from glide_core.models.noisy_clip import NoisyClip
@@ -29,10 +29,13 @@ def normalise(features: Tensor) -> Tensor:
     return features / (length + 1e-12)
 
 
-def noisy_clip_guide(clip: NoisyClip, text_embedding: Tensor, scale: float) -> ConditionFn:
+def noisy_clip_guide(
+    clip: NoisyClip, text_embedding: Tensor, scale: float, *, observer: Observer | None = None
+) -> ConditionFn:
     """Gradient of scale * 100 * cos(image, text) at the noised x_t itself: the reference's cond_fn.
 
     text_embedding: [B, n] or [1, n], `clip.encode_text`'s output; need not be normalised.
+    observer: told at every call of the cosine, -1 to 1.
     """
     logit_scale = clip.config.logit_scale
 
@@ -41,7 +44,10 @@ def noisy_clip_guide(clip: NoisyClip, text_embedding: Tensor, scale: float) -> C
 
         def score(x: Tensor) -> Tensor:
             image = normalise(usable_encode(clip, x, usable(t)).float())
-            return logit_scale * (text * image).sum(-1)
+            cosine = (text * image).sum(-1)
+            if observer is not None:
+                observer(t, cosine.detach())
+            return logit_scale * cosine
 
         return gradient(score, x_t) * scale
 
@@ -57,6 +63,7 @@ def open_clip_guide(
     seed: int | Sequence[int] = 0,
     cutouts: int = 8,
     blend: bool = True,
+    observer: Observer | None = None,
 ) -> ConditionFn:
     """Gradient of scale * 100 * mean cos(cutout, text), by a CLIP that knows only clean pictures.
 
@@ -68,6 +75,7 @@ def open_clip_guide(
     model: an open_clip model (`encode_image`, `visual`). text_embedding: [B, n] or [1, n].
     seed: of the cutouts; one per image where images shall differ. cutouts: the whole picture and
         cutouts - 1 random squares of 60 to 100 % of its side, fresh at every timestep.
+    observer: told at every call of the cosine, -1 to 1, the mean over an image's cutouts.
     """
     if cutouts < 1:
         raise GlideError(f"{cutouts} cutouts show CLIP nothing: expected 1 or more")
@@ -91,7 +99,10 @@ def open_clip_guide(
             dtype = next(model.parameters(), views).dtype
             image = normalise(usable_encode(model, views.to(dtype)).float())
             cosine = (text[:, None] * image.reshape(len(x), cutouts, -1)).sum(-1)
-            return LOGIT_SCALE * cosine.mean(1)
+            mean_cosine = cosine.mean(1)
+            if observer is not None:
+                observer(t, mean_cosine.detach())
+            return LOGIT_SCALE * mean_cosine
 
         picture = x0
         if blend:

@@ -12,6 +12,9 @@ from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn, Denoiser, Prediction
 
 Interval = tuple[float, float]  # lowest and highest sigma = sqrt((1 - ab) / ab), both included
+# Told of a step while it is taken: timesteps [B] and one value an image [B], detached. It sees
+# what was computed anyway and changes nothing.
+Observer = Callable[[Tensor, Tensor], None]
 
 
 def condition_score(denoiser: Denoiser, cond_fn: ConditionFn, schedule: Schedule) -> Denoiser:
@@ -59,6 +62,18 @@ def sigma_inside(t: Tensor, interval: Interval, schedule: Schedule) -> Tensor:
     low, high = interval
     sigma = schedule.sigma(t)
     return (low <= sigma) & (sigma <= high)
+
+
+def guidance_strength(guided: Tensor, plain: Tensor, limit: float | None = 1.0) -> Tensor:
+    """How far guidance moved the estimate of the clean picture: RMS over each image's pixels [B].
+
+    guided, plain: x0 [B, C, H, W] with and without it, in [-1, 1]; what lies outside +-`limit` is
+    no picture and does not count, or the first steps, whose x0 is noise divided by nearly nothing,
+    would dwarf all others. None for latents, which have no such range.
+    """
+    if limit is not None:
+        guided, plain = guided.clamp(-limit, limit), plain.clamp(-limit, limit)
+    return (guided - plain).float().square().flatten(1).mean(1).sqrt()
 
 
 def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

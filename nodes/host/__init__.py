@@ -113,6 +113,14 @@ class Host(Protocol):
         """
         ...
 
+    def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> Any:
+        """Give a node's `result`, and with it its pictures before and after, where they can show.
+
+        before, after: IMAGEs [B, H, W, C] in 0..1, each of its own size; picture i of one belongs
+        to picture i of the other. The first four are shown.
+        """
+        ...
+
     def clip_loaded(self, clip: GlideClip) -> AbstractContextManager[torch.device | str]:
         """Have a GLIDE_CLIP's module on its device for the `with` block; gives the device."""
         ...

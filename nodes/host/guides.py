@@ -13,12 +13,20 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import ConditionFn
+    from glide_core.guidance import Observer
 
 
 def condition(
-    guide: ClipGuide, config: GlideConfig, batch: int, device: torch.device | str
+    guide: ClipGuide,
+    config: GlideConfig,
+    batch: int,
+    device: torch.device | str,
+    observer: Observer | None = None,
 ) -> ConditionFn:
-    """Bind a guide to a GLIDE model's schedule and a batch; its text is encoded here, once."""
+    """Bind a guide to a GLIDE model's schedule and a batch; its text is encoded here, once.
+
+    observer: told of the cosines at every call; outside the guide's interval there is none.
+    """
     from glide_core.diffusion import Schedule
     from glide_core.guidance import noisy_clip_guide, open_clip_guide, within
 
@@ -27,7 +35,7 @@ def condition(
     text = encode(guide, device).expand(batch, -1)
     if clip.kind == "noisy":
         check_noisy(guide, config)
-        cond_fn = noisy_clip_guide(clip.module, text, guide.scale)
+        cond_fn = noisy_clip_guide(clip.module, text, guide.scale, observer=observer)
     else:
         cond_fn = open_clip_guide(
             clip.module,
@@ -36,6 +44,7 @@ def condition(
             cutouts=guide.cutouts,
             schedule=schedule,
             seed=guide.seed,
+            observer=observer,
         )
     return within(cond_fn, guide.interval, schedule) if guide.interval else cond_fn
 

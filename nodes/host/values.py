@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glide_core.config import GlideConfig
-    from glide_core.diffusion.types import BranchDenoiser, ConditionFn
+    from glide_core.diffusion.types import BranchDenoiser, ConditionFn, StepCallback
+    from glide_core.guidance import Observer
     from glide_core.tokenizer import Tokens
 
 # CONDITIONING, as in ComfyUI: one [states [1, L, W], extras] per part of a combined prompt.
@@ -67,6 +68,9 @@ class Bound:
     config: GlideConfig
     cond_fn: ConditionFn | None  # the sum of the MODEL's guides
     device: torch.device | str
+    # The host's own ears: of classifier-free guidance, and of every finished step.
+    observer: Observer | None = None
+    callback: StepCallback | None = None
 
 
 def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 
 from comfyui.tiny import Checkpoints
 
+HEARD = ("progress", "executing", "executed", "glide.step")  # beside how a prompt ended
+
 
 @dataclass
 class Run:
@@ -125,7 +127,7 @@ class Server:
                     found.previews += 1
                     continue
                 event = json.loads(message.data)
-                if event["type"] in ends or event["type"] in ("progress", "executed"):
+                if event["type"] in ends or event["type"] in HEARD:
                     found.events.append((event["type"], event["data"]))
                 if event["type"] == "progress" and event["data"]["value"] == interrupt_at:
                     async with session.post("/interrupt", json={}):

@@ -31,6 +31,7 @@ from ..values import (
     with_extras,
 )
 from . import files
+from .compare import compared
 from .guidance import guided
 from .managed import managed_clip
 from .model import GlideBaseModel, build_model
@@ -126,6 +127,9 @@ class ComfyHost:
 
     def progress(self, label: str, stages: int = 1) -> Any:
         return progress(label, stages)
+
+    def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> dict[str, Any]:
+        return {"ui": {"glide_compare": compared(before, after)}, "result": result}
 
     @contextmanager
     def clip_loaded(self, clip: GlideClip) -> Iterator[torch.device | str]:

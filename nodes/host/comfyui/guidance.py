@@ -13,10 +13,11 @@ from torch import Tensor
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance import add_guides, open_clip_guide
+from glide_core.guidance import Observer, add_guides, open_clip_guide
 
 from ..guides import condition, encode
 from ..values import ClipGuide
+from . import live
 from .managed import managed_decoder
 from .model import GlideBaseModel
 
@@ -29,17 +30,21 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
     models = [clip.patcher]
     comfy.model_management.load_models_gpu(models)
     device = clip.patcher.load_device
+    ear, node = live.Ear(), live.executing_node()
     if isinstance(patcher.model, GlideBaseModel):
-        cond_fn = outside_inference(condition(guide, patcher.model.glide_config, 1, device))
-        push = pushed_by(cond_fn, limit=1.0)
-        push.glide_guide = cond_fn  # type: ignore[attr-defined]  # for the exact sampler
+        cond_fn = outside_inference(
+            condition(guide, patcher.model.glide_config, 1, device, ear.hear)
+        )
+        push = pushed_by(cond_fn, limit=1.0, tell=live.teller(node, ear, 1.0))
+        # for the exact sampler
+        push.glide_guide = live.WatchedGuide(cond_fn, ear, node)  # type: ignore[attr-defined]
     else:
         decoder = None
         if guide.vae is not None:
             decoder = managed_decoder(guide.vae)
             models.append(decoder)
-        cond_fn = decoded_guide(patcher, guide, decoder, device)
-        push = pushed_by(cond_fn, interval=guide.interval)
+        cond_fn = decoded_guide(patcher, guide, decoder, device, ear.hear)
+        push = pushed_by(cond_fn, interval=guide.interval, tell=live.teller(node, ear, None))
     clone = patcher.clone()
     # A plain function: ComfyUI deep-copies a MODEL's options with everything an object holds.
     clone.set_model_sampler_post_cfg_function(push)
@@ -48,10 +53,15 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
     return clone
 
 
-def condition_of(options: dict[str, Any]) -> ConditionFn | None:
-    """Sum the guides that `guided` put into a GLIDE MODEL's options."""
+def guides_of(options: dict[str, Any]) -> list[live.WatchedGuide]:
+    """Find the guides that `guided` put into a GLIDE MODEL's options."""
     functions = options.get("sampler_post_cfg_function", [])
-    guides = [fn.glide_guide for fn in functions if hasattr(fn, "glide_guide")]
+    return [fn.glide_guide for fn in functions if hasattr(fn, "glide_guide")]
+
+
+def condition_of(options: dict[str, Any]) -> ConditionFn | None:
+    """Sum the guides of a GLIDE MODEL's options."""
+    guides = [guide.cond_fn for guide in guides_of(options)]
     return add_guides(*guides) if guides else None
 
 
@@ -70,11 +80,12 @@ def pushed_by(
     *,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
+    tell: live.Tell | None = None,
 ) -> Push:
     """Turn a gradient at x_t into a shift of x0, which is what a post-CFG function may change.
 
     eps - sqrt(1 - ab) * gradient (Song et al. 2020) is, in terms of x0 and sigma,
-    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient.
+    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient. `tell` is told of every call.
     """
 
     def push(args: dict[str, Any]) -> Tensor:
@@ -89,11 +100,16 @@ def pushed_by(
         if interval is not None:
             inside = ((interval[0] <= level) & (level <= interval[1])).to(x0)
             if not inside.any():
+                if tell is not None:
+                    tell(args, x0)
                 return x0
         scale = (1 + level**2).sqrt()
         gradient = cond_fn(x / scale, t.expand(len(x)), x0)
         found = x0 + inside * level**2 / scale * gradient.to(x0)
-        return found if limit is None else found.clamp(-limit, limit)
+        found = found if limit is None else found.clamp(-limit, limit)
+        if tell is not None:
+            tell(args, found)
+        return found
 
     return push
 
@@ -103,7 +119,13 @@ def broad(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)
 
 
-def decoded_guide(patcher: Any, guide: ClipGuide, decoder: Any, device: Any) -> ConditionFn:
+def decoded_guide(
+    patcher: Any,
+    guide: ClipGuide,
+    decoder: Any,
+    device: Any,
+    observer: Observer | None = None,
+) -> ConditionFn:
     """Guide a model that is not GLIDE's: CLIP looks at the decoded x0 estimate.
 
     The gradient goes back through the decoder to the latent; without a decoder the latent must be
@@ -128,6 +150,7 @@ def decoded_guide(patcher: Any, guide: ClipGuide, decoder: Any, device: Any) -> 
         seed=guide.seed,
         cutouts=guide.cutouts,
         blend=False,
+        observer=observer,
     )
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.types import Prediction
+from glide_core.pipeline import model_schedule
 
 from ..values import Bound, Conditioning
-from .guidance import condition_of
+from . import live
+from .guidance import condition_of, guides_of
 from .model import VARIANCE_SINK, VarianceSink, clip_denoised
 
 NAMES = ("positive", "negative")
@@ -52,6 +55,10 @@ class GlideGuider(comfy.samplers.CFGGuider):
             cond_fn=condition_of(self.model_options),
             device=device,
         )
+        if live.listening() is not None:
+            schedule = model_schedule(model.glide_config)
+            watch = live.Watch(guides_of(self.model_options), schedule)
+            bound = replace(bound, cond_fn=watch.cond_fn, observer=watch.hear, callback=watch.step)
         return self.job(bound).to(comfy.model_management.intermediate_device())
 
 

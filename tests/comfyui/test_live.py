@@ -1,0 +1,262 @@
+"""What the browser hears while a model samples, and the pictures it gets to compare."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui.serving import Run
+from comfyui.test_server import graph
+from comfyui.tiny import Checkpoints
+from PIL import Image
+
+from glide_core.checkpoints.loading import load_clip
+from glide_core.diffusion.schedule import Schedule
+from glide_core.guidance.clip import normalise
+
+STEPS = 4
+CORE = ("euler", "heun", "dpm_2", "dpmpp_2m_sde", "uni_pc", "lcm", "dpm_adaptive")
+
+
+def guided(sampler: str, **changes: Any) -> dict[str, Any]:
+    """Two guides, one after the other, under GLIDE Sampler or a core sampler."""
+    whole = graph()
+    names = ("base", "clip", "positive", "negative", "guided", "empty", "sampled", "save_sampled")
+    prompt = {name: whole[name] for name in names}
+    prompt["again"] = {
+        "class_type": "GlideClipGuidance",
+        "inputs": {**prompt["guided"]["inputs"], "model": ["guided", 0], "text": "blue"},
+    }
+    inputs = prompt["sampled"]["inputs"]
+    inputs |= {"model": ["again", 0], "steps": STEPS, **changes}
+    if sampler != "GlideSampler":
+        inputs |= {"sampler_name": sampler, "scheduler": "normal", "denoise": 1.0}
+        prompt["sampled"]["class_type"] = "KSampler"
+        prompt["decoded"] = whole["decoded"]
+        prompt["decoded"]["inputs"]["samples"] = ["sampled", 0]
+        prompt["save_sampled"]["inputs"]["images"] = ["decoded", 0]
+    return prompt
+
+
+def steps(run: Run, node: str) -> list[dict[str, Any]]:
+    assert run.end == "execution_success", run.events[-1]
+    return [data for data in run.of("glide.step") if data["node"] == node]
+
+
+def test_every_step_of_the_glide_sampler_is_told_once_to_each_node(server: Any) -> None:
+    run = server.run(guided("GlideSampler", seed=1))
+    for node in ("sampled", "guided", "again"):
+        heard = steps(run, node)
+        assert [data["step"] for data in heard] == list(range(STEPS)), node
+        assert {data["total"] for data in heard} == {STEPS}
+        assert all(-1 <= data["similarity"] <= 1 for data in heard)
+        assert all(0 < data["clip_strength"] <= 2 for data in heard)
+        sigmas = [data["sigma"] for data in heard]
+        assert sigmas == sorted(sigmas, reverse=True)
+    assert all(0 < data["cfg_strength"] <= 2 for data in steps(run, "sampled"))
+    assert all(data["cfg_strength"] is None for data in steps(run, "guided"))
+    both = zip(steps(run, "guided"), steps(run, "again"), steps(run, "sampled"), strict=True)
+    for first, second, sampler in both:
+        mean = (first["similarity"] + second["similarity"]) / 2
+        assert sampler["similarity"] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("sampler", CORE)
+def test_every_step_of_a_core_sampler_is_told_to_the_guidance_nodes(
+    server: Any, sampler: str
+) -> None:
+    """Samplers that ask the model twice a step tell a step again, in order."""
+    run = server.run(guided(sampler, seed=2))
+    for node in ("guided", "again"):
+        found = [data["step"] for data in steps(run, node)]
+        assert sorted(set(found)) == list(range(STEPS))
+        if sampler in ("euler", "dpmpp_2m_sde", "lcm"):
+            assert found == list(range(STEPS))
+        if sampler != "dpm_adaptive":  # takes steps back
+            assert found == sorted(found)
+    assert not steps(run, "sampled")  # KSampler is not ours
+
+
+def test_a_cached_guidance_node_is_still_told(server: Any) -> None:
+    first = server.run(guided("euler", seed=3))
+    second = server.run(guided("euler", seed=4))
+    assert "again" not in {data["node"] for data in second.of("executing")}
+    runs = [{data["run"] for data in steps(run, "again")} for run in (first, second)]
+    assert len(runs[0]) == len(runs[1]) == 1 and runs[0] != runs[1]
+    assert len(steps(second, "again")) == STEPS
+
+
+def test_two_equal_guidance_nodes_are_told_apart(server: Any) -> None:
+    prompt = guided("euler", seed=5)
+    twin = {**prompt["again"], "inputs": dict(prompt["again"]["inputs"])}
+    prompt |= {
+        "twin": twin,
+        "sampled_2": {**prompt["sampled"]},
+        "save_2": {**prompt["save_sampled"]},
+    }
+    prompt["sampled_2"]["inputs"] = {**prompt["sampled"]["inputs"], "model": ["twin", 0]}
+    prompt["decoded_2"] = {**prompt["decoded"]}
+    prompt["decoded_2"]["inputs"] = {**prompt["decoded"]["inputs"], "samples": ["sampled_2", 0]}
+    prompt["save_2"]["inputs"] = {"images": ["decoded_2", 0], "filename_prefix": "twin"}
+    run = server.run(prompt)
+    assert len(steps(run, "again")) == len(steps(run, "twin")) == STEPS
+
+
+def test_outside_its_interval_a_guide_does_nothing_and_says_so(server: Any) -> None:
+    prompt = guided("GlideSampler", seed=6)
+    prompt["again"]["inputs"] |= {"sigma_min": 0.0, "sigma_max": 1.0}
+    heard = steps(server.run(prompt), "again")
+    assert [data["step"] for data in heard] == list(range(STEPS))
+    for data in heard:
+        assert (data["similarity"] is None) == (data["sigma"] > 1)
+        assert (data["clip_strength"] == 0) == (data["sigma"] > 1)
+
+
+def test_an_unguided_run_tells_nothing(server: Any) -> None:
+    run = server.run(guided("GlideSampler", seed=7, model=["base", 0], cfg=1.0))
+    assert run.end == "execution_success" and not run.of("glide.step")
+
+
+def test_nobody_listening_costs_nothing_and_changes_nothing(comfy: Any) -> None:
+    """In this process there is no server: guidance nodes know no id, and nothing is sent."""
+    live = comfy.module("nodes.host.comfyui.live")
+    assert live.listening() is None and live.executing_node() is None
+
+
+class FakeServer:
+    client_id = "a browser"
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+
+    def send_sync(self, event: str, data: dict[str, Any], client: str) -> None:
+        assert event == "glide.step" and client == self.client_id
+        self.heard.append(data)
+
+
+@pytest.fixture
+def told(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Have nodes run as part of a prompt, with a browser at the other end."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    live, server = comfy.module("nodes.host.comfyui.live"), FakeServer()
+    monkeypatch.setattr(live, "listening", lambda: server)
+    with CurrentNodeContext("prompt", "57:8"):
+        yield server.heard
+
+
+def test_the_similarity_is_clip_s_cosine_at_the_noised_picture(
+    comfy: Any, checkpoints: Checkpoints, told: list[dict[str, Any]]
+) -> None:
+    model, clip, _ = comfy.load()
+    noisy = comfy(
+        "GlideClipLoader",
+        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
+    )  # fmt: skip
+    text = "a red fox"
+    patched = comfy("GlideClipGuidance", model=model, clip=noisy, text=text, scale=5.0)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def look(args: dict[str, Any]) -> torch.Tensor:
+        seen.append((args["input"].clone(), args["sigma"].clone()))
+        return args["denoised"]
+
+    patched.set_model_sampler_post_cfg_function(look)
+    positive, negative = comfy.prompt(clip, text), comfy.prompt(clip, "")
+    comfy.ksampler(patched, positive, negative, steps=STEPS)
+    assert [data["node"] for data in told] == ["57:8"] * STEPS
+    direct = load_clip([checkpoints.path("clip.safetensors")])
+    target = normalise(direct.encode_prompts([text]).float())
+    schedule = Schedule.named("squaredcos_cap_v2")
+    table = schedule.sigma(torch.arange(1000))
+    for (x, sigma), data in zip(seen, told, strict=True):
+        t = (table - sigma.cpu()).abs().argmin().reshape(1)
+        image = normalise(direct.encode_image(x / (1 + sigma**2).sqrt(), t).float())
+        assert data["similarity"] == pytest.approx(float((image * target).sum()), abs=1e-5)
+        assert data["sigma"] == pytest.approx(float(sigma), rel=1e-5)
+
+
+def test_listening_changes_no_bit_of_a_picture(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    model, clip, _ = comfy.load()
+    noisy = comfy(
+        "GlideClipLoader",
+        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
+    )  # fmt: skip
+    positive, negative = comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
+
+    def pictures() -> list[torch.Tensor]:
+        patched = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=5.0)
+        exact = comfy(
+            "GlideSampler",
+            model=patched, positive=positive, negative=negative, latent_image=comfy.empty(2),
+            seed=1, steps=3, sampler_name="ancestral", cfg=3.0,
+        )[0]  # fmt: skip
+        return [comfy.ksampler(patched, positive, negative), exact]
+
+    silent = pictures()
+    server = FakeServer()
+    monkeypatch.setattr(comfy.module("nodes.host.comfyui.live"), "listening", lambda: server)
+    with CurrentNodeContext("prompt", "1"):
+        heard = pictures()
+    assert server.heard
+    assert all(torch.equal(a, b) for a, b in zip(silent, heard, strict=True))
+
+
+def test_values_that_are_no_numbers_are_sent_as_null(comfy: Any) -> None:
+    """The browser's JSON knows neither NaN nor infinity."""
+    numbers = comfy.module("nodes.host.comfyui.live").numbers
+    values = [torch.tensor(math.nan), None, torch.tensor(math.inf), torch.tensor(0.5)]
+    assert numbers(values) == [None, None, None, 0.5]
+
+
+# before and after
+
+
+def test_the_nodes_that_change_pictures_give_both(server: Any) -> None:
+    base = server.checkpoints.base_directory
+    picture = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
+    picture.paste((0, 0, 0, 0), (48, 0, 96, 80))
+    picture.save(base / "input" / "photo.png")
+    run = server.run(graph())
+    assert run.end == "execution_success", run.events[-1]
+    pairs = {
+        data["node"]: data["output"]["glide_compare"]
+        for data in run.of("executed")
+        if data["output"] and "glide_compare" in data["output"]
+    }
+    assert sorted(pairs) == ["edited", "inpainted", "upsampled"]
+
+    def size(item: dict[str, str]) -> tuple[int, int]:
+        assert item["type"] == "temp"
+        return Image.open(Path(base / "temp" / item["subfolder"] / item["filename"])).size
+
+    sizes = {name: (size(p[0]["before"]), size(p[0]["after"])) for name, p in pairs.items()}
+    assert sizes["upsampled"] == ((32, 32), (128, 128))
+    assert sizes["inpainted"] == ((96, 80), (96, 80))
+    assert sizes["edited"][0] == (96, 80)
+    for node in pairs:  # the output itself is what it was
+        assert f"save_{node}" in run.outputs
+
+
+def test_a_big_batch_shows_four_pairs_and_one_before_serves_all(comfy: Any, tmp_path: Path) -> None:
+    import folder_paths
+
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path))
+    try:
+        host = comfy.module("nodes.host").current()
+        small, large = torch.rand(1, 8, 8, 3), torch.rand(6, 16, 24, 3)
+        found = host.compared(small, large, (large,))
+    finally:
+        folder_paths.set_temp_directory(before)
+    assert found["result"][0] is large
+    pairs = found["ui"]["glide_compare"]
+    assert len(pairs) == 4
+    assert len({pair["before"]["filename"] for pair in pairs}) == 1
+    assert len({pair["after"]["filename"] for pair in pairs}) == 4
+    assert Image.open(tmp_path / pairs[3]["after"]["filename"]).size == (24, 16)
