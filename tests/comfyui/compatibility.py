@@ -49,6 +49,7 @@ class Bench:
         self.empty = comfy.empty(count)
         self.reference = self.exact(steps=100)
         self.drawn: list[tuple[str, torch.Tensor]] = []  # for the sheet
+        self.remarks: list[str] = []  # of the row being drawn
 
     def prompts(self, captions: Sequence[str]) -> list[Any]:
         """One CONDITIONING with a prompt for each picture of the batch."""
@@ -79,6 +80,10 @@ class Bench:
         }
         return self.comfy.ksampler(**inputs)
 
+    def remark(self, text: str) -> None:
+        """Add to the row that is being drawn."""
+        self.remarks.append(text)
+
     def shares(self, pictures: torch.Tensor) -> str:
         """Shares of the pictures with the asked subject, and on the asked background."""
         score = score_scenes(pictures.clamp(-1, 1), self.scenes, self.sprites)
@@ -90,6 +95,7 @@ class Bench:
         Roughness: the mean step between neighbouring pixels, over that of the reference. Distance:
         rms over pixels, in the picture's -1..1, to `compare`.
         """
+        self.remarks.clear()
         start = time.perf_counter()
         try:
             pictures = draw()
@@ -103,6 +109,7 @@ class Bench:
         rough = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
         usual = (self.reference[..., 1:] - self.reference[..., :-1]).abs().mean()
         distance = (pictures - compare).square().mean().sqrt()
+        name = "; ".join([name, *self.remarks])
         return (
             f"| {name} | {self.shares(pictures)} | {rough / usual:.2f} | {distance:.3f} | "
             f"{seconds / len(pictures):.2f} |"

@@ -15,7 +15,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from glide_core.config import GlideConfig, ScheduleConfig
+from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.text import TextFeatures
@@ -26,6 +26,7 @@ from .conditions import inpaint_condition, resize
 from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .saved import saved_extras
+from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings
 from .text import GLIDE_TOWER, LoadedText, encode_again
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
@@ -72,25 +73,6 @@ class GlideModelConfig(comfy.supported_models_base.BASE):
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> GlideBaseModel:
         return GlideBaseModel(self, device=device)
-
-
-def sampling_settings(schedule: ScheduleConfig) -> dict[str, Any]:
-    """Say a GLIDE schedule in ComfyUI's words, whose names mean other things.
-
-    ComfyUI's "linear" is linear in the square root of beta; what the paper calls linear is its
-    "sqrt_linear". Both tables agree with the reference's to 1e-7.
-    """
-    steps = schedule.diffusion_steps
-    if schedule.noise_schedule == "squaredcos_cap_v2":
-        return {"beta_schedule": "cosine", "timesteps": steps}
-    if schedule.noise_schedule == "linear":
-        scale = 1000 / steps
-        ends = {"linear_start": scale * 1e-4, "linear_end": scale * 2e-2}
-        return {"beta_schedule": "sqrt_linear", "timesteps": steps, **ends}
-    raise GlideError(
-        f"the noise schedule {schedule.noise_schedule!r} cannot be sampled in ComfyUI; expected "
-        "squaredcos_cap_v2 or linear"
-    )
 
 
 class GlideUNet(UNet):
@@ -184,6 +166,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         v = config.schedule.prediction_type == "v_prediction"
         kind = comfy.model_base.ModelType.V_PREDICTION if v else comfy.model_base.ModelType.EPS
         super().__init__(model_config, kind, device=device, unet_model=GlideUNet)
+        self.model_sampling = VelocitySigmas(model_config) if v else EpsSigmas(model_config)
         self.glide_config = config
         self.text: LoadedText | None = None  # for prompts that another tower encoded
 
