@@ -8,7 +8,7 @@ has no place in that class and stays ours: diffusers' UNet is given its states a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if ours + suffix not in state:
                 continue  # a skip connection that is the identity
             name, value = theirs, state[ours + suffix]
-            fused = _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
+            fused = _fused(ours, theirs)
             if fused is None:
                 converted[name + suffix] = value
                 continue
@@ -226,6 +226,20 @@ def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
             yield from _res(f"{ours}.{place}", f"{theirs}.upsamplers.0")
 
 
+def modules(unet: UNetConfig) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Every module: OpenAI's name, diffusers' name or names, whether OpenAI's has a kernel axis."""
+    for ours, theirs in _modules(unet):
+        fused = _fused(ours, theirs)
+        if fused is None:
+            yield ours, (theirs,), False
+        else:
+            yield ours, tuple(f"{theirs}.{part}" for part in fused.parts), fused.kernel
+
+
+def _fused(ours: str, theirs: str) -> _Fused | None:
+    return _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
+
+
 def _res(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
     return ((f"{ours}.{a}", f"{theirs}.{b}") for a, b in _RES.items())
 
@@ -242,16 +256,20 @@ def _split(value: Tensor, parts: int, head_channels: int) -> list[Tensor]:
     return [split[:, i].flatten(0, 1).contiguous() for i in range(parts)]
 
 
+def fuse(pieces: Sequence[Tensor], head_channels: int) -> Tensor:
+    """Interleave parts [heads * d, ...] per head: [heads * parts * d, ...], as OpenAI has them."""
+    if len(pieces) == 1:
+        return pieces[0]
+    split = [piece.reshape(-1, head_channels, *piece.shape[1:]) for piece in pieces]
+    return torch.stack(split, dim=1).flatten(0, 2)
+
+
 def _merged(
     ours: str, theirs: str, suffix: str, state: Mapping[str, Tensor], head_channels: int
 ) -> Tensor:
-    fused = _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
+    fused = _fused(ours, theirs)
     if fused is None:
         return state[theirs + suffix]
     pieces = [state[f"{theirs}.{part}{suffix}"] for part in fused.parts]
-    if len(pieces) == 1:
-        value = pieces[0]
-    else:
-        split = [piece.reshape(-1, head_channels, *piece.shape[1:]) for piece in pieces]
-        value = torch.stack(split, dim=1).flatten(0, 2)
+    value = fuse(pieces, head_channels)
     return value[..., None] if fused.kernel and suffix == ".weight" else value

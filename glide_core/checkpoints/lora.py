@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from glide_core.checkpoints.diffusers_lora import lora_from_diffusers
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
@@ -99,7 +100,7 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     type or tokenizer. A LoRA from other weights of the same build is merged, with a warning.
     """
     file = read_tensors(path)
-    changes = _changes(file)
+    changes = _changes(file, model.config)
     _check_info(model, file)
     named = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     layers = {lora_key(name): module for name, module in named.items()}
@@ -114,15 +115,45 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     return model
 
 
-def _changes(file: TensorFile) -> dict[str, tuple[Tensor, Tensor, float]]:
+def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str) -> Path:
+    """Rewrite a LoRA that was trained on the UNet in diffusers' form, as ComfyUI's LoraLoader and
+    `apply_lora` read it. config: of the model that it is for.
+
+    GlideError when the destination exists, or the file is no such LoRA of this model.
+    """
+    if Path(destination).exists():
+        raise GlideError(
+            f"{destination} is there already and would be overwritten. Give another name, or move "
+            "it."
+        )
+    file = read_tensors(path)
+    pairs = lora_from_diffusers(file.tensors, config.unet)
+    if pairs is None:
+        raise GlideError(
+            f"{path} is not a LoRA of this {config.kind} model's UNet in diffusers' form. Expected "
+            "layers such as unet.mid_block.attentions.0.to_q, all of which this model has."
+        )
+    tensors: dict[str, Tensor] = {}
+    for module, (down, up) in pairs.items():
+        key = lora_key(module)
+        alpha = torch.tensor(float(len(down)))  # the scale is inside `up`
+        tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: alpha}
+    return write_tensors(tensors, destination, dict(file.metadata))
+
+
+def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, Tensor, float]]:
     """(down, up, alpha / rank) by layer, float32."""
     tensors = file.tensors
+    theirs = lora_from_diffusers(tensors, config.unet)
+    if theirs is not None:
+        return {lora_key(name): (*pair, 1.0) for name, pair in theirs.items()}
     names = [key.removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)]
     known = {name + end for name in names for end in (_DOWN, _UP, _ALPHA)}
     if not names or any(name + _UP not in tensors for name in names) or tensors.keys() - known:
         raise GlideError(
             f"{file.path} is not a LoRA that can be read here. Expected pairs of tensors "
-            "*.lora_down.weight and *.lora_up.weight: take a file of `glide train --lora`."
+            "*.lora_down.weight and *.lora_up.weight, or a LoRA of this model's UNet in diffusers' "
+            "form: take a file of `glide train --lora`."
         )
     changes = {}
     for name in names:

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "List every known model, where it is or would come from, and your own files. Nothing is "
         "ever downloaded but by `glide models download`."
     )
-    jobs = parser.add_subparsers(dest="job", metavar="[list | download | convert]")
+    jobs = parser.add_subparsers(dest="job", metavar="[list | download | convert | convert-lora]")
     jobs.add_parser("list", help="list models (the default)")
     download = jobs.add_parser("download", help="fetch a model of OpenAI's")
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
@@ -31,10 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16"),
         help="number format to store (default: as it is)",
     )
+    lora = jobs.add_parser(
+        "convert-lora",
+        help="turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora",
+    )
+    lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
+    lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
+    lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    jobs = {"download": _download, "convert": _convert}
+    jobs = {"download": _download, "convert": _convert, "convert-lora": _convert_lora}
     return jobs.get(arguments.job, _list)(arguments)
 
 
@@ -110,4 +117,19 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     print(convert(arguments.file, arguments.to, dtype=dtype))
+    return 0
+
+
+def _convert_lora(arguments: argparse.Namespace) -> int:
+    from glide_core.checkpoints.loading import inspect
+    from glide_core.checkpoints.lora import convert_lora
+    from glide_core.commands.session import find_model
+    from glide_core.config import GlideConfig
+    from glide_core.errors import GlideError
+
+    path = find_model(arguments.model)
+    config = inspect(path)
+    if not isinstance(config, GlideConfig):
+        raise GlideError(f"{path} is a noisy CLIP. Expected the GLIDE model that the LoRA is for.")
+    print(convert_lora(config, arguments.file, arguments.to))
     return 0

@@ -1,0 +1,120 @@
+"""A LoRA trained on the UNet in diffusers' form changes OpenAI's layers by the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from glide_core.checkpoints.diffusers_format import from_diffusers, to_diffusers
+from glide_core.checkpoints.loading import save_model
+from glide_core.checkpoints.lora import apply_lora, convert_lora
+from glide_core.cli import main
+from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+
+CONFIG = GlideConfig(
+    kind="base",
+    text=TextConfig(n_vocab=64, context_length=8, width=32, layers=1, heads=2),
+    unet=UNetConfig(
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention_factors=(2,),
+        num_head_channels=16,
+    ),
+    schedule=ScheduleConfig(),
+    tokenizer="glide-bpe",
+)
+STYLES = {
+    "peft": ("unet.{}", ".lora_A.weight", ".lora_B.weight"),
+    "plain": ("{}", ".lora.down.weight", ".lora.up.weight"),
+    "kohya": ("lora_unet_{}", ".lora_down.weight", ".lora_up.weight"),
+}
+# parts of fused layers and whole ones, convolutions among them; of one attention only q and v
+LAYERS = (
+    "mid_block.attentions.0.to_q",
+    "mid_block.attentions.0.to_v",
+    "mid_block.attentions.0.add_k_proj",
+    "down_blocks.1.attentions.0.to_out.0",
+    "up_blocks.0.resnets.0.conv1",
+    "down_blocks.0.downsamplers.0.time_emb_proj",
+)
+
+
+def made() -> GlideModel:
+    torch.manual_seed(0)
+    return GlideModel(CONFIG).eval()
+
+
+def write(model: GlideModel, style: str, path: Path) -> dict[str, torch.Tensor]:
+    """Write a LoRA of rank 2 and 3; gives the state dict that diffusers would have with it."""
+    name, first, second = STYLES[style]
+    state = {key: value.clone() for key, value in to_diffusers(model)[1].items()}
+    tensors = {}
+    for number, layer in enumerate(LAYERS):
+        weight, rank = state[f"{layer}.weight"], 2 + number % 2
+        down = torch.randn(rank, *weight.shape[1:])
+        up = torch.randn(weight.shape[0], rank, *[1] * (weight.ndim - 2))
+        key = name.format(layer.replace(".", "_") if style == "kohya" else layer)
+        tensors |= {key + first: down, key + second: up}
+        scale = 1.0
+        if style == "kohya":
+            tensors[key + ".alpha"], scale = torch.tensor(1.0), 1 / rank
+        weight += scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    save_file(tensors, path)
+    return state
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_it_is_merged_as_diffusers_would(tmp_path: Path, style: str) -> None:
+    model = made()
+    state = write(model, style, tmp_path / "lora.safetensors")
+    expected = from_diffusers(to_diffusers(model)[0], state, model.text)
+    merged = apply_lora(made(), tmp_path / "lora.safetensors")
+    for key, value in expected.openai_state_dict().items():
+        torch.testing.assert_close(merged.openai_state_dict()[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_the_converted_file_says_the_same_in_openai_s_names(tmp_path: Path) -> None:
+    model = made()
+    write(model, "peft", tmp_path / "lora.safetensors")
+    converted = convert_lora(model.config, tmp_path / "lora.safetensors", tmp_path / "ours")
+    a = apply_lora(made(), tmp_path / "lora.safetensors", 0.5).openai_state_dict()
+    b = apply_lora(made(), converted, 0.5).openai_state_dict()
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
+    tensors = {
+        "unet.down_blocks.7.attentions.0.to_q.lora_A.weight": torch.zeros(2, 32),
+        "unet.down_blocks.7.attentions.0.to_q.lora_B.weight": torch.zeros(32, 2),
+    }
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(GlideError, match="LoRA"):
+        apply_lora(made(), tmp_path / "lora.safetensors")
+    with pytest.raises(GlideError, match="LoRA"):
+        convert_lora(CONFIG, tmp_path / "lora.safetensors", tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    write(made(), "peft", tmp_path / "lora.safetensors")
+    with pytest.raises(GlideError, match="already"):
+        convert_lora(CONFIG, tmp_path / "lora.safetensors", tmp_path / "lora.safetensors")
+
+
+def test_the_command_converts_for_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_model(made(), tmp_path / "base.safetensors", dtype=torch.float32)
+    write(made(), "peft", tmp_path / "lora.safetensors")
+    target = tmp_path / "ours.safetensors"
+    arguments = [tmp_path / "lora.safetensors", "--for", checkpoint, "--to", target]
+    assert main(["models", "convert-lora", *map(str, arguments)]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    apply_lora(made(), target)
