@@ -9,6 +9,7 @@ import torch
 
 from glide_core import pipeline
 from glide_core.checkpoints.loading import load_model
+from glide_core.diffusion.noise import SeededNoise
 from glide_core.diffusion.schedule import Schedule
 
 PROMPT = "a red fox"
@@ -193,3 +194,53 @@ def test_ksampler_upsamples_with_the_picture_in_its_conditioning(comfy: Any, gli
     ]
     assert found[0].shape == (1, 3, 128, 128)
     assert float((found[1] - found[0]).abs().mean()) > 1e-3
+
+
+def ddpm_against_ancestral(
+    comfy: Any, model: Any, prompts: tuple[Any, Any], steps: int, *, fixed: bool
+) -> float:
+    """RMS difference of core's ddpm and GLIDE's ancestral sampler, given one stream of noise.
+
+    fixed: take the learned variance away from the ancestral one.
+    """
+    sampling = model.get_model_object("model_sampling")
+    kept = Schedule.named("squaredcos_cap_v2").respaced(steps).timestep_map
+    sigmas = torch.cat([sampling.sigmas[torch.tensor(kept).flip(0)], torch.zeros(1)])
+    noise = SeededNoise([5])
+    start = noise(torch.empty(1, 3, 64, 64))
+
+    class Given:
+        seed = 5
+
+        def generate_noise(self, latent: Any) -> torch.Tensor:
+            return start
+
+    sampler = comfy.samplers.ksampler("ddpm", {"noise_sampler": lambda *sigmas: noise(start)})
+    guider = comfy("CFGGuider", model=model, positive=prompts[0], negative=prompts[1], cfg=3.0)
+    core = comfy(
+        "SamplerCustomAdvanced", noise=Given(), guider=guider, sampler=sampler, sigmas=sigmas,
+        latent_image=comfy.empty(),
+    )[1]["samples"]  # fmt: skip
+    sinks = comfy.module("nodes.host.comfyui.model").VarianceSink
+    with pytest.MonkeyPatch.context() as patch:
+        if fixed:
+            patch.setattr(sinks, "take", lambda *unused: None)
+        ours = draw(comfy, model, *prompts, steps=steps, sampler_name="ancestral")
+    return float((ours - core).square().mean().sqrt())
+
+
+def test_core_s_ddpm_differs_from_ancestral_by_the_variance_alone(comfy: Any, glide: Any) -> None:
+    model, _, positive, negative, _ = glide
+    exact = ddpm_against_ancestral(comfy, model, (positive, negative), 6, fixed=True)
+    learned = ddpm_against_ancestral(comfy, model, (positive, negative), 6, fixed=False)
+    assert exact < 5e-3  # rounding, at sigma 20291
+    assert learned > 10 * exact
+
+
+@pytest.mark.bundled
+def test_core_s_ddpm_draws_what_ancestral_draws(comfy: Any) -> None:
+    """On trained weights; docs/compatibility.md has the numbers of more steps."""
+    model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
+    prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
+    assert ddpm_against_ancestral(comfy, model, prompts, 30, fixed=True) < 1e-3
+    assert 1e-3 < ddpm_against_ancestral(comfy, model, prompts, 30, fixed=False) < 0.03
