@@ -1,0 +1,313 @@
+"""Draw the pictures of the help pages again, with the nodes and the bundled models:
+
+    python tests/nodes/help_pictures.py [NODE_ID ...]
+
+Writes web/docs/images/NODE_ID.webp, for every node or for those named (about two minutes on a
+CPU). Run it when a bundled model changes, look at each, and see that the page still says what the
+picture shows. Captions stand in the page, under the picture; the picture holds letters only where
+they are numbers that a model said.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from glide_pack.nodes import host
+from glide_pack.nodes.host.standalone import StandaloneHost
+from help_drawing import (
+    GREY,
+    Picture,
+    base,
+    below,
+    call,
+    drawn,
+    grid,
+    hidden,
+    loaded,
+    noisy_clip,
+    pictures,
+    prompts,
+    square_mask,
+    upsampler,
+)
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from glide_core import images
+from glide_core.checkpoints.catalog import BUNDLED
+from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.diffusion.types import StepInfo
+from glide_core.guidance import open_clip_guide
+from glide_core.pipeline import model_schedule, text_to_image
+
+IMAGES = Path(__file__).resolve().parents[2] / "web" / "docs" / "images"
+FOX = "a fox on a blue background"
+
+
+def loader() -> Picture:
+    texts = (
+        FOX,
+        "a flat panda on a pink background",
+        "a purple dog on a yellow background",
+        "a small rocket at the top on a black background",
+    )
+    first = [pictures(drawn(text))[0] for text in texts]
+    model, clip = base("inpaint")
+    second = []
+    for before, after in (
+        (FOX, "a lion on a blue background"),
+        (texts[1], "a frog on a pink background"),
+    ):
+        image, mask = drawn(before), square_mask(64)
+        given = {"model": model, "image": image, "mask": mask, "feather": 0, "context": 8.0}
+        patch = call("GlideInpaint", seed=1, **given, **prompts(clip, after))[0]
+        second += [pictures(hidden(image, mask))[0], pictures(patch)[0]]
+    return grid([first, second])
+
+
+def upsampler_loader() -> Picture:
+    text = "an owl on a yellow background"
+    small, (_, clip) = drawn(text), base()
+    given = {"seed": 1, "positive": prompts(clip, text)["positive"]}
+    large = call("GlideUpsample", model=upsampler(), image=small, **given)[0]
+    mask = square_mask(256)
+    model, words = base("inpaint")[0], prompts(clip, "a frog on a yellow background")
+    repainted = call(
+        "GlideInpaint", model=model, upsampler=upsampler("upsampler_inpaint"), image=large,
+        mask=mask, context=8.0, seed=1, **words,
+    )[0]  # fmt: skip
+    return grid(
+        [
+            [*pictures(small, 4), *pictures(large, 1)],
+            [*pictures(hidden(large, mask), 1), *pictures(repainted, 1)],
+        ]
+    )
+
+
+def clip_loader() -> Picture:
+    """Pictures at rising noise, and how likely three texts are to the noisy CLIP."""
+    clip = load_clip(BUNDLED / "clip.safetensors")
+    texts = (FOX, "a lion on a blue background", "a fox on a pink background")
+    schedule = model_schedule(load_model(BUNDLED / "base.safetensors").config)
+    clean = images.from_comfy(drawn(FOX))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    row = []
+    with torch.inference_mode():
+        words = clip.encode_prompts(list(texts))
+        words = words / words.norm(dim=-1, keepdim=True)
+        for timestep in (0, 700, 950, 990):
+            noised = schedule.q_sample(clean, timestep, noise)
+            seen = clip.encode_image(noised, torch.tensor([timestep])).float()
+            cosine = (words @ (seen / seen.norm()).T)[:, 0]
+            shares = (clip.config.logit_scale * cosine).softmax(0).tolist()
+            row.append(_with_bars(pictures(images.to_comfy(noised))[0], shares))
+    return grid([row])
+
+
+def _with_bars(picture: Picture, shares: Sequence[float]) -> Picture:
+    out = Image.new("RGBA", (picture.width, picture.height + 15 * len(shares)))
+    out.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(out)
+    colours = ("#4f8fe6", "#b078d0", "#5fae5f")
+    for i, (share, colour) in enumerate(zip(shares, colours, strict=True)):
+        top = picture.height + 5 + 15 * i
+        pen.rectangle((0, top, picture.width - 1, top + 9), outline=GREY)
+        pen.rectangle((0, top, round(share * (picture.width - 1)), top + 9), fill=colour)
+    return out
+
+
+class Witness(nn.Module):
+    """An open_clip model that finds all pictures alike and keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Identity()
+        self.visual.image_size = 64
+        self.visual.image_mean = self.visual.image_std = (0.5, 0.5, 0.5)
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shown: list[Tensor] = []
+
+    def encode_image(self, views: Tensor) -> Tensor:
+        self.shown.append(views.detach().clone())
+        return views.mean((2, 3)) * self.weight
+
+
+def open_clip_loader() -> Picture:
+    """The noised state, and the estimate of the picture whole and in crops: an open_clip's view."""
+    model, states = load_model(BUNDLED / "base.safetensors"), []
+    witness = Witness()
+    schedule = model_schedule(model.config)
+    look = open_clip_guide(
+        witness, torch.ones(1, 3), 1.0, schedule=schedule, seed=3, cutouts=4, blend=False
+    )
+
+    def guide(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        states.append(x_t.detach().clone())
+        return look(x_t, t, x0) * 0
+
+    text_to_image(model, [FOX], seeds=[1], cond_fn=guide)
+    rows = []
+    for step in (7, 18):
+        views = (states[step], *witness.shown[step].split(1)[:1], *witness.shown[step].split(1)[2:])
+        rows.append([pictures(images.to_comfy(view.clamp(-1, 1)))[0] for view in views])
+    return grid(rows)
+
+
+def text_encode() -> Picture:
+    """The same noise under other words; the last is the empty text."""
+    rows = (
+        (FOX, "a fox on a pink background", "a flat fox on a blue background", "a fox"),
+        (
+            "a purple fox on a blue background",
+            "an owl on a blue background",
+            "a small owl on the left on a blue background",
+            "",
+        ),
+    )
+    return grid([[pictures(drawn(text))[0] for text in row] for row in rows])
+
+
+def clip_guidance() -> Picture:
+    """A model that is told nothing: only the CLIP knows the text."""
+    clip = noisy_clip()
+    how = {"cfg": 1.0, "sampler_name": "ancestral", "steps": 50}
+    rows = []
+    for text, seed in (
+        ("a strawberry on a white background", 2),
+        ("a watermelon on a pink background", 1),
+    ):
+        row = []
+        for scale in (0.0, 1.0, 3.0, 10.0):
+            model = call("GlideClipGuidance", model=base()[0], clip=clip, text=text, scale=scale)
+            row += pictures(drawn("", model=model[0], seed=seed, **how))
+        rows.append(row)
+    return grid(rows)
+
+
+def empty_latent() -> Picture:
+    text = "a parrot on a yellow background"
+    return grid([[pictures(drawn(text, size=s))[0] for s in ((64, 64), (96, 64), (64, 96))]])
+
+
+def sampler() -> Picture:
+    """The state and the estimate of the picture after some of ddim's 30 steps."""
+    seen: list[StepInfo] = []
+    model = load_model(BUNDLED / "base.safetensors")
+    text_to_image(model, [FOX], seeds=[1], callback=seen.append)
+    steps = [seen[i] for i in (0, 7, 18, 29)]
+    rows = [[getattr(step, name) for step in steps] for name in ("x_t", "x0")]
+    return grid([[pictures(images.to_comfy(p.clamp(-1, 1)))[0] for p in row] for row in rows])
+
+
+def upsample() -> Picture:
+    text = "a frog on a pink background"
+    small = loaded("small.png")
+    positive = prompts(base()[1], text)["positive"]
+    large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, seed=3)[0]
+    return grid([[*pictures(small, 4), *pictures(large, 1)]])
+
+
+def inpaint() -> Picture:
+    image, mask = loaded("inpaint.png"), loaded("inpaint_mask.png")
+    model, clip = base("inpaint")
+    result, patch = call(
+        "GlideInpaint", model=model, upsampler=upsampler("upsampler_inpaint"), image=image,
+        mask=mask[..., 0], seed=4, **prompts(clip, "a pizza on a green background"),
+    )  # fmt: skip
+    wide = (360, 240)
+    cells = [pictures(p, 1)[0].resize(wide, Image.LANCZOS) for p in (image, mask, result)]
+    square = pictures(patch, 1)[0].resize((wide[1], wide[1]), Image.LANCZOS)
+    return grid([cells[:2], [cells[2], square]])
+
+
+def inpaint_conditioning() -> Picture:
+    model, clip = base("inpaint")
+    image = drawn("a cupcake on a white background")
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    words = prompts(clip, "a doughnut on a white background")
+    positive, negative, latent = call("GlideInpaintConditioning", image=image, mask=mask, **words)
+    given = {"positive": positive, "negative": negative, "latent_image": latent, "seed": 2}
+    result = call("GlideSampler", model=model, **given)[0]
+    white = mask[..., None].expand(-1, -1, -1, 3)
+    return grid([[pictures(p)[0] for p in (image, white, hidden(image, mask), result)]])
+
+
+def edit() -> Picture:
+    model, clip = base()
+    sketch = loaded("sketch.png")
+    small = images.to_comfy(images.fit(images.from_comfy(sketch), 64))
+    rows = []
+    for subject in ("strawberry", "tomato"):
+        words = prompts(clip, f"a {subject} on a white background")
+        row = pictures(small)
+        for strength in (0.4, 0.6, 0.8):
+            given = {"model": model, "image": sketch, "strength": strength, "seed": 5}
+            row += pictures(call("GlideEdit", **given, **words)[0])
+        rows.append(row)
+    return grid(rows)
+
+
+def clip_score() -> Picture:
+    """Pictures of other things than what is asked for, and some that nearly are."""
+    subjects = ("an owl", "a wolf", "a fox", "a purple fox", "a strawberry", "a lion", "a flat fox")
+    batch = [drawn(f"{subject} on a blue background") for subject in subjects]
+    batch.append(drawn("a fox on a pink background"))
+    ranked, scores = call("GlideClipScore", image=torch.cat(batch), clip=noisy_clip(), text=FOX)
+    found = [line.split()[0] for line in scores.splitlines()]
+    cells = [
+        below(p, f"{float(score):.2f}") for p, score in zip(pictures(ranked), found, strict=True)
+    ]
+    return grid([cells[:4], cells[4:]])
+
+
+def guidance_sweep() -> Picture:
+    model, clip = base()
+    drawing = call(
+        "GlideGuidanceSweep", model=model, clip=noisy_clip(), cfg_scales="1, 3, 8",
+        clip_scales="0, 3", steps="20", samplers="ancestral", seed=1, pictures=4,
+        **prompts(clip, "a hedgehog on a white background"),
+    )[0]  # fmt: skip
+    picture = pictures(drawing, 1)[0]
+    return picture.resize((640, round(picture.height * 640 / picture.width)), Image.LANCZOS)
+
+
+DRAW: dict[str, Callable[[], Picture]] = {
+    "GlideLoader": loader,
+    "GlideUpsamplerLoader": upsampler_loader,
+    "GlideClipLoader": clip_loader,
+    "GlideOpenClipLoader": open_clip_loader,
+    "GlideTextEncode": text_encode,
+    "GlideClipGuidance": clip_guidance,
+    "GlideEmptyLatent": empty_latent,
+    "GlideSampler": sampler,
+    "GlideUpsample": upsample,
+    "GlideInpaint": inpaint,
+    "GlideInpaintConditioning": inpaint_conditioning,
+    "GlideEdit": edit,
+    "GlideClipScore": clip_score,
+    "GlideGuidanceSweep": guidance_sweep,
+}
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(DRAW)
+    unknown = set(wanted) - set(DRAW)
+    if unknown:
+        sys.exit(f"no such node: {', '.join(sorted(unknown))}. Expected some of {', '.join(DRAW)}")
+    IMAGES.mkdir(exist_ok=True)
+    with host.using(StandaloneHost(device="cpu", dtype="float32", show_progress=False)):
+        for node_id in wanted:
+            file = IMAGES / f"{node_id}.webp"
+            unfinished = file.with_suffix(".tmp")
+            DRAW[node_id]().save(unfinished, "WEBP", quality=80, method=6)
+            os.replace(unfinished, file)
+            print(f"{file}  {file.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
