@@ -121,18 +121,23 @@ class GlideClipGuidance:
         cutouts: int = 8,
         cutout_seed: int = 0,
     ) -> tuple[Any]:
-        if sigma_min > sigma_max:
-            raise GlideError(
-                f"{NODE}: sigma_min {sigma_min} is above sigma_max {sigma_max}. Expected the "
-                "smaller first. Swap them."
-            )
+        interval = interval_of(NODE, sigma_min=sigma_min, sigma_max=sigma_max)
         if scale == 0:
             return (model,)
-        interval = interval_of(sigma_min, sigma_max)
         guide = ClipGuide(clip, text, scale, interval, cutouts, cutout_seed, vae)
         return (current().add_guide(model, guide),)
 
 
-def interval_of(sigma_min: float, sigma_max: float) -> tuple[float, float] | None:
-    """The two widgets as glide_core's interval; None where they exclude nothing."""
-    return None if sigma_min <= 0 and sigma_max >= ANY_SIGMA else (sigma_min, sigma_max)
+def interval_of(node: str, **ends: float) -> tuple[float, float] | None:
+    """Two widgets, the lower end first, as glide_core's interval; None where it excludes nothing.
+
+    GlideError when they are the wrong way round. Not in VALIDATE_INPUTS: an input that is named
+    there loses ComfyUI's check of its range.
+    """
+    (low_name, low), (high_name, high) = ends.items()
+    if low > high:
+        raise GlideError(
+            f"{node}: {low_name} {low} is above {high_name} {high}. Expected the smaller first. "
+            "Swap them."
+        )
+    return None if low <= 0 and high >= ANY_SIGMA else (low, high)

@@ -156,6 +156,18 @@ def checkpoint_problem(*names: str | None) -> str | bool:
     return True
 
 
+def respacing_problem(text: str | None, steps: int = 1000) -> str | bool:
+    """VALIDATE_INPUTS for a respacing string: True, or what is wrong. None is a connected input."""
+    from glide_core.diffusion.schedule import space_timesteps
+
+    try:
+        if text and text.strip():
+            space_timesteps(steps, text.strip())
+    except GlideError as error:
+        return str(error)
+    return True
+
+
 def changed(*names: str) -> str:
     """IS_CHANGED for file choices: a loader runs again when a file's time or size is new."""
     try:

@@ -157,6 +157,10 @@ class GlideSampler:
             },
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, respacing: str | None = None) -> str | bool:
+        return inputs.respacing_problem(respacing)
+
     def sample(
         self,
         model: Any,
@@ -205,7 +209,9 @@ class GlideSampler:
             eta=eta,
             guidance_scale=cfg,
             guidance_rescale=cfg_rescale,
-            guidance_interval=interval_of(cfg_sigma_min, cfg_sigma_max),
+            guidance_interval=interval_of(
+                NODE, cfg_sigma_min=cfg_sigma_min, cfg_sigma_max=cfg_sigma_max
+            ),
             clip_denoised=clip_denoised,
             temperature=temperature,
         )

@@ -55,6 +55,10 @@ class GlideUpsample:
             },
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, respacing: str | None = None) -> str | bool:
+        return inputs.respacing_problem(respacing)
+
     def upsample(
         self,
         model: Any,

@@ -156,6 +156,7 @@ def test_interrupt_stops_within_a_step(server: Any, node: str) -> None:
         ({"steps": 0}, "smaller than min"),
         ({"steps": 1001}, "bigger than max"),
         ({"cfg": -1.0}, "smaller than min"),
+        ({"cfg_sigma_max": 200000.0}, "bigger than max"),
         ({"sampler_name": "no such"}, "not in list"),
     ],
 )
@@ -165,6 +166,12 @@ def test_ranges_are_checked_before_the_run(
     run = server.run(sampling(**changes))
     assert run.end == "refused"
     assert words in json.dumps(run.events[-1][1])
+
+
+def test_a_wrong_respacing_is_said_before_the_run(server: Any) -> None:
+    run = server.run(sampling(respacing="ten"))
+    assert run.end == "refused"
+    assert "respacing 'ten'" in json.dumps(run.events[-1][1])
 
 
 def test_a_missing_checkpoint_is_named_before_the_run(server: Any) -> None:
