@@ -1,0 +1,83 @@
+"""ComfyUI's interface in a headless Chromium, for tests that look at what a person sees.
+
+Playwright's synchronous calls keep an event loop running in this thread: inside `editor`, queue
+prompts from the page (`app.queuePrompt(0)`), not with `Server.run`, which starts a loop of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+READY = "() => window.app?.graph && window.app.extensionManager && window.LiteGraph"
+PATIENCE = 60_000  # milliseconds, on a machine with other work
+
+
+def chromium() -> str:
+    """Path of an installed Chromium: $CHROMIUM, or the first that is found. Skips without one."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip("no Chromium: install one, or set CHROMIUM to its path, to run these tests")
+    return found
+
+
+@contextmanager
+def editor(
+    url: str, *, size: tuple[int, int] = (1600, 1000), settings: dict[str, Any] | None = None
+) -> Iterator[Any]:
+    """Open the server's interface; gives Playwright's Page when it is ready for a person.
+
+    settings: of the interface, by id ("Comfy.Locale": "zh"), stored before it is opened. Nothing
+    but the server can be reached. Skips where Playwright or Chromium is missing.
+    """
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="no Playwright: pip install playwright to run these tests"
+    )
+    program = chromium()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+            page.set_default_timeout(PATIENCE)
+            page.route("**/*", lambda route: _only(url, route))
+            # A first visit opens the template dialog.
+            stored = {"Comfy.TutorialCompleted": True, **(settings or {})}
+            answer = page.request.post(f"{url}/settings", data=stored)
+            assert answer.ok, answer.text()
+            page.goto(url)
+            page.wait_for_function(READY)
+            page.locator("#graph-canvas").wait_for()
+            page.locator(".p-dialog-mask").wait_for(state="detached")
+            yield page
+        finally:
+            browser.close()
+
+
+def _only(url: str, route: Any) -> None:
+    if route.request.url.startswith(url):
+        route.continue_()
+    else:
+        route.abort()
+
+
+def add_node(page: Any, kind: str) -> None:
+    """Clear the graph, add one node, put it in the middle and select it."""
+    page.evaluate(
+        """kind => {
+            const { graph, canvas } = window.app
+            graph.clear()
+            const node = window.LiteGraph.createNode(kind)
+            graph.add(node)
+            canvas.centerOnNode(node)
+            canvas.selectNode(node)
+        }""",
+        kind,
+    )
