@@ -204,11 +204,17 @@ def sampler() -> Picture:
 
 
 def upsample() -> Picture:
+    """The whole picture, and an eye of it larger."""
     text = "a frog on a pink background"
     small = loaded("small.png")
     positive = prompts(base()[1], text)["positive"]
     large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, seed=3)[0]
-    return grid([[*pictures(small, 4), *pictures(large, 1)]])
+    return grid(
+        [
+            [*pictures(small, 4), *pictures(large, 1)],
+            [*pictures(small[:, 12:28, 12:28], 16), *pictures(large[:, 48:112, 48:112], 4)],
+        ]
+    )
 
 
 def inpaint() -> Picture:
