@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity, profile
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +162,78 @@ def test_each_model_reads_the_prompt_with_its_own_tower(comfy: Any, glide: Any) 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_memory_estimate_grows_with_the_picture(comfy: Any, glide: Any) -> None:
-    inner = glide[0].model
-    small, wide = inner.memory_required([1, 3, 64, 64]), inner.memory_required([2, 3, 128, 128])
-    assert wide == pytest.approx(8 * small)
-    assert 1e5 < small < 1e8
+def peak_memory(run: Any) -> int:
+    """Bytes that are allocated at once, at most, while it runs: counted, not sampled."""
+    run()  # what a first call keeps is no part of it
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    now = most = 0
+    events = profiler.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.bundled
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("node", "name", "size"),
+    [
+        ("GlideLoader", "base.safetensors", 64),
+        ("GlideUpsamplerLoader", "upsampler.safetensors", 128),
+        ("GlideLoader", "bundled/base.safetensors", 64),
+        ("GlideUpsamplerLoader", "bundled/upsampler.safetensors", 256),
+    ],
+)
+def test_memory_estimate_is_near_what_a_call_takes(
+    comfy: Any, node: str, name: str, size: int, batch: int
+) -> None:
+    found = comfy(node, checkpoint=name, dtype="float32")
+    inner = (found[0] if isinstance(found, tuple) else found).model
+    config = inner.glide_config
+    conditions: dict[str, Any] = {
+        "c_crossattn": torch.randn(batch, config.text.context_length, config.text.width),
+        "y": torch.randn(batch, config.unet.embedding_width),
+    }
+    if config.is_upsampler:
+        conditions["low_res"] = torch.randn(batch, 3, size, size)
+    x, sigma = torch.randn(batch, 3, size, size), torch.ones(batch)
+    with torch.inference_mode():
+        taken = peak_memory(lambda: inner.apply_model(x, sigma, **conditions))
+    estimate = inner.memory_required([batch, 3, size, size])
+    assert 0.4 < taken / estimate < 1.1
+
+
+@pytest.mark.parametrize("node", ["KSampler", "GlideSampler"])
+def test_branches_in_one_call_or_two_draw_the_same(
+    comfy: Any, glide: Any, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short, ComfyUI runs the prompts one after the other."""
+    model, _, _, positive, negative = glide
+    calls: list[int] = []
+    call = type(model.model).apply_model
+
+    def counted(self: Any, x: torch.Tensor, *args: Any, **options: Any) -> Any:
+        calls.append(len(x))
+        return call(self, x, *args, **options)
+
+    def draw() -> torch.Tensor:
+        inputs = {"steps": 3, "sampler_name": "ddim", "latent_image": comfy.empty(2)}
+        if node == "KSampler":
+            return comfy.ksampler(model, positive, negative, **inputs)
+        inputs |= {"model": model, "positive": positive, "negative": negative}
+        return comfy(node, seed=0, cfg=3.0, **inputs)[1]["samples"].clone()
+
+    monkeypatch.setattr(type(model.model), "apply_model", counted)
+    together = draw()
+    assert calls == [4, 4, 4]
+    calls.clear()
+    monkeypatch.setattr(comfy.management, "get_free_memory", lambda *unused, **more: 1)
+    apart = draw()
+    assert calls == [2] * 6
+    torch.testing.assert_close(apart, together, rtol=0, atol=5e-3)
 
 
 def test_core_s_loader_does_not_know_glide(comfy: Any) -> None:

@@ -111,6 +111,13 @@ def test_clip_guidance_changes_a_copy_and_not_the_model() -> None:
     assert not torch.allclose(plain, pulled, atol=1e-3)
 
 
+def test_an_interval_the_wrong_way_round_is_refused() -> None:
+    model, _, _ = base()
+    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    with pytest.raises(GlideError, match=r"sigma_min 5.* is above sigma_max 1.*Swap them"):
+        call("GlideClipGuidance", model=model, clip=clip, text="x", sigma_min=5.0, sigma_max=1.0)
+
+
 def test_clip_guidance_of_scale_0_is_the_model_itself() -> None:
     model, _, _ = base()
     clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
@@ -284,6 +291,7 @@ def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
     [
         ({"respacing": "swift27"}, "swift27"),
         ({"sampler_name": "magic"}, "unknown sampler"),
+        ({"cfg_sigma_min": 5.0, "cfg_sigma_max": 1.0}, "Swap them"),
         ({"denoise": 0.5, "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}}, "4 channels"),
         ({"latent_image": {"samples": torch.zeros(0, 3, 32, 32)}}, "0 pictures"),
         ({"latent_image": {"samples": torch.zeros(1, 3, 33, 32)}}, "33"),
