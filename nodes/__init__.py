@@ -41,7 +41,7 @@ from .sampling import GlideEmptyLatent, GlideSampler  # noqa: E402
 from .scoring import GlideClipScore  # noqa: E402
 from .sweep import GlideGuidanceSweep  # noqa: E402
 from .text import GlideTextEncode  # noqa: E402
-from .upsampling import GlideUpsample  # noqa: E402
+from .upsampling import GlideUpsample, GlideUpsampleConditioning  # noqa: E402
 
 # Ids are frozen once released: workflows store them.
 _TITLES: dict[type, str] = {
@@ -54,6 +54,7 @@ _TITLES: dict[type, str] = {
     GlideEmptyLatent: "GLIDE Empty Latent",
     GlideSampler: "GLIDE Sampler",
     GlideUpsample: "GLIDE Upsample",
+    GlideUpsampleConditioning: "GLIDE Upsample Conditioning",
     GlideInpaint: "GLIDE Inpaint",
     GlideInpaintConditioning: "GLIDE Inpaint Conditioning",
     GlideEdit: "GLIDE Edit",

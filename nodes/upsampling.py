@@ -1,4 +1,4 @@
-"""The node of the second stage: 64x64 to 256x256."""
+"""Nodes of the second stage, 64x64 to 256x256: in one step, and as CONDITIONING for KSampler."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from glide_core.errors import GlideError
 
 from . import inputs, stages
 from .host import Conditioning, current
+from .host.values import LOW_RES, with_extras
 
 NODE = "GLIDE Upsample"
+
+
+def low_size() -> inputs.Declared:
+    return (
+        "INT",
+        {
+            "default": 64,
+            "min": 0,
+            "max": 1024,
+            "step": 8,
+            "advanced": True,
+            "tooltip": "Resize so that the shorter side has this many pixels before "
+            "enlarging; 0 takes the picture as it is, cut to multiples of 8.",
+        },
+    )
 
 
 class GlideUpsample:
@@ -40,18 +56,7 @@ class GlideUpsample:
                 "sampler_name": inputs.sampler_name("ddim"),
                 "cfg": inputs.cfg(1.0),
                 "temperature": inputs.temperature(0.997),
-                "low_size": (
-                    "INT",
-                    {
-                        "default": 64,
-                        "min": 0,
-                        "max": 1024,
-                        "step": 8,
-                        "advanced": True,
-                        "tooltip": "Resize so that the shorter side has this many pixels before "
-                        "enlarging; 0 takes the picture as it is, cut to multiples of 8.",
-                    },
-                ),
+                "low_size": low_size(),
             },
         }
 
@@ -101,3 +106,48 @@ class GlideUpsample:
             )
         large = images.to_comfy(pictures)
         return host.compared(images.to_comfy(low_res), large, (large,))
+
+
+class GlideUpsampleConditioning:
+    CATEGORY = "GLIDE/upsampling"
+    DESCRIPTION = (
+        "Puts a small picture into the prompts, for sampling GLIDE's upsampler with KSampler or "
+        "any other core sampler. GLIDE Upsample does the same with the paper's own sampler."
+    )
+    SEARCH_ALIASES = ["upscale conditioning", "upsample with ksampler", "super resolution"]
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
+    RETURN_NAMES = ("positive", "negative", "latent")
+    OUTPUT_TOOLTIPS = (
+        "The prompt, with the small picture.",
+        "The negative prompt, with the small picture.",
+        "An empty LATENT, four times as large, to sample into.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "positive": inputs.positive(),
+                "negative": inputs.negative(),
+                "image": ("IMAGE", {"tooltip": "The small pictures to enlarge."}),
+                "low_size": low_size(),
+            }
+        }
+
+    def encode(
+        self, positive: Conditioning, negative: Conditioning, image: Any, low_size: int
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        import torch
+
+        from glide_core import images, pipeline
+
+        low_res = images.eight_bit_snap(images.fit(images.from_comfy(image), low_size))
+        batch, channels, *_ = low_res.shape
+        samples = torch.zeros(batch, channels, *pipeline.upsampled_size(low_res))
+        extras = {LOW_RES: low_res}
+        return (
+            with_extras(positive, **extras),
+            with_extras(negative, **extras),
+            {"samples": samples},
+        )

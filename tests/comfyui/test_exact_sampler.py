@@ -177,23 +177,40 @@ def test_the_upsampler_in_the_base_s_place_is_an_error(comfy: Any, glide: Any) -
         comfy.ksampler(up, positive, negative)
 
 
+def upsampled_by_ksampler(
+    comfy: Any, up: Any, positive: Any, negative: Any, image: Any, **run: Any
+) -> torch.Tensor:
+    first, second, latent = comfy(
+        "GlideUpsampleConditioning",
+        positive=positive, negative=negative, image=image, low_size=run.pop("low_size", 0),
+    )  # fmt: skip
+    return comfy.ksampler(up, first, second, latent_image=latent, cfg=1.0, **run)
+
+
 def test_ksampler_upsamples_with_the_picture_in_its_conditioning(comfy: Any, glide: Any) -> None:
     _, _, positive, negative, _ = glide
-    values = comfy.module("nodes.host.values")
     up = comfy.load_upsampler()
-    pictures = [torch.full((1, 3, 32, 32), value) for value in (-0.9, 0.9)]
-    found = [
-        comfy.ksampler(
-            up,
-            values.with_extras(positive, concat_image=picture),
-            values.with_extras(negative, concat_image=picture),
-            latent_image=comfy.empty(size=128),
-            cfg=1.0,
-        )
-        for picture in pictures
-    ]
-    assert found[0].shape == (1, 3, 128, 128)
+    pictures = [torch.full((2, 32, 32, 3), value) for value in (0.05, 0.95)]
+    found = [upsampled_by_ksampler(comfy, up, positive, negative, p) for p in pictures]
+    assert found[0].shape == (2, 3, 128, 128)
     assert float((found[1] - found[0]).abs().mean()) > 1e-3
+
+
+@pytest.mark.bundled
+def test_ksampler_enlarges_as_glide_upsample_does(comfy: Any) -> None:
+    """On trained weights: the same picture as the pack's own node, up to each one's noise."""
+    model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
+    up = comfy("GlideUpsamplerLoader", checkpoint="bundled/upsampler.safetensors", dtype="float32")
+    positive, negative = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
+    small, _ = comfy(
+        "GlideSampler", model=model, positive=positive, negative=negative, seed=5, steps=20,
+        latent_image=comfy.empty(), sampler_name="ddim", cfg=3.0,
+    )  # fmt: skip
+    ours = comfy("GlideUpsample", model=up, image=small, positive=positive, seed=0, steps=10)
+    run = {"steps": 10, "low_size": 64}
+    core = upsampled_by_ksampler(comfy, up, positive, negative, small, **run)
+    difference = core - (ours.movedim(-1, 1) * 2 - 1)
+    assert float(difference.square().mean().sqrt()) < 0.03
 
 
 def ddpm_against_ancestral(

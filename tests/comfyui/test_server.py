@@ -24,6 +24,7 @@ NODES = [
     "GlideSampler",
     "GlideTextEncode",
     "GlideUpsample",
+    "GlideUpsampleConditioning",
     "GlideUpsamplerLoader",
 ]
 
@@ -61,6 +62,16 @@ def graph() -> dict[str, Any]:
             model=["up", 0], image=["scored", 0], positive=["positive", 0], seed=0, steps=2,
             low_size=32,
         ),
+        "small": node(
+            "GlideUpsampleConditioning", image=["scored", 0], low_size=32, **prompts
+        ),
+        "enlarged": node(
+            "KSampler",
+            model=["up", 0], positive=["small", 0], negative=["small", 1],
+            latent_image=["small", 2], seed=0, steps=2, cfg=1.0, sampler_name="euler",
+            scheduler="normal", denoise=1.0,
+        ),
+        "shown": node("VAEDecode", samples=["enlarged", 0], vae=["base", 2]),
         "swept": node(
             "GlideGuidanceSweep",
             model=["base", 0], clip=["clip", 0], cfg_scales="1, 3", clip_scales="0, 2", steps="2",
@@ -86,7 +97,7 @@ def graph() -> dict[str, Any]:
         ),
         **{
             f"save_{name}": node("SaveImage", images=[name, 0], filename_prefix=name)
-            for name in ("sampled", "upsampled", "swept", "inpainted", "decoded", "edited")
+            for name in ("sampled", "upsampled", "shown", "swept", "inpainted", "decoded", "edited")
         },
     }  # fmt: skip
 
@@ -109,10 +120,10 @@ def test_every_node_runs(server: Any) -> None:
     folder = server.checkpoints.base_directory / "output"
     sizes = {
         name: Image.open(folder / run.outputs[f"save_{name}"]["images"][0]["filename"]).size
-        for name in ("sampled", "upsampled", "inpainted", "decoded", "edited")
+        for name in ("sampled", "upsampled", "shown", "inpainted", "decoded", "edited")
     }
     assert sizes["sampled"] == sizes["decoded"] == (64, 64)
-    assert sizes["upsampled"] == (128, 128)
+    assert sizes["upsampled"] == sizes["shown"] == (128, 128)
     assert sizes["inpainted"] == (96, 80)
     assert "picture" in run.outputs["scored"]["text"][0]
     assert run.outputs["swept"]["text"][0].count("ancestral") == 4  # a row for each cell
