@@ -37,7 +37,7 @@ SAME_NAME = {
 }
 # What may stand in Latin letters in a language that has other ones.
 TERMS = """
-GLIDE OpenAI ComfyUI KSampler CLIP VAE MODEL LATENT Latent Pareto CFG cfg eta CSV ViT MB
+GLIDE OpenAI ComfyUI KSampler CLIP VAE MODEL LATENT Latent CFG cfg eta CSV ViT MB
 Classifier Free Guidance open_clip float32 token emoji x64 x256 upsampler inpaint
 auto ancestral ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
 models glide download openai base clip_image_enc clip_text_enc
