@@ -1,0 +1,83 @@
+"""Record what the core nodes in our workflow files take and give: tests/nodes/core_nodes.json.
+
+    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.core_record
+
+(from tests/), after a workflow has gained a core node. With it the files are checked where there is
+no ComfyUI. Only what a file can get wrong is kept: names, types, order, and what adds widgets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from comfyui.inside import Inside
+from comfyui.tiny import write_checkpoints
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECORD = REPOSITORY / "tests" / "nodes" / "core_nodes.json"
+KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")
+
+
+def types_in_files() -> set[str]:
+    """Every type of node in our workflows and blueprints, but ours and those of the editor."""
+    from glide_core.workflow.ui_format import DRAWN_ONLY
+
+    found: set[str] = set()
+    for folder in ("example_workflows", "subgraphs"):
+        for path in (REPOSITORY / folder).glob("*.json"):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            inner = data.get("definitions", {}).get("subgraphs", [])
+            types = {node["type"] for graph in (data, *inner) for node in graph["nodes"]}
+            found |= types - {graph["id"] for graph in inner}
+    return {name for name in found if not name.startswith("Glide")} - {
+        *DRAWN_ONLY,
+        "Reroute",
+        "PrimitiveNode",
+    }
+
+
+def recorded(comfy: Inside, names: Iterable[str]) -> dict[str, Any]:
+    """The nodes as /object_info tells them, less what depends on the machine."""
+    found: dict[str, Any] = {}
+    for name in sorted(names):
+        node = comfy.find(name)
+        assert node is not None, f"this ComfyUI has no node {name}"
+        declared = node.INPUT_TYPES()
+        found[name] = {
+            "input": {
+                group: {key: entry_of(entry) for key, entry in declared[group].items()}
+                for group in ("required", "optional")
+                if declared.get(group)
+            },
+            "output": [kind if isinstance(kind, str) else "COMBO" for kind in node.RETURN_TYPES],
+            "output_node": bool(getattr(node, "OUTPUT_NODE", False)),
+        }
+    return found
+
+
+def entry_of(entry: Any) -> list[Any]:
+    kind, *options = entry
+    given = options[0] if options else {}
+    return [
+        kind if isinstance(kind, str) else "COMBO",
+        {key: given[key] for key in KEPT if given.get(key) is not None},
+    ]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        comfy = Inside(
+            Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
+        )
+        text = json.dumps(recorded(comfy, types_in_files()), indent=1)
+        RECORD.write_text(text + "\n", encoding="utf-8")
+    print(RECORD, len(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The record that checks our workflow files without ComfyUI says what this ComfyUI says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfyui.core_record import RECORD, recorded, types_in_files
+from comfyui.inside import Inside
+
+
+def named(node: dict[str, Any]) -> list[tuple[str, str]]:
+    groups = node["input"].values()
+    return [(name, kind) for group in groups for name, (kind, _) in group.items()]
+
+
+def test_every_core_node_of_our_files_is_on_record_as_it_is_here(comfy: Inside) -> None:
+    """A newer ComfyUI may have appended inputs and outputs: files without them stay good."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert set(record) >= types_in_files()
+    here = recorded(comfy, record)
+    for name, node in record.items():
+        inputs = named(here[name])
+        assert [entry for entry in inputs if entry in named(node)] == named(node), name
+        assert here[name]["output"][: len(node["output"])] == node["output"], name
