@@ -217,6 +217,16 @@ def upsample() -> Picture:
     )
 
 
+def upsample_conditioning() -> Picture:
+    """Under dpmpp_2m, one of core's samplers, here that of GLIDE Upsample."""
+    text = "a parrot on a yellow background"
+    small = drawn(text)
+    how = {"sampler_name": "dpmpp_2m", "steps": 10, "seed": 1}
+    positive = prompts(base()[1], text)["positive"]
+    large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, **how)[0]
+    return grid([[*pictures(small, 4), *pictures(large, 1)]])
+
+
 def inpaint() -> Picture:
     image, mask = loaded("inpaint.png"), loaded("inpaint_mask.png")
     model, clip = base("inpaint")
@@ -292,6 +302,7 @@ DRAW: dict[str, Callable[[], Picture]] = {
     "GlideEmptyLatent": empty_latent,
     "GlideSampler": sampler,
     "GlideUpsample": upsample,
+    "GlideUpsampleConditioning": upsample_conditioning,
     "GlideInpaint": inpaint,
     "GlideInpaintConditioning": inpaint_conditioning,
     "GlideEdit": edit,
