@@ -1,4 +1,7 @@
-"""Every example workflow: well formed for ComfyUI's editor, and run by `glide run`."""
+"""Every example workflow: run by `glide run`, or sent to ComfyUI; laid out to be read.
+
+That the files are well formed is in test_workflow_files.py.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from PIL import Image
 
 from glide_core import png
 from glide_core.cli import main
+from glide_core.workflow.ui_format import DRAWN_ONLY
 
 FOLDER = Path(__file__).parents[2] / "example_workflows"
 EXAMPLES = sorted(FOLDER.glob("*.json"))
@@ -26,16 +30,68 @@ TINY = {  # what stands in for the bundled models here
 }
 
 
+SIZES = {  # of what an example draws in the end
+    "clip_guided": [(256, 256)],
+    "edit_sdedit": [(256, 256)],
+    "inpaint": [(480, 320)],
+    "text_to_image": [(256, 256)],
+    "upscale": [(256, 256)],
+}
+
+
 def load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text())
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return data
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+def foreign_types(path: Path) -> set[str]:
+    """Nodes that only ComfyUI has."""
+    known = schemas(NODE_CLASS_MAPPINGS, {}, Place((), Path())).keys() | set(DRAWN_ONLY)
+    return {node["type"] for node in load(path)["nodes"]} - known
+
+
+HERE = [path for path in EXAMPLES if not foreign_types(path)]
+ELSEWHERE = [path for path in EXAMPLES if foreign_types(path)]
+
+
+@pytest.mark.parametrize("path", HERE, ids=[path.stem for path in HERE])
 def test_it_runs_here_and_writes_its_pictures_with_the_workflow_inside(
     path: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow = load(path)
+    options = [word for change in made_tiny(workflow) for word in ("--set", change)]
+    assert main(["run", str(path), "--out", str(tmp_path), "--quiet", *options]) == 0
+    written = sorted(tmp_path.iterdir())
+    assert sorted(capsys.readouterr().out.split("\n")) == ["", *map(str, written)]
+    prefixes = [
+        node["widgets_values"][0] if node["type"] == "SaveImage" else "preview"
+        for node in workflow["nodes"]
+        if node["type"] in ("SaveImage", "PreviewImage")
+    ]
+    assert prefixes
+    assert {file.name.rsplit("_", 2)[0] for file in written} == set(prefixes)
+    sizes = [Image.open(file).size for file in written]
+    if path.stem in SIZES:
+        assert sizes == SIZES[path.stem]
+    text = png.read_text(written[0])
+    assert json.loads(text["workflow"]) == workflow
+    assert any(n["class_type"] == "SaveImage" for n in json.loads(text["prompt"]).values())
+
+
+@pytest.mark.parametrize("path", ELSEWHERE, ids=[path.stem for path in ELSEWHERE])
+def test_what_needs_core_nodes_is_sent_to_comfyui(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = foreign_types(path)
+    assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
+    told = capsys.readouterr().err
+    assert all(f"is of type {name}" in told for name in foreign)
+    assert "Run it in ComfyUI" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def made_tiny(workflow: dict[str, Any]) -> list[str]:
+    """Changes that make an example quick: tiny models in place of the bundled ones, few steps."""
     changes = []
     for node in workflow["nodes"]:
         values = node.get("widgets_values") or []
@@ -47,44 +103,7 @@ def test_it_runs_here_and_writes_its_pictures_with_the_workflow_inside(
             changes.append(f"{node['id']}.upsample_steps=1")
         if node["type"] == "GlideGuidanceSweep":
             changes += [f"{node['id']}.{change}" for change in ("steps=2", "pictures=1")]
-    options = [word for change in changes for word in ("--set", change)]
-    assert main(["run", str(path), "--out", str(tmp_path), "--quiet", *options]) == 0
-    written = sorted(tmp_path.iterdir())
-    assert sorted(capsys.readouterr().out.split("\n")) == ["", *map(str, written)]
-    if path.stem == "guidance_sweep":
-        assert [file.name for file in written] == ["sweep_grid_00001_.png", "sweep_plot_00001_.png"]
-    else:
-        size = (480, 320) if path.stem == "inpaint" else (256, 256)
-        assert [Image.open(file).size for file in written] == [size]
-    text = png.read_text(written[0])
-    assert json.loads(text["workflow"]) == workflow
-    assert any(n["class_type"] == "SaveImage" for n in json.loads(text["prompt"]).values())
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
-def test_links_join_slots_of_one_type_at_both_ends(path: Path) -> None:
-    workflow = load(path)
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    assert len(nodes) == len(workflow["nodes"])
-    for link, source, out, target, into, kind in workflow["links"]:
-        assert nodes[source]["outputs"][out]["type"] == kind
-        assert link in nodes[source]["outputs"][out]["links"]
-        assert nodes[target]["inputs"][into]["type"] == kind
-        assert nodes[target]["inputs"][into]["link"] == link
-    assert workflow["last_node_id"] == max(nodes)
-    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
-def test_every_node_has_a_value_for_every_widget(path: Path) -> None:
-    known = schemas(NODE_CLASS_MAPPINGS, {}, Place((), Path()))
-    for node in load(path)["nodes"]:
-        if node["type"] == "MarkdownNote":
-            continue
-        widgets = known[node["type"]].widgets
-        expected = sum(2 if spec.has_control else 1 for spec in widgets)
-        expected += node["type"] in ("LoadImage", "LoadImageMask")  # the editor's upload button
-        assert len(node["widgets_values"]) == expected, node["type"]
+    return changes
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
