@@ -16,6 +16,9 @@ from glide_core.errors import GlideError
 from glide_core.images import cycle, from_comfy, keep_mask, resize, to_comfy
 
 _MOST_SIDE = 8192  # memory; the models see 256 pixels of it at most
+_FIELD_SIDE = 256  # differences of shade are smooth: worked out no finer than this
+_SHADE = 0.15  # differences about so large are a shade, much larger ones another thing
+_FADE = 31  # pixels, of _FIELD_SIDE, over which shades fade out towards the middle
 _LEAST_SIDE = 256  # a smaller square would be enlarged for the last stage: wasted pixels
 
 
@@ -132,7 +135,8 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     old = from_comfy(image[:, rows, columns])
     new = _enlarged(patch.to(image.device).float(), region.side)
     new = new[..., top : region.side - bottom, left : region.side - right]
-    new = new + _colour_shift(old, new, hole)
+    new = new + _mean_shift(old, new, hole)
+    new = new + _border_shift(old, new, hole)
     weight = _feathered(hole, feather)
     mixed = to_comfy(old + weight * (new - old)).to(image.dtype)
     stitched = image.clone()
@@ -151,12 +155,43 @@ def _enlarged(patch: Tensor, side: int) -> Tensor:
     return resized.clamp(low, high)
 
 
-def _colour_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
+def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
     """What to add to the new picture, [B, C, 1, 1], for equal mean colours just around the hole."""
     reach = max(old.shape[-2:]) // 16 * 2 + 1
     near = _widened(hole, reach) * (1 - hole)
     count = near.sum(dim=(2, 3), keepdim=True)
     return ((old - new) * near).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+
+
+def _border_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
+    """What to add to the new picture, [B, C, H, W], for surfaces to go on across the hole's border.
+
+    Models paint a background that goes on into the hole a shade off. Just inside the border each
+    pixel is compared with the old ones just outside; small differences are taken for such a shade,
+    large ones for another thing that begins there. The shades fade out towards the middle.
+    """
+    height, width = old.shape[-2:]
+    shrink = max(height, width, _FIELD_SIDE) / _FIELD_SIDE
+    size = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+    old, new, share = (F.adaptive_avg_pool2d(x, size) for x in (old, new, hole))
+    inside, outside = (share > 0.5).float(), (share < 0.01).float()
+    near = _blurred(outside, 9)
+    band = inside * (near > 0.02).float()  # those within a few pixels of the border
+    beyond = _blurred(old * outside, 9) / near.clamp(min=0.02)
+    shade = beyond - new
+    alike = band * (-(shade.abs().amax(dim=1, keepdim=True) / _SHADE).square()).exp()
+    weight = _blurred(alike, _FADE)
+    field = _blurred(alike * shade, _FADE) / weight.clamp(min=1e-6)
+    trust = (weight / _blurred(band, _FADE).clamp(min=1e-6)) * _blurred(outside, _FADE).sqrt()
+    return F.interpolate(field * trust, (height, width), mode="bilinear", align_corners=False)
+
+
+def _blurred(x: Tensor, reach: int) -> Tensor:
+    """Three running means over `reach` (odd) pixels, nearly a Gaussian; nothing lies beyond."""
+    for _ in range(3):
+        x = F.avg_pool2d(x, (1, reach), stride=1, padding=(0, reach // 2))
+        x = F.avg_pool2d(x, (reach, 1), stride=1, padding=(reach // 2, 0))
+    return x
 
 
 def _widened(values: Tensor, reach: int) -> Tensor:

@@ -162,3 +162,21 @@ def test_any_feather_is_quick() -> None:
 def test_a_mask_too_wide_for_memory_is_refused() -> None:
     with pytest.raises(GlideError, match="marks 20000 pixels"):
         crop_for_inpainting(torch.zeros(1, 1, 20000, 3), torch.ones(1, 1, 20000))
+
+
+def test_a_background_a_shade_off_goes_on_across_the_border() -> None:
+    """The known pixels of a patch are the picture's own: only what is inside can be off."""
+    image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
+    patch = grey(value=0.0)
+    patch[..., 64:192, 64:192] = 0.05
+    row = stitch(image, patch, Region(0, 0, 256), mask, feather=0)[0, 128, :, 0]
+    assert (row[64:66] - 0.5).abs().max() < 0.01  # of a step of 0.025
+    assert row[128] > 0.51  # the middle is left as it was drawn
+
+
+def test_another_thing_at_the_border_keeps_its_colour() -> None:
+    image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
+    patch = grey(value=0.0)
+    patch[..., 64:192, 64:192] = 1.0
+    result = stitch(image, patch, Region(0, 0, 256), mask, feather=0)
+    assert (result[0, 64:192, 64:192] > 0.995).all()
