@@ -41,7 +41,7 @@ function address({ filename, subfolder = "", type = "temp" }) {
 }
 
 app.registerExtension({
-  name: "GLIDE.LiveViews",
+  name: "glide.liveViews",
 
   setup() {
     api.addEventListener("glide.step", ({ detail }) => {

@@ -60,6 +60,8 @@ class Server:
             "--base-directory", str(base), "--preview-method", "auto", "--disable-api-nodes",
             "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
+        if "COMFYUI_FRONTEND" in os.environ:  # another version of the interface, unpacked
+            command += ["--front-end-root", os.environ["COMFYUI_FRONTEND"]]
         self.process = subprocess.Popen(
             command,
             cwd=self.comfyui,

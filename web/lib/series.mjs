@@ -1,4 +1,4 @@
-/** What the browser has heard, kept per workflow and node, so that a rebuilt node shows it again. */
+/** What the browser heard, kept per workflow and node, so that a rebuilt node shows it again. */
 
 /** The lines of a chart, in drawing order. Lines of one scale share their axis. */
 export const LINES = [

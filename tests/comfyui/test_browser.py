@@ -1,0 +1,318 @@
+"""The live chart and the slider in ComfyUI's real interface, in both of its renderers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfyui.conftest import REPOSITORY
+
+STEPS, FEWER, UPSAMPLE_STEPS, PICTURES = 6, 4, 2, 2
+GUIDANCE, SAMPLER, UPSAMPLER = 7, 8, 9  # node ids of the example
+RUN = """async () => {
+    const ends = ["execution_success", "execution_error", "execution_interrupted"];
+    const end = new Promise((found) => {
+        for (const kind of ends) {
+            app.api.addEventListener(kind, (event) => found([kind, event.detail]), { once: true });
+        }
+    });
+    await app.queuePrompt(0);
+    return await end;
+}"""
+SETTINGS = """async (vue) => {
+    await app.extensionManager.setting.set("Comfy.TutorialCompleted", true);
+    await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
+}"""
+# Does this version of the interface show the DOM widgets of packs in its Vue nodes at all?
+SHOWS_DOM_WIDGETS = """async () => {
+    const element = document.createElement("div");
+    const node = app.graph.nodes[0];
+    const widget = node.addDOMWidget("probe", "PROBE", element, { serialize: false });
+    widget.serialize = false;
+    for (let i = 0; i < 60 && !element.isConnected; i += 1) {
+        await new Promise((next) => requestAnimationFrame(next));
+    }
+    const shown = element.isConnected;
+    node.removeWidget(widget);
+    return shown;
+}"""
+SETTLED = """async () => {
+    let last = "";
+    for (let same = 0; same < 30; ) {
+        await new Promise((next) => requestAnimationFrame(next));
+        const now = JSON.stringify(app.graph.serialize());
+        same = now === last ? same + 1 : 0;
+        last = now;
+    }
+    return last;
+}"""
+VIEW = """([id, script]) => {
+    const node = app.graph.getNodeById(id);
+    const view = node?.widgets.find((widget) => widget.name === "glide_view");
+    return Function("node", "root", "view", `return ${script}`)(
+        node, view?.element.shadowRoot, view);
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    path = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium: install it, or set CHROMIUM_PATH")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+def workflow(**changes: Any) -> dict[str, Any]:
+    """The CLIP-guided example, with fewer steps, two pictures, and widgets changed."""
+    found = json.loads((REPOSITORY / "example_workflows" / "clip_guided.json").read_text("utf-8"))
+    nodes = {node["id"]: node for node in found["nodes"]}
+    nodes[SAMPLER]["widgets_values"][2] = changes.get("steps", STEPS)
+    nodes[SAMPLER]["widgets_values"][0] = changes.get("seed", 1)
+    nodes[UPSAMPLER]["widgets_values"][2] = UPSAMPLE_STEPS
+    nodes[6]["widgets_values"][2] = PICTURES
+    return found
+
+
+class Interface:
+    """A page of the interface, and what a person would do on it."""
+
+    def __init__(self, chromium: Any, server: Any, *, vue: bool, extension: bool = True) -> None:
+        self.page = chromium.new_page(viewport={"width": 1500, "height": 1000})
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
+
+        def route(request: Any) -> None:
+            url = request.request.url
+            ours = url.endswith("/glide.js")
+            allowed = url.startswith(server.url) and (extension or not ours)
+            request.continue_() if allowed else request.abort()
+
+        self.page.route("**/*", route)
+        self.page.goto(server.url)
+        ready = "window.app?.graph && window.app.extensionManager?.setting && app.canvas"
+        self.page.wait_for_function(ready, timeout=120_000)
+        self.page.wait_for_load_state("networkidle")
+        self.page.evaluate(SETTINGS, vue)
+        self.page.keyboard.press("Escape")  # the dialog of a first start
+
+    def load(self, graph: dict[str, Any]) -> None:
+        self.page.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
+
+    def run(self) -> None:
+        kind, detail = self.page.evaluate(RUN)
+        assert kind == "execution_success", detail
+
+    def serialize(self) -> dict[str, Any]:
+        """The workflow as saved, once drawing it changes its nodes' sizes no more."""
+        return json.loads(self.page.evaluate(SETTLED))
+
+    def ask(self, node: int, script: str) -> Any:
+        """Evaluate with `node`, its view's shadow `root` and the `view` widget."""
+        return self.page.evaluate(VIEW, [node, script])
+
+    def until(self, node: int, script: str, value: Any) -> None:
+        """Wait until `ask` gives a value."""
+        same = f"([asked, value]) => JSON.stringify(({VIEW})(asked)) === JSON.stringify(value)"
+        self.page.wait_for_function(same, arg=[[node, script], value], timeout=20_000)
+
+    def bring(self, node: int) -> None:
+        """Have a node in the upper left of the window, at its natural size."""
+        self.page.evaluate(
+            """(id) => {
+                const { ds } = app.canvas, { pos } = app.graph.getNodeById(id);
+                ds.scale = 1;
+                ds.offset[0] = 200 - pos[0];
+                ds.offset[1] = 150 - pos[1];
+                app.canvas.setDirty(true, true);
+            }""",
+            node,
+        )
+
+    def box(self, node: int, selector: str) -> dict[str, float]:
+        """Where a part of a node's view is on the screen, once it has come to rest there."""
+        script = f"root?.querySelector({selector!r})?.getBoundingClientRect().toJSON()"
+        last: Any = None
+        for _ in range(200):
+            found = self.ask(node, script)
+            if found and found == last and found["width"] > 0:
+                return found
+            last = found
+            self.page.evaluate("() => new Promise((next) => requestAnimationFrame(next))")
+        raise AssertionError(f"{selector} of node {node} is not on the screen: {last}")
+
+    def close(self) -> None:
+        ours = [error for error in self.errors if "/extensions/glide" in error]
+        self.page.close()
+        assert not ours, ours
+
+
+@pytest.fixture(scope="module", params=["canvas", "vue"])
+def interface(request: Any, chromium: Any, server: Any) -> Iterator[Interface]:
+    """The example after its run."""
+    vue = request.param == "vue"
+    found = Interface(chromium, server, vue=vue)
+    found.load(workflow())
+    if vue and not found.page.evaluate(SHOWS_DOM_WIDGETS):
+        version = found.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+        found.close()
+        pytest.skip(f"interface {version} shows no pack's DOM widgets in its Vue renderer")
+    found.load(workflow())
+    assert not any("glide_view" in json.dumps(node) for node in found.serialize()["nodes"])
+    for node in (GUIDANCE, SAMPLER, UPSAMPLER):
+        assert found.ask(node, "view === undefined")  # nothing to show yet
+    found.run()
+    yield found
+    found.close()
+
+
+POINTS = "[...root.querySelectorAll('.line')].map((line) => Number(line.dataset.points))"
+
+
+def test_the_charts_have_a_point_a_step(interface: Interface) -> None:
+    interface.bring(GUIDANCE)
+    interface.until(GUIDANCE, POINTS, [STEPS, STEPS])
+    interface.bring(SAMPLER)
+    interface.until(SAMPLER, POINTS, [STEPS, STEPS, STEPS])
+    legend = interface.ask(SAMPLER, "root.querySelector('.legend').textContent")
+    assert all(word in legend for word in ("similarity", "CFG", "CLIP"))
+    axis = interface.ask(SAMPLER, "root.querySelector('.axis').textContent")
+    assert f"step {STEPS} of {STEPS}" in axis
+
+
+def test_pointing_at_the_chart_reads_a_step(interface: Interface) -> None:
+    interface.bring(SAMPLER)
+    box = interface.box(SAMPLER, ".plot")
+    interface.page.mouse.move(box["x"] + 45, box["y"] + box["height"] / 2)
+    axis = "root.querySelector('.axis').firstChild.textContent"
+    interface.until(SAMPLER, axis, f"step 1 of {STEPS}")
+    interface.page.mouse.move(5, 5)
+    interface.until(SAMPLER, axis, f"step {STEPS} of {STEPS}")
+
+
+@pytest.mark.parametrize("node", [GUIDANCE, SAMPLER, UPSAMPLER])
+def test_a_view_lies_within_its_node_and_nothing_is_cut_off(
+    interface: Interface, node: int
+) -> None:
+    interface.bring(node)
+    box = interface.box(node, ".glide-panel")
+    left, top, width, height = interface.ask(node, "[...node.pos, ...node.size]")
+    corner = interface.page.evaluate(
+        "([x, y]) => [...app.canvas.ds.convertOffsetToCanvas([x, y])]", [left, top]
+    )
+    origin = interface.page.evaluate(
+        "() => { const r = app.canvas.canvas.getBoundingClientRect(); return [r.x, r.y] }"
+    )
+    x, y = corner[0] + origin[0], corner[1] + origin[1]
+    assert x <= box["x"] and box["x"] + box["width"] <= x + width + 1
+    assert y <= box["y"] and box["y"] + box["height"] <= y + height + 1
+    assert box["width"] > 0.85 * width  # it follows the node's width
+    inside = "root.querySelector('.glide-panel')"
+    assert interface.ask(node, f"{inside}.scrollHeight <= {inside}.clientHeight")
+    assert interface.ask(node, f"{inside}.scrollWidth <= {inside}.clientWidth")
+
+
+NOW = "Number(root.querySelector('[role=slider]').getAttribute('aria-valuenow'))"
+COUNT = "root.querySelector('.pager span').textContent"
+
+
+def test_the_slider_follows_the_mouse_and_the_keys(interface: Interface) -> None:
+    interface.bring(UPSAMPLER)
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+    page, box = interface.page, interface.box(UPSAMPLER, ".frame")
+    before = interface.ask(UPSAMPLER, "[...node.pos]")
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.25, middle, steps=5)
+    page.mouse.up()
+    assert interface.ask(UPSAMPLER, NOW) == pytest.approx(25, abs=1)
+    page.mouse.move(box["x"] + box["width"] * 0.9, middle)  # let go of: it stays
+    assert interface.ask(UPSAMPLER, NOW) == pytest.approx(25, abs=1)
+    assert interface.ask(UPSAMPLER, "[...node.pos]") == before  # the node was not dragged
+    for key, now in (
+        ("Home", 0),
+        ("ArrowRight", 5),
+        ("PageUp", 25),
+        ("End", 100),
+        ("ArrowLeft", 95),
+    ):
+        page.keyboard.press(key)
+        assert interface.ask(UPSAMPLER, NOW) == now
+    shown = "getComputedStyle(root.querySelector('.after')).clipPath"
+    assert interface.ask(UPSAMPLER, shown) == "inset(0px 0px 0px 95%)"
+
+
+def test_the_slider_pages_through_the_batch(interface: Interface) -> None:
+    interface.bring(UPSAMPLER)
+    first = interface.ask(UPSAMPLER, "root.querySelector('.after').src")
+    box = interface.box(UPSAMPLER, ".pager button:last-child")
+    interface.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    interface.until(UPSAMPLER, COUNT, "2 / 2")
+    assert interface.ask(UPSAMPLER, "root.querySelector('.after').src") != first
+    interface.until(UPSAMPLER, "root.querySelector('.chip').textContent", "before 64 \u00d7 64")
+    small = "getComputedStyle(root.querySelector('.before')).imageRendering"
+    assert interface.ask(UPSAMPLER, small) == "pixelated"
+
+
+def test_a_workflow_is_saved_and_loaded_as_if_nothing_were_shown(interface: Interface) -> None:
+    saved = interface.serialize()
+    asked = {node["id"]: node for node in workflow()["nodes"]}
+    for node in saved["nodes"]:
+        if "widgets_values" in asked[node["id"]]:
+            assert node["widgets_values"] == asked[node["id"]]["widgets_values"]
+    interface.load(saved)
+    assert interface.serialize()["nodes"] == saved["nodes"]
+    interface.bring(GUIDANCE)
+    interface.until(GUIDANCE, POINTS, [STEPS, STEPS])  # and what was known is shown again
+
+
+def test_a_second_run_replaces_the_first(interface: Interface) -> None:
+    interface.load(workflow(steps=FEWER, seed=2))
+    interface.run()
+    interface.bring(GUIDANCE)
+    interface.until(GUIDANCE, POINTS, [FEWER, FEWER])
+
+
+def test_a_removed_node_takes_its_view_along(interface: Interface) -> None:
+    page = interface.page
+    interface.bring(GUIDANCE)
+    interface.box(GUIDANCE, ".plot")
+    views = "() => document.querySelectorAll('.glide-chart-view').length"
+    count = page.evaluate(views)
+    page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", GUIDANCE)
+    page.wait_for_function(f"({views})() < {count}")
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_the_extension_changes_no_saved_workflow_and_no_prompt(
+    chromium: Any, server: Any, vue: bool
+) -> None:
+    """With views shown, against the interface without our script."""
+    step = {"run": "r", "step": 0, "total": 2, "sigma": 1.0, "similarity": 0.5}
+    step |= {"clip_strength": 0.1, "cfg_strength": 0.2}
+    found = []
+    for extension in (False, True):
+        interface = Interface(chromium, server, vue=vue, extension=extension)
+        interface.load(workflow())
+        if extension:
+            for node in (GUIDANCE, SAMPLER):
+                interface.page.evaluate(
+                    "(detail) => app.api.dispatchCustomEvent('glide.step', detail)",
+                    {**step, "node": str(node)},
+                )
+                interface.until(node, "view !== undefined", True)
+        prompt = interface.page.evaluate("async () => (await app.graphToPrompt()).output")
+        saved = interface.serialize()
+        found.append((saved["nodes"], saved["links"], prompt))
+        interface.close()
+    assert found[0] == found[1]
