@@ -17,6 +17,8 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = "() => window.app?.graph && window.app.extensionManager && window.LiteGraph"
 PATIENCE = 60_000  # milliseconds, on a machine with other work
+# A first visit opens the template dialog, and speaks the browser's language.
+DEFAULTS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
 
 
 def chromium() -> str:
@@ -33,8 +35,9 @@ def editor(
 ) -> Iterator[Any]:
     """Open the server's interface; gives Playwright's Page when it is ready for a person.
 
-    settings: of the interface, by id ("Comfy.Locale": "zh"), stored before it is opened. Nothing
-    but the server can be reached. Skips where Playwright or Chromium is missing.
+    settings: of the interface, by id ("Comfy.Locale": "zh"), stored before it is opened; language
+    and first visit are as they were afterwards. Nothing but the server can be reached. Skips where
+    Playwright or Chromium is missing.
     """
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="no Playwright: pip install playwright to run these tests"
@@ -48,17 +51,22 @@ def editor(
             page = browser.new_page(viewport={"width": size[0], "height": size[1]})
             page.set_default_timeout(PATIENCE)
             page.route("**/*", lambda route: _only(url, route))
-            # A first visit opens the template dialog.
-            stored = {"Comfy.TutorialCompleted": True, **(settings or {})}
-            answer = page.request.post(f"{url}/settings", data=stored)
-            assert answer.ok, answer.text()
+            _store(page, url, {**DEFAULTS, **(settings or {})})
             page.goto(url)
             page.wait_for_function(READY)
             page.locator("#graph-canvas").wait_for()
             page.locator(".p-dialog-mask").wait_for(state="detached")
-            yield page
+            try:
+                yield page
+            finally:
+                _store(page, url, DEFAULTS)
         finally:
             browser.close()
+
+
+def _store(page: Any, url: str, settings: dict[str, Any]) -> None:
+    answer = page.request.post(f"{url}/settings", data=settings)
+    assert answer.ok, answer.text()
 
 
 def _only(url: str, route: Any) -> None:

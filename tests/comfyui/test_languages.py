@@ -1,0 +1,80 @@
+"""The interface in every language that we have words for: nodes, inputs, tooltips, categories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfyui.browser import add_node, editor
+from comfyui.conftest import REPOSITORY
+
+LANGUAGES = ("zh", "ja", "ko", "fr", "de", "es", "ru")
+
+
+def words(language: str, name: str) -> dict[str, Any]:
+    """One node's words in a locale file."""
+    file = REPOSITORY / "locales" / language / "nodeDefs.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[name]
+    return found
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def language(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def page(server: Any, language: str) -> Iterator[Any]:
+    settings = {"Comfy.Locale": language, "LiteGraph.Node.TooltipDelay": 0}
+    with editor(server.url, settings=settings) as opened:
+        yield opened
+
+
+def test_title_and_labels_are_in_the_person_s_language(page: Any, language: str) -> None:
+    said = words(language, "GlideSampler")
+    add_node(page, "GlideSampler")
+    title, *labels = page.evaluate(
+        """inputs => {
+            const [node] = window.app.graph._nodes
+            const slots = node.inputs.filter(slot => !slot.widget)
+            const own = node.widgets.filter(widget => widget.name in inputs)
+            return [node.title, ...slots.map(slot => slot.localized_name ?? slot.label),
+                    ...own.map(widget => widget.label)]
+        }""",
+        said["inputs"],
+    )
+    assert title == said["display_name"]
+    assert labels == [entry["name"] for entry in said["inputs"].values()]
+
+
+def test_a_widget_s_tooltip_is_in_the_person_s_language(page: Any, language: str) -> None:
+    add_node(page, "GlideSampler")
+    x, y = page.evaluate(
+        """() => {
+            const [node] = window.app.graph._nodes
+            const canvas = window.app.canvas, { scale, offset } = canvas.ds
+            const box = canvas.canvas.getBoundingClientRect()
+            canvas.draw(true, true)
+            const cfg = node.widgets.find(widget => widget.name === 'cfg')
+            return [(node.pos[0] + 60 + offset[0]) * scale + box.left,
+                    (node.pos[1] + cfg.last_y + 10 + offset[1]) * scale + box.top]
+        }"""
+    )
+    page.mouse.move(x - 5, y)
+    page.mouse.move(x, y)
+    tip = page.locator(".node-tooltip")
+    tip.wait_for()
+    assert tip.inner_text().strip() == words(language, "GlideSampler")["inputs"]["cfg"]["tooltip"]
+
+
+def test_the_node_library_has_our_categories_in_it(page: Any, language: str) -> None:
+    file = REPOSITORY / "locales" / language / "main.json"
+    ours = json.loads(file.read_text(encoding="utf-8"))["nodeCategories"]
+    page.evaluate("window.app.extensionManager.sidebarTab.toggleSidebarTab('node-library')")
+    tree = page.locator(".p-tree")
+    folder = tree.get_by_role("treeitem").filter(has_text="GLIDE").first
+    folder.locator("button").first.click()
+    for name in ours.values():
+        tree.locator("[aria-level='2']").filter(has_text=name).first.wait_for()
