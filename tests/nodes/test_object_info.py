@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
+from glide_core.workflow.schema import from_class
+
 GOLDEN = Path(__file__).parent / "object_info.json"
 NODES = sorted(NODE_CLASS_MAPPINGS.items())
 FILE_CHOICES = ("checkpoint", "text_checkpoint", "weights")  # what is on the disk, not the schema
@@ -36,10 +38,14 @@ def described(node: Any) -> dict[str, Any]:
         ]
         for group, name, kind, options in declared(node)
     ]
+    widgets = from_class("", node).widgets
+    names = [[spec.name, "control_after_generate"][: 1 + spec.has_control] for spec in widgets]
     return {
         "inputs": inputs,
+        "widgets": [name for pair in names for name in pair],  # files hold values in this order
         "outputs": list(node.RETURN_TYPES),
         "output_names": list(getattr(node, "RETURN_NAMES", node.RETURN_TYPES)),
+        "output_node": bool(getattr(node, "OUTPUT_NODE", False)),
         "category": node.CATEGORY,
     }
 
