@@ -232,9 +232,25 @@ def _follow(scope: _Scope, raw: Mapping[str, Any], slot: int, depth: int) -> Lin
 
 
 def _resolve_from_outside(scope: _Scope, slot: int) -> Link | _Value | _Cut:
-    """Follow a subgraph's input to what the outer node has there; inner widgets keep theirs."""
+    """Follow a subgraph's input to what the outer node has there: a connection or a widget."""
     assert scope.parent is not None and scope.outer is not None
-    return _resolve_input(scope.parent, scope.outer, slot)
+    found = _resolve_input(scope.parent, scope.outer, slot)
+    if isinstance(found, _Cut) and not found.why:
+        return _promoted(scope.outer, slot)
+    return found
+
+
+def _promoted(outer: Mapping[str, Any], slot: int) -> _Value | _Cut:
+    """Give the value of the widget that stands for an inner node's on the subgraph's own node.
+
+    Older frontends copy it into the inner node as well; newer ones save it here alone.
+    """
+    slots, values = _slots(outer, "inputs"), outer.get("widgets_values")
+    widgets = [i for i, declared in enumerate(slots) if isinstance(declared.get("widget"), Mapping)]
+    if slot not in widgets or not isinstance(values, list) or len(values) != len(widgets):
+        return _Cut()
+    value = values[widgets.index(slot)]
+    return _Cut() if value is None else _Value(value)
 
 
 def _bypass_slot(raw: Mapping[str, Any], slot: int) -> int | None:

@@ -184,6 +184,28 @@ def test_a_subgraph_is_unfolded() -> None:
     assert graph.nodes["3"].inputs["image"] == Link("1", 0)
 
 
+def test_a_widget_on_a_subgraphs_node_decides_over_the_one_inside() -> None:
+    """Newer frontends save it there alone; where nothing stands there, the inner one holds."""
+    slot = {"name": "seed", "type": "INT", "widget": {"name": "seed"}, "link": 1}
+    made = {**source(), "inputs": [slot]}
+    inner = {
+        "id": "f00d",
+        "name": "Seeded",
+        "nodes": [made],
+        "links": [
+            {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 1, "target_slot": 0},
+            {"id": 2, "origin_id": 1, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+    }
+    outer = node(8, "f00d", [("seed", "INT", None)], ("IMAGE",))
+    outer["inputs"][0]["widget"] = {"name": "seed"}
+    data = ui([outer, save(3, 3)], [[3, 8, 0, 3, 0, "IMAGE"]], definitions={"subgraphs": [inner]})
+    alone = workflow.read(data, SCHEMAS).nodes["8:1"].inputs["seed"]
+    for values, seed in (([41], 41), ([None], alone), ([], alone)):
+        outer["widgets_values"] = values
+        assert workflow.read(data, SCHEMAS).nodes["8:1"].inputs["seed"] == seed
+
+
 API = {
     "1": {"class_type": "Source", "inputs": {"seed": 1, "mode": "soft", "amount": 1}},
     "2": {"class_type": "Save", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Keep"}},
