@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui.inside import CORE_SAMPLERS
 
-SAMPLERS = (
-    "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral "
-    "lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde "
-    "dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun "
-    "dpmpp_2m_sde_heun_gpu "
-    "dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_cfg_pp "
-    "res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation "
-    "gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc "
-    "uni_pc_bh2"
-)
 SCHEDULERS = (
     "normal", "simple", "sgm_uniform", "beta", "kl_optimal", "ddim_uniform", "karras", "exponential"
 )  # fmt: skip
@@ -34,7 +25,7 @@ def glide(comfy: Any) -> Any:
     return model, clip, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.split())
+@pytest.mark.parametrize("sampler", CORE_SAMPLERS)
 def test_core_sampler_gives_a_picture(comfy: Any, glide: Any, sampler: str) -> None:
     model, _, positive, negative = glide
     assert sampler in comfy.samplers.SAMPLER_NAMES

@@ -21,6 +21,10 @@ from . import live
 from .managed import managed_decoder
 from .model import GlideBaseModel
 
+# Stable Diffusion's noisiest level. Flow models begin at an infinite one, others at 4500, and the
+# shift of x0 grows with it: of models whose x0 is not clipped, above this as at this.
+_MOST_LEVEL = 14.6
+
 Push = Callable[[dict[str, Any]], Tensor]  # a post-CFG function: its arguments to a new x0
 
 
@@ -44,7 +48,9 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
             decoder = managed_decoder(guide.vae)
             models.append(decoder)
         cond_fn = decoded_guide(patcher, guide, decoder, device, ear.hear)
-        push = pushed_by(cond_fn, interval=guide.interval, tell=live.teller(node, ear, None))
+        push = pushed_by(
+            cond_fn, interval=guide.interval, most=_MOST_LEVEL, tell=live.teller(node, ear, None)
+        )
     clone = patcher.clone()
     # A plain function: ComfyUI deep-copies a MODEL's options with everything an object holds.
     clone.set_model_sampler_post_cfg_function(push)
@@ -80,12 +86,14 @@ def pushed_by(
     *,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
+    most: float = torch.inf,
     tell: live.Tell | None = None,
 ) -> Push:
     """Turn a gradient at x_t into a shift of x0, which is what a post-CFG function may change.
 
     eps - sqrt(1 - ab) * gradient (Song et al. 2020) is, in terms of x0 and sigma,
-    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient. `tell` is told of every call.
+    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient. limit: of the shifted x0; most: the highest noise
+    level to reckon with. `tell` is told of every call.
     """
 
     def push(args: dict[str, Any]) -> Tensor:
@@ -93,9 +101,8 @@ def pushed_by(
         sampling = args["model"].model_sampling
         x, x0, sigma = args["input"], args["denoised"], args["sigma"]
         t = sampling.timestep(sigma).long().flatten()
-        if isinstance(sampling, comfy.model_sampling.CONST):  # x = (1 - s) x0 + s noise
-            x, sigma = x / broad(1 - sigma, x), sigma / (1 - sigma)
-        level = broad(sigma, x)
+        flow = isinstance(sampling, comfy.model_sampling.CONST)  # x = (1 - s) x0 + s noise
+        level = broad(sigma / (1 - sigma) if flow else sigma, x)
         inside = torch.ones_like(level)
         if interval is not None:
             inside = ((interval[0] <= level) & (level <= interval[1])).to(x0)
@@ -103,6 +110,8 @@ def pushed_by(
                 if tell is not None:
                     tell(args, x0)
                 return x0
+        level = level.clamp(max=most)
+        x = x * (1 + level) if flow else x
         scale = (1 + level**2).sqrt()
         gradient = cond_fn(x / scale, t.expand(len(x)), x0)
         found = x0 + inside * level**2 / scale * gradient.to(x0)
