@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from comfyui.browser import READY, editor
 from comfyui.conftest import REPOSITORY
 
 STEPS, FEWER, UPSAMPLE_STEPS, PICTURES = 6, 4, 2, 2
@@ -23,10 +22,7 @@ RUN = """async () => {
     await app.queuePrompt(0);
     return await end;
 }"""
-SETTINGS = """async (vue) => {
-    await app.extensionManager.setting.set("Comfy.TutorialCompleted", true);
-    await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
-}"""
+VUE = "Comfy.VueNodes.Enabled"  # the setting of the new renderer
 # Does this version of the interface show the DOM widgets of packs in its Vue nodes at all?
 SHOWS_DOM_WIDGETS = """async () => {
     const element = document.createElement("div");
@@ -58,20 +54,6 @@ VIEW = """([id, script]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    path = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium: install it, or set CHROMIUM_PATH")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
-
-
 def workflow(**changes: Any) -> dict[str, Any]:
     """The CLIP-guided example, with fewer steps, two pictures, and widgets changed."""
     found = json.loads((REPOSITORY / "example_workflows" / "clip_guided.json").read_text("utf-8"))
@@ -86,27 +68,23 @@ def workflow(**changes: Any) -> dict[str, Any]:
 class Interface:
     """A page of the interface, and what a person would do on it."""
 
-    def __init__(self, chromium: Any, server: Any, *, vue: bool, extension: bool = True) -> None:
-        self.page = chromium.new_page(viewport={"width": 1500, "height": 1000})
+    def __init__(self, page: Any) -> None:
+        self.page = page
         self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
-
-        def route(request: Any) -> None:
-            url = request.request.url
-            ours = url.endswith("/glide.js")
-            allowed = url.startswith(server.url) and (extension or not ours)
-            request.continue_() if allowed else request.abort()
-
-        self.page.route("**/*", route)
-        self.page.goto(server.url)
-        ready = "window.app?.graph && window.app.extensionManager?.setting && app.canvas"
-        self.page.wait_for_function(ready, timeout=120_000)
-        self.page.wait_for_load_state("networkidle")
-        self.page.evaluate(SETTINGS, vue)
-        self.page.keyboard.press("Escape")  # the dialog of a first start
+        page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
 
     def load(self, graph: dict[str, Any]) -> None:
-        self.page.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
+        """Load a workflow and show all of it: a node that is drawn first gets its final size."""
+        self.page.evaluate(
+            """async (graph) => {
+                await app.loadGraphData(graph);
+                app.canvas.ds.scale = 0.4;
+                app.canvas.ds.offset[0] = 500;
+                app.canvas.ds.offset[1] = 400;
+                app.canvas.setDirty(true, true);
+            }""",
+            graph,
+        )
 
     def run(self) -> None:
         kind, detail = self.page.evaluate(RUN)
@@ -150,29 +128,31 @@ class Interface:
             self.page.evaluate("() => new Promise((next) => requestAnimationFrame(next))")
         raise AssertionError(f"{selector} of node {node} is not on the screen: {last}")
 
-    def close(self) -> None:
+    def check(self) -> None:
+        """No error of the page came from our scripts."""
         ours = [error for error in self.errors if "/extensions/glide" in error]
-        self.page.close()
         assert not ours, ours
 
 
 @pytest.fixture(scope="module", params=["canvas", "vue"])
-def interface(request: Any, chromium: Any, server: Any) -> Iterator[Interface]:
+def interface(request: Any, server: Any) -> Iterator[Interface]:
     """The example after its run."""
     vue = request.param == "vue"
-    found = Interface(chromium, server, vue=vue)
-    found.load(workflow())
-    if vue and not found.page.evaluate(SHOWS_DOM_WIDGETS):
-        version = found.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
-        found.close()
-        pytest.skip(f"interface {version} shows no pack's DOM widgets in its Vue renderer")
-    found.load(workflow())
-    assert not any("glide_view" in json.dumps(node) for node in found.serialize()["nodes"])
-    for node in (GUIDANCE, SAMPLER, UPSAMPLER):
-        assert found.ask(node, "view === undefined")  # nothing to show yet
-    found.run()
-    yield found
-    found.close()
+    with editor(server.url, size=(1500, 1000), settings={VUE: vue}) as page:
+        found = Interface(page)
+        try:
+            found.load(workflow())
+            if vue and not page.evaluate(SHOWS_DOM_WIDGETS):
+                version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+                pytest.skip(f"interface {version} shows no pack's DOM widgets in its Vue renderer")
+            found.load(workflow())
+            for node in (GUIDANCE, SAMPLER, UPSAMPLER):
+                assert found.ask(node, "view === undefined")  # nothing to show yet
+            found.run()
+            yield found
+        finally:
+            page.request.post(f"{server.url}/settings", data={VUE: False})
+        found.check()
 
 
 POINTS = "[...root.querySelectorAll('.line')].map((line) => Number(line.dataset.points))"
@@ -293,26 +273,32 @@ def test_a_removed_node_takes_its_view_along(interface: Interface) -> None:
     page.wait_for_function(f"({views})() < {count}")
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_the_extension_changes_no_saved_workflow_and_no_prompt(
-    chromium: Any, server: Any, vue: bool
+    interface: Interface, server: Any
 ) -> None:
     """With views shown, against the interface without our script."""
-    step = {"run": "r", "step": 0, "total": 2, "sigma": 1.0, "similarity": 0.5}
+    step = {"run": "other", "step": 0, "total": 2, "sigma": 1.0, "similarity": 0.5}
     step |= {"clip_strength": 0.1, "cfg_strength": 0.2}
+    context = interface.page.context.browser.new_context(viewport={"width": 1500, "height": 1000})
     found = []
     for extension in (False, True):
-        interface = Interface(chromium, server, vue=vue, extension=extension)
-        interface.load(workflow())
-        if extension:
-            for node in (GUIDANCE, SAMPLER):
-                interface.page.evaluate(
-                    "(detail) => app.api.dispatchCustomEvent('glide.step', detail)",
-                    {**step, "node": str(node)},
-                )
-                interface.until(node, "view !== undefined", True)
-        prompt = interface.page.evaluate("async () => (await app.graphToPrompt()).output")
-        saved = interface.serialize()
+        plain = Interface(context.new_page())
+        plain.page.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
+        if not extension:
+            plain.page.route("**/glide.js", lambda route: route.abort())
+        plain.page.goto(server.url)
+        plain.page.wait_for_function(READY)
+        plain.page.wait_for_load_state("networkidle")  # extensions are set up last
+        plain.load(workflow())
+        for node in (GUIDANCE, SAMPLER):
+            plain.page.evaluate(
+                "(detail) => app.api.dispatchCustomEvent('glide.step', detail)",
+                {**step, "node": str(node)},
+            )
+        prompt = plain.page.evaluate("async () => (await app.graphToPrompt()).output")
+        saved = plain.serialize()
+        assert plain.ask(GUIDANCE, "view !== undefined") == extension
+        assert plain.ask(SAMPLER, "view !== undefined") == extension
         found.append((saved["nodes"], saved["links"], prompt))
-        interface.close()
+    context.close()
     assert found[0] == found[1]

@@ -36,9 +36,9 @@ const CHART = `<style>
   font: 10px Inter, Arial, sans-serif; fill: var(--line, currentColor);
   font-variant-numeric: tabular-nums;
 }
-.glide-chart .similarity { --line: #4a90e2; }
-.glide-chart .cfg_strength { --line: #d9822b; }
-.glide-chart .clip_strength { --line: #2e9e6b; }
+.glide-chart .similarity { --line: color-mix(in srgb, #3f8ae6 76%, var(--input-text, #ddd)); }
+.glide-chart .cfg_strength { --line: color-mix(in srgb, #e07b1f 76%, var(--input-text, #ddd)); }
+.glide-chart .clip_strength { --line: color-mix(in srgb, #22a06b 76%, var(--input-text, #ddd)); }
 .glide-chart .strength { --line: currentColor; opacity: 0.75; }
 </style>`;
 
