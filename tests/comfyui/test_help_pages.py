@@ -13,7 +13,7 @@ from comfyui.conftest import REPOSITORY
 
 PAGES = sorted(Path(REPOSITORY / "web" / "docs").glob("*.md"))
 NAMES = [path.stem for path in PAGES]
-CONTENT = ".node-help-content .markdown-content"
+CONTENT = ".node-help-content :is(.markdown-content, .comfy-markdown-content)"  # old, new interface
 
 
 @pytest.fixture(scope="module")
