@@ -244,6 +244,14 @@ def test_the_slider_pages_through_the_batch(interface: Interface) -> None:
     assert interface.ask(UPSAMPLER, small) == "pixelated"
 
 
+def test_the_wheel_over_a_view_zooms_the_canvas(interface: Interface) -> None:
+    interface.bring(GUIDANCE)
+    box = interface.box(GUIDANCE, ".plot")
+    interface.page.mouse.move(box["x"] + 20, box["y"] + 20)
+    interface.page.mouse.wheel(0, -200)
+    interface.page.wait_for_function("() => app.canvas.ds.scale > 1")
+
+
 def test_a_workflow_is_saved_and_loaded_as_if_nothing_were_shown(interface: Interface) -> None:
     saved = interface.serialize()
     asked = {node["id"]: node for node in workflow()["nodes"]}
@@ -271,6 +279,26 @@ def test_a_removed_node_takes_its_view_along(interface: Interface) -> None:
     count = page.evaluate(views)
     page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", GUIDANCE)
     page.wait_for_function(f"({views})() < {count}")
+
+
+def test_a_node_inside_a_subgraph_is_found(interface: Interface) -> None:
+    step = {"run": "inner", "step": 0, "total": 3, "sigma": 1.0, "similarity": 0.5}
+    interface.load(workflow())
+    points = interface.page.evaluate(
+        """([step, guidance]) => {
+            const inside = app.graph.getNodeById(guidance);
+            const { subgraph, node } = app.graph.convertToSubgraph(new Set([inside]));
+            const [inner] = subgraph.nodes;
+            const id = `${node.id}:${inner.id}`;
+            app.api.dispatchCustomEvent("glide.step", { ...step, node: id });
+            return new Promise((found) => requestAnimationFrame(() => {
+                const view = inner.widgets.find((widget) => widget.name === "glide_view");
+                found(view?.element.dataset.steps);
+            }));
+        }""",
+        [step, GUIDANCE],
+    )
+    assert points == "1"
 
 
 def test_the_extension_changes_no_saved_workflow_and_no_prompt(
