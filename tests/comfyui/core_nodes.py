@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from glide_core.evaluation.subjects import border_colour
+
 if TYPE_CHECKING:
     from comfyui.compatibility import Bench
 
@@ -169,9 +171,18 @@ def halves(bench: Bench, *, by_mask: bool) -> Tensor:
             )
             for c, x in ((left, 0.0), (right, 0.5))
         ]
-    return bench.core(
+    found = bench.core(
         positive=comfy("ConditioningCombine", conditioning_1=parts[0], conditioning_2=parts[1])
     )
+    colours = {name: bench.sprites.palette[i] for i, name in enumerate(bench.sprites.colours)}
+    asked = [bench.sprites.colours[scene.background] for scene in bench.scenes]
+    as_asked = [
+        border_colour(picture[..., :16], colours) == colour
+        for picture, colour in zip(found, asked, strict=True)
+    ]
+    red = [border_colour(picture[..., 48:], colours) == "red" for picture in found]
+    bench.remark(f"left as asked in {sum(as_asked)}, right red in {sum(red)} of {len(found)}")
+    return found
 
 
 def two_prompts(bench: Bench) -> Any:
@@ -330,9 +341,9 @@ CASES: dict[str, Case] = {
             conditioning_to_strength=0.8,
         )
     ),
-    "ConditioningConcat with the empty prompt": conditioned(
+    "ConditioningConcat with another prompt": conditioned(
         lambda b: b.comfy(
-            "ConditioningConcat", conditioning_to=b.positive, conditioning_from=b.negative
+            "ConditioningConcat", conditioning_to=b.positive, conditioning_from=other(b)
         )
     ),
     "ConditioningZeroOut as negative": lambda b: b.core(

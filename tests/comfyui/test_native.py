@@ -127,12 +127,27 @@ def test_vae_round_trip_keeps_every_pixel(comfy: Any, glide: Any) -> None:
     torch.testing.assert_close(comfy("VAEDecode", vae=vae, samples=latent), pixels)
 
 
-@pytest.mark.parametrize("node", ["ConditioningZeroOut", "ConditioningAverage", "Combine", "Area"])
+def test_zeroed_out_means_no_prompt(comfy: Any, glide: Any) -> None:
+    """Zeros themselves would be noise to GLIDE, whose unconditional input is the empty prompt."""
+    model, _, _, positive, negative, _ = glide
+    zeros = comfy("ConditioningZeroOut", conditioning=positive)
+    expected = comfy.ksampler(model, positive, negative, steps=2)
+    found = comfy.ksampler(model, positive, zeros, steps=2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    inputs = {"seed": 0, "steps": 2, "sampler_name": "ddim", "cfg": 3.0}
+    inputs |= {"model": model, "positive": positive, "latent_image": comfy.empty()}
+    expected, found = (
+        comfy("GlideSampler", negative=n, **inputs)[1]["samples"].clone() for n in (negative, zeros)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("node", ["ConditioningConcat", "ConditioningAverage", "Combine", "Area"])
 def test_conditioning_nodes_change_the_picture(comfy: Any, glide: Any, node: str) -> None:
     model, clip, _, positive, negative, _ = glide
     other = comfy.prompt(clip, "blue sky over grass")
-    if node == "ConditioningZeroOut":
-        changed = comfy(node, conditioning=positive)
+    if node == "ConditioningConcat":
+        changed = comfy(node, conditioning_to=positive, conditioning_from=other)
     elif node == "ConditioningAverage":
         changed = comfy(
             node, conditioning_to=positive, conditioning_from=other, conditioning_to_strength=0.5

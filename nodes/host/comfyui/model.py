@@ -27,7 +27,7 @@ from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .saved import saved_extras
 from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings
-from .text import GLIDE_TOWER, LoadedText, encode_again
+from .text import GLIDE_SEGMENTS, GLIDE_TOWER, LoadedText, encode_again
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
 
@@ -311,8 +311,16 @@ def encode_foreign_prompts(
 
 
 def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
-    """Give a prepared condition with the features of this tower."""
-    if cond.get(GLIDE_TOWER) == text.fingerprint or GLIDE_TEXT not in cond:
+    """Give a prepared condition with the features of this tower.
+
+    Features that ConditioningZeroOut set to zero stand for no prompt, as in other models. GLIDE
+    never saw zeros (it draws noise of them): its own unconditional input is the empty prompt.
+    """
+    if GLIDE_TEXT not in cond:
+        return cond
+    if not cond["cross_attn"].any() and not cond[POOLED].any():
+        cond = {**cond, GLIDE_SEGMENTS: (("", 1.0),)}
+    elif cond.get(GLIDE_TOWER) == text.fingerprint:
         return cond
     states, extras = encode_again(text.clip, cond)
     return {**cond, **extras, "cross_attn": states}
