@@ -31,6 +31,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS, CFG = 20, 3.0
 EXACT = ("ancestral", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
 HEAD = "| {} | subject | background | roughness | distance | s/picture |\n|---|---|---|---|---|---|"
+# what is said to suit a sampler better than normal at guidance 3 does
+PAIRS = (
+    ("dpmpp_3m_sde", "exponential", 3.0),
+    ("dpmpp_3m_sde", "karras", 3.0),
+    ("dpmpp_2m_sde", "exponential", 3.0),
+    ("dpmpp_2m_sde_heun", "exponential", 3.0),
+    ("res_multistep_ancestral", "exponential", 3.0),
+    ("euler_cfg_pp", "normal", 1.0),
+    ("dpmpp_2m_cfg_pp", "normal", 1.0),
+    ("res_multistep_cfg_pp", "normal", 1.0),
+    ("heun", "simple", 3.0),
+    ("heun", "karras", 3.0),
+    ("dpm_2_ancestral", "karras", 3.0),
+)
 Draw = Callable[[], torch.Tensor]
 
 
@@ -141,6 +155,16 @@ def schedulers(bench: Bench) -> None:
         print(bench.row(name, draw, reference), flush=True)
 
 
+def pairs(bench: Bench) -> None:
+    """Samplers with a scheduler or a guidance scale of their own."""
+    print(HEAD.format("sampler, scheduler, cfg"))
+    reference = bench.core(steps=100)
+    for sampler, scheduler, cfg in PAIRS:
+        run = {"sampler_name": sampler, "scheduler": scheduler, "cfg": cfg}
+        draw = lambda run=run: bench.core(**run)  # noqa: E731
+        print(bench.row(f"{sampler}, {scheduler}, {cfg:g}", draw, reference), flush=True)
+
+
 def nodes(bench: Bench) -> None:
     """Core's nodes; distance to the same run without the node."""
     from comfyui.core_nodes import CASES
@@ -167,7 +191,7 @@ def sheet(drawn: Sequence[tuple[str, torch.Tensor]], path: Path, columns: int = 
     image.save(path)
 
 
-TABLES = {"samplers": samplers, "schedulers": schedulers, "nodes": nodes}
+TABLES = {"samplers": samplers, "schedulers": schedulers, "pairs": pairs, "nodes": nodes}
 
 
 def main() -> None:
