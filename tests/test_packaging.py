@@ -43,6 +43,14 @@ def test_every_package_is_listed_for_pip() -> None:
     )
 
 
+def test_pip_brings_every_file_that_comfyui_picks_up() -> None:
+    (line,) = re.findall(r"^glide_pack = \[(.*)\]$", PYPROJECT, re.MULTILINE)
+    brought = {path for glob in re.findall(r'"([^"]+)"', line) for path in ROOT.glob(glob)}
+    for folder in ("example_workflows", "subgraphs", "locales", "web"):
+        files = {path for path in (ROOT / folder).rglob("*") if path.is_file()}
+        assert files and files <= brought, folder
+
+
 def test_the_version_is_one() -> None:
     assert f'version = "{glide_core.__version__}"' in PYPROJECT
 
