@@ -134,7 +134,9 @@ class Server:
                 if event["type"] == "progress" and event["data"]["value"] == interrupt_at:
                     async with session.post("/interrupt", json={}):
                         pass
-            async with session.get(f"/history/{answer['prompt_id']}") as response:
-                history = await response.json()
-            found.outputs = history.get(answer["prompt_id"], {}).get("outputs", {})
+            history: dict[str, Any] = {}
+            while answer["prompt_id"] not in history:  # written just after the last event
+                async with session.get(f"/history/{answer['prompt_id']}") as response:
+                    history = await response.json()
+            found.outputs = history[answer["prompt_id"]].get("outputs", {})
         return found
