@@ -168,15 +168,18 @@ def test_schedulers_start_where_nothing_can_be_seen_and_not_far_above(
 
 
 @pytest.mark.bundled
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "beta"])
 @pytest.mark.parametrize("sampler", HARD)
-def test_second_order_samplers_draw_what_euler_draws(comfy: Any, sampler: str) -> None:
+def test_second_order_samplers_draw_what_euler_draws(
+    comfy: Any, sampler: str, scheduler: str
+) -> None:
     """On trained weights, where one bad step at the top would lose the picture."""
     model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
     prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
     expected = comfy.ksampler(model, *prompts, steps=20, sampler_name="euler")
-    found = comfy.ksampler(model, *prompts, steps=20, sampler_name=sampler)
+    found = comfy.ksampler(model, *prompts, steps=20, sampler_name=sampler, scheduler=scheduler)
     error = float((found - expected).square().mean().sqrt())
-    assert error < (0.2 if sampler == "dpm_2_ancestral" else 0.08)  # fresh noise draws another fox
+    assert error < 0.2  # a lost picture is 1.2 off; fresh noise, or a coarse last step, 0.1
 
 
 @pytest.mark.parametrize("node", ["FreeU", "FreeU_V2", "PatchModelAddDownscale"])

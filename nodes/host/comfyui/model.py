@@ -26,7 +26,7 @@ from .conditions import inpaint_condition, resize
 from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .saved import saved_extras
-from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings
+from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings, start_lower
 from .text import GLIDE_SEGMENTS, GLIDE_TOWER, LoadedText, encode_again
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
@@ -288,6 +288,7 @@ def build_model(glide: GlideModel, dtype: torch.dtype | None, text: LoadedText) 
     )
     patcher.set_model_sampler_post_cfg_function(clip_denoised)
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", encode_foreign_prompts)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", start_lower)
     return patcher
 
 

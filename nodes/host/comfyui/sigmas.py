@@ -10,6 +10,8 @@ from torch import Tensor
 from glide_core.config import ScheduleConfig
 from glide_core.errors import GlideError
 
+# Samplers of core that weigh the slope at a step's far end as much as the one at its beginning.
+_FAR_SIGHTED = ("sample_heun", "sample_dpm_2_ancestral", "dpm_fast_function")
 MOST_SIGMA = 80.0  # where Karras et al. 2022 start; a picture in so much noise cannot be seen
 
 
@@ -52,3 +54,26 @@ class EpsSigmas(GlideSigmas, EPS):
 
 class VelocitySigmas(GlideSigmas, V_PREDICTION):
     """For models that predict v."""
+
+
+def start_lower(
+    executor: Any,
+    noise: Tensor,
+    latent: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    *rest: Any,
+    **more: Any,
+) -> Any:
+    """Lower the first sigma for samplers that lose the picture on the jump from the table's end.
+
+    An OUTER_SAMPLE wrapper, for schedulers that read the table ("simple", KSampler's first choice,
+    "beta"). The noise is scaled by what the run then starts at, so no more than that changes.
+    """
+    function = getattr(sampler, "sampler_function", None)
+    if getattr(function, "__name__", "") in _FAR_SIGHTED and len(sigmas) > 1:
+        most = executor.class_obj.model_patcher.get_model_object("model_sampling").sigma_max
+        if sigmas[0] > MOST_SIGMA and sigmas[1] < most <= MOST_SIGMA:
+            sigmas = sigmas.clone()
+            sigmas[0] = most
+    return executor(noise, latent, sampler, sigmas, *rest, **more)
