@@ -146,7 +146,7 @@ def test_patches_of_the_cfg_step_are_named_in_the_log(
     model, _, positive, negative, _ = glide
     rescaled = comfy("RescaleCFG", model=model, multiplier=0.7)
     draw(comfy, rescaled, positive, negative, steps=1)
-    assert "Use KSampler" in caplog.text
+    assert "model_advanced.RescaleCFG. Use KSampler" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["upsampler"])

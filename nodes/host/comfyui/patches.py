@@ -7,7 +7,7 @@ ComfyUI's self-attention ("attn1") or cross-attention ("attn2") has nothing to a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -59,7 +59,7 @@ def check_patches(options: Mapping[str, Any]) -> None:
     functions = [fn for found in replaced.values() for fn in found.values()]
     if functions:
         raise GlideError(
-            f"this GLIDE MODEL carries a patch that replaces attention ({_names(functions)}), and "
+            f"this GLIDE MODEL carries a patch that replaces attention ({named(functions)}), and "
             "GLIDE's attention reads text and picture in one, where it does not fit. Expected a "
             "MODEL without it: remove that node (Self-Attention Guidance, IPAdapter and the like)."
         )
@@ -73,11 +73,18 @@ def check_patches(options: Mapping[str, Any]) -> None:
         logger.warning(
             "these patches of the MODEL change attention or layers that GLIDE has not, and do "
             "nothing: %s",
-            _names(ignored),
+            named(ignored),
         )
 
 
-def _names(functions: list[Any]) -> str:
-    return ", ".join(
-        f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', fn)}" for fn in functions
-    )
+def named(functions: Iterable[Any]) -> str:
+    """Name patches for a person: the module's last name and the node or function that made each.
+
+    ComfyUI gives modules of node packs their path for a name.
+    """
+    found = []
+    for fn in functions:
+        module = str(getattr(fn, "__module__", "?")).replace("\\", "/")
+        maker = str(getattr(fn, "__qualname__", type(fn).__qualname__)).split(".")[0]
+        found.append(f"{module.rpartition('/')[-1].rpartition('.')[-1]}.{maker}")
+    return ", ".join(dict.fromkeys(found))

@@ -20,6 +20,7 @@ from ..values import Bound, Conditioning
 from . import live
 from .guidance import condition_of, guides_of
 from .model import VARIANCE_SINK, VarianceSink, clip_denoised
+from .patches import named
 
 NAMES = ("positive", "negative")
 logger = logging.getLogger("glide")
@@ -131,17 +132,17 @@ def sample(
 
 def warn_of_ignored(options: dict[str, Any]) -> None:
     """Say which patches act inside a core sampler's CFG step, which the exact sampler has not."""
-    found = [
-        f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', fn)}"
+    ignored = [
+        fn
         for key in ("sampler_pre_cfg_function", "sampler_post_cfg_function")
         for fn in options.get(key, [])
         if fn is not clip_denoised and not hasattr(fn, "glide_guide")
     ]
     if "sampler_cfg_function" in options:
-        found.append("a replaced CFG function")
-    if found:
+        ignored.append(options["sampler_cfg_function"])
+    if ignored:
         logger.warning(
             "the GLIDE sampler does its own guidance and ignores these patches of the MODEL: %s. "
             "Use KSampler to have them.",
-            ", ".join(found),
+            named(ignored),
         )
