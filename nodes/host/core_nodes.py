@@ -13,6 +13,7 @@ from typing import Any
 from glide_core.errors import GlideError
 
 from . import current
+from .core_masks import MASK_NODES
 from .files import is_file
 
 PER_LATENT_PIXEL = 8  # core nodes count pixels of an SD picture: 512 there is 64 here
@@ -181,7 +182,7 @@ class VAEEncode(_Placed):
         return ({"samples": vae.encode(pixels)},)
 
 
-CORE_NODES: dict[str, tuple[type[_Placed], str]] = {
+CORE_NODES: dict[str, tuple[type[Any], str]] = {
     "LoadImage": (LoadImage, "Load Image"),
     "LoadImageMask": (LoadImageMask, "Load Image (as Mask)"),
     "SaveImage": (SaveImage, "Save Image"),
@@ -190,4 +191,5 @@ CORE_NODES: dict[str, tuple[type[_Placed], str]] = {
     "EmptyLatentImage": (EmptyLatentImage, "Empty Latent Image"),
     "VAEDecode": (VAEDecode, "VAE Decode"),
     "VAEEncode": (VAEEncode, "VAE Encode"),
+    **MASK_NODES,
 }
