@@ -319,7 +319,8 @@ def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
     """
     if GLIDE_TEXT not in cond:
         return cond
-    if not cond["cross_attn"].any() and not cond[POOLED].any():
+    features = [cond[key] for key in ("cross_attn", POOLED) if cond.get(key) is not None]
+    if features and not any(feature.any() for feature in features):
         cond = {**cond, GLIDE_SEGMENTS: (("", 1.0),)}
     elif cond.get(GLIDE_TOWER) == text.fingerprint:
         return cond
