@@ -13,11 +13,13 @@ from .host.files import fingerprint
 from .host.values import one_of
 
 NO_FILE = "(no model file found)"
+CLIP = "noisy CLIP"  # beside GLIDE's own kinds
 KIND_LOADERS = {
     "base": "GLIDE Loader",
     "inpaint": "GLIDE Loader",
     "upsampler": "GLIDE Upsampler Loader",
     "upsampler-inpaint": "GLIDE Upsampler Loader",
+    CLIP: "GLIDE CLIP Loader",
 }
 UPSAMPLE_STEPS = (
     "Model calls of the upsampler. 27 is the paper's own uneven spacing (fast27); any other "
@@ -140,8 +142,11 @@ def checkpoint(purposes: Sequence[Purpose], tooltip: str, *, first: Sequence[str
     return (names or [NO_FILE], {"default": (names or [NO_FILE])[0], "tooltip": tooltip})
 
 
-def checkpoint_problem(*names: str | None) -> str | bool:
-    """VALIDATE_INPUTS for file choices: True, or what is wrong. None is a connected input."""
+def checkpoint_problem(*names: str | None, kinds: Sequence[str] = ()) -> str | bool:
+    """VALIDATE_INPUTS for file choices: True, or what is wrong. None is a connected input.
+
+    kinds: what will do of the first file; looked up only where its header tells, in no time.
+    """
     for name in names:
         if name == NO_FILE:
             return (
@@ -150,10 +155,30 @@ def checkpoint_problem(*names: str | None) -> str | bool:
             )
         if name is not None:
             try:
-                current().checkpoint_path(name)
+                path = current().checkpoint_path(name)
             except GlideError as error:
                 return str(error)
+            found = kind_of(path) if kinds and name is names[0] else None
+            if found is not None and found not in kinds:
+                return (
+                    f"{name} is GLIDE's {found} model. Expected {one_of(kinds)}. Choose another "
+                    f"file here, or this one in {KIND_LOADERS[found]}."
+                )
     return True
+
+
+def kind_of(path: Path) -> str | None:
+    """Tell from a safetensors file's header what it holds; None where only loading it could."""
+    if path.suffix != ".safetensors":
+        return None
+    from glide_core.checkpoints.loading import inspect
+    from glide_core.config import ClipConfig
+
+    try:
+        config = inspect(path)
+    except GlideError:  # damaged, or written by another program: loading says more
+        return None
+    return CLIP if isinstance(config, ClipConfig) else config.kind
 
 
 def respacing_problem(text: str | None, steps: int = 1000) -> str | bool:

@@ -41,7 +41,7 @@ class GlideLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, checkpoint: str | None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
+        return inputs.checkpoint_problem(checkpoint, kinds=("base", "inpaint"))
 
     @classmethod
     def IS_CHANGED(cls, checkpoint: str, dtype: str) -> str:
@@ -77,7 +77,7 @@ class GlideUpsamplerLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, checkpoint: str | None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
+        return inputs.checkpoint_problem(checkpoint, kinds=("upsampler", "upsampler-inpaint"))
 
     @classmethod
     def IS_CHANGED(cls, checkpoint: str, dtype: str) -> str:
@@ -118,7 +118,8 @@ class GlideClipLoader:
     def VALIDATE_INPUTS(
         cls, checkpoint: str | None = None, text_checkpoint: str | None = None
     ) -> str | bool:
-        return inputs.checkpoint_problem(*_files(checkpoint, text_checkpoint))
+        files = _files(checkpoint, text_checkpoint)
+        return inputs.checkpoint_problem(*files, kinds=(inputs.CLIP,))
 
     @classmethod
     def IS_CHANGED(cls, checkpoint: str, text_checkpoint: str, dtype: str) -> str:

@@ -261,3 +261,26 @@ def test_core_s_ddpm_draws_what_ancestral_draws(comfy: Any) -> None:
     prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
     assert ddpm_against_ancestral(comfy, model, prompts, 30, fixed=True) < 1e-3
     assert 1e-3 < ddpm_against_ancestral(comfy, model, prompts, 30, fixed=False) < 0.03
+
+
+@pytest.mark.parametrize("node", ["GlideUpsample", "GlideEdit"])
+def test_the_other_looping_nodes_report_show_and_stop_too(
+    comfy: Any, glide: Any, node: str
+) -> None:
+    model, _, positive, negative, _ = glide
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    inputs = {"image": image, "positive": positive, "negative": negative, "seed": 0}
+    if node == "GlideUpsample":
+        inputs |= {"model": comfy.load_upsampler(), "low_size": 32}
+    else:
+        inputs |= {"model": model, "strength": 1.0, "sampler_name": "ddim", "cfg": 3.0}
+    with comfy.progress() as reports:
+        comfy(node, **inputs, steps=3)
+    assert [(value, total) for value, total, _ in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert all(preview[1].size[0] in (64, 128) for _, _, preview in reports)
+    with (
+        comfy.progress(stop_at=2) as reports,
+        pytest.raises(comfy.management.InterruptProcessingException),
+    ):
+        comfy(node, **inputs, steps=30)
+    assert len(reports) == 2

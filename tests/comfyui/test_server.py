@@ -193,6 +193,16 @@ def test_a_missing_checkpoint_is_named_before_the_run(server: Any) -> None:
     assert "gone.safetensors" in json.dumps(run.events[-1][1])
 
 
+def test_a_file_of_the_wrong_kind_is_said_before_the_run(server: Any) -> None:
+    prompt = sampling()
+    prompt["base"]["inputs"]["checkpoint"] = "upsampler.safetensors"
+    run = server.run(prompt)
+    assert run.end == "refused"
+    said = json.dumps(run.events[-1][1])
+    assert "upsampler.safetensors is GLIDE's upsampler model" in said
+    assert "GLIDE Upsampler Loader" in said
+
+
 def test_the_upsampler_in_the_base_s_place_is_explained(server: Any) -> None:
     prompt = sampling()
     prompt["up"] = graph()["up"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,32 @@ def test_a_loader_refuses_a_model_of_the_wrong_kind() -> None:
         upsampler("tiny_base.safetensors")
     with pytest.raises(GlideError, match="noisy CLIP"):
         call("GlideClipLoader", checkpoint="tiny_base.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("node", "file", "words"),
+    [
+        ("GlideLoader", "tiny_upsampler.safetensors", "upsampler model.*GLIDE Upsampler Loader"),
+        ("GlideLoader", "tiny_clip.safetensors", "noisy CLIP model.*GLIDE CLIP Loader"),
+        ("GlideUpsamplerLoader", "tiny_inpaint.safetensors", "inpaint model.*in GLIDE Loader"),
+        ("GlideClipLoader", "tiny_base.safetensors", "base model.*in GLIDE Loader"),
+    ],
+)
+def test_a_loader_says_before_the_run_where_a_file_belongs(
+    node: str, file: str, words: str
+) -> None:
+    validate = NODE_CLASS_MAPPINGS[node].VALIDATE_INPUTS  # type: ignore[attr-defined]
+    assert re.search(words, validate(checkpoint=file))
+
+
+def test_a_loader_takes_what_it_is_for() -> None:
+    nodes: Any = NODE_CLASS_MAPPINGS
+    for kind in ("base", "inpaint"):
+        assert nodes["GlideLoader"].VALIDATE_INPUTS(f"tiny_{kind}.safetensors") is True
+    for kind in ("upsampler", "upsampler_inpaint"):
+        assert nodes["GlideUpsamplerLoader"].VALIDATE_INPUTS(f"tiny_{kind}.safetensors") is True
+    same = "(in the same file)"
+    assert nodes["GlideClipLoader"].VALIDATE_INPUTS("tiny_clip.safetensors", same) is True
 
 
 def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
