@@ -24,13 +24,8 @@ PATCHES: dict[str, dict[str, Any]] = {
     "FreeU": {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2},
     "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
     "PatchModelAddDownscale": {
-        "block_number": 3,
-        "downscale_factor": 2.0,
-        "start_percent": 0.0,
-        "end_percent": 0.35,
-        "downscale_after_skip": True,
-        "downscale_method": "bicubic",
-        "upscale_method": "bicubic",
+        "block_number": 3, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35,
+        "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic",
     },
     "RescaleCFG": {"multiplier": 0.7},
     "CFGZeroStar": {},
@@ -51,7 +46,7 @@ PATCHES: dict[str, dict[str, Any]] = {
     "HyperTile": {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
     "TomePatchModel": {"ratio": 0.3},
     "UNetSelfAttentionMultiply": {"q": 1.2, "k": 1.0, "v": 1.0, "out": 1.0},
-}
+}  # fmt: skip
 SIGMAS: dict[str, dict[str, Any]] = {
     "KarrasScheduler": {"sigma_max": 80.0, "sigma_min": 0.01, "rho": 7.0},
     "ExponentialScheduler": {"sigma_max": 80.0, "sigma_min": 0.01},
@@ -223,15 +218,10 @@ def kept(bench: Bench, *, differential: bool = False, for_inpaint: bool = False)
 
 def two_stages(bench: Bench) -> Tensor:
     common = {
-        "model": bench.model,
-        "positive": bench.positive,
-        "negative": bench.negative,
-        "noise_seed": 0,
-        "steps": STEPS,
-        "cfg": 3.0,
-        "sampler_name": "euler",
+        "model": bench.model, "positive": bench.positive, "negative": bench.negative,
+        "noise_seed": 0, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler",
         "scheduler": "normal",
-    }
+    }  # fmt: skip
     half = bench.comfy(
         "KSamplerAdvanced",
         **common,
