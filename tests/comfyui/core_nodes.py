@@ -244,14 +244,14 @@ def two_stages(bench: Bench) -> Tensor:
 
 
 def merged(node: str) -> Case:
-    """The model merged with a copy that carries other weights: half of each."""
+    """Merged with the same file loaded again, or with their difference, which is none."""
 
     def draw(bench: Bench) -> Tensor:
         comfy = bench.comfy
-        inpaint = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")[0]
+        again = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")[0]
         if node == "ModelMergeSimple":
-            return bench.core(model=comfy(node, model1=bench.model, model2=inpaint, ratio=0.5))
-        difference = comfy("ModelMergeSubtract", model1=bench.model, model2=inpaint, multiplier=1.0)
+            return bench.core(model=comfy(node, model1=bench.model, model2=again, ratio=0.5))
+        difference = comfy("ModelMergeSubtract", model1=bench.model, model2=again, multiplier=1.0)
         return bench.core(model=comfy("ModelMergeAdd", model1=bench.model, model2=difference))
 
     return draw

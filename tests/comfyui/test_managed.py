@@ -113,6 +113,22 @@ def test_merging_with_itself_changes_nothing(comfy: Any, glide: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
+def test_merging_mixes_the_weights_of_two_models(comfy: Any, glide: Any) -> None:
+    model, other = glide[0], comfy.load("base_v")[0]
+    merged = comfy("ModelMergeSimple", model1=model, model2=other, ratio=0.25)
+    pairs = [m.model.diffusion_model.state_dict() for m in (model, other)]
+    pairs = [{key: value.clone() for key, value in state.items()} for state in pairs]
+    with torch.inference_mode():
+        merged.patch_model(torch.device("cpu"))
+    try:
+        found = merged.model.diffusion_model.state_dict()
+        for key, value in found.items():
+            expected = 0.25 * pairs[0][key] + 0.75 * pairs[1][key]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    finally:
+        merged.unpatch_model(torch.device("cpu"))
+
+
 @pytest.mark.parametrize("name", ["base", "base_v"])
 @pytest.mark.parametrize("node", ["CheckpointSave", "ModelSave"])
 def test_what_core_saves_our_loader_loads(comfy: Any, name: str, node: str) -> None:
