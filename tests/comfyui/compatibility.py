@@ -44,6 +44,8 @@ PAIRS = (
     ("heun", "simple", 3.0),
     ("heun", "karras", 3.0),
     ("dpm_2_ancestral", "karras", 3.0),
+    ("dpm_2_ancestral", "simple", 3.0),
+    ("dpm_fast", "simple", 3.0),
 )
 Draw = Callable[[], torch.Tensor]
 
