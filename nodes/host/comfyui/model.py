@@ -23,6 +23,7 @@ from glide_core.models.unet import UNet
 
 from ..values import GLIDE_TEXT, LOW_RES, POOLED
 from .conditions import inpaint_condition, resize
+from .noise import own_noise
 from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .saved import saved_extras
@@ -289,6 +290,7 @@ def build_model(glide: GlideModel, dtype: torch.dtype | None, text: LoadedText) 
     patcher.set_model_sampler_post_cfg_function(clip_denoised)
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", encode_foreign_prompts)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", start_lower)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", own_noise)
     return patcher
 
 
