@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from glide_core.checkpoints.loading import save_clip, save_model
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UNetConfig
@@ -78,3 +79,17 @@ def model_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """The tiny models as the only files of their own that a person has."""
     monkeypatch.setenv("GLIDE_MODELS", str(tiny_models))
     yield tiny_models
+
+
+@pytest.fixture
+def out(tmp_path: Path, model_folder: Path) -> Path:
+    """Where a command writes: not there yet, its parent a place for its inputs."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A file with a picture of noise, 90x60."""
+    path = tmp_path / "photo.png"
+    Image.effect_noise((90, 60), 80).convert("RGB").save(path)
+    return path

@@ -27,6 +27,11 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
+# Of a report, what an import that only defines nodes leaves empty: connections asked for, files and
+# folders changed, processes started, settings of the process changed, others' objects replaced.
+NOTHING: dict[str, Any] = {
+    "network": [], "disk": [], "processes": [], "globals": {}, "patched": []
+}  # fmt: skip
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 ON_DISK = {
     "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_watch import REPOSITORY, watch
+from import_watch import NOTHING, REPOSITORY, watch
 
 # Used only when a node runs, if at all.
 HEAVY = {
@@ -27,21 +27,9 @@ def test_it_brings_the_nodes_and_its_own_core(found: dict[str, Any]) -> None:
     assert found["core"] == str(REPOSITORY / "glide_core" / "__init__.py")
 
 
-def test_it_asks_nothing_of_the_network(found: dict[str, Any]) -> None:
-    assert found["network"] == []
-
-
-def test_it_writes_no_file_and_makes_no_folder(found: dict[str, Any]) -> None:
-    assert found["disk"] == []
-
-
-def test_it_starts_no_process(found: dict[str, Any]) -> None:
-    assert found["processes"] == []
-
-
-def test_it_changes_nothing_that_others_share(found: dict[str, Any]) -> None:
-    assert found["globals"] == {}
-    assert found["patched"] == []
+@pytest.mark.parametrize("kind", NOTHING)
+def test_it_does_nothing_beside(found: dict[str, Any], kind: str) -> None:
+    assert found[kind] == NOTHING[kind]
 
 
 def test_it_waits_with_the_heavy_libraries(found: dict[str, Any]) -> None:

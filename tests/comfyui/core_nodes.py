@@ -285,22 +285,14 @@ def last_layer(bench: Bench) -> Any:
 
 def sampler_custom(bench: Bench) -> Tensor:
     comfy = bench.comfy
+    solver = {"solver_type": "midpoint", "eta": 0.0, "s_noise": 1.0, "noise_device": "cpu"}
+    steps = {"scheduler": "normal", "steps": STEPS, "denoise": 1.0}
     out = comfy(
-        "SamplerCustom",
-        model=bench.model,
-        add_noise=True,
-        noise_seed=0,
-        cfg=3.0,
-        positive=bench.positive,
-        negative=bench.negative,
-        sampler=comfy(
-            "SamplerDPMPP_2M_SDE", solver_type="midpoint", eta=0.0, s_noise=1.0, noise_device="cpu"
-        ),
-        sigmas=comfy(
-            "BasicScheduler", model=bench.model, scheduler="normal", steps=STEPS, denoise=1.0
-        ),
-        latent_image=bench.empty,
-    )
+        "SamplerCustom", model=bench.model, add_noise=True, noise_seed=0, cfg=3.0,
+        positive=bench.positive, negative=bench.negative, latent_image=bench.empty,
+        sampler=comfy("SamplerDPMPP_2M_SDE", **solver),
+        sigmas=comfy("BasicScheduler", model=bench.model, **steps),
+    )  # fmt: skip
     return out[1]["samples"].clone()
 
 

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from import_watch import REPOSITORY, watch
+from import_watch import NOTHING, REPOSITORY, watch
 
 BOUND = 0.5  # seconds beyond what ComfyUI has imported before, torch among it
 # None of these may come by us; those that ComfyUI has imported itself do not count.
@@ -26,24 +26,9 @@ def test_it_brings_the_nodes_with_the_core_beside_them(found: dict[str, Any]) ->
     assert found["core"] == str(REPOSITORY / "glide_core" / "__init__.py")
 
 
-def test_it_asks_nothing_of_the_network(found: dict[str, Any]) -> None:
-    assert found["network"] == []
-
-
-def test_it_writes_no_file_and_makes_no_folder(found: dict[str, Any]) -> None:
-    assert found["disk"] == []
-
-
-def test_it_starts_no_process(found: dict[str, Any]) -> None:
-    assert found["processes"] == []
-
-
-def test_it_changes_no_setting_of_the_process(found: dict[str, Any]) -> None:
-    assert found["globals"] == {}
-
-
-def test_it_patches_nothing_of_comfyui_or_of_anyone(found: dict[str, Any]) -> None:
-    assert found["patched"] == []
+@pytest.mark.parametrize("kind", NOTHING)
+def test_it_does_nothing_beside(found: dict[str, Any], kind: str) -> None:
+    assert found[kind] == NOTHING[kind]
 
 
 def test_it_waits_with_the_heavy_libraries(found: dict[str, Any]) -> None:

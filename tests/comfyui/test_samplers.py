@@ -176,7 +176,9 @@ def test_second_order_samplers_draw_what_euler_draws(
     expected = comfy.ksampler(model, *prompts, steps=20, sampler_name="euler")
     found = comfy.ksampler(model, *prompts, steps=20, sampler_name=sampler, scheduler=scheduler)
     error = float((found - expected).square().mean().sqrt())
-    assert error < 0.2  # a lost picture is 1.2 off; fresh noise, or a coarse last step, 0.1
+    # a lost picture is 1.2 off; fresh noise draws another fox, simple's last step is coarse
+    limits = {("dpm_2_ancestral", scheduler): 0.2, ("dpm_fast", "simple"): 0.1}
+    assert error < limits.get((sampler, scheduler), 0.08)
 
 
 @pytest.mark.parametrize("node", ["FreeU", "FreeU_V2", "PatchModelAddDownscale"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,18 +179,16 @@ def test_a_subgraph_is_unfolded() -> None:
     assert graph.nodes["3"].inputs["image"] == Link("8:1", 1)
     assert graph.nodes["8:1"].inputs == {"mask": Link("1", 1), "image": Link("1", 0)}
     outer["mode"] = 4  # bypassed as a whole
-    graph = workflow.read(data, SCHEMAS)
-    assert graph.nodes["3"].inputs["image"] == Link("1", 0)
+    assert workflow.read(data, SCHEMAS).nodes["3"].inputs["image"] == Link("1", 0)
 
 
 def test_a_widget_on_a_subgraphs_node_decides_over_the_one_inside() -> None:
     """Newer frontends save it there alone; where nothing stands there, the inner one holds."""
     slot = {"name": "seed", "type": "INT", "widget": {"name": "seed"}, "link": 1}
-    made = {**source(), "inputs": [slot]}
     inner = {
         "id": "f00d",
         "name": "Seeded",
-        "nodes": [made],
+        "nodes": [{**source(), "inputs": [slot]}],
         "links": [
             {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 1, "target_slot": 0},
             {"id": 2, "origin_id": 1, "origin_slot": 0, "target_id": -20, "target_slot": 0},
@@ -328,21 +325,6 @@ def test_a_choice_of_another_type_is_no_choice_even_where_the_node_checks() -> N
     data = ui([source(widgets_values=[7, "fixed", [3]]), save(2, 1)], [[1, 1, 0, 2, 0, "IMAGE"]])
     with pytest.raises(GlideError, match=r"node 1 \(Source\), input 'mode': \[3\] is not a choice"):
         check(workflow.read(data, schemas), schemas)
-
-
-def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "windows.json"
-    path.write_text('{"nodes": []}', encoding="utf-8-sig")
-    assert workflow.load_json(path) == {"nodes": []}
-
-
-def test_a_file_that_is_not_json_says_which_line(tmp_path: Path) -> None:
-    path = tmp_path / "broken.json"
-    path.write_text('{\n "1": {\n')
-    with pytest.raises(GlideError, match=r"broken.json is not JSON \(line 3"):
-        workflow.load_json(path)
-    with pytest.raises(GlideError, match="there is no workflow"):
-        workflow.load_json(tmp_path / "none.json")
 
 
 def test_a_widget_is_set_by_id_title_or_class() -> None:

@@ -1,0 +1,93 @@
+"""`glide run`: workflows that cannot run write nothing; core nodes mean what they do in ComfyUI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from glide_core.cli import main
+
+
+def run(*words: object) -> int:
+    return main(["run", *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 50000, "1" * 5000, '{"1": {"class_type": "Nope", "inputs": {}}}']
+)
+def test_a_malformed_workflow_writes_nothing(
+    text: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    path.write_text(text)
+    assert run(path, "--out", out) == 1
+    assert "Expected" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_picture_the_workflow_needs_is_looked_for_before_anything_runs(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "none.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+    }
+    path.write_text(json.dumps(nodes))
+    assert run(path, "--out", out) == 1
+    said = capsys.readouterr().err
+    assert "node 1 (LoadImage), input 'image'" in said and "no picture 'none.png'" in said
+    Image.new("RGB", (8, 6), "red").save(out.parent / "none.png")
+    assert run(path, "--out", out) == 0
+    assert Image.open(out / "a_00001_.png").size == (8, 6)
+
+
+def test_core_nodes_mean_here_what_they_mean_in_comfyui(out: Path) -> None:
+    """EmptyLatentImage counts SD pixels (256 is 32), CLIPTextEncode and the VAE take ours."""
+    sampler = {"seed": 1, "steps": 2, "sampler_name": "ddim", "cfg": 2.0}
+    nodes = {
+        "1": ("GlideLoader", {"checkpoint": "tiny_base.safetensors", "dtype": "float32"}),
+        "2": ("CLIPTextEncode", {"text": "a car", "clip": ["1", 1]}),
+        "3": ("EmptyLatentImage", {"width": 384, "height": 256, "batch_size": 1}),
+        "4": (
+            "GlideSampler",
+            {
+                "model": ["1", 0],
+                "positive": ["2", 0],
+                "negative": ["2", 0],
+                "latent_image": ["3", 0],
+                **sampler,
+            },
+        ),
+        "5": ("VAEDecode", {"samples": ["4", 1], "vae": ["1", 2]}),
+        "6": ("SaveImage", {"images": ["5", 0], "filename_prefix": "sub/decoded"}),
+        "7": ("VAEEncode", {"pixels": ["5", 0], "vae": ["1", 2]}),
+        "8": ("VAEDecode", {"samples": ["7", 0], "vae": ["1", 2]}),
+        "9": ("PreviewImage", {"images": ["8", 0]}),
+    }
+    path = out.parent / "workflow.json"
+    plain = {k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in nodes.items()}
+    path.write_text(json.dumps(plain))
+    assert run(path, "--out", out, "--quiet") == 0
+    saved, shown = out / "sub" / "decoded_00001_.png", out / "preview_00001_.png"
+    assert Image.open(saved).size == (48, 32)
+    assert Image.open(saved).tobytes() == Image.open(shown).tobytes()
+
+
+@pytest.mark.parametrize("prefix", ["../../x", "/x", "", ".", "a\0b", "a" * 300])
+def test_a_prefix_cannot_lead_out_of_the_folder(
+    prefix: str, out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out.parent / "workflow.json"
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    path.write_text(json.dumps(nodes))
+    assert run(path, "--out", out, "--set", f"2.filename_prefix={prefix}") == 1
+    said = capsys.readouterr().err
+    assert "leads out of" in said or "cannot be written" in said
+    assert not list(out.parent.rglob("*_.png"))
