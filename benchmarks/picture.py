@@ -24,7 +24,9 @@ import torch
 from forward import CONFIGS, DTYPES, PROMPT, random_state, reference_model
 
 from glide_core.checkpoints.loading import load_model, model_from_state_dict, save_model
-from glide_core.pipeline import Settings, text_to_image, tokenize, upsample
+from glide_core.config import SamplerConfig
+from glide_core.pipeline import text_to_image, upsample
+from glide_core.sampling import tokenize
 
 GUIDANCE = 3.0
 
@@ -56,10 +58,10 @@ def draw(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     dtype = DTYPES[args.dtype]
     base, upsampler = (load_model(folder / f"{name}.safetensors", dtype=dtype) for name in CONFIGS)
     clock.lap("load_s")
-    settings = Settings(steps=args.steps, sampler="ancestral", guidance_scale=GUIDANCE)
+    settings = SamplerConfig(steps=args.steps, sampler="ancestral", guidance_scale=GUIDANCE)
     small = text_to_image(base, [PROMPT], seeds=[0], settings=settings)
     clock.lap("base_s")
-    settings = Settings(
+    settings = SamplerConfig(
         respacing=upsampler_respacing(args.upsample_steps), guidance_scale=1.0, temperature=0.997
     )
     upsample(upsampler, small, [PROMPT], seeds=[0], settings=settings)

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from glide_core.data.types import Batch
 from glide_core.training import fast_norm
-from glide_core.training.data.types import Batch
 from glide_core.training.jobs import make_job
 from glide_core.training.optimizers import make_optimizers
 from glide_core.training.presets import DEFAULTS, JOBS

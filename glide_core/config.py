@@ -17,6 +17,9 @@ _DEFAULT_CHANNEL_MULT = {  # the reference's table for an empty channel_mult opt
     256: (1, 1, 2, 2, 4, 4),
 }
 
+# Field names in files written before version 0.2
+_OLD_NAMES = {"position_waves": "coord_channels", "residual_std": "sigma_data"}
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -44,9 +47,9 @@ class UNetConfig:
     dropout: float = 0.0
     patch_size: int = 1  # side of the pixel squares folded into channels at the door (OpenAI: 1)
     # Cosines of the position, along x and along y each, that the first convolution sees (OpenAI: 0)
-    position_waves: int = 0
+    coord_channels: int = 0
     # Upsamplers: spread of what low_res lacks; the network is preconditioned on it. 0: off (OpenAI)
-    residual_std: float = 0.0
+    sigma_data: float = 0.0
 
     @property
     def embedding_width(self) -> int:
@@ -91,7 +94,7 @@ class GlideConfig:
     def first_channels(self) -> int:
         """Input channels of the first convolution: `in_channels`, each folded into its patches,
         then the waves of the position."""
-        return self.in_channels * self.unet.patch_size**2 + 2 * self.unet.position_waves
+        return self.in_channels * self.unet.patch_size**2 + 2 * self.unet.coord_channels
 
     def to_json(self) -> str:
         return json.dumps({"glide_config": 1, **asdict(self)}, sort_keys=True)
@@ -103,7 +106,8 @@ class GlideConfig:
         raw.pop("glide_config", None)
         try:
             unet: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("unet").items()
+                _OLD_NAMES.get(k, k): tuple(v) if isinstance(v, list) else v
+                for k, v in raw.pop("unet").items()
             }
             return GlideConfig(
                 text=TextConfig(**raw.pop("text")),
@@ -237,3 +241,18 @@ RELEASED: dict[ModelKind, GlideConfig] = {
     "inpaint": INPAINT,
     "upsampler-inpaint": UPSAMPLER_INPAINT,
 }
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How to sample; the same for every job."""
+
+    steps: int = 30
+    respacing: str = ""  # a timestep respacing string ("fast27", "10,10,3,2,2"); replaces steps
+    sampler: str = "ddim"  # one of glide_core.diffusion.SAMPLERS
+    eta: float = 0.0  # DDIM's share of fresh noise
+    guidance_scale: float = 3.0  # classifier-free; 1 is no guidance
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None  # sigmas between which it acts
+    clip_denoised: bool = True
+    temperature: float = 1.0  # of the first noise

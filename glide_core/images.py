@@ -91,7 +91,7 @@ def to_uint8(pictures: Tensor) -> Tensor:
     return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def eight_bit_snap(pictures: Tensor) -> Tensor:
+def quantize_8bit(pictures: Tensor) -> Tensor:
     """Round to the 256 levels of a file, unclamped: what the upsampler was given in training."""
     return ((pictures + 1) * 127.5).round() / 127.5 - 1
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from glide_core.errors import GlideError
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "vocabularies"
 TOKENIZERS = ("glide-bpe", "clip-bpe", "glide-small")
 
 _GPT2_SPLIT = regex.compile(

@@ -75,6 +75,7 @@ class GlideEdit:
         temperature: float = 0.997,
     ) -> tuple[Any]:
         from glide_core import images, pipeline
+        from glide_core.config import SamplerConfig
 
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
@@ -90,7 +91,7 @@ class GlideEdit:
                     host,
                     model,
                     prompts,
-                    pipeline.Settings(steps=steps, sampler=sampler_name, guidance_scale=cfg),
+                    SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg),
                     seed=seed,
                     batch=batch,
                     size=(small.shape[2], small.shape[3]),
@@ -111,7 +112,7 @@ class GlideEdit:
                 batch=batch,
                 size=size,
                 callback=callback,
-                low_res=images.eight_bit_snap(small),
+                low_res=images.quantize_8bit(small),
                 init=images.resize(original, size),
                 strength=upsample_strength,
             )

@@ -109,7 +109,7 @@ class GlideInpaint:
         temperature: float = 0.997,
     ) -> tuple[Any, Any]:
         from glide_core import crop, images
-        from glide_core.pipeline import Settings
+        from glide_core.config import SamplerConfig
 
         host = current()
         configs = [inputs.need(host, model, ("inpaint",), node=NODE)]
@@ -128,7 +128,7 @@ class GlideInpaint:
                 host,
                 model,
                 prompts,
-                Settings(steps=steps, sampler=sampler_name, guidance_scale=cfg),
+                SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg),
                 seed=seed,
                 batch=batch,
                 size=(sides[0], sides[0]),
@@ -148,7 +148,7 @@ class GlideInpaint:
                     batch=batch,
                     size=(sides[1], sides[1]),
                     callback=callback,
-                    low_res=images.eight_bit_snap(patch),
+                    low_res=images.quantize_8bit(patch),
                     image=cut.images[1],
                     keep_mask=cut.keep_masks[1],
                 )

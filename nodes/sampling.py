@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glide_core.errors import GlideError
-from glide_core.presets import PRESETS
+from glide_core.names import PRESETS
 
 from . import inputs, stages
 from .guidance import ANY_SIGMA, interval_of
@@ -181,7 +181,8 @@ class GlideSampler:
         temperature: float = 1.0,
         preset: str = CUSTOM,
     ) -> tuple[Any, dict[str, Any]]:
-        from glide_core import images, pipeline
+        from glide_core import images
+        from glide_core.config import SamplerConfig
 
         if preset != CUSTOM:
             chosen = PRESETS[preset]
@@ -202,7 +203,7 @@ class GlideSampler:
                 f"channels. Expected a picture's {config.unet.channels}. Encode a picture with "
                 "the VAE of GLIDE Loader, or set denoise to 1."
             )
-        settings = pipeline.Settings(
+        settings = SamplerConfig(
             steps=steps,
             respacing=respacing.strip(),
             sampler=sampler_name,

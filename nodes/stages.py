@@ -13,8 +13,8 @@ from .host.values import part, spatial
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from glide_core.config import SamplerConfig
     from glide_core.diffusion.types import StepCallback, StepInfo
-    from glide_core.pipeline import Settings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Prompts:
     positive: Conditioning
     negative: Conditioning | None
 
-    def branches(self, settings: Settings) -> list[Conditioning]:
+    def branches(self, settings: SamplerConfig) -> list[Conditioning]:
         """The prompts to encode: without guidance the negative one is not needed."""
         if self.negative is None or settings.guidance_scale == 1:
             return [self.positive]
@@ -36,7 +36,7 @@ def sample(
     host: Host,
     model: Any,
     prompts: Prompts,
-    settings: Settings,
+    settings: SamplerConfig,
     *,
     seed: int,
     batch: int,
@@ -49,7 +49,7 @@ def sample(
     strength: float = 1.0,
 ) -> Tensor:
     """Sample `batch` pictures [B, C, *size] in [-1, 1]; picture i is what seed + i gives alone."""
-    from glide_core import pipeline
+    from glide_core import sampling
 
     if batch < 1:
         raise GlideError(f"{prompts.node}: a batch of 0 pictures came in. Expected 1 or more.")
@@ -60,7 +60,7 @@ def sample(
     seeds = [(seed + i) % 2**64 for i in range(batch)]
 
     def job(bound: Bound) -> Tensor:
-        return pipeline.run(
+        return sampling.run(
             bound.denoise,
             bound.config,
             settings,
@@ -69,10 +69,12 @@ def sample(
             guided=len(branches) > 1,
             init=init,
             strength=strength,
-            denoised_fn=None if kept is None or mask is None else pipeline.keep_known(kept, mask),
+            denoised_fn=None
+            if kept is None or mask is None
+            else sampling.inpaint_denoised_fn(kept, mask),
             cond_fn=bound.cond_fn,
             callback=both(bound.callback, callback),
-            observer=bound.observer,
+            guidance_callback=bound.guidance_callback,
             device=bound.device,
         )
 
@@ -95,11 +97,12 @@ def both(first: StepCallback | None, second: StepCallback) -> StepCallback:
 
 def upsample_settings(
     steps: int, *, respacing: str = "", sampler: str = "ddim", cfg: float = 1.0, **more: Any
-) -> Settings:
+) -> SamplerConfig:
     """The second stage's settings: for 27 steps the paper's own spacing, else evenly spread."""
-    from glide_core.pipeline import Settings, upsample_respacing
+    from glide_core.config import SamplerConfig
+    from glide_core.pipeline import upsample_respacing
 
-    return Settings(
+    return SamplerConfig(
         steps=steps,
         respacing=respacing.strip() or upsample_respacing(steps),
         sampler=sampler,

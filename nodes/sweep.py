@@ -140,7 +140,7 @@ class GlideGuidanceSweep:
         clip: GlideClip | None = None,
         text: str = "",
     ) -> dict[str, Any]:
-        from glide_core import pipeline
+        from glide_core import sampling
         from glide_core.evaluation import sweep_measures
         from glide_core.evaluation.sweep import run_cells
 
@@ -179,7 +179,7 @@ class GlideGuidanceSweep:
                 grid.cells(),
                 draw,
                 [prompt] * pictures,
-                schedule=pipeline.model_schedule(config),
+                schedule=sampling.model_schedule(config),
                 measures=measures,
                 batch=BATCH,
                 callback=callback,

@@ -88,7 +88,7 @@ class GlideUpsample:
                 "CONDITIONING to move away from. Connect one (an empty text will do), or set cfg "
                 "to 1."
             )
-        low_res = images.eight_bit_snap(images.fit(images.from_comfy(image), low_size))
+        low_res = images.quantize_8bit(images.fit(images.from_comfy(image), low_size))
         settings = stages.upsample_settings(
             steps, respacing=respacing, sampler=sampler_name, cfg=cfg, temperature=temperature
         )
@@ -142,7 +142,7 @@ class GlideUpsampleConditioning:
 
         from glide_core import images, pipeline
 
-        low_res = images.eight_bit_snap(images.fit(images.from_comfy(image), low_size))
+        low_res = images.quantize_8bit(images.fit(images.from_comfy(image), low_size))
         batch, channels, *_ = low_res.shape
         samples = torch.zeros(batch, channels, *pipeline.upsampled_size(low_res))
         extras = {LOW_RES: low_res}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glide_core.training.vocabulary import SUBJECTS
+from recipes.emoji.vocabulary import SUBJECTS
 
 
 def write_store(path: Path, count: int = 12, unnamed: int = 12) -> Path:

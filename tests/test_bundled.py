@@ -13,18 +13,14 @@ from torch.nn import functional as F
 
 from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
 from glide_core.checkpoints.loading import load_clip, load_model
-from glide_core.evaluation.subjects import border_colour
+from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
-from glide_core.pipeline import (
-    Settings,
-    inpaint,
-    model_schedule,
-    text_to_image,
-    upsample,
-)
+from glide_core.pipeline import inpaint, text_to_image, upsample
+from glide_core.sampling import model_schedule
 from glide_core.training.presets import SMALL, SMALL_CLIP
-from glide_core.training.vocabulary import (
+from recipes.emoji.subjects import border_colour
+from recipes.emoji.vocabulary import (
     BACKGROUNDS,
     SUBJECTS,
     TEMPLATES,
@@ -36,7 +32,7 @@ from glide_core.training.vocabulary import (
 FILES = [entry for entry in ENTRIES if entry.bundled]
 NAMES = list(SUBJECTS)[::4]  # those of the atlas
 COLOURS = {name: torch.tensor(rgb) / 127.5 - 1 for name, rgb in BACKGROUNDS.items()}
-FAST = Settings(steps=15)
+FAST = SamplerConfig(steps=15)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +97,7 @@ def test_clip_guidance_alone_pulls_towards_the_text() -> None:
     model, clip = load_model(BUNDLED / "base.safetensors"), load_clip(BUNDLED / "clip.safetensors")
     with torch.no_grad():
         text = clip.encode_prompts(captions)
-    plain = Settings(steps=20, sampler="ancestral", guidance_scale=1.0)
+    plain = SamplerConfig(steps=20, sampler="ancestral", guidance_scale=1.0)
     seeds, empty = list(range(len(captions))), [""] * len(captions)
     right = []
     for guide in (None, noisy_clip_guide(clip, text, 3.0)):

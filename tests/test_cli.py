@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from glide_core import png
+from glide_core import io
 from glide_core.cli import COMMANDS, main
 
 TWO_STAGES = ["--model", "tiny_base.safetensors", "--upsampler", "tiny_upsampler.safetensors"]
@@ -58,7 +58,7 @@ assert not heavy, heavy
 
 
 def test_the_samplers_in_the_help_are_those_there_are() -> None:
-    from glide_core.commands.options import SAMPLERS
+    from glide_core.cli.options import SAMPLERS
     from glide_core.diffusion import SAMPLERS as REAL
 
     assert SAMPLERS == REAL
@@ -74,7 +74,7 @@ def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
     assert capsys.readouterr().out.split() == [str(path) for path in paths]
     for i, path in enumerate(paths):
         assert Image.open(path).size == (256, 256)
-        text = png.read_text(path)
+        text = io.read_text(path)
         facts = json.loads(text["glide"])
         assert facts["prompt"] == "a red apple" and facts["seed"] == 5 + i
         assert facts["cfg"] == 2 and facts["steps"] == 2
@@ -321,14 +321,14 @@ def test_a_failed_write_leaves_nothing_behind(
 
     monkeypatch.setattr(Image.Image, "save", broken)
     with pytest.raises(KeyboardInterrupt):
-        png.save([Image.new("RGB", (4, 4))], tmp_path)
+        io.save([Image.new("RGB", (4, 4))], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_clip_guidance_samples_the_papers_way_unless_told_otherwise() -> None:
     from argparse import Namespace
 
-    from glide_core.commands.session import sampler_of
+    from glide_core.cli.session import sampler_of
 
     assert sampler_of(Namespace(sampler=None, clip_scale=0.0)) == "ddim"
     assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ancestral"

@@ -16,7 +16,7 @@ from glide_core.memory import keep_freed_memory
 from glide_core.models import layers
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
-from glide_core.pipeline import tokenize
+from glide_core.sampling import tokenize
 
 # Of the output's standard deviation. The released models' is under 0.011 (benchmarks/README.md);
 # in these, each channel is a norm group of its own, which magnifies what was rounded.

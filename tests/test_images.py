@@ -10,12 +10,12 @@ from PIL import Image
 from glide_core.errors import GlideError
 from glide_core.images import (
     cycle,
-    eight_bit_snap,
     from_comfy,
     from_pil,
     keep_mask,
     load_image,
     load_mask,
+    quantize_8bit,
     resize,
     to_comfy,
     to_pil,
@@ -125,9 +125,9 @@ def test_every_level_of_a_file_survives_the_way_through_the_core() -> None:
 
 def test_the_snap_gives_what_a_saved_file_would_and_leaves_the_outside_unclamped() -> None:
     pictures = noise(1, 3, 4, 4) * 2 - 1
-    snapped = eight_bit_snap(pictures)
+    snapped = quantize_8bit(pictures)
     assert torch.allclose(snapped, to_uint8(pictures).float() / 127.5 - 1)
-    assert eight_bit_snap(torch.tensor([1.5])).item() > 1
+    assert quantize_8bit(torch.tensor([1.5])).item() > 1
 
 
 def test_resizing_is_the_references_bicubic_filter() -> None:

@@ -7,9 +7,9 @@ import argparse
 import pytest
 from glide_pack.nodes.sampling import CUSTOM, GlideSampler
 
-from glide_core.commands import options
+from glide_core.cli import options
 from glide_core.diffusion import SAMPLERS
-from glide_core.presets import PRESETS
+from glide_core.names import PRESETS
 
 
 def parsed(*words: str) -> argparse.Namespace:

@@ -15,7 +15,7 @@ from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfi
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.models.layers import position_waves
+from glide_core.models.layers import coord_channels
 from glide_core.models.precondition import Precondition
 from glide_core.training.start import start_from
 
@@ -32,7 +32,7 @@ SMALL = GlideConfig(
         num_head_channels=16,
         norm_groups=4,
         patch_size=2,
-        residual_std=0.1,
+        sigma_data=0.1,
     ),
     schedule=V,
     tokenizer="glide-small",
@@ -55,7 +55,7 @@ def raw(model: GlideModel, x: Tensor, t: Tensor, **extra: Tensor) -> Tensor:
 
 
 def test_a_file_says_its_patches_positions_and_preconditioning(tmp_path: Path) -> None:
-    unet = replace(SMALL.unet, position_waves=3)
+    unet = replace(SMALL.unet, coord_channels=3)
     for kind in ("upsampler", "upsampler-inpaint"):
         model = model_of(replace(SMALL, kind=kind, unet=unet))
         path = tmp_path / f"{kind}.safetensors"
@@ -68,7 +68,7 @@ def test_a_file_says_its_patches_positions_and_preconditioning(tmp_path: Path) -
 
 
 def test_patches_move_with_the_picture() -> None:
-    unet = replace(SMALL.unet, residual_std=0.0, norm_groups=1)
+    unet = replace(SMALL.unet, sigma_data=0.0, norm_groups=1)
     model = model_of(replace(SMALL, kind="base", unet=unet), head=0.1)
     x, t = torch.randn(1, 3, 32, 32), torch.tensor([500])
     out = raw(model, x, t)
@@ -81,7 +81,7 @@ def test_patches_move_with_the_picture() -> None:
 
 
 def test_position_waves_are_cosines_along_x_then_along_y() -> None:
-    found = position_waves(torch.zeros(2, 5, 4, 6), 2)
+    found = coord_channels(torch.zeros(2, 5, 4, 6), 2)
     assert found.shape == (2, 4, 4, 6)
     x, y = (torch.arange(6) + 0.5) / 6, (torch.arange(4) + 0.5) / 4
     for k in (1, 2):
@@ -94,7 +94,7 @@ def test_inpainting_starts_as_the_model_that_it_is_widened_from() -> None:
     """New channels weigh nothing, so that with nothing known both models say the same."""
     for kind, wider in (("base", "inpaint"), ("upsampler", "upsampler-inpaint")):
         std = 0.1 if kind == "upsampler" else 0.0
-        unet = replace(SMALL.unet, position_waves=2, residual_std=std)
+        unet = replace(SMALL.unet, coord_channels=2, sigma_data=std)
         narrow = model_of(replace(SMALL, kind=kind, unet=unet))
         wide = model_of(replace(SMALL, kind=wider, unet=unet))
         start_from(wide, narrow.openai_state_dict())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from verify import main, verify
 
 from glide_core.errors import GlideError
-from glide_core.evaluation.verify import main, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 

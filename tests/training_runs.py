@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glide_core.training.data.types import Batch
+from glide_core.data.types import Batch
 from glide_core.training.loop import RunConfig, Trainer
 from glide_core.training.presets import TrainConfig
 

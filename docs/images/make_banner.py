@@ -17,6 +17,7 @@ from torch import Tensor
 from glide_core import pipeline
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.loading import load_model
+from glide_core.config import SamplerConfig
 from glide_core.images import to_pil
 
 HERE = Path(__file__).parent
@@ -62,7 +63,7 @@ def states() -> list[list[Image.Image]]:
         load_model(find("base").path()),
         PROMPTS,
         seeds=seeds,
-        settings=pipeline.Settings(steps=STEPS),
+        settings=SamplerConfig(steps=STEPS),
         callback=lambda step: shown.append(step.x_t.clamp(-1, 1)) if step.index in SHOWN else None,
     )
     shown.append(pipeline.upsample(load_model(find("upsampler").path()), low, PROMPTS, seeds=seeds))

@@ -38,8 +38,8 @@ _UNSEEN = {
         "norm_groups",
         "dropout",
         "patch_size",
-        "position_waves",
-        "residual_std",
+        "coord_channels",
+        "sigma_data",
     ),
 }
 _UNSEEN_CLIP = ("image_heads", "text_heads", "logit_scale", "noise_schedule", "tokenizer")
@@ -112,7 +112,7 @@ def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The fi
         raise GlideError(f"{where} is missing blocks of its UNet. Get the file anew.")
     patch, waves = 1, 0
     if known is not None:
-        patch, waves = known.unet.patch_size, known.unet.position_waves
+        patch, waves = known.unet.patch_size, known.unet.coord_channels
     channels = shape["out.2.weight"][0] // (2 * patch**2)
     model_channels = shape["time_embed.0.weight"][1]
     first = [1 + level * blocks_per_level for level in range(levels)]

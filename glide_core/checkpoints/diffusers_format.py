@@ -18,7 +18,7 @@ from glide_core.checkpoints.loading import check_tensors
 from glide_core.config import GlideConfig, ModelKind, ScheduleConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.models.text import TextTower
+from glide_core.models.text_encoder import TextEncoder
 
 _RES = {
     "in_layers.0": "norm1",
@@ -78,7 +78,7 @@ def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def from_diffusers(
     config: Mapping[str, Any],
     state: Mapping[str, Tensor],
-    text: TextTower,
+    text: TextEncoder,
     *,
     schedule: ScheduleConfig | None = None,
     tokenizer: str = "glide-bpe",
@@ -122,9 +122,9 @@ def diffusers_config(config: GlideConfig) -> dict[str, Any]:
             "counterpart in diffusers, which takes the time embedding's width from that level. "
             "Expected a channel_mult that begins with 1."
         )
-    if unet.patch_size != 1 or unet.position_waves or unet.residual_std:
+    if unet.patch_size != 1 or unet.coord_channels or unet.sigma_data:
         raise GlideError(
-            "A UNet with patch_size, position_waves or residual_std (the small bundled ones) has "
+            "A UNet with patch_size, coord_channels or sigma_data (the small bundled ones) has "
             "no counterpart in diffusers. Expected 1, 0 and 0, as OpenAI's models have."
         )
     attended = [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]

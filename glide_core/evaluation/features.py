@@ -219,7 +219,7 @@ def hash_of(*paths: Path) -> str:
 
 def _noisy_clip(name: str, device: torch.device | str) -> NoisyClipFeatures:
     from glide_core.checkpoints.loading import load_clip
-    from glide_core.commands.session import find_model
+    from glide_core.cli.session import find_model
 
     paths = [find_model("clip" if part == "bundled" else part) for part in name.split(",")]
     return NoisyClipFeatures.of(load_clip(paths, device=device), f"clip:{name}", hash_of(*paths))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glide_core.data.entries import Unusable, few
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import Classifies, FeatureExtractor, ReadsText
@@ -18,7 +19,6 @@ from glide_core.evaluation.frechet import Statistics, frechet, statistics
 from glide_core.evaluation.metrics import Value
 from glide_core.evaluation.pictures import Picture, Pictures, batches
 from glide_core.evaluation.protocol import Measurement, Protocol, versions
-from glide_core.training.data.entries import Unusable, few
 
 log = logging.getLogger("glide")
 

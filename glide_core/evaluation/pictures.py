@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from glide_core import images
-from glide_core.errors import GlideError
-from glide_core.training.data.entries import (
+from glide_core.data.entries import (
     PICTURES,
     TEXT_KEYS,
     Entry,
@@ -26,10 +25,11 @@ from glide_core.training.data.entries import (
     few,
     suffix,
 )
-from glide_core.training.data.folders import list_folder
-from glide_core.training.data.lists import list_rows
-from glide_core.training.data.pictures import read_picture
-from glide_core.training.data.shards import expand, list_shards
+from glide_core.data.folders import list_folder
+from glide_core.data.lists import list_rows
+from glide_core.data.pictures import read_picture
+from glide_core.data.shards import expand, list_shards
+from glide_core.errors import GlideError
 
 log = logging.getLogger("glide")
 

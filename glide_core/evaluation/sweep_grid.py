@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from glide_core.config import SamplerConfig
 from glide_core.diffusion import SAMPLERS, space_timesteps
 from glide_core.errors import GlideError
-from glide_core.pipeline import Settings
 
 AXES = ("guidance_scale", "clip_scale", "steps", "sampler")  # as fields of Cell
 LARGEST_SCALE = 1000.0
@@ -27,9 +27,9 @@ class Cell:
     steps: str = "30"  # a number of steps, or a respacing string such as "fast27"
     sampler: str = "ddim"
 
-    def settings(self, eta: float = 0.0) -> Settings:
+    def settings(self, eta: float = 0.0) -> SamplerConfig:
         """Give the cell as the pipeline takes it; CLIP guidance is not a part of that."""
-        return Settings(
+        return SamplerConfig(
             respacing=self.steps, sampler=self.sampler, eta=eta, guidance_scale=self.guidance_scale
         )
 

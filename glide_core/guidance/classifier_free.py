@@ -7,7 +7,12 @@ from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import BranchDenoiser, Denoiser, Prediction
-from glide_core.guidance.condition import Interval, Observer, guidance_strength, sigma_inside
+from glide_core.guidance.condition import (
+    GuidanceCallback,
+    Interval,
+    guidance_strength,
+    sigma_inside,
+)
 
 CONDITIONAL, UNCONDITIONAL = 0, 1  # branches
 
@@ -19,7 +24,7 @@ def classifier_free(
     schedule: Schedule,
     rescale: float = 0.0,
     interval: Interval | None = None,
-    observer: Observer | None = None,
+    guidance_callback: GuidanceCallback | None = None,
 ) -> Denoiser:
     """Push eps away from the unconditional (or negative) branch: u + scale * (c - u).
 
@@ -27,7 +32,7 @@ def classifier_free(
         over-exposure at high scales (Lin et al. 2023, section 3.4).
     interval: guide only where sigma = sqrt((1 - ab) / ab) lies in it (Kynkaanniemi et al. 2024);
         outside, and everywhere at scale 1, the conditional branch is all that is computed.
-    observer: told at every call of the `guidance_strength`, 0 where there was none.
+    guidance_callback: told at every call of the `guidance_strength`, 0 where there was none.
 
     Only eps is guided; the conditional branch's variance is kept, as in the paper.
     """
@@ -35,8 +40,8 @@ def classifier_free(
     def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
         inside = None if interval is None else sigma_inside(t, interval, schedule)
         if scale == 1 or (inside is not None and not inside.any()):
-            if observer is not None:
-                observer(t, x_t.new_zeros(len(x_t)))
+            if guidance_callback is not None:
+                guidance_callback(t, x_t.new_zeros(len(x_t)))
             return denoise(x_t, t, (CONDITIONAL,))[0]
         cond, uncond = denoise(x_t, t, (CONDITIONAL, UNCONDITIONAL))
         eps = uncond.eps + scale * (cond.eps - uncond.eps)
@@ -44,9 +49,9 @@ def classifier_free(
             eps = torch.lerp(eps, eps * (_spread(cond.eps) / _spread(eps)), rescale)
         if inside is not None:
             eps = torch.where(inside.reshape(-1, *[1] * (eps.ndim - 1)), eps, cond.eps)
-        if observer is not None:
+        if guidance_callback is not None:
             a, s = schedule.alpha_sigma(t, x_t.ndim)
-            observer(t, guidance_strength((x_t - s * eps) / a, (x_t - s * cond.eps) / a))
+            guidance_callback(t, guidance_strength((x_t - s * eps) / a, (x_t - s * cond.eps) / a))
         return Prediction(eps, cond.variance)
 
     return guided

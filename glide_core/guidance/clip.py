@@ -12,7 +12,12 @@ from torch.nn import functional as F
 from glide_core.diffusion.schedule import Schedule, extract
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance.condition import Observer, gradient, usable, usable_encode
+from glide_core.guidance.condition import (
+    GuidanceCallback,
+    clone_if_inference,
+    encode_image_for_grad,
+    gradient,
+)
 
 if TYPE_CHECKING:
     from glide_core.models.noisy_clip import NoisyClip
@@ -30,23 +35,27 @@ def normalise(features: Tensor) -> Tensor:
 
 
 def noisy_clip_guide(
-    clip: NoisyClip, text_embedding: Tensor, scale: float, *, observer: Observer | None = None
+    clip: NoisyClip,
+    text_embedding: Tensor,
+    scale: float,
+    *,
+    guidance_callback: GuidanceCallback | None = None,
 ) -> ConditionFn:
     """Gradient of scale * 100 * cos(image, text) at the noised x_t itself: the reference's cond_fn.
 
     text_embedding: [B, n] or [1, n], `clip.encode_text`'s output; need not be normalised.
-    observer: told at every call of the cosine, -1 to 1.
+    guidance_callback: told at every call of the cosine, -1 to 1.
     """
     logit_scale = clip.config.logit_scale
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = usable(normalise(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(normalise(text_embedding.detach().float()).to(x_t.device))
 
         def score(x: Tensor) -> Tensor:
-            image = normalise(usable_encode(clip, x, usable(t)).float())
+            image = normalise(encode_image_for_grad(clip, x, clone_if_inference(t)).float())
             cosine = (text * image).sum(-1)
-            if observer is not None:
-                observer(t, cosine.detach())
+            if guidance_callback is not None:
+                guidance_callback(t, cosine.detach())
             return logit_scale * cosine
 
         return gradient(score, x_t) * scale
@@ -63,7 +72,7 @@ def open_clip_guide(
     seed: int | Sequence[int] = 0,
     cutouts: int = 8,
     blend: bool = True,
-    observer: Observer | None = None,
+    guidance_callback: GuidanceCallback | None = None,
 ) -> ConditionFn:
     """Gradient of scale * 100 * mean cos(cutout, text), by a CLIP that knows only clean pictures.
 
@@ -75,14 +84,14 @@ def open_clip_guide(
     model: an open_clip model (`encode_image`, `visual`). text_embedding: [B, n] or [1, n].
     seed: of the cutouts; one per image where images shall differ. cutouts: the whole picture and
         cutouts - 1 random squares of 60 to 100 % of its side, fresh at every timestep.
-    observer: told at every call of the cosine, -1 to 1, the mean over an image's cutouts.
+    guidance_callback: told at every call of the cosine, -1 to 1, the mean over an image's cutouts.
     """
     if cutouts < 1:
         raise GlideError(f"{cutouts} cutouts show CLIP nothing: expected 1 or more")
     size, mean, std = _preprocessing(model)
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = usable(normalise(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(normalise(text_embedding.detach().float()).to(x_t.device))
         seeds = [seed] * len(x_t) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(x_t):
             raise GlideError(
@@ -97,11 +106,11 @@ def open_clip_guide(
             views = _cut(x, boxes, size)  # [B * cutouts, C, size, size] in [-1, 1]
             views = ((views + 1) / 2 - mean.to(x.device)) / std.to(x.device)
             dtype = next(model.parameters(), views).dtype
-            image = normalise(usable_encode(model, views.to(dtype)).float())
+            image = normalise(encode_image_for_grad(model, views.to(dtype)).float())
             cosine = (text[:, None] * image.reshape(len(x), cutouts, -1)).sum(-1)
             mean_cosine = cosine.mean(1)
-            if observer is not None:
-                observer(t, mean_cosine.detach())
+            if guidance_callback is not None:
+                guidance_callback(t, mean_cosine.detach())
             return LOGIT_SCALE * mean_cosine
 
         picture = x0

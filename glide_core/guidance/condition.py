@@ -14,7 +14,7 @@ from glide_core.diffusion.types import ConditionFn, Denoiser, Prediction
 Interval = tuple[float, float]  # lowest and highest sigma = sqrt((1 - ab) / ab), both included
 # Told of a step while it is taken: timesteps [B] and one value an image [B], detached. It sees
 # what was computed anyway and changes nothing.
-Observer = Callable[[Tensor, Tensor], None]
+GuidanceCallback = Callable[[Tensor, Tensor], None]
 
 
 def condition_score(denoiser: Denoiser, cond_fn: ConditionFn, schedule: Schedule) -> Denoiser:
@@ -44,7 +44,7 @@ def add_guides(*guides: ConditionFn) -> ConditionFn:
     return total
 
 
-def within(cond_fn: ConditionFn, interval: Interval, schedule: Schedule) -> ConditionFn:
+def limit_to_interval(cond_fn: ConditionFn, interval: Interval, schedule: Schedule) -> ConditionFn:
     """Follow a guide only where sigma is in `interval`; elsewhere it is not even asked."""
 
     def limited(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
@@ -88,13 +88,13 @@ def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return grad.detach()
 
 
-def usable(x: Tensor) -> Tensor:
+def clone_if_inference(x: Tensor) -> Tensor:
     """A tensor that autograd accepts: x itself, or a copy if it was made in inference mode."""
     with torch.inference_mode(False):
         return x.clone() if x.is_inference() else x
 
 
-def usable_encode(model: nn.Module, *args: Tensor) -> Tensor:
+def encode_image_for_grad(model: nn.Module, *args: Tensor) -> Tensor:
     """Call model.encode_image(*args) with weights that autograd accepts.
 
     Moving a module under inference mode turns its weights into inference tensors. They are copied
@@ -103,7 +103,7 @@ def usable_encode(model: nn.Module, *args: Tensor) -> Tensor:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if not any(tensor.is_inference() for tensor in tensors.values()):
         return model.encode_image(*args)  # type: ignore[operator, no-any-return]
-    copies = {f"model.{name}": usable(tensor) for name, tensor in tensors.items()}
+    copies = {f"model.{name}": clone_if_inference(tensor) for name, tensor in tensors.items()}
     return functional_call(_EncodeImage(model), copies, args)  # type: ignore[no-any-return]
 
 

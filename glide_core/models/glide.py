@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.config import GlideConfig
-from glide_core.models.text import TextFeatures, TextTower
+from glide_core.models.text_encoder import TextEncoder, TextFeatures
 from glide_core.models.unet import AttentionBlock, ResBlock, UNet
 
 TEXT_KEYS = (
@@ -39,7 +39,7 @@ class GlideModel(nn.Module):
         super().__init__()
         self.config = config
         factory: dict[str, Any] = {"operations": operations, "device": device, "dtype": dtype}
-        self.text = TextTower(config.text, config.unet.embedding_width, **factory)
+        self.text = TextEncoder(config.text, config.unet.embedding_width, **factory)
         self.unet = UNet(config, **factory)
 
     @property

@@ -79,7 +79,7 @@ def layer_norm(norm: Any, x: Tensor) -> Tensor:
     return norm(x.float()).to(x.dtype)  # type: ignore[no-any-return]
 
 
-def feed(layer: Any, x: Tensor) -> Tensor:
+def call_in_weight_dtype(layer: Any, x: Tensor) -> Tensor:
     """Run a layer on x in the layer's own dtype.
 
     Plain torch layers need an input of their weight's dtype; a host's layer classes cast their
@@ -175,7 +175,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(b, length, heads * d)
 
 
-def position_waves(like: Tensor, count: int) -> Tensor:
+def coord_channels(like: Tensor, count: int) -> Tensor:
     """cos(pi k u), k = 1..count, of the position u in 0..1 along x, then along y: [B, 2n, H, W].
 
     A plain UNet knows where it is by its zero padding alone, which a small one learns late.

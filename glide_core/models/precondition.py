@@ -15,7 +15,7 @@ from glide_core.diffusion.schedule import named_betas
 class Precondition:
     """Scalings around a network F after Karras et al. 2022 (table 1), with low_res as the mean.
 
-    The picture is taken as x0 = low + r, r of standard deviation `residual_std` (q). From
+    The picture is taken as x0 = low + r, r of standard deviation `sigma_data` (q). From
     x_t = a x0 + s e the best linear guess of v = a e - s x0 is known in closed form, and F adds
     to it in units of what is left to guess:
 
@@ -24,17 +24,17 @@ class Precondition:
     """
 
     alphas_cumprod: Tensor  # [T], float64
-    residual_std: float
+    sigma_data: float
 
     @staticmethod
     def of(config: GlideConfig) -> Precondition:
-        """Make the scalings of a model with `residual_std`."""
+        """Make the scalings of a model with `sigma_data`."""
         if not config.is_upsampler or config.schedule.prediction_type != "v_prediction":
-            raise ValueError("residual_std is for upsamplers with v_prediction")
+            raise ValueError("sigma_data is for upsamplers with v_prediction")
         betas = named_betas(config.schedule.noise_schedule, config.schedule.diffusion_steps)
         # made outside any "meta" device context: this is arithmetic, not a weight
         table = torch.tensor(1 - betas, dtype=torch.float64, device="cpu").cumprod(0)
-        return Precondition(table, config.unet.residual_std)
+        return Precondition(table, config.unet.sigma_data)
 
     def scaled(self, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
         """The network's input: x_t without its mean, at unit spread."""
@@ -44,7 +44,7 @@ class Precondition:
     def velocity(self, raw: Tensor, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
         """Turn raw output [B, 2C, H, W] into v and the variance fraction."""
         a, s, d = self._scales(t, x_t)
-        q = self.residual_std
+        q = self.sigma_data
         residual, fraction = raw.chunk(2, dim=1)
         x_t, low = x_t.float(), low.float()
         y = x_t - a * low
@@ -55,7 +55,7 @@ class Precondition:
 
     def weight(self, t: Tensor, like: Tensor) -> Tensor:
         """Factor [B, 1, 1, 1] that turns a square error of v into one of F."""
-        return (self._scales(t, like)[2] / self.residual_std) ** 2
+        return (self._scales(t, like)[2] / self.sigma_data) ** 2
 
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, s and d at timesteps [B], fractional ones between their neighbours."""
@@ -65,7 +65,7 @@ class Precondition:
         high = (low + 1).clamp(max=len(table) - 1)
         alpha_bar = torch.lerp(table[low], table[high], at - low)
         a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        d = (alpha_bar * self.residual_std**2 + 1 - alpha_bar).sqrt()
+        d = (alpha_bar * self.sigma_data**2 + 1 - alpha_bar).sqrt()
         view = (-1,) + (1,) * (like.ndim - 1)
         a, s, d = (v.to(like.device, torch.float32).view(view) for v in (a, s, d))
         return a, s, d

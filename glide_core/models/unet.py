@@ -19,17 +19,17 @@ from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.layers import (
     add,
     attention,
+    call_in_weight_dtype,
     conv3x3,
-    feed,
+    coord_channels,
     merge_heads,
     norm_act,
     pointwise,
-    position_waves,
     split_heads,
     timestep_embedding,
 )
 from glide_core.models.precondition import Precondition
-from glide_core.models.text import TextFeatures
+from glide_core.models.text_encoder import TextFeatures
 
 
 class TextContext(NamedTuple):
@@ -121,7 +121,9 @@ class ResBlock(nn.Module):
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         h = conv3x3(conv, h)
         # emb comes activated: the leading SiLU is the same for every block and is done once
-        scale, shift = feed(self.emb_layers[1], emb)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = call_in_weight_dtype(self.emb_layers[1], emb)[:, :, None, None].chunk(
+            2, dim=1
+        )
         norm, _, dropout, conv = self.out_layers
         h = self.norm_act(norm, h, scale, shift, act=True)
         return add(self.skip_connection(x), conv3x3(conv, dropout(h)))
@@ -183,7 +185,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         u = config.unet
-        self.precondition = Precondition.of(config) if u.residual_std else None
+        self.precondition = Precondition.of(config) if u.sigma_data else None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         emb = u.embedding_width
 
@@ -255,7 +257,10 @@ class UNet(nn.Module):
         """Project a prompt for every attention layer: once per prompt, not once per step."""
         return TextContext(
             features.pooled,
-            tuple(layer.text_keys_values(features.states) for layer in self.attention_layers()),
+            tuple(
+                layer.text_keys_values(features.last_hidden_state)
+                for layer in self.attention_layers()
+            ),
         )
 
     def forward(
@@ -281,25 +286,27 @@ class UNet(nn.Module):
         if isinstance(context, TextFeatures):
             context = self.context(context)
         emb = timestep_embedding(t, self.config.unet.model_channels)
-        emb = feed(self.time_embed[2], F.silu(feed(self.time_embed[0], emb)))
+        emb = call_in_weight_dtype(
+            self.time_embed[2], F.silu(call_in_weight_dtype(self.time_embed[0], emb))
+        )
         emb = F.silu(emb + context.pooled.to(emb.dtype))
         keys_values = iter(context.keys_values)
 
         first = self.input_blocks[0][0]  # type: ignore[index]
         conditions = spatial_conditions(self.config, x, low_res, image, keep_mask)
-        x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.position_waves
+        x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.coord_channels
         if self.precondition is not None:
             x = self.precondition.scaled(x_t, t, conditions[-1])
         x = joined(x, conditions)
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
         if waves:
-            x = torch.cat([x, position_waves(x, waves)], dim=1)
+            x = torch.cat([x, coord_channels(x, waves)], dim=1)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
         h, skips = x, []
         for number, block in enumerate(self.input_blocks):
-            h = _run(block, h, emb, keys_values) if number else feed(first, h)
+            h = _run(block, h, emb, keys_values) if number else call_in_weight_dtype(first, h)
             if patches is not None:
                 h = patches.before_skip(h, number)
             skips.append(h)
@@ -313,7 +320,7 @@ class UNet(nn.Module):
             h = _run(block, torch.cat([h, skip], dim=1), emb, keys_values)
         norm, _, conv = self.out
         # the reference's head runs in float32: eps is differenced and amplified downstream
-        out = feed(conv, norm_act(norm, h.float(), act=True)).float()
+        out = call_in_weight_dtype(conv, norm_act(norm, h.float(), act=True)).float()
         if patch > 1:
             out = F.pixel_shuffle(out, patch)
         if self.precondition is not None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from glide_core.models import noisy_clip, text, unet
+from glide_core.models import noisy_clip, text_encoder, unet
 
-BLOCKS = (unet.ResBlock, unet.AttentionBlock, text.Block, noisy_clip.Block)
+BLOCKS = (unet.ResBlock, unet.AttentionBlock, text_encoder.Block, noisy_clip.Block)
 
 
 def install(model: nn.Module) -> int:

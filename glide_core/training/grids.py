@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.checkpoints.files import replacing
-from glide_core.pipeline import Settings, inpaint, text_to_image, upsample
-from glide_core.training.data.types import Batch
+from glide_core.config import SamplerConfig
+from glide_core.data.types import Batch
+from glide_core.pipeline import inpaint, text_to_image, upsample
 from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.masks import random_keep_masks
 
 _COLUMNS = 4
-_FAST = Settings(steps=20, sampler="ddim", guidance_scale=2.0)
+_FAST = SamplerConfig(steps=20, sampler="ddim", guidance_scale=2.0)
 
 
 def save_grid(job: DiffusionJob | ClipJob, path: Path) -> Tensor | None:

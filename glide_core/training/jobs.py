@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glide_core.data.types import Source
 from glide_core.diffusion.schedule import Schedule, extract
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training import parallel
-from glide_core.training.data.types import Source
 from glide_core.training.losses import contrastive_loss, hybrid_loss
-from glide_core.training.masks import degrade, random_keep_masks
+from glide_core.training.masks import conditioning_augmentation, random_keep_masks
 from glide_core.training.precision import autocast
 from glide_core.training.presets import TrainConfig
 from glide_core.training.samples import Share, TimestepSampler, generator
@@ -127,7 +127,7 @@ class DiffusionJob:
         batch = self.source.batch(rng, 1, side=self.side, crop=self.crop)
         picture, extra = batch.pictures, {}
         if self.model_config.is_upsampler:
-            extra["low_res"] = degrade(F.avg_pool2d(picture, 4), rng)[0]
+            extra["low_res"] = conditioning_augmentation(F.avg_pool2d(picture, 4), rng)[0]
         if self.model_config.is_inpaint:
             extra["image"] = picture[0]
             extra["keep_mask"] = random_keep_masks(rng, 1, picture.shape[-1])[0]

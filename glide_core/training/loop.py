@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from glide_core.data.types import Source
 from glide_core.devices import pick_device
 from glide_core.errors import GlideError
 from glide_core.training import checkpointing, fast_norm, lora, parallel, saving
-from glide_core.training.data.types import Source
 from glide_core.training.jobs import ClipJob, DiffusionJob, make_job
 from glide_core.training.logs import Log
 from glide_core.training.optimizers import make_optimizers

@@ -21,7 +21,7 @@ def random_keep_masks(rng: torch.Generator, batch: int, size: int) -> Tensor:
     return masks
 
 
-def degrade(low: Tensor, rng: torch.Generator) -> Tensor:
+def conditioning_augmentation(low: Tensor, rng: torch.Generator) -> Tensor:
     """Low-resolution input as a base model might draw it: a little blur, a little noise."""
     blurred = F.avg_pool2d(F.pad(low, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = 0.5 * torch.rand(len(low), 1, 1, 1, generator=rng)

@@ -31,7 +31,7 @@ SMALL_BASE = GlideConfig(
         num_head_channels=32,
         norm_groups=8,
         patch_size=2,
-        position_waves=4,
+        coord_channels=4,
     ),
     schedule=_SCHEDULE,
     tokenizer="glide-small",
@@ -49,7 +49,7 @@ SMALL_UPSAMPLER = GlideConfig(
         # 32 groups of one channel each would take every flat colour out of the picture
         norm_groups=8,
         patch_size=4,
-        residual_std=0.025,
+        sigma_data=0.025,
     ),
     schedule=replace(_SCHEDULE, noise_schedule="linear"),
     tokenizer="glide-small",

@@ -159,7 +159,7 @@ def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     picture = config.unet.channels * config.unet.patch_size**2
     new = old.new_zeros(len(old), config.first_channels, *old.shape[2:])
     new[:, :picture] = old[:, :picture]
-    after = (picture if config.is_upsampler else 0) + 2 * config.unet.position_waves
+    after = (picture if config.is_upsampler else 0) + 2 * config.unet.coord_channels
     if after:
         new[:, -after:] = old[:, -after:]
     return {**state, FIRST: new}
@@ -170,7 +170,7 @@ def _asked(preset: GlideConfig, config: TrainConfig) -> GlideConfig:
         schedule = replace(preset.schedule, prediction_type=config.prediction)
         preset = replace(preset, schedule=schedule)
         if config.prediction != "v_prediction":  # the preconditioning is v's
-            preset = replace(preset, unet=replace(preset.unet, residual_std=0.0))
+            preset = replace(preset, unet=replace(preset.unet, sigma_data=0.0))
     return _sized(preset, config.size)
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glide_core.data.types import Source
 from glide_core.models.glide import GlideModel
-from glide_core.models.text import TextFeatures
+from glide_core.models.text_encoder import TextFeatures
 from glide_core.tokenizer import get_tokenizer
-from glide_core.training.data.types import Source
 from glide_core.training.optimizers import make_optimizers
 from glide_core.training.precision import autocast
 from glide_core.training.samples import generator
@@ -47,7 +47,7 @@ class Thumbnail(nn.Module):
     def forward(self, features: TextFeatures) -> tuple[Tensor, Tensor]:
         count = len(features.pooled)
         flat = self.pooled(features.pooled.float()).view(count, self.channels, GRID, GRID)
-        states = features.states.float()
+        states = features.last_hidden_state.float()
         query = self.query[None].expand(count, -1, -1)
         q, k, v = (self._split(x) for x in (query, self.key(states), self.value(states)))
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, G*G, W]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import ConditionFn
-    from glide_core.guidance import Observer
+    from glide_core.guidance import GuidanceCallback
 
 
 def condition(
@@ -21,21 +21,23 @@ def condition(
     config: GlideConfig,
     batch: int,
     device: torch.device | str,
-    observer: Observer | None = None,
+    guidance_callback: GuidanceCallback | None = None,
 ) -> ConditionFn:
     """Bind a guide to a GLIDE model's schedule and a batch; its text is encoded here, once.
 
-    observer: told of the cosines at every call; outside the guide's interval there is none.
+    guidance_callback: called with the cosines, except outside the guide's interval.
     """
     from glide_core.diffusion import Schedule
-    from glide_core.guidance import noisy_clip_guide, open_clip_guide, within
+    from glide_core.guidance import limit_to_interval, noisy_clip_guide, open_clip_guide
 
     schedule = Schedule.named(config.schedule.noise_schedule, config.schedule.diffusion_steps)
     clip = guide.clip
     text = encode(guide, device).expand(batch, -1)
     if clip.kind == "noisy":
         check_noisy(guide, config)
-        cond_fn = noisy_clip_guide(clip.module, text, guide.scale, observer=observer)
+        cond_fn = noisy_clip_guide(
+            clip.module, text, guide.scale, guidance_callback=guidance_callback
+        )
     else:
         cond_fn = open_clip_guide(
             clip.module,
@@ -44,9 +46,9 @@ def condition(
             cutouts=guide.cutouts,
             schedule=schedule,
             seed=guide.seed,
-            observer=observer,
+            guidance_callback=guidance_callback,
         )
-    return within(cond_fn, guide.interval, schedule) if guide.interval else cond_fn
+    return limit_to_interval(cond_fn, guide.interval, schedule) if guide.interval else cond_fn
 
 
 def check_noisy(guide: ClipGuide, config: GlideConfig) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import BranchDenoiser, ConditionFn, StepCallback
-    from glide_core.guidance import Observer
+    from glide_core.guidance import GuidanceCallback
     from glide_core.tokenizer import Tokens
 
 # CONDITIONING, as in ComfyUI: one [states [1, L, W], extras] per part of a combined prompt.
@@ -69,7 +69,7 @@ class Bound:
     cond_fn: ConditionFn | None  # the sum of the MODEL's guides
     device: torch.device | str
     # The host's own ears: of classifier-free guidance, and of every finished step.
-    observer: Observer | None = None
+    guidance_callback: GuidanceCallback | None = None
     callback: StepCallback | None = None
 
 

@@ -15,7 +15,7 @@ from glide_core.checkpoints.diffusers_format import (
 from glide_core.config import KINDS, RELEASED, GlideConfig, ModelKind, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.models.text import TextFeatures, TextTower
+from glide_core.models.text_encoder import TextEncoder, TextFeatures
 
 TINY = GlideConfig(
     text=TextConfig(n_vocab=64, context_length=6, width=48, layers=1, heads=2),
@@ -69,7 +69,9 @@ def test_both_unets_say_the_same(kind: ModelKind, attention: tuple[int, ...]) ->
         ours = model.unet(x, t, features, **given)
         conditions = (given.get(name) for name in ("low_res", "image", "keep_mask"))
         full = model.unet.with_conditions(x, *conditions)
-        theirs = converted(model)(full, t, features.states, class_labels=features.pooled).sample
+        theirs = converted(model)(
+            full, t, features.last_hidden_state, class_labels=features.pooled
+        ).sample
     assert ours.std() > 0.1
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
 
@@ -124,11 +126,11 @@ def test_missing_tensors_and_a_foreign_text_tower_are_named() -> None:
     cut = {k: v for k, v in state.items() if k != "mid_block.attentions.0.to_k.bias"}
     with pytest.raises(GlideError, match=r"mid_block\.attentions\.0\.to_k\.bias"):
         from_diffusers(config, cut, model.text)
-    narrow = TextTower(replace(TINY.text, width=32), 128)
+    narrow = TextEncoder(replace(TINY.text, width=32), 128)
     with pytest.raises(GlideError, match="add_k_proj"):
         from_diffusers(config, state, narrow)
     with pytest.raises(GlideError, match="transformer_proj"):
-        from_diffusers(config, state, TextTower(TINY.text, 64))
+        from_diffusers(config, state, TextEncoder(TINY.text, 64))
 
 
 def test_a_wider_first_level_has_no_counterpart() -> None:

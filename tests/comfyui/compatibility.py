@@ -22,10 +22,10 @@ from comfyui.inside import Inside
 from comfyui.tiny import write_checkpoints
 from PIL import Image, ImageDraw
 
-from glide_core.evaluation.scenes import scene_list
-from glide_core.evaluation.subjects import score_scenes
 from glide_core.images import to_pil
-from glide_core.training.sprites import Sprites
+from recipes.emoji.drawings import Sprites
+from recipes.emoji.scenes import scene_list
+from recipes.emoji.subjects import score_scenes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS, CFG = 20, 3.0

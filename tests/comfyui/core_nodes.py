@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from glide_core.evaluation.subjects import border_colour
+from recipes.emoji.subjects import border_colour
 
 if TYPE_CHECKING:
     from comfyui.compatibility import Bench

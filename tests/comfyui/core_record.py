@@ -25,7 +25,7 @@ KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")
 
 def types_in_files() -> set[str]:
     """Every type of node in our workflows and blueprints, but ours and those of the editor."""
-    from glide_core.workflow.ui_format import DRAWN_ONLY
+    from glide_pack.nodes.host.standalone.ui_format import DRAWN_ONLY
 
     found: set[str] = set()
     for folder in ("example_workflows", "subgraphs"):

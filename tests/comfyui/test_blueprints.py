@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from comfyui.conftest import REPOSITORY
+from glide_pack.nodes.host.standalone import workflow
+from glide_pack.nodes.host.standalone.schema import from_object_info
 from PIL import Image, ImageDraw
-
-from glide_core import workflow
-from glide_core.workflow.schema import from_object_info
 
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 each_blueprint = pytest.mark.parametrize("path", BLUEPRINTS, ids=[p.stem for p in BLUEPRINTS])

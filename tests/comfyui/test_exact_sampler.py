@@ -9,6 +9,7 @@ import torch
 
 from glide_core import pipeline
 from glide_core.checkpoints.loading import load_model
+from glide_core.config import SamplerConfig
 from glide_core.diffusion.noise import SeededNoise
 from glide_core.diffusion.schedule import Schedule
 
@@ -42,7 +43,7 @@ def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -
 def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) -> None:
     model, _, positive, negative, core = glide
     found = draw(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
-    settings = pipeline.Settings(steps=6, sampler=sampler, guidance_scale=cfg)
+    settings = SamplerConfig(steps=6, sampler=sampler, guidance_scale=cfg)
     expected = pipeline.text_to_image(core, [PROMPT], seeds=[5], settings=settings)
     # At t = 999 an eps made from v is 20000 times less exact than x0 is: rounding shows there.
     exact = core.config.schedule.prediction_type == "epsilon"
@@ -102,7 +103,7 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
         core,
         [PROMPT],
         seeds=[5],
-        settings=pipeline.Settings(steps=6, sampler="ancestral", guidance_scale=3.0),
+        settings=SamplerConfig(steps=6, sampler="ancestral", guidance_scale=3.0),
         cond_fn=noisy_clip_guide(clip, clip.encode_prompts(["blue"]).detach(), 4.0),
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
@@ -159,7 +160,7 @@ def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
         "GlideUpsample",
         model=up, image=image, positive=positive, seed=3, steps=4, low_size=0,
     )  # fmt: skip
-    settings = pipeline.Settings(
+    settings = SamplerConfig(
         steps=4, sampler="ddim", guidance_scale=1.0, temperature=0.997, respacing=""
     )
     low = image.movedim(-1, 1) * 2 - 1

@@ -47,7 +47,7 @@ def test_text_encode_is_the_core_s_text_tower(comfy: Any, glide: Any) -> None:
     _, clip, _, positive, _, core = glide
     states, extras = positive[0]
     features = core.encode(extras["glide_ids"], extras["glide_mask"])
-    torch.testing.assert_close(states, features.states, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(states, features.last_hidden_state, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(extras["pooled_output"], features.pooled, rtol=1e-5, atol=1e-5)
     assert extras["glide_text"] == "a red fox"
     ours = comfy("GlideTextEncode", clip=clip, text="a red fox")

@@ -11,7 +11,7 @@ from comfyui.tiny import Checkpoints
 
 from glide_core.checkpoints.loading import load_model
 from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
-from glide_core.pipeline import tokenize
+from glide_core.sampling import tokenize
 from glide_core.training import lora
 
 
@@ -61,5 +61,5 @@ def test_lora_loader_patches_what_apply_lora_merges(
         model.unpatch_model(torch.device("cpu"))
     (tokens,) = tokenize(merged.config, ["a red fox"])
     with torch.no_grad():
-        states = merged.encode(tokens.ids[None], tokens.mask[None]).states
+        states = merged.encode(tokens.ids[None], tokens.mask[None]).last_hidden_state
     torch.testing.assert_close(comfy.prompt(clip, "a red fox")[0][0], states, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glide_core.training.sprites import LOW, Sprites
+from recipes.emoji.drawings import LOW, Sprites
 
 COLUMNS = 13
 

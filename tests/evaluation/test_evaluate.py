@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from glide_core.cli import main
-from glide_core.commands import evaluate
+from glide_core.cli import evaluate, main
 from glide_core.errors import GlideError
 from glide_core.evaluation import measure
 from glide_core.evaluation.features import extractor_of

@@ -14,6 +14,7 @@ from conftest import tiny_config, tiny_model
 from torch import Tensor
 
 from glide_core.checkpoints.loading import load_clip
+from glide_core.config import SamplerConfig
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
@@ -22,7 +23,8 @@ from glide_core.evaluation.sweep import Drawn, Measure, Row, Score, cost, run_ce
 from glide_core.evaluation.sweep_files import SweepFolder, from_csv, to_csv
 from glide_core.evaluation.sweep_grid import Cell, Grid, read_samplers, read_scales, read_steps
 from glide_core.guidance.score import noisy_clip_scores
-from glide_core.pipeline import Settings, model_schedule, text_to_image
+from glide_core.pipeline import text_to_image
+from glide_core.sampling import model_schedule
 
 PROMPTS = ["a red apple", "a blue car"]
 SEEDS = [3, 4]
@@ -63,7 +65,7 @@ def test_every_combination_has_a_row_and_no_other() -> None:
 def test_scale_1_is_plain_sampling() -> None:
     (found,) = drawn(Grid((1.0,), steps=("3",)))
     plain = text_to_image(
-        MODEL, PROMPTS, seeds=SEEDS, settings=Settings(steps=3, guidance_scale=1.0)
+        MODEL, PROMPTS, seeds=SEEDS, settings=SamplerConfig(steps=3, guidance_scale=1.0)
     )
     assert torch.equal(found.pictures, plain)
     assert found.row.scores["mean"].mean == pytest.approx(float(plain.mean()), abs=1e-6)

@@ -63,7 +63,7 @@ def test_it_writes_a_table_a_grid_and_plots(
 def test_stopped_by_ctrl_c_it_keeps_its_rows_and_goes_on(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from glide_core.commands.session import Session
+    from glide_core.cli.session import Session
 
     told: list[tuple[int, int]] = []
     stop_at: list[int] = [2]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from glide_core.diffusion import Schedule, SeededNoise
 from glide_core.diffusion.types import Prediction
-from glide_core.guidance import add_guides, condition_score, within
+from glide_core.guidance import add_guides, condition_score, limit_to_interval
 
 FULL = Schedule.named("squaredcos_cap_v2")
 
@@ -49,7 +49,7 @@ def test_guides_add_up() -> None:
 def test_a_guide_outside_its_interval_is_silent_and_not_even_asked() -> None:
     x, asked = torch.zeros(1, 3, 4, 4), []
     low, high = float(FULL.sigma(300)), float(FULL.sigma(700))
-    guide = within(constant(2.0, asked), (low, high), FULL)
+    guide = limit_to_interval(constant(2.0, asked), (low, high), FULL)
     values = [float(guide(x, torch.tensor([t]), x).mean()) for t in (299, 300, 500, 700, 701)]
     assert values == [0, 2, 2, 2, 0]
     assert asked == [300, 500, 700]
@@ -57,6 +57,6 @@ def test_a_guide_outside_its_interval_is_silent_and_not_even_asked() -> None:
 
 def test_an_interval_is_each_images_own() -> None:
     x = torch.zeros(2, 3, 4, 4)
-    guide = within(constant(2.0), (0.0, float(FULL.sigma(400))), FULL)
+    guide = limit_to_interval(constant(2.0), (0.0, float(FULL.sigma(400))), FULL)
     values = guide(x, torch.tensor([100, 800]), x)
     assert values.amax((1, 2, 3)).tolist() == [2.0, 0.0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glide_core.diffusion.types import BranchDenoiser, Prediction
 from glide_core.guidance import (
-    Observer,
+    GuidanceCallback,
     classifier_free,
     guidance_strength,
     noisy_clip_guide,
@@ -21,13 +21,13 @@ Heard = list[tuple[Tensor, Tensor]]
 TIMES = torch.tensor([10, 700])
 
 
-def ear(heard: Heard) -> Observer:
+def ear(heard: Heard) -> GuidanceCallback:
     return lambda t, value: heard.append((t, value))
 
 
 def test_the_noisy_guide_tells_the_cosine_at_x_t() -> None:
     clip, x, heard = noisy_clip(), state(), Heard()
-    noisy_clip_guide(clip, text(), 2.0, observer=ear(heard))(x, TIMES, x)
+    noisy_clip_guide(clip, text(), 2.0, guidance_callback=ear(heard))(x, TIMES, x)
     ((t, found),) = heard
     expected = (normalise(clip.encode_image(x, TIMES)) * normalise(text())).sum(-1)
     assert torch.equal(t, TIMES) and not found.requires_grad
@@ -44,7 +44,9 @@ def test_the_clean_guide_tells_the_mean_cosine_of_an_image_s_cutouts() -> None:
         return seen[-1]
 
     clip.encode_image = encode_image  # type: ignore[method-assign]
-    guide = open_clip_guide(clip, text(), 1.0, schedule=FULL, cutouts=3, observer=ear(heard))
+    guide = open_clip_guide(
+        clip, text(), 1.0, schedule=FULL, cutouts=3, guidance_callback=ear(heard)
+    )
     guide(x, TIMES, x)
     assert len(seen) == 1  # one forward pass serves both the gradient and the value
     views = normalise(seen[0].detach()).reshape(2, 3, -1)
@@ -55,10 +57,14 @@ def test_the_clean_guide_tells_the_mean_cosine_of_an_image_s_cutouts() -> None:
 def test_listening_changes_no_bit_of_a_gradient(kind: str) -> None:
     x, x0 = state(), state().flip(-1)
 
-    def gradient(observer: Observer | None) -> Tensor:
+    def gradient(guidance_callback: GuidanceCallback | None) -> Tensor:
         if kind == "noisy":
-            return noisy_clip_guide(noisy_clip(), text(), 2.0, observer=observer)(x, TIMES, x0)
-        guide = open_clip_guide(clean_clip(), text(), 2.0, schedule=FULL, observer=observer)
+            return noisy_clip_guide(noisy_clip(), text(), 2.0, guidance_callback=guidance_callback)(
+                x, TIMES, x0
+            )
+        guide = open_clip_guide(
+            clean_clip(), text(), 2.0, schedule=FULL, guidance_callback=guidance_callback
+        )
         return guide(x, TIMES, x0)
 
     assert torch.equal(gradient(None), gradient(ear([])))
@@ -76,7 +82,7 @@ def test_classifier_free_tells_how_far_x0_moves_and_moves_it_the_same() -> None:
     cond, uncond = state(), state().flip(-1)
     denoise = branches(cond, uncond)
     plain = classifier_free(denoise, 3.0, schedule=FULL)(x, TIMES)
-    told = classifier_free(denoise, 3.0, schedule=FULL, observer=ear(heard))(x, TIMES)
+    told = classifier_free(denoise, 3.0, schedule=FULL, guidance_callback=ear(heard))(x, TIMES)
     assert torch.equal(plain.eps, told.eps)
     a, s = FULL.alpha_sigma(TIMES, 4)
     clipped = [((x - s * eps) / a).clamp(-1, 1) for eps in (told.eps, cond)]
@@ -91,7 +97,7 @@ def test_where_classifier_free_guidance_is_off_it_tells_zero(options: dict[str, 
     guided = classifier_free(
         branches(state(), state().flip(-1)),
         schedule=FULL,
-        observer=ear(heard),
+        guidance_callback=ear(heard),
         **options,  # type: ignore[arg-type]
     )
     guided(x, TIMES)

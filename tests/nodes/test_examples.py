@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS
-from glide_pack.nodes.host.execute import Place, schemas
+from glide_pack.nodes.host.standalone.execute import Place, schemas
+from glide_pack.nodes.host.standalone.ui_format import DRAWN_ONLY
 from PIL import Image
 
-from glide_core import png
+from glide_core import io
 from glide_core.cli import main
-from glide_core.workflow.ui_format import DRAWN_ONLY
 
 FOLDER = Path(__file__).parents[2] / "example_workflows"
 EXAMPLES = sorted(FOLDER.glob("*.json"))
@@ -73,7 +73,7 @@ def test_it_runs_here_and_writes_its_pictures_with_the_workflow_inside(
     sizes = [Image.open(file).size for file in written]
     if path.stem in SIZES:
         assert sizes == SIZES[path.stem]
-    text = png.read_text(written[0])
+    text = io.read_text(written[0])
     assert json.loads(text["workflow"]) == workflow
     assert any(n["class_type"] == "SaveImage" for n in json.loads(text["prompt"]).values())
 

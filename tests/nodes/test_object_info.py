@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-
-from glide_core.workflow.schema import from_class
+from glide_pack.nodes.host.standalone.schema import from_class
 
 GOLDEN = Path(__file__).parent / "object_info.json"
 NODES = sorted(NODE_CLASS_MAPPINGS.items())

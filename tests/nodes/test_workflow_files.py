@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS
+from glide_pack.nodes.host.standalone import ui_format
+from glide_pack.nodes.host.standalone.schema import (
+    InputSpec,
+    NodeSchema,
+    from_class,
+    from_object_info,
+)
 from PIL import Image
-
-from glide_core.workflow import ui_format
-from glide_core.workflow.schema import InputSpec, NodeSchema, from_class, from_object_info
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))

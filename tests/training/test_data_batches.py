@@ -11,8 +11,8 @@ from pictures_on_disk import encode, folder_files, noise, write_folder
 from PIL import Image
 from torch import Tensor
 
+from glide_core.data import Source, open_source
 from glide_core.errors import GlideError
-from glide_core.training.data import Source, open_source
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -19,10 +19,10 @@ from pictures_on_disk import (
 )
 from PIL import Image
 
+from glide_core.data import open_source
+from glide_core.data.check import DataReport
+from glide_core.data.source import PictureSource
 from glide_core.errors import GlideError
-from glide_core.training.data import open_source
-from glide_core.training.data.check import DataReport
-from glide_core.training.data.source import PictureSource
 
 GOOD = folder_files(2)
 JPEG = encode(noise(7), "jpeg")

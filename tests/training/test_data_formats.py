@@ -17,10 +17,10 @@ from pictures_on_disk import (
     write_tar,
 )
 
+from glide_core.data import Batch, open_source
+from glide_core.data.shards import expand
+from glide_core.data.source import PictureSource
 from glide_core.errors import GlideError
-from glide_core.training.data import Batch, open_source
-from glide_core.training.data.shards import expand
-from glide_core.training.data.source import PictureSource
 
 FILES = folder_files(6)
 PNGS = {k: v for k, v in FILES.items() if k.endswith("png")}

@@ -10,9 +10,10 @@ import pytest
 import torch
 from training_runs import TINY, Colours
 
+from glide_core.cli import train as command
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
-from glide_core.training import command, lora, samples, weighting
+from glide_core.training import lora, samples, weighting
 from glide_core.training.jobs import DiffusionJob
 from glide_core.training.losses import hybrid_loss
 from glide_core.training.masks import random_keep_masks

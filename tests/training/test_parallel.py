@@ -106,7 +106,7 @@ def test_accelerate_launch_trains_as_one_process_does(tiny_models: Path, tmp_pat
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--main_process_port", str(port), "-m"]
     curves = [
-        train([*launcher, "glide_core.training.command"], pictures, tiny_models, out)
+        train([*launcher, "glide_core.cli.train"], pictures, tiny_models, out)
         for launcher, out in (
             (command, tmp_path / "two"),
             ([sys.executable, "-m"], tmp_path / "one"),

@@ -9,10 +9,10 @@ import torch
 from drawings import write_store
 
 from glide_core.errors import GlideError
-from glide_core.evaluation.scenes import LISTS, scene_list
-from glide_core.evaluation.subjects import score_scenes
-from glide_core.training.sprites import Scene, Sprites
-from glide_core.training.vocabulary import (
+from recipes.emoji.drawings import Scene, Sprites
+from recipes.emoji.scenes import LISTS, scene_list
+from recipes.emoji.subjects import score_scenes
+from recipes.emoji.vocabulary import (
     BACKGROUNDS,
     SUBJECTS,
     TINTS,

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from glide_core.checkpoints.loading import inspect, load_model
-from glide_core.cli import main
-from glide_core.commands import options
+from glide_core.cli import main, options
 from glide_core.config import GlideConfig
 
 QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu", "--sample-every", "0"]

@@ -16,7 +16,7 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.errors import GlideError
 from glide_core.training.loop import RunConfig, Trainer, lr_share
 from glide_core.training.presets import DEFAULTS, TrainConfig, fine_tuning
-from glide_core.training.sprites import Sprites
+from recipes.emoji.drawings import Sprites
 
 CLIP = replace(TINY, job="clip", batch=6, size=None)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance import Observer, add_guides, open_clip_guide
+from glide_core.guidance import GuidanceCallback, add_guides, open_clip_guide
 
 from ..guides import condition, encode
 from ..values import ClipGuide
@@ -133,7 +133,7 @@ def decoded_guide(
     guide: ClipGuide,
     decoder: Any,
     device: Any,
-    observer: Observer | None = None,
+    guidance_callback: GuidanceCallback | None = None,
 ) -> ConditionFn:
     """Guide a model that is not GLIDE's: CLIP looks at the decoded x0 estimate.
 
@@ -159,7 +159,7 @@ def decoded_guide(
         seed=guide.seed,
         cutouts=guide.cutouts,
         blend=False,
-        observer=observer,
+        guidance_callback=guidance_callback,
     )
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:

@@ -31,7 +31,7 @@ Tell = Callable[[dict[str, Any], Tensor], None]
 
 
 class Ear:
-    """What a CLIP guide found at its last call. `hear` is its observer."""
+    """What a CLIP guide found at its last call. `hear` is its guidance_callback."""
 
     def __init__(self) -> None:
         self._similarity: Tensor | None = None
@@ -101,7 +101,7 @@ class Watch:
         self._found: dict[WatchedGuide | None, tuple[Tensor | None, Tensor]] = {}
 
     def hear(self, _t: Tensor, strength: Tensor) -> None:
-        """Be the observer of classifier-free guidance."""
+        """Be the guidance_callback of classifier-free guidance."""
         self._cfg = strength.mean()
 
     def step(self, info: StepInfo) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.models.text import TextFeatures
+from glide_core.models.text_encoder import TextFeatures
 from glide_core.models.unet import UNet
 
 from ..values import GLIDE_TEXT, LOW_RES, POOLED
@@ -28,7 +28,7 @@ from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .saved import saved_extras
 from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings, start_lower
-from .text import GLIDE_SEGMENTS, GLIDE_TOWER, LoadedText, encode_again
+from .text import GLIDE_SEGMENTS, GLIDE_TEXT_ENCODER, LoadedText, encode_again
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
 
@@ -223,7 +223,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
 
     def _check_text(self, states: Any, pooled: Any, extras: dict[str, Any]) -> None:
         text, emb = self.glide_config.text, self.glide_config.unet.embedding_width
-        if GLIDE_TEXT not in extras and GLIDE_TOWER not in extras:
+        if GLIDE_TEXT not in extras and GLIDE_TEXT_ENCODER not in extras:
             problem = "was not made by a GLIDE text tower"
         elif states is None or pooled is None:
             problem = "carries no features"
@@ -324,7 +324,7 @@ def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
     features = [cond[key] for key in ("cross_attn", POOLED) if cond.get(key) is not None]
     if features and not any(feature.any() for feature in features):
         cond = {**cond, GLIDE_SEGMENTS: (("", 1.0),)}
-    elif cond.get(GLIDE_TOWER) == text.fingerprint:
+    elif cond.get(GLIDE_TEXT_ENCODER) == text.fingerprint:
         return cond
     states, extras = encode_again(text.clip, cond)
     return {**cond, **extras, "cross_attn": states}

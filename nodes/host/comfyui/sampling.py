@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.types import Prediction
-from glide_core.pipeline import model_schedule
+from glide_core.sampling import model_schedule
 
 from ..values import Bound, Conditioning
 from . import live
@@ -59,7 +59,9 @@ class GlideGuider(comfy.samplers.CFGGuider):
         if live.listening() is not None:
             schedule = model_schedule(model.glide_config)
             watch = live.Watch(guides_of(self.model_options), schedule)
-            bound = replace(bound, cond_fn=watch.cond_fn, observer=watch.hear, callback=watch.step)
+            bound = replace(
+                bound, cond_fn=watch.cond_fn, guidance_callback=watch.hear, callback=watch.step
+            )
         return self.job(bound).to(comfy.model_management.intermediate_device())
 
 

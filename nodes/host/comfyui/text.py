@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.config import GlideConfig
-from glide_core.models.text import TextTower
+from glide_core.models.text_encoder import TextEncoder
 from glide_core.tokenizer import get_tokenizer
 
 from ..values import GLIDE_IDS, GLIDE_MASK, GLIDE_TEXT, GLIDE_TOKENIZER
@@ -23,7 +23,7 @@ from .operations import GlideOperations
 
 # Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
 # the MODELs that must encode it with a tower of their own.
-GLIDE_TOWER = "glide_tower"
+GLIDE_TEXT_ENCODER = "glide_tower"
 GLIDE_SEGMENTS = "glide_segments"
 
 Segments = tuple[tuple[str, float], ...]  # pieces of a prompt and the weight of each
@@ -106,7 +106,7 @@ def parse_weights(text: str) -> Segments:
 class GlideTextModel(nn.Module):
     """What comfy.sd.CLIP needs of a model: GLIDE's text tower under the name "glide"."""
 
-    def __init__(self, tower: TextTower, config: GlideConfig, fingerprint: str) -> None:
+    def __init__(self, tower: TextEncoder, config: GlideConfig, fingerprint: str) -> None:
         super().__init__()
         self.glide = tower
         self.tokenizer_name = config.tokenizer
@@ -144,7 +144,7 @@ class GlideTextModel(nn.Module):
             GLIDE_IDS: ids[:1],
             GLIDE_MASK: mask[:1],
             GLIDE_TOKENIZER: self.tokenizer_name,
-            GLIDE_TOWER: self.fingerprint,
+            GLIDE_TEXT_ENCODER: self.fingerprint,
         }
         if segments is not None:
             extras[GLIDE_SEGMENTS] = segments
@@ -172,7 +172,7 @@ class LoadedText(NamedTuple):
     fingerprint: str
 
 
-def build_clip(tower: TextTower, config: GlideConfig) -> LoadedText:
+def build_clip(tower: TextEncoder, config: GlideConfig) -> LoadedText:
     """Put the core's text tower into a comfy.sd.CLIP, in float32.
 
     The tower runs once per prompt, so the precision costs nothing; ComfyUI's default of float16
@@ -181,7 +181,7 @@ def build_clip(tower: TextTower, config: GlideConfig) -> LoadedText:
     print_of = fingerprint(tower, config)
 
     def make(device: Any, dtype: torch.dtype, **unused: Any) -> GlideTextModel:
-        casting = TextTower(
+        casting = TextEncoder(
             config.text,
             config.unet.embedding_width,
             operations=GlideOperations,
@@ -207,7 +207,7 @@ def encode_again(clip: comfy.sd.CLIP, extras: Mapping[str, Any]) -> tuple[Tensor
     return found.pop("cond"), found
 
 
-def fingerprint(tower: TextTower, config: GlideConfig) -> str:
+def fingerprint(tower: TextEncoder, config: GlideConfig) -> str:
     """Name a text tower by its weights, so that two loads of one file are the same tower."""
     digest = hashlib.sha256(config.tokenizer.encode())
     for weight in (tower.transformer_proj.weight, tower.final_ln.weight, tower.padding_embedding):

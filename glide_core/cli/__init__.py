@@ -1,0 +1,116 @@
+"""The `glide` command. Each subcommand is a module of its own, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from glide_core import __version__
+from glide_core.errors import GlideError
+
+COMMANDS = {  # name: (module, what it does)
+    "generate": ("glide_core.cli.generate", "draw pictures of a prompt"),
+    "upscale": ("glide_core.cli.upscale", "enlarge a picture four times, with a prompt"),
+    "inpaint": ("glide_core.cli.inpaint", "repaint the masked part of a picture"),
+    "edit": ("glide_core.cli.edit", "redraw a picture by a prompt (SDEdit)"),
+    "run": (
+        "glide_pack.nodes.host.standalone.command",
+        "run a ComfyUI workflow, here or on a server",
+    ),
+    "models": ("glide_core.cli.models", "list, download and convert models"),
+    "evaluate": ("glide_core.cli.evaluate", "measure pictures: frechet, kid, CLIP score..."),
+    "sweep": ("glide_core.cli.sweep", "compare guidance scales, steps and samplers"),
+    "train": ("glide_core.cli.train", "train a model"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in two lines: the usage of all options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
+
+
+def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the subcommand that was asked for gets its options."""
+    parser = _Parser(
+        prog="glide",
+        description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
+        epilog="`glide COMMAND --help` says more. "
+        "Example: glide generate 'a fox on a blue background'",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (module, line) in COMMANDS.items():
+        sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
+        if name == asked:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `glide`. Gives 0, or 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    asked = next((word for word in given if word in COMMANDS), None)
+    parser = build_parser(asked)
+    options = parser.parse_args(given)
+    if options.version:
+        print(f"glide {__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 2
+    module = importlib.import_module(COMMANDS[options.command][0])
+    try:
+        with _warnings_shown():
+            return int(module.run(options))
+    except GlideError as error:
+        print(f"glide: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `glide models | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("glide: stopped.", file=sys.stderr)
+        return 130
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            f"glide: out of memory ({str(error).splitlines()[0]}). Expected room for one batch. "
+            "Make fewer pictures at once (--batch 1), use --dtype bfloat16, or --device cpu.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show the library's warnings (a truncated prompt, a soft mask) as `glide: ...`."""
+    logger = logging.getLogger("glide")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("glide: %(message)s"))
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""Options that mean the same in every command. Imports nothing heavy: `--help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from glide_core.names import PRESETS
+
+# What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
+# a test keeps the two equal.
+SAMPLERS = (
+    "ancestral",
+    "ddim",
+    "plms",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "unipc",
+    "deis",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "ddpm",
+)
+
+
+MOST_STEPS = 1000  # what the models were trained on; a workflow's widget ends there too
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        metavar="DIR",
+        help="folder for the pictures, numbered on, never overwritten (default: out)",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bars, paths only")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="number format of the heavy layers (default: float16 on CUDA, else float32, which is "
+        "exact; bfloat16 is two to three times as quick on a CPU with AMX or AVX512-BF16)",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="decides all noise; picture i is what seed N + i gives alone (default: 0)",
+    )
+
+
+def add_count(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", type=positive, default=1, metavar="N", help="how many pictures (default: 1)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="pictures at once: less takes less memory, and changes no picture (default: 4)",
+    )
+
+
+class _Preset(argparse.Action):
+    """Sets what the preset stands for, and leaves no option of its own behind."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        preset = PRESETS[values]
+        namespace.steps, namespace.sampler, namespace.respacing = preset.steps, preset.sampler, ""
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
+    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--preset",
+        action=_Preset,
+        choices=PRESETS,
+        default=argparse.SUPPRESS,
+        help="steps and sampler in one word: "
+        + ", ".join(f"{name} ({p.sampler}, {p.steps})" for name, p in PRESETS.items())
+        + "; --steps and --sampler after it win",
+    )
+    group.add_argument(
+        "--steps",
+        type=step_count,
+        default=steps,
+        metavar="N",
+        help=f"model calls (default: {steps})",
+    )
+    group.add_argument(
+        "--respacing",
+        default="",
+        metavar="SPEC",
+        help="the paper's timestep respacing instead of --steps: 100, ddim50, fast27, 10,10,3,2,2",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        metavar="NAME",
+        help=f"one of {', '.join(SAMPLERS)} (default: ddim, "
+        "and ancestral with --clip-scale, as in the paper)",
+    )
+    group.add_argument(
+        "--eta", type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"
+    )
+    group.add_argument(
+        "--cfg",
+        type=number,
+        default=cfg,
+        metavar="SCALE",
+        help=f"classifier-free guidance; 1 is off (default: {cfg:g})",
+    )
+    group.add_argument(
+        "--negative", default="", metavar="TEXT", help="what guidance moves away from"
+    )
+
+
+def add_clip(parser: argparse.ArgumentParser) -> None:
+    """--clip-scale, --clip: the noisy CLIP sees 64x64, so that only the first stage has it."""
+    group = parser.add_argument_group("CLIP guidance")
+    group.add_argument(
+        "--clip-scale",
+        type=number,
+        default=0.0,
+        metavar="SCALE",
+        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 1 to 4 is usual (default: 0)",
+    )
+    group.add_argument(
+        "--clip",
+        action="append",
+        metavar="MODEL",
+        help="the noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
+    )
+
+
+def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
+    """--upsampler, --no-upsample, --upsample-steps, --upsample-cfg, --upsample-temperature."""
+    group = parser.add_argument_group("upsampling")
+    group.add_argument(
+        "--upsampler",
+        default=model,
+        metavar="MODEL",
+        help=f"a name of `glide models` or a file (default: {model})",
+    )
+    group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
+    group.add_argument(
+        "--upsample-steps",
+        type=step_count,
+        default=27,
+        metavar="N",
+        help="model calls of the upsampler; 27 is the paper's uneven spacing (default: 27)",
+    )
+    group.add_argument(
+        "--upsample-cfg",
+        type=number,
+        default=1.0,
+        metavar="SCALE",
+        help="classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)",
+    )
+    add_temperature(group, "--upsample-temperature")
+
+
+def add_temperature(group: argparse._ActionsContainer, name: str) -> None:
+    group.add_argument(
+        name,
+        type=not_negative,
+        default=0.997,
+        metavar="T",
+        help="scale of the upsampler's starting noise (default: 0.997)",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--model",
+        default=default,
+        metavar="MODEL",
+        help=f"a name of `glide models` or a file (default: {default})",
+    )
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=lora,
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
+        "several add up",
+    )
+
+
+def lora(text: str) -> tuple[str, float]:
+    """Read FILE[:STRENGTH] as (file, strength)."""
+    file, colon, strength = text.rpartition(":")
+    try:
+        value = float(strength) if colon else math.nan
+    except ValueError:
+        return text, 1.0  # a colon in the file's name
+    return (file, value) if math.isfinite(value) and file else (text, 1.0)
+
+
+def whole(text: str, low: int = 0, high: float = math.inf) -> int:
+    """A whole number from low to high."""
+    wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number: expected {wanted}"
+        ) from error
+    if not low <= value <= high:
+        size = "small" if value < low else "large"
+        raise argparse.ArgumentTypeError(f"{value} is too {size}: expected {wanted}")
+    return value
+
+
+def positive(text: str) -> int:
+    return whole(text, 1)
+
+
+def step_count(text: str) -> int:
+    return whole(text, 1, MOST_STEPS)
+
+
+def number(text: str) -> float:
+    """Any number but NaN and infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: expected one such as 3 or 2.5")
+    return value
+
+
+def not_negative(text: str) -> float:
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small: expected 0 or more")
+    return value
+
+
+def seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{text} is no seed: expected 0 to 2^64 - 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: expected 0 to 1")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read WxH, or one number for a square, as (height, width)."""
+    width, _, height = text.lower().partition("x")
+    try:
+        found = int(height or width), int(width)
+    except ValueError:
+        found = 0, 0
+    if min(found) < 8 or found[0] % 8 or found[1] % 8:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no size: expected multiples of 8 from 8 up, such as 64 or 96x64"
+        )
+    return found

@@ -1,1 +1,0 @@
-"""The subcommands of `glide`, one file each; `glide_core.cli` puts them together."""

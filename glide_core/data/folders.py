@@ -1,0 +1,51 @@
+"""A folder of pictures with same-named caption files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from glide_core.data.entries import (
+    PICTURES,
+    Entry,
+    Listing,
+    Piece,
+    Unusable,
+    captions_from_text,
+    few,
+    suffix,
+)
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder in a fixed order; hidden files and folders are left out."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(folder, f) for f in sorted(files) if not f.startswith("."))
+
+
+def list_folder(root: Path, caption_suffix: str = "txt") -> Listing:
+    """Every picture below a folder with the captions beside it.
+
+    caption_suffix: of the caption files, without the dot. Each of their lines is a caption.
+    """
+    files = list(walk(root))
+    pictures = [f for f in files if suffix(f.name) in PICTURES]
+    texts = {f.with_suffix(""): f for f in files if suffix(f.name) == caption_suffix.lower()}
+    entries = [_entry(p, root, texts.get(p.with_suffix("")), caption_suffix) for p in pictures]
+    used = {p.with_suffix("") for p in pictures}
+    stray = [t.relative_to(root).as_posix() for stem, t in texts.items() if stem not in used]
+    warnings = (f"caption files without a picture: {few(stray)}",) if stray else ()
+    return Listing(sorted(entries, key=lambda e: e.name), warnings)
+
+
+def _entry(picture: Path, root: Path, text: Path | None, caption_suffix: str) -> Entry:
+    name, piece = picture.relative_to(root).as_posix(), Piece(picture)
+    if text is None:
+        wanted = picture.with_suffix(f".{caption_suffix}").name
+        return Entry(name, piece, problem=f"has no caption: expected {wanted} beside it")
+    try:
+        return Entry(name, piece, captions_from_text(Piece(text).read()))
+    except Unusable as error:
+        return Entry(name, piece, problem=f"{error} ({text.name})")

@@ -1,0 +1,167 @@
+"""Open training data: what a path holds is told by what is in it, not by its name."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from glide_core.data.check import OnBad, check
+from glide_core.data.entries import PICTURES, Listing, few, suffix
+from glide_core.data.folders import list_folder, walk
+from glide_core.data.lists import list_rows
+from glide_core.data.pictures import Store
+from glide_core.data.shards import expand, list_shards
+from glide_core.data.source import PictureSource
+from glide_core.data.types import Source
+from glide_core.errors import GlideError
+
+TXT = "txt"
+EXPECTED = (
+    "Expected a folder of pictures with .txt captions beside them, a JSONL or CSV list, "
+    "webdataset shards (.tar), or a store of drawings (.npz)"
+)
+_LISTS = ("metadata.jsonl", "metadata.csv")  # as Hugging Face's image folders have them
+_ZIP = b"PK\x03\x04"
+_PACKED = {
+    _ZIP: "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+
+
+def open_source(
+    path: Path | str,
+    *,
+    on_bad: OnBad = "refuse",
+    caption_key: str = TXT,
+    side_min: int = 64,
+    centre: bool = False,
+    flip: bool = False,
+    memory_mb: int = 1024,
+    report: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Source:
+    """Open training data and check all of it.
+
+    path: a folder of pictures with captions, a JSONL or CSV list, a .tar, a folder of tars or a
+        brace pattern of them, or a store of drawings (.npz; the other arguments do not touch it).
+    on_bad: "refuse" raises an error that names what is bad, "skip" leaves it out.
+    caption_key: ending of the caption files, ending of a shard's caption members, or column.
+    side_min: in pixels, of the pictures that training asks for; smaller ones are enlarged.
+    centre: cut the square out of the middle, not at random.
+    flip: mirror every other picture.
+    memory_mb: for decoded pictures; those that do not fit are decoded whenever they are drawn.
+    report: called with each line of the data's report (one process in many should print it).
+    progress: called with (done, all) after each picture that was checked.
+    workers: threads that decode.
+    Raises GlideError where the path holds no training data, or as `on_bad` says.
+    """
+    if on_bad not in ("refuse", "skip"):
+        raise GlideError(f'on_bad is {on_bad!r}. Expected "refuse" or "skip".')
+    if _is_npz(Path(path)):
+        from recipes.emoji.drawings import Sprites
+
+        return cast(Source, Sprites(Path(path)))
+    listing = _list(Path(path), caption_key)
+    store = Store(memory_mb * 2**20)
+    examples, found = check(
+        str(path),
+        listing,
+        store,
+        on_bad=on_bad,
+        side=side_min,
+        progress=progress,
+        workers=workers,
+    )
+    if report is not None:
+        for line in found.lines():
+            report(line)
+    return PictureSource(examples, found, store, centre=centre, flip=flip, workers=workers)
+
+
+def _list(path: Path, caption_key: str) -> Listing:
+    """All that a path names; raises GlideError where that is nothing."""
+    if path.is_dir():
+        listing = _list_directory(path, caption_key)
+    elif path.exists():
+        listing = _list_file(path, caption_key)
+    elif "{" in str(path):
+        shards = expand(str(path))
+        for shard in shards:
+            _must_be_tar(shard)
+        listing = list_shards(shards, caption_key)
+    else:
+        raise GlideError(f"There is no file or folder {path}. {EXPECTED}: check the name.")
+    if not listing.entries:
+        raise GlideError(f"{path} names no pictures. {EXPECTED}.")
+    return listing
+
+
+def _list_directory(path: Path, caption_key: str) -> Listing:
+    tars = sorted(p for p in path.iterdir() if suffix(p.name) == "tar" and p.name[0] != ".")
+    pictures = any(suffix(p.name) in PICTURES for p in walk(path))
+    if tars and pictures:
+        raise GlideError(
+            f"{path} holds pictures and tars ({few([t.name for t in tars])}). Expected one or the "
+            "other: name a tar itself, or move the tars away."
+        )
+    if tars:
+        for tar in tars:
+            _must_be_tar(tar)
+        return list_shards(tars, caption_key)
+    lists = [path / name for name in _LISTS if (path / name).is_file()]
+    if not pictures and not lists:
+        raise GlideError(f"{path} holds no pictures, in its subfolders neither. {EXPECTED}.")
+    listing = list_folder(path, caption_key)
+    if lists and not any(entry.captions for entry in listing.entries):
+        return list_rows(lists[0], _column(caption_key))
+    return listing
+
+
+def _list_file(path: Path, caption_key: str) -> Listing:
+    start = _start(path)
+    packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
+    if packed:
+        raise GlideError(
+            f"{path} is packed ({packed}), so that no picture in it can be reached by "
+            "itself. Expected a plain .tar or a folder: unpack it first."
+        )
+    if suffix(path.name) == "tar" or tarfile.is_tarfile(path):
+        _must_be_tar(path)
+        return list_shards([path], caption_key)
+    if start.startswith(_PICTURE_STARTS):
+        raise GlideError(f"{path} is one picture. {EXPECTED}: name its folder.")
+    return list_rows(path, _column(caption_key))
+
+
+def _must_be_tar(path: Path) -> None:
+    if not tarfile.is_tarfile(path):
+        raise GlideError(f"{path} is no tar. Expected webdataset shards: check the file.")
+    if _start(path).startswith(tuple(_PACKED)):
+        raise GlideError(f"{path} is a compressed tar. Expected a plain .tar: unpack it first.")
+
+
+def _is_npz(path: Path) -> bool:
+    if not path.is_file() or not zipfile.is_zipfile(path) or not _start(path).startswith(_ZIP):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise GlideError(f"{path} cannot be read: {error.strerror}. {EXPECTED}.") from error
+
+
+def _column(caption_key: str) -> str:
+    return "" if caption_key == TXT else caption_key

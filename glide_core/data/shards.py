@@ -1,0 +1,141 @@
+"""Webdataset shards: tars in which the members of a sample share a name up to the first dot.
+
+Written by the webdataset package or by hand with tar. The package itself streams; training needs
+any picture at any time, and the same ones after a resume, so the tars are indexed once instead:
+a picture is a file, an offset and a size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from glide_core.data.entries import (
+    PICTURES,
+    TEXT_KEYS,
+    Entry,
+    Listing,
+    Piece,
+    Unusable,
+    captions_from_json,
+    captions_from_text,
+    few,
+)
+from glide_core.errors import GlideError
+
+MOST_SHARDS = 100_000  # a slip in a pattern should not fill the memory
+
+
+def expand(pattern: str) -> list[Path]:
+    """The names a brace pattern stands for: {0000..0003} counts, {a,b} lists.
+
+    Raises GlideError where a part cannot be read or shards are missing.
+    """
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(p, pattern) if i % 2 else [p] for i, p in enumerate(parts)]
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > MOST_SHARDS:
+        raise GlideError(f"{pattern} names {count} shards. Expected at most {MOST_SHARDS}.")
+    paths = [Path("".join(c)) for c in itertools.product(*choices)]
+    missing = [str(p) for p in paths if not p.is_file()]
+    if missing:
+        raise GlideError(
+            f"{len(missing)} of {len(paths)} shards of {pattern} do not exist: {few(missing, 10)}. "
+            "Expected all of them: check the numbers."
+        )
+    return paths
+
+
+def _choices(part: str, pattern: str) -> Sequence[str]:
+    numbers = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", part)
+    if not numbers:
+        if "," not in part:
+            raise GlideError(
+                f"{{{part}}} in {pattern} cannot be read. Expected numbers as in {{0000..0003}} "
+                "or names as in {a,b}."
+            )
+        return part.split(",")
+    first, last = numbers.groups()
+    padded = any(len(n) > 1 and n[0] == "0" for n in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    if not 0 <= int(last) - int(first) < MOST_SHARDS:
+        raise GlideError(
+            f"{{{part}}} in {pattern} is no range. Expected the smaller number first and at most "
+            f"{MOST_SHARDS} shards."
+        )
+    return [f"{n:0{width}d}" for n in range(int(first), int(last) + 1)]
+
+
+def list_shards(paths: Sequence[Path], caption_key: str = "txt") -> Listing:
+    """Every sample of the shards: its picture's place in the tar, and its captions.
+
+    caption_key: the member that holds the captions, one a line; where a sample has none, its
+    .json is asked for the key of that name, text, caption or prompt.
+    """
+    entries, lone = [], []
+    for path in paths:
+        samples, damage = _samples(path)
+        for key, members in samples.items():
+            name = f"{path.name}/{key}" if len(paths) > 1 else key
+            if any(_is_picture(ending) for ending in members):
+                entries.append(_entry(name, members, caption_key))
+            else:
+                lone.append(f"{name}.{next(iter(members))}")
+        if damage:
+            entries.append(Entry(path.name, Piece(path), problem=damage))
+    warnings = (f"members without a picture: {few(lone)}",) if lone else ()
+    return Listing(entries, warnings)
+
+
+def _entry(name: str, members: dict[str, Piece], caption_key: str) -> Entry:
+    pictures = [ext for ext in members if _is_picture(ext)]
+    picture = members[pictures[0]]
+    name = f"{name}.{pictures[0]}"
+    if len(pictures) > 1:
+        return Entry(name, picture, problem=f"is one of several pictures: {', '.join(pictures)}")
+    text, fields = members.get(caption_key.lower()), members.get("json")
+    try:
+        if text is not None:
+            return Entry(name, picture, captions_from_text(text.read()))
+        if fields is not None:
+            keys = dict.fromkeys((caption_key, *TEXT_KEYS))
+            return Entry(name, picture, captions_from_json(fields.read(), list(keys)))
+    except Unusable as error:
+        return Entry(name, picture, problem=str(error))
+    return Entry(
+        name, picture, problem=f"has no caption: expected a .{caption_key} or .json member"
+    )
+
+
+def _is_picture(ending: str) -> bool:
+    return ending.rpartition(".")[2] in PICTURES
+
+
+def _samples(path: Path) -> tuple[dict[str, dict[str, Piece]], str]:
+    """Members by key and ending, in the tar's order, and what is wrong with the tar."""
+    samples: dict[str, dict[str, Piece]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                # the key ends at the first dot of the file's name: the format's own rule
+                folder, _, file = member.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                if member.isfile() and stem and ending:
+                    key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
+                    piece = Piece(path, member.offset_data, member.size)
+                    samples.setdefault(key, {})[ending.lower()] = piece
+            end = archive.offset
+        with path.open("rb") as file_again:
+            file_again.seek(end)
+            # tarfile takes a damaged header for the end, which is zeros
+            damage = "garbage in it" if file_again.read(512).strip(b"\0") else ""
+    except (tarfile.TarError, OSError) as error:
+        damage = str(error)
+    if damage:
+        return samples, f"is damaged after {len(samples)} samples: {damage}"
+    return samples, ""

@@ -1,0 +1,113 @@
+"""The text tower: a bidirectional transformer over padded tokens (paper section 4.1)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glide_core.config import TextConfig
+from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_heads, split_heads
+
+
+class TextFeatures(NamedTuple):
+    """What a text tower says of a prompt.
+
+    last_hidden_state: every position after the final norm, [B, L, W]; padding included, as in the
+        reference.
+    pooled: projection of the LAST position (normally a padding slot), [B, E].
+    """
+
+    last_hidden_state: Tensor
+    pooled: Tensor
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.head_width = width // heads
+        self.c_qkv = operations.Linear(width, 3 * width, **factory)
+        self.c_proj = operations.Linear(width, width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split_heads(
+            call_in_weight_dtype(self.c_qkv, x), 3, self.head_width
+        )  # each [B, H, L, d]
+        # 1/sqrt(d) on the product equals the reference's d**-0.25 on each side. No mask: padding
+        # positions are attended.
+        out = F.scaled_dot_product_attention(q, k, v)
+        return call_in_weight_dtype(self.c_proj, merge_heads(out))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.c_fc = operations.Linear(width, 4 * width, **factory)
+        self.c_proj = operations.Linear(4 * width, width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return call_in_weight_dtype(
+            self.c_proj, F.gelu(call_in_weight_dtype(self.c_fc, x))
+        )  # exact (erf) GELU
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads, operations, **factory)
+        self.ln_1 = operations.LayerNorm(width, **factory)
+        self.mlp = Mlp(width, operations, **factory)
+        self.ln_2 = operations.LayerNorm(width, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(layer_norm(self.ln_1, x))
+        return x + self.mlp(layer_norm(self.ln_2, x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: TextConfig, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            Block(config.width, config.heads, operations, **factory) for _ in range(config.layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class TextEncoder(nn.Module):
+    """Token ids and padding mask to `TextFeatures`, with OpenAI's parameter names."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        output_width: int,
+        *,
+        operations: Any = torch.nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        table = (config.context_length, config.width)
+        self.transformer = Transformer(config, operations, **factory)
+        self.final_ln = operations.LayerNorm(config.width, **factory)
+        self.token_embedding = operations.Embedding(config.n_vocab, config.width, **factory)
+        self.positional_embedding = nn.Parameter(torch.zeros(table, **factory))
+        self.padding_embedding = nn.Parameter(torch.zeros(table, **factory))
+        self.transformer_proj = operations.Linear(config.width, output_width, **factory)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> TextFeatures:
+        """Encode ids [B, L] int64 with mask [B, L] (True = a real token)."""
+        x = self.token_embedding(ids)  # [B, L, W]
+        position = self.positional_embedding.to(device=x.device, dtype=x.dtype)
+        padding = self.padding_embedding.to(device=x.device, dtype=x.dtype)
+        # a padding slot is the padding vector alone: its position is not added
+        x = torch.where(mask[..., None], x + position, padding)
+        states = layer_norm(self.final_ln, self.transformer(x))
+        return TextFeatures(states, call_in_weight_dtype(self.transformer_proj, states[:, -1]))

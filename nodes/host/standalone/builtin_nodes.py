@@ -1,0 +1,195 @@
+"""Stand-ins for the few core nodes that our workflows need when ComfyUI is not there.
+
+They take and give what ComfyUI's do, down to the order of widgets, so that a workflow means the
+same in both. `Place` says where pictures are read and written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glide_core.errors import GlideError
+
+from .. import current
+from ..files import is_file
+from .core_masks import MASK_NODES
+
+PER_LATENT_PIXEL = 8  # core nodes count pixels of an SD picture: 512 there is 64 here
+
+
+@dataclass
+class Place:
+    """Where LoadImage looks, where SaveImage writes, and what it writes into the PNGs."""
+
+    inputs: tuple[Path, ...]
+    out: Path
+    text: dict[str, Any] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+
+    def find(self, name: str) -> Path:
+        """Resolve a picture's name; "photo.png [input]", as ComfyUI writes it, is photo.io."""
+        plain = name.rsplit(" [", 1)[0] if name.endswith("]") else name
+        for folder in self.inputs:
+            path = folder / plain  # an absolute name stays as it is
+            if is_file(path):
+                return path
+        places = ", ".join(str(folder) for folder in self.inputs)
+        raise GlideError(
+            f"there is no picture {plain!r}. Expected it in one of: {places}. Put it there, or "
+            "name another with --set LoadImage.image=PATH."
+        )
+
+
+class _Placed:
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+class _ReadsPicture(_Placed):
+    def problem(self, image: Any) -> str | bool:
+        """What VALIDATE_INPUTS of the real node says; it needs the place, so it has none here."""
+        if isinstance(image, str):
+            try:
+                self.place.find(image)
+            except GlideError as error:
+                return str(error)
+        return True
+
+
+class LoadImage(_ReadsPicture):
+    """As ComfyUI's, but that what is transparent becomes white, not what colour lay under it."""
+
+    FUNCTION = "load"
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("STRING", {})}}
+
+    def load(self, image: str) -> tuple[Any, Any]:
+        from glide_core.images import load_channel, load_image
+
+        path = self.place.find(image)
+        return load_image(path), load_channel(path, "alpha")
+
+
+class LoadImageMask(_ReadsPicture):
+    FUNCTION = "load"
+    RETURN_TYPES = ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        channels = ["alpha", "red", "green", "blue"]
+        return {"required": {"image": ("STRING", {}), "channel": (channels, {"default": "alpha"})}}
+
+    def load(self, image: str, channel: str) -> tuple[Any]:
+        from glide_core.images import load_channel
+
+        return (load_channel(self.place.find(image), channel),)
+
+
+class SaveImage(_Placed):
+    FUNCTION = "save"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    PREFIX = "ComfyUI"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "images": ("IMAGE", {}),
+                "filename_prefix": ("STRING", {"default": cls.PREFIX}),
+            }
+        }
+
+    def save(self, images: Any, filename_prefix: str) -> tuple[()]:
+        from glide_core import io
+        from glide_core.images import from_comfy, to_pil
+
+        pictures = to_pil(from_comfy(images))
+        self.place.written += io.save(pictures, self.place.out, filename_prefix, self.place.text)
+        return ()
+
+
+class PreviewImage(SaveImage):
+    """ComfyUI shows it and forgets it; with no window to show it in, it is written as preview_."""
+
+    FUNCTION = "preview"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"images": ("IMAGE", {})}}
+
+    def preview(self, images: Any) -> tuple[()]:
+        return self.save(images, "preview")
+
+
+class CLIPTextEncode(_Placed):
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"text": ("STRING", {"multiline": True}), "clip": ("CLIP", {})}}
+
+    def encode(self, text: str, clip: Any) -> tuple[Any]:
+        return (current().encode_text(clip, text),)
+
+
+class EmptyLatentImage(_Placed):
+    """Its pixels are an SD picture's: 512 means 64 here, exactly as in ComfyUI."""
+
+    FUNCTION = "generate"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        side = ("INT", {"default": 512, "min": 16, "max": 16384, "step": 8})
+        batch = ("INT", {"default": 1, "min": 1, "max": 4096})
+        return {"required": {"width": side, "height": side, "batch_size": batch}}
+
+    def generate(self, width: int, height: int, batch_size: int) -> tuple[Any]:
+        import torch
+
+        size = (height // PER_LATENT_PIXEL, width // PER_LATENT_PIXEL)
+        return ({"samples": torch.zeros(batch_size, 3, *size)},)
+
+
+class VAEDecode(_Placed):
+    FUNCTION = "decode"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"samples": ("LATENT", {}), "vae": ("VAE", {})}}
+
+    def decode(self, samples: Any, vae: Any) -> tuple[Any]:
+        return (vae.decode(samples["samples"]),)
+
+
+class VAEEncode(_Placed):
+    FUNCTION = "encode"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"pixels": ("IMAGE", {}), "vae": ("VAE", {})}}
+
+    def encode(self, pixels: Any, vae: Any) -> tuple[Any]:
+        return ({"samples": vae.encode(pixels)},)
+
+
+CORE_NODES: dict[str, tuple[type[Any], str]] = {
+    "LoadImage": (LoadImage, "Load Image"),
+    "LoadImageMask": (LoadImageMask, "Load Image (as Mask)"),
+    "SaveImage": (SaveImage, "Save Image"),
+    "PreviewImage": (PreviewImage, "Preview Image"),
+    "CLIPTextEncode": (CLIPTextEncode, "CLIP Text Encode (Prompt)"),
+    "EmptyLatentImage": (EmptyLatentImage, "Empty Latent Image"),
+    "VAEDecode": (VAEDecode, "VAE Decode"),
+    "VAEEncode": (VAEEncode, "VAE Encode"),
+    **MASK_NODES,
+}

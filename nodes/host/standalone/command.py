@@ -1,0 +1,85 @@
+"""`glide run`: a ComfyUI workflow, here or on a server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from glide_core import io
+from glide_core.cli import options
+
+from . import check, overrides, workflow
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a workflow that ComfyUI saved: its UI format or its API format. Here it can hold this "
+        "pack's nodes and LoadImage, LoadImageMask, SaveImage, PreviewImage, CLIPTextEncode, "
+        "EmptyLatentImage, VAEDecode, VAEEncode; with --server, whatever the server has."
+    )
+    parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="change a widget; NODE is an id, a title or a class: GlideSampler.seed=7",
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="run it in this ComfyUI, for example http://127.0.0.1:8188"
+    )
+    options.add_output(parser)
+    options.add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    data = workflow.load_json(arguments.workflow)
+    io.check_folder(arguments.out)
+    paths = _on_server(data, arguments) if arguments.server else _here(data, arguments)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _here(data: Any, arguments: argparse.Namespace) -> list[Path]:
+    from ... import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .. import using
+    from . import StandaloneHost, execute
+
+    folder = arguments.workflow.resolve().parent
+    place = execute.Place((folder, folder / "inputs", Path.cwd()), arguments.out)
+    here = StandaloneHost(
+        device=arguments.device, dtype=arguments.dtype, show_progress=not arguments.quiet
+    )
+    with using(here):
+        pack = NODE_CLASS_MAPPINGS
+        schemas = execute.schemas(pack, NODE_DISPLAY_NAME_MAPPINGS, place)
+        graph = overrides.apply(workflow.read(data, schemas), arguments.set, schemas)
+        graph, wanted = check.check(graph, schemas)
+        place.text["prompt"] = graph.to_api()
+        if graph.ui is not None:
+            place.text["workflow"] = graph.ui
+        paths: list[Path] = execute.execute(graph, wanted, pack, place)
+        return paths
+
+
+def _on_server(data: Any, arguments: argparse.Namespace) -> list[Path]:
+    from .client import Server, store
+
+    server = Server(arguments.server)
+    schemas = server.schemas()
+    graph = overrides.apply(workflow.read(data, schemas), arguments.set, schemas)
+    prompt_id = server.submit(graph)
+
+    def report(state: str) -> None:
+        if not arguments.quiet:
+            print(f"{server.url}: {state}", file=sys.stderr)
+
+    try:
+        entry = server.wait(prompt_id, report)
+    except KeyboardInterrupt:
+        server.cancel(prompt_id)
+        raise
+    return store(server.images(entry), arguments.out)

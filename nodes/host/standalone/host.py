@@ -1,0 +1,237 @@
+"""The host when ComfyUI is absent: `glide run`, the tests, any Python program."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from glide_core.checkpoints.catalog import models_directory
+from glide_core.errors import GlideError
+
+from .. import files
+from ..guides import condition
+from ..values import (
+    GLIDE_IDS,
+    GLIDE_MASK,
+    GLIDE_TEXT,
+    GLIDE_TOKENIZER,
+    Bound,
+    ClipGuide,
+    Conditioning,
+    GlideClip,
+    part,
+    spatial,
+    tokens_for,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from glide_core.config import GlideConfig
+    from glide_core.diffusion.types import StepCallback, StepInfo
+    from glide_core.models.glide import GlideModel
+
+log = logging.getLogger("glide")
+
+
+@dataclass(frozen=True)
+class StandaloneModel:
+    """MODEL: one GLIDE model on its device, and the CLIPs that pull at it."""
+
+    model: GlideModel
+    guides: tuple[ClipGuide, ...] = ()
+
+
+@dataclass(frozen=True)
+class StandaloneClip:
+    """CLIP: what it takes to read a prompt. Each MODEL encodes the tokens with its own tower."""
+
+    config: GlideConfig
+
+
+@dataclass(frozen=True)
+class PixelVae:
+    """VAE: GLIDE works on pixels, so that only the range of values and the layout change."""
+
+    def decode(self, samples: Tensor) -> Tensor:
+        from glide_core import images
+
+        return images.to_comfy(samples)
+
+    def encode(self, image: Tensor) -> Tensor:
+        from glide_core import images
+
+        return images.from_comfy(image)
+
+
+@dataclass(frozen=True)
+class StandaloneHost:
+    """See `Host`. device, dtype: "auto", or what torch calls them; folders: of model files."""
+
+    device: str = "auto"
+    dtype: str = "auto"  # for loaders set to "auto"
+    folders: tuple[Path, ...] = field(default_factory=lambda: (models_directory(),))
+    show_progress: bool = True
+    name: Literal["standalone"] = "standalone"
+
+    def checkpoint_names(self, *purposes: str) -> list[str]:
+        return files.bundled_names(purposes) + files.folder_names(self.folders)
+
+    def checkpoint_path(self, name: str) -> Path:
+        return files.bundled_path(name) or files.folder_path(name, self.folders)
+
+    def load_base(self, path: Path, dtype: str) -> tuple[StandaloneModel, StandaloneClip, PixelVae]:
+        model = self._load(path, dtype, ("base", "inpaint"))
+        return StandaloneModel(model), StandaloneClip(model.config), PixelVae()
+
+    def load_upsampler(self, path: Path, dtype: str) -> StandaloneModel:
+        return StandaloneModel(self._load(path, dtype, ("upsampler", "upsampler-inpaint")))
+
+    def _load(self, path: Path, dtype: str, kinds: Sequence[Any]) -> GlideModel:
+        from glide_core.checkpoints.loading import load_model
+        from glide_core.devices import pick_device
+
+        device = pick_device(self.device)
+        return load_model(path, device=device, dtype=self._dtype(dtype, device), kinds=kinds)
+
+    def _dtype(self, asked: str, device: torch.device) -> torch.dtype:
+        from glide_core.devices import pick_dtype
+
+        return pick_dtype(self.dtype if asked == "auto" else asked, device)
+
+    def load_clip(self, paths: Sequence[Path], dtype: str) -> GlideClip:
+        from glide_core.checkpoints.loading import load_clip
+        from glide_core.devices import pick_device
+
+        device = pick_device(self.device)
+        module = load_clip(list(paths), device=device, dtype=self._dtype(dtype, device))
+        return GlideClip("noisy", paths[0].name, module)
+
+    def load_open_clip(
+        self, architecture: str, weights: Path | None, tag: str, *, allow_download: bool
+    ) -> GlideClip:
+        from glide_core.devices import pick_device
+        from glide_core.guidance.open_clip import load_open_clip
+
+        module, tokenizer = load_open_clip(
+            architecture,
+            weights,
+            tag,
+            allow_download=allow_download,
+            device=pick_device(self.device),
+        )
+        return GlideClip("open_clip", architecture, module, tokenizer)
+
+    def glide_config(self, model: Any) -> GlideConfig | None:
+        return model.model.config if isinstance(model, StandaloneModel) else None
+
+    def encode_text(self, clip: Any, text: str) -> Conditioning:
+        import torch
+
+        from glide_core.tokenizer import get_tokenizer
+
+        if not isinstance(clip, StandaloneClip):
+            raise GlideError(
+                "the CLIP is not GLIDE's. Expected the CLIP output of GLIDE Loader. Connect it."
+            )
+        config = clip.config
+        tokens = get_tokenizer(config.tokenizer).encode(text, config.text.context_length)
+        if tokens.truncated:
+            log.warning(
+                "the prompt is %d tokens longer than the %d that the model reads: the end of it "
+                "is cut off: %.60s...",
+                tokens.truncated,
+                config.text.context_length,
+                text,
+            )
+        # No features: outside ComfyUI only our own nodes read a CONDITIONING, and every model
+        # encodes the ids with its own tower, once.
+        states = torch.zeros(1, 0, config.text.width)
+        extras = {
+            GLIDE_TEXT: text,
+            GLIDE_IDS: tokens.ids[None],
+            GLIDE_MASK: tokens.mask[None],
+            GLIDE_TOKENIZER: config.tokenizer,
+        }
+        return [[states, extras]]
+
+    def add_guide(self, model: Any, guide: ClipGuide) -> StandaloneModel:
+        if not isinstance(model, StandaloneModel):
+            raise GlideError("the MODEL is not GLIDE's. Expected one from GLIDE Loader.")
+        return replace(model, guides=(*model.guides, guide))
+
+    def sample(
+        self,
+        model: Any,
+        branches: Sequence[Conditioning],
+        job: Callable[[Bound], Tensor],
+        *,
+        batch: int,
+        low_res: Tensor | None = None,
+        image: Tensor | None = None,
+        keep_mask: Tensor | None = None,
+    ) -> Tensor:
+        import torch
+
+        from glide_core import sampling
+        from glide_core.guidance import add_guides
+
+        glide: GlideModel = model.model
+        names = ("positive", "negative")
+        extras = [
+            part(branch, where=f"'{name}'") for name, branch in zip(names, branches, strict=False)
+        ]
+        pictures = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
+        with torch.inference_mode():
+            denoise = sampling.bind(
+                glide,
+                [[tokens_for(extra, glide.config)] * batch for extra in extras],
+                **{
+                    name: None if value is None else value.to(glide.device)
+                    for name, value in pictures.items()
+                },
+            )
+            guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
+            cond_fn = add_guides(*guides) if guides else None
+            return job(Bound(denoise, glide.config, cond_fn, glide.device)).cpu()
+
+    @contextmanager
+    def progress(self, label: str, stages: int = 1) -> Iterator[StepCallback]:
+        from tqdm import tqdm
+
+        bar: Any = None
+        stage = 0
+
+        def step(info: StepInfo) -> None:
+            nonlocal bar, stage
+            if bar is None or info.index == 0:
+                if bar is not None:
+                    bar.close()
+                stage += 1
+                title = label if stages == 1 else f"{label} {stage}/{stages}"
+                bar = tqdm(
+                    total=info.total,
+                    desc=title,
+                    unit="step",
+                    leave=True,
+                    disable=not self.show_progress,
+                )
+            bar.update(1)
+
+        try:
+            yield step
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> tuple[Any, ...]:
+        return result
+
+    @contextmanager
+    def clip_loaded(self, clip: GlideClip) -> Iterator[torch.device]:
+        yield next(clip.module.parameters()).device

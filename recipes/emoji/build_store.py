@@ -1,0 +1,105 @@
+"""Build the store of training drawings from three unpacked npm packages.
+
+    python -m recipes.emoji.build_store FLUENT_3D FLUENT_FLAT EMOJIBASE OUT.npz
+
+@lobehub/fluent-emoji-3d and @iconify-json/fluent-emoji-flat hold Microsoft's Fluent Emoji drawings
+(MIT) in two styles, emojibase-data their names (MIT). The store is one .npz: `rgba` uint8
+[N, 256, 256, 4], `labels`, `styles` ("3d", "flat"), and `subjects`: the name in a caption, empty
+where the drawing is not among the named subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glide_core.errors import GlideError
+from recipes.emoji.vocabulary import SUBJECTS
+
+HIGH = 256  # side of the stored drawings
+GROUPS = {0, 3, 4, 5, 6, 7}  # of emojibase: faces, animals, food, travel, activities, objects
+
+
+def build(fluent_3d: Path, fluent_flat: Path, emojibase: Path, out: Path) -> int:
+    """Write the store; returns the number of drawings. GlideError names what is missing."""
+    names = json.loads((emojibase / "en" / "data.json").read_text(encoding="utf-8"))
+    flat = _Flat(fluent_flat)
+    by_label = {label: subject for subject, label in SUBJECTS.items()}
+    missing = set(by_label)
+    rows: list[tuple[NDArray[np.uint8], str, str, str]] = []
+    for entry in names:
+        label = str(entry["label"])
+        if entry.get("group") not in GROUPS or "o\u2019clock" in label or "-thirty" in label:
+            continue
+        subject = by_label.get(label, "")
+        for style, picture in (
+            ("3d", _drawing_3d(fluent_3d, entry["hexcode"])),
+            ("flat", flat.drawing(entry["hexcode"])),
+        ):
+            if picture is None:
+                continue
+            rows.append((picture, label, style, subject))
+            if style == "3d":
+                missing.discard(label)
+    if missing:
+        raise GlideError(f"these drawings are missing from {fluent_3d}: {sorted(missing)}")
+    pictures, labels, styles, subjects = zip(*rows, strict=True)
+    np.savez_compressed(
+        out, rgba=np.stack(pictures), labels=labels, styles=styles, subjects=subjects
+    )
+    return len(rows)
+
+
+def _drawing_3d(folder: Path, hexcode: str) -> NDArray[np.uint8] | None:
+    code = hexcode.lower()
+    for name in (code, code + "-fe0f"):
+        path = folder / "assets" / f"{name}.webp"
+        if path.is_file():
+            return _pixels(path)
+    return None
+
+
+class _Flat:
+    """The flat drawings: SVG bodies in one JSON file, named by code point in another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.icons: dict[str, Any] = json.loads((folder / "icons.json").read_text("utf-8"))["icons"]
+        self.names: dict[str, str] = json.loads((folder / "chars.json").read_text("utf-8"))
+
+    def drawing(self, hexcode: str) -> NDArray[np.uint8] | None:
+        import resvg_py
+
+        code = hexcode.lower()
+        name = self.names.get(code) or self.names.get(code.removesuffix("-fe0f"))
+        if name not in self.icons:
+            return None
+        size = 'viewBox="0 0 32 32" width="256" height="256"'
+        body = self.icons[name]["body"]
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'
+        return _pixels(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
+
+
+def _pixels(source: Path | io.BytesIO) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    picture = Image.open(source).convert("RGBA")
+    return np.asarray(picture.resize((HIGH, HIGH), Image.Resampling.LANCZOS))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Build the store of training drawings.")
+    parser.add_argument("fluent_3d", type=Path, help="unpacked @lobehub/fluent-emoji-3d package")
+    parser.add_argument(
+        "fluent_flat", type=Path, help="unpacked @iconify-json/fluent-emoji-flat package"
+    )
+    parser.add_argument("emojibase", type=Path, help="unpacked emojibase-data package")
+    parser.add_argument("out", type=Path, help="the .npz to write")
+    given = parser.parse_args()
+    count = build(given.fluent_3d, given.fluent_flat, given.emojibase, given.out)
+    print(count, "drawings")

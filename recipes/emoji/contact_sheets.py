@@ -1,0 +1,164 @@
+"""Labelled sheets of pictures, and the sheets that the docs show of the bundled models:
+`python -m recipes.emoji.contact_sheets STORE.npz docs/images`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.guidance import noisy_clip_guide
+from glide_core.images import to_pil
+from glide_core.pipeline import inpaint, text_to_image, upsample
+from glide_core.training.masks import random_keep_masks
+from recipes.emoji.drawings import Sprites
+from recipes.emoji.scenes import LISTS, scene_list
+from recipes.emoji.score import BUNDLED, CLIP_ALONE, draw, high_scenes, in_chunks
+from recipes.emoji.subjects import score_scenes
+
+_LINE = 14  # pixels that a label takes
+
+
+def sheet(pictures: Tensor, labels: Sequence[str], columns: int, side: int = 128) -> Image.Image:
+    """Pictures [N, 3, H, W] in [-1, 1] in rows, each scaled to `side` with its label below."""
+    rows = -(-len(pictures) // columns)
+    out = Image.new("RGB", (columns * (side + 4), rows * (side + _LINE + 4)), "white")
+    pen = ImageDraw.Draw(out)
+    for i, (picture, label) in enumerate(zip(to_pil(pictures), labels, strict=True)):
+        x, y = (i % columns) * (side + 4), (i // columns) * (side + _LINE + 4)
+        resample = Image.Resampling.NEAREST if side % picture.width == 0 else None
+        out.paste(picture.resize((side, side), resample), (x + 2, y + 2))
+        pen.text((x + 2, y + side + 3), label, fill="black")
+    return out
+
+
+def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
+    """A seeded list of prompts through base and upsampler, default settings."""
+    scenes = scene_list(sprites, "seen", count)
+    captions = [sprites.caption(scene) for scene in scenes]
+    seeds = list(range(count))
+    low = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=seeds)
+    upsampler = load_model(folder / "upsampler.safetensors")
+    high = in_chunks(
+        lambda s: upsample(upsampler, low[s], captions[s], seeds=seeds[s]), count, size=4
+    )
+    return sheet(high, [_short(c) for c in captions], 6, 192)
+
+
+def combination_sheet(folder: Path, sprites: Sprites, count: int = 6) -> Image.Image:
+    """A row each of the scenes with more words, and of combinations that training left out."""
+    model = load_model(folder / "base.safetensors")
+    rows, labels = [], []
+    for name in LISTS[1:]:
+        scenes = scene_list(sprites, name, count)
+        captions = [sprites.caption(scene) for scene in scenes]
+        rows.append(text_to_image(model, captions, seeds=list(range(count))))
+        labels += [_short(caption) for caption in captions]
+    return sheet(torch.cat(rows), labels, count, 192)
+
+
+def memory_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
+    """Samples above the training drawing that is nearest to them."""
+    scenes = scene_list(sprites, "seen", count)
+    captions = [sprites.caption(scene) for scene in scenes]
+    out = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=list(range(count)))
+    found = score_scenes(out, scenes, sprites).nearest
+    near = [
+        replace(scene, subjects=tuple(sprites.subjects.index(name) for name in names))
+        for scene, names in zip(scenes, found, strict=True)
+    ]
+    labels = [sprites.subjects[scene.subjects[0]] for scene in scenes]
+    labels += [f"nearest: {names[0]}" for names in found]
+    return sheet(torch.cat([out, draw(near, sprites)]), labels, count, 96)
+
+
+def clip_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
+    """No caption in the base model: rows of rising CLIP guidance."""
+    model, clip = (load_model(folder / "base.safetensors"), load_clip(folder / "clip.safetensors"))
+    captions = [sprites.caption(scene) for scene in scene_list(sprites, "seen", count)]
+    with torch.no_grad():
+        text = clip.encode_prompts(captions)
+    rows, labels = [], []
+    for scale in (0.0, 1.0, 3.0, 10.0):
+        guide = noisy_clip_guide(clip, text, scale) if scale else None
+        seeds = list(range(count))
+        rows.append(
+            text_to_image(model, [""] * count, seeds=seeds, settings=CLIP_ALONE, cond_fn=guide)
+        )
+        labels += [f"x{scale:g} {_short(caption)}" for caption in captions]
+    return sheet(torch.cat(rows), labels, count, 128)
+
+
+def inpaint_sheet(folder: Path, sprites: Sprites, count: int = 8) -> Image.Image:
+    """Known part, repainted at 64, repainted at 256, in columns of one prompt each."""
+    scenes = scene_list(sprites, "seen", count, seed=1)
+    captions, pictures = [sprites.caption(scene) for scene in scenes], draw(scenes, sprites)
+    masks = random_keep_masks(torch.Generator().manual_seed(5), count, 64)
+    seeds = list(range(count))
+    low = inpaint(
+        load_model(folder / "inpaint.safetensors"), pictures, masks, captions, seeds=seeds
+    )
+    high = inpaint(
+        load_model(folder / "upsampler_inpaint.safetensors"),
+        F.interpolate(pictures, scale_factor=4, mode="bicubic").clamp(-1, 1),
+        F.interpolate(masks, scale_factor=4),
+        captions,
+        low_res=low,
+        seeds=seeds,
+    )
+    known = pictures * masks
+    rows = [F.interpolate(v, (256, 256)) for v in (known, low)]
+    labels = [*map(_short, captions), *["64x64"] * count, *["256x256"] * count]
+    return sheet(torch.cat([*rows, high]), labels, count, 192)
+
+
+def upsample_sheet(folder: Path, sprites: Sprites, count: int = 5) -> Image.Image:
+    """Drawings never trained on: bicubic, the model, the true picture."""
+    pictures, captions = high_scenes(sprites, count)
+    low = F.avg_pool2d(pictures, 4)
+    model = load_model(folder / "upsampler.safetensors")
+    out = upsample(model, low, captions, seeds=list(range(count)))
+    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
+    labels = [*["bicubic"] * count, *["upsampler"] * count, *["true"] * count]
+    return sheet(torch.cat([bicubic, out, pictures]), labels, count, 256)
+
+
+def _short(caption: str) -> str:
+    """A caption that fits below its picture."""
+    return caption.replace(" background", "").replace(" on an ", " on ").replace(" on a ", " on ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the docs' sheets of the bundled models.")
+    parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
+    parser.add_argument("out", type=Path, help="folder for the PNGs")
+    parser.add_argument("--folder", type=Path, default=BUNDLED, help="where the models are")
+    parser.add_argument(
+        "--only", nargs="*", help="samples combinations memory clip inpaint upsampler"
+    )
+    arguments = parser.parse_args()
+    sprites = Sprites(arguments.store)
+    sheets = {
+        "samples": text_sheet,
+        "combinations": combination_sheet,
+        "memory": memory_sheet,
+        "clip": clip_sheet,
+        "inpaint": inpaint_sheet,
+        "upsampler": upsample_sheet,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, make in sheets.items():
+        if not arguments.only or name in arguments.only:
+            make(arguments.folder, sprites).save(arguments.out / f"{name}.png", optimize=True)
+            print(arguments.out / f"{name}.png", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Training pictures of the bundled models: drawings set on named backgrounds, and their captions.
+
+The store of drawings is built by `recipes.emoji.build_store`. A `Scene` says what is drawn; some
+combinations are never drawn for training (`vocabulary.held_out_*`), so that they can be asked for
+later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.data.types import Batch
+from glide_core.errors import GlideError
+from recipes.emoji.vocabulary import (
+    BACKGROUNDS,
+    PLACES,
+    STYLES,
+    SUBJECTS,
+    TEMPLATES,
+    TINTS,
+    fill,
+    held_out_background,
+    held_out_style,
+    held_out_tint,
+    with_article,
+)
+
+HIGH = 256  # side of the stored drawings
+LOW = 64
+FILL = 0.875  # share of its box that a drawing takes
+UNSEEN_BY_UPSAMPLERS = 10  # every tenth label
+
+# upper left corner of the half-size box, in quarters of the side
+_CORNERS = {"left": (1, 0), "right": (1, 2), "top": (0, 1), "bottom": (2, 1), "middle": (1, 1)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows; numbers are indices into `Sprites.subjects`, STYLES and so on."""
+
+    subjects: tuple[int, ...]  # one, or two side by side from left to right
+    background: int
+    style: int = 0
+    tint: int | None = None
+    place: str = ""  # "": the whole picture; "middle" or one of PLACES: half its size there
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training leaves this scene out."""
+        return any(
+            held_out_background(s, self.background)
+            or (self.style == 1 and held_out_style(s))
+            or (self.tint is not None and held_out_tint(s, self.tint))
+            for s in self.subjects
+        )
+
+
+class Sprites:
+    """The store, and pictures made from it. Everything random comes from the generator given."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise GlideError(
+                f"no training pictures at {path}: build the store first, as "
+                "`python -m recipes.emoji.build_store --help` says"
+            )
+        with np.load(path) as store:
+            self.rgba = torch.from_numpy(store["rgba"])  # [N, 256, 256, 4] uint8
+            self.labels = [str(v) for v in store["labels"]]
+            styles, names = store["styles"].tolist(), store["subjects"].tolist()
+        self.styles = [STYLES.index(s) for s in styles]
+        self.subjects = [s for s in SUBJECTS if s in set(names)]
+        self.colours = list(BACKGROUNDS)
+        self.palette = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1  # [10, 3]
+        self.rows = {  # (subject, style) -> row of the store
+            (self.subjects.index(name), style): row
+            for row, (name, style) in enumerate(zip(names, self.styles, strict=True))
+            if name
+        }
+
+    @cached_property
+    def unseen_by_upsamplers(self) -> list[int]:
+        """Rows of the drawings, in both styles, that no upsampler is trained on."""
+        unseen = set(sorted(set(self.labels))[3::UNSEEN_BY_UPSAMPLERS])
+        return [row for row, label in enumerate(self.labels) if label in unseen]
+
+    @cached_property
+    def seen_by_upsamplers(self) -> list[int]:
+        unseen = set(self.unseen_by_upsamplers)
+        return [row for row in range(len(self.labels)) if row not in unseen]
+
+    def layers(self, row: int, box: int, share: float = FILL) -> Tensor:
+        """A drawing in a box: [4, box, box], colour in [-1, 1] times alpha, then alpha.
+
+        share: of the box's side that the drawing takes.
+        """
+        rgba = self.rgba[row].permute(2, 0, 1).float()[None]
+        alpha = rgba[:, 3:] / 255
+        both = torch.cat([(rgba[:, :3] / 127.5 - 1) * alpha, alpha], dim=1)
+        inner = 2 * round(share * box / 2)
+        if inner != HIGH:
+            both = F.interpolate(both, (inner, inner), mode="bilinear", antialias=True)
+        pad = (box - inner) // 2
+        return F.pad(both, (pad, pad, pad, pad))[0]
+
+    @cached_property
+    def _low(self) -> dict[tuple[int, int], Tensor]:
+        """`layers` of the named drawings at the two sizes that 64x64 pictures need."""
+        boxes = (LOW, LOW // 2)
+        return {(row, box): self.layers(row, box) for row in self.rows.values() for box in boxes}
+
+    def has(self, scene: Scene) -> bool:
+        """Whether every drawing of the scene is in the store."""
+        return all((s, scene.style) in self.rows for s in scene.subjects)
+
+    def render(self, scene: Scene, side: int = LOW) -> Tensor:
+        """Draw a scene: [3, side, side] in [-1, 1]."""
+        canvas = torch.zeros(4, side, side)
+        whole = len(scene.subjects) == 1 and not scene.place
+        box = side if whole else side // 2
+        places = [scene.place or "whole"] if len(scene.subjects) == 1 else ["left", "right"]
+        for subject, place in zip(scene.subjects, places, strict=True):
+            row = self.rows[subject, scene.style]
+            layers = self._low[row, box] if side == LOW else self.layers(row, box)
+            if scene.tint is not None:
+                layers = tinted(layers, self.palette[self.colours.index(TINTS[scene.tint])])
+            top, left = (0, 0) if whole else (q * side // 4 for q in _CORNERS[place])
+            canvas[:, top : top + box, left : left + box] = layers
+        return over(canvas, self.palette[scene.background])
+
+    def caption(self, scene: Scene, rng: torch.Generator | None = None) -> str:
+        """Say what a scene shows: in the first template, or worded at random."""
+
+        def chance() -> float:
+            return 1.0 if rng is None else float(torch.rand((), generator=rng))
+
+        words = ["flat"] if scene.style == 1 else (["3d"] if chance() < 0.25 else [])
+        if scene.place:
+            words.append("small")
+        if scene.tint is not None:
+            words.append(TINTS[scene.tint])
+        nouns = [with_article(" ".join([*words, self.subjects[s]])) for s in scene.subjects]
+        if len(nouns) == 2:
+            if (relation := chance()) < 0.2:
+                subject = f"{nouns[0]} to the left of {nouns[1]}"
+            elif relation < 0.4:
+                subject = f"{nouns[1]} to the right of {nouns[0]}"
+            else:
+                subject = f"{nouns[0]} and {nouns[1]}"
+        else:
+            on = "at" if scene.place in ("top", "bottom") else "on"
+            where = f" {on} the {scene.place}" if scene.place in PLACES else ""
+            subject = nouns[0] + where
+        background = self.colours[scene.background]
+        if background == "white" and chance() < 0.4:
+            return subject  # no background named: white
+        pick = 0 if rng is None else int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
+        return fill(TEMPLATES[max(0, pick - 3)], subject, background)  # the first, half the time
+
+    def scene(self, rng: torch.Generator) -> Scene:
+        """A random scene that training may show: mostly one subject that fills the picture."""
+        while True:
+            kind, tint = torch.rand(2, generator=rng).tolist()
+            a, b = torch.randint(len(self.subjects), (2,), generator=rng).tolist()
+            background, colour, style, place = (
+                int(torch.randint(n, (), generator=rng))
+                for n in (len(self.colours), len(TINTS), len(STYLES), len(PLACES) + 1)
+            )
+            found = Scene((a,), background, style)
+            if kind < 0.07:
+                found = Scene((a, b), background, style)
+            elif kind < 0.17:
+                where = (*PLACES, "middle")[place]
+                found = Scene((a,), background, style, place=where)
+            elif tint < 0.12:
+                found = Scene((a,), background, style, tint=colour)
+            same = found.tint is not None and TINTS[colour] == self.colours[background]
+            twice = a == b and len(found.subjects) == 2
+            if not (same or twice or found.held_out) and self.has(found):
+                return found
+
+    def batch(
+        self,
+        rng: torch.Generator,
+        size: int,
+        *,
+        side: int,
+        crop: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        """See `Source`. Beyond 64 pixels: any drawing of the store, named or not."""
+        pictures: list[Tensor] = []
+        captions: list[str] = []
+        scenes: set[Scene] = set()
+        while len(pictures) < size:
+            if side > LOW:
+                picture, caption = self._high(rng, side)
+            else:
+                scene = self.scene(rng)
+                if distinct and scene in scenes:
+                    continue
+                scenes.add(scene)
+                picture, caption = self.render(scene, side), self.caption(scene, rng)
+            if crop is not None:
+                room = (side - crop) // 4 + 1
+                y, x = (4 * v for v in torch.randint(room, (2,), generator=rng).tolist())
+                picture = picture[:, y : y + crop, x : x + crop]
+            pictures.append(picture)
+            captions.append(caption)
+        return Batch(torch.stack(pictures), captions)
+
+    def _high(self, rng: torch.Generator, side: int) -> tuple[Tensor, str]:
+        pool = self.seen_by_upsamplers
+        row = pool[int(torch.randint(len(pool), (), generator=rng))]
+        colour = int(torch.randint(len(self.colours), (), generator=rng))
+        share = float(torch.rand((), generator=rng)) * 0.45 + 0.5
+        noun = ("flat " if self.styles[row] == 1 else "") + self.labels[row].lower()
+        picture = over(self.layers(row, side, share), self.palette[colour])
+        return picture, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
+
+
+def over(layers: Tensor, background: Tensor) -> Tensor:
+    """Layers [..., 4, H, W] over a flat colour [..., 3] in [-1, 1] -> [..., 3, H, W]."""
+    colour, alpha = layers[..., :3, :, :], layers[..., 3:, :, :]
+    return colour + (1 - alpha) * background[..., None, None]
+
+
+def tinted(layers: Tensor, tint: Tensor) -> Tensor:
+    """Layers [4, H, W] recoloured: the drawing's lightness in one hue, dark to light."""
+    alpha = layers[3:]
+    colour = (layers[:3] / alpha.clamp(min=1e-3) + 1) / 2
+    light = colour.mean(dim=0, keepdim=True)
+    hue = ((tint + 1) / 2)[:, None, None]
+    dark, bright = 2 * light * hue, hue + (2 * light - 1) * (1 - hue)
+    mixed = 0.85 * torch.where(light < 0.5, dark, bright) + 0.15 * colour
+    return torch.cat([(2 * mixed - 1) * alpha, alpha])
