@@ -1,7 +1,8 @@
-"""Check this code against recorded outputs of OpenAI's: the engine of `glide verify DIR`."""
+"""Check this code against recorded outputs of OpenAI's: `python tests/golden/verify.py DIR`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -231,3 +232,9 @@ _FILES: dict[str, Callable[[Any], list[Comparison]]] = {
     "tokens_clip_simple": _check_tokens("clip-bpe"),
     "respacing": _check_respacing,
 }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tests/golden/verify.py DIR")
+    sys.exit(main(sys.argv[1]))
