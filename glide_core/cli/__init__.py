@@ -110,7 +110,3 @@ def _warnings_shown() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-
-
-if __name__ == "__main__":
-    sys.exit(main())
