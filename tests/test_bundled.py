@@ -38,7 +38,7 @@ FAST = SamplerConfig(steps=15)
 @pytest.fixture(scope="module")
 def drawings() -> Tensor:
     """Every fourth subject at 64x64 as trained on, [65, 4, 64, 64]: colour in [-1, 1], alpha in
-    0..1. tests/data/make_subjects.py wrote it."""
+    0..1. recipes/emoji/make_atlas.py writes it."""
     atlas = Image.open(Path(__file__).parent / "data" / "subjects.png")
     rgba = torch.from_numpy(np.array(atlas)).float()
     tiles = rgba.view(5, 64, 13, 64, 4).permute(0, 2, 4, 1, 3).reshape(65, 4, 64, 64)

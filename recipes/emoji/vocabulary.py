@@ -73,7 +73,8 @@ TEMPLATES = (
 
 
 def article(noun: str) -> str:
-    return "an" if noun[0] in "aeio" else "a"
+    """The indefinite article by sound: "an umbrella", "a unicorn"."""
+    return "an" if noun[0] in "aeio" or noun.startswith("umbrella") else "a"
 
 
 _NO_ARTICLE = (

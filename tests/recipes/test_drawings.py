@@ -145,5 +145,13 @@ def test_true_drawings_score_full_marks_and_others_do_not(sprites: Sprites) -> N
 
 
 def test_a_missing_store_says_how_to_build_it(tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match=r"glide_core\.training\.store"):
+    with pytest.raises(GlideError, match=r"recipes\.emoji\.build_store"):
         Sprites(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("noun", "phrase"),
+    [("umbrella", "an umbrella"), ("unicorn", "a unicorn"), ("owl", "an owl"), ("jeans", "jeans")],
+)
+def test_articles_follow_the_sound_of_the_noun(noun: str, phrase: str) -> None:
+    assert with_article(noun) == phrase

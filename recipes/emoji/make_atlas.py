@@ -1,6 +1,6 @@
-"""Write subjects.png, the drawings that tests/test_bundled.py compares with:
+"""Write tests/data/subjects.png, the drawings that tests/test_bundled.py compares with:
 
-    python tests/data/make_subjects.py STORE.npz
+    python -m recipes.emoji.make_atlas STORE.npz
 
 Every fourth subject of the vocabulary in the 3d style at 64x64, 13 to a row, colour and alpha.
 """
@@ -32,7 +32,7 @@ def main() -> None:
     grid[: len(tiles)] = torch.stack(tiles).clamp(0, 1)
     grid = grid.view(rows, COLUMNS, 4, LOW, LOW).permute(0, 3, 1, 4, 2)
     pixels = (grid.reshape(rows * LOW, COLUMNS * LOW, 4) * 255).round().byte().numpy()
-    out = Path(__file__).with_name("subjects.png")
+    out = Path("tests/data/subjects.png")
     Image.fromarray(np.ascontiguousarray(pixels), "RGBA").save(out, optimize=True)
     print(out, len(tiles), "drawings")
 

@@ -1,0 +1,66 @@
+"""Copy trained weights into the package: `python -m recipes.emoji.publish FOLDER [NAME ...]`.
+
+Each file gets the list of words that its captions used (`glide_vocabulary` in its metadata), and
+the catalogue its new size and hash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from glide_core.checkpoints import catalog
+from recipes.emoji.vocabulary import BACKGROUNDS, PLACES, STYLES, SUBJECTS, TINTS
+
+VOCABULARY = {
+    "subjects": list(SUBJECTS),
+    "backgrounds": list(BACKGROUNDS),
+    "styles": list(STYLES),
+    "tints": list(TINTS),
+    "places": list(PLACES),
+}
+
+
+def publish(source: Path, target: Path) -> None:
+    """Write `source` to `target` with the vocabulary in its metadata."""
+    with safe_open(source, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    metadata["glide_vocabulary"] = json.dumps(VOCABULARY)
+    save_file(load_file(source), target, dict(sorted(metadata.items())))
+    target.chmod(0o644)
+
+
+def update_catalog(text: str, filename: str, size: int, sha256: str) -> str:
+    """Replace the hash and size of one entry in the catalogue's source text."""
+    pattern = rf'("{re.escape(filename)}",.*?sha256=")[0-9a-f]{{64}}(",\s*size=)[\d_]+'
+    new, count = re.subn(pattern, rf"\g<1>{sha256}\g<2>{size:_}", text, count=1, flags=re.DOTALL)
+    if not count:
+        raise SystemExit(f"{filename} has no entry with a hash in {catalog.__file__}")
+    return new
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Copy trained weights into the package.")
+    parser.add_argument("folder", type=Path, help="where base.safetensors and the others are")
+    parser.add_argument("names", nargs="*", help="base inpaint upsampler ... (default: all)")
+    arguments = parser.parse_args()
+    source = Path(catalog.__file__)
+    for path in sorted(arguments.folder.glob("*.safetensors")):
+        if arguments.names and path.stem not in arguments.names:
+            continue
+        target = catalog.BUNDLED / path.name
+        publish(path, target)
+        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+        text = update_catalog(source.read_text(), path.name, target.stat().st_size, sha256)
+        source.write_text(text)
+        print(f"{target}: {target.stat().st_size:,} bytes, sha256 {sha256}")
+
+
+if __name__ == "__main__":
+    main()
