@@ -1,0 +1,41 @@
+"""The numbers that recipes/emoji/score.py reports, on images whose value is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recipes.emoji.publish import update_catalog
+from recipes.emoji.score import SCORES, corner_flatness, main, rms
+
+
+def test_rms_is_averaged_over_images_not_over_pixels() -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    drawings = torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.5)])
+    assert rms(images, drawings) == pytest.approx(0.25)
+
+
+def test_a_flat_corner_has_no_noise_and_a_checkerboard_is_all_lattice() -> None:
+    flat = torch.full((1, 3, 64, 64), 0.3)
+    assert corner_flatness(flat, 8) == {"std": 0.0, "lattice": 0.0}
+    board = flat.clone()
+    board[..., ::2, ::2] += 1 / 127.5  # one 8-bit level
+    measured = corner_flatness(board, 8)
+    assert measured["lattice"] == pytest.approx(0.5, abs=1e-3)
+    assert measured["std"] == pytest.approx(0.436, abs=1e-2)
+
+
+def test_publishing_replaces_the_hash_and_size_of_one_entry() -> None:
+    entry = '    "{0}",\n    sha256="' + "0" * 64 + '",\n    size=1_000,\n'
+    text = entry.format("a.safetensors") + entry.format("b.safetensors")
+    changed = update_catalog(text, "b.safetensors", 1_234_567, "f" * 64)
+    assert changed.startswith(entry.format("a.safetensors"))
+    assert "f" * 64 in changed and "size=1_234_567" in changed
+    with pytest.raises(SystemExit, match=r"c\.safetensors"):
+        update_catalog(text, "c.safetensors", 1, "f" * 64)
+
+
+def test_help_lists_the_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert all(name in capsys.readouterr().out for name in SCORES)
