@@ -315,7 +315,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=BUNDLED, help="where the models are")
     parser.add_argument("--count", type=int, default=100, help="samples of the base model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    parser.add_argument("--only", nargs="*", help=" ".join(SCORES))
+    parser.add_argument("--only", nargs="*", choices=SCORES, help="which scores (default: all)")
     arguments = parser.parse_args(given)
     sprites, folder, count = Sprites(arguments.store), arguments.folder, arguments.count
     wanted = [name for name in SCORES if not arguments.only or name in arguments.only]
