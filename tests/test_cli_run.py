@@ -1,4 +1,4 @@
-"""`glide run`: workflows that cannot run write nothing; core nodes mean what they do in ComfyUI."""
+"""`glide run`: workflows that cannot run write nothing; built-in nodes work as in ComfyUI."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "[" * 50000, "1" * 5000, '{"1": {"class_type": "Nope", "inputs": {}}}']
+    ("text", "words"),
+    [
+        ("{", "Expected"),
+        ("[]", "Expected"),
+        ("[" * 50000, "Expected"),
+        ("1" * 5000, "Expected"),
+        ('{"1": {"class_type": "Nope", "inputs": {}}}', "unknown nodes: node 1"),
+    ],
 )
 def test_a_malformed_workflow_writes_nothing(
-    text: str, out: Path, capsys: pytest.CaptureFixture[str]
+    text: str, words: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "workflow.json"
     path.write_text(text)
     assert run(path, "--out", out) == 1
-    assert "Expected" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_a_picture_the_workflow_needs_is_looked_for_before_anything_runs(
+def test_an_image_the_workflow_needs_is_looked_for_before_anything_runs(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "workflow.json"
@@ -39,13 +46,13 @@ def test_a_picture_the_workflow_needs_is_looked_for_before_anything_runs(
     path.write_text(json.dumps(nodes))
     assert run(path, "--out", out) == 1
     said = capsys.readouterr().err
-    assert "node 1 (LoadImage), input 'image'" in said and "no picture 'none.png'" in said
+    assert "node 1 (LoadImage), input 'image'" in said and "no image 'none.png'" in said
     Image.new("RGB", (8, 6), "red").save(out.parent / "none.png")
     assert run(path, "--out", out) == 0
     assert Image.open(out / "a_00001_.png").size == (8, 6)
 
 
-def test_core_nodes_mean_here_what_they_mean_in_comfyui(out: Path) -> None:
+def test_built_in_nodes_work_as_in_comfyui(out: Path) -> None:
     """EmptyLatentImage counts SD pixels (256 is 32), CLIPTextEncode and the VAE take ours."""
     sampler = {"seed": 1, "steps": 2, "sampler_name": "ddim", "cfg": 2.0}
     nodes = {
@@ -91,3 +98,20 @@ def test_a_prefix_cannot_lead_out_of_the_folder(
     said = capsys.readouterr().err
     assert "leads out of" in said or "cannot be written" in said
     assert not list(out.parent.rglob("*_.png"))
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_loader_accepts_the_path_of_any_file(
+    relative: bool, out: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = out.parent / "runs" / "mine" / "base.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes((model_folder / "tiny_base.safetensors").read_bytes())
+    monkeypatch.chdir(out.parent)
+    example = Path(__file__).parents[1] / "example_workflows" / "text_to_image.json"
+    name = "runs/mine/base.safetensors" if relative else str(mine)
+    changes = [f"GlideLoader.checkpoint={name}", "GlideSampler.steps=1", "GlideUpsample.steps=1"]
+    changes.append("GlideUpsamplerLoader.checkpoint=tiny_upsampler.safetensors")
+    settings = [word for change in changes for word in ("--set", change)]
+    assert run(example, "--out", out, "--quiet", *settings) == 0
+    assert list(out.glob("*.png"))

@@ -25,7 +25,7 @@ KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")
 
 def types_in_files() -> set[str]:
     """Every type of node in our workflows and blueprints, but ours and those of the editor."""
-    from glide_pack.nodes.host.standalone.ui_format import DRAWN_ONLY
+    from glide_pack.nodes.host.standalone.ui_format import NOTES
 
     found: set[str] = set()
     for folder in ("example_workflows", "subgraphs"):
@@ -35,7 +35,7 @@ def types_in_files() -> set[str]:
             types = {node["type"] for graph in (data, *inner) for node in graph["nodes"]}
             found |= types - {graph["id"] for graph in inner}
     return {name for name in found if not name.startswith("Glide")} - {
-        *DRAWN_ONLY,
+        *NOTES,
         "Reroute",
         "PrimitiveNode",
     }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS
 from glide_pack.nodes.host.standalone.execute import Place, schemas
-from glide_pack.nodes.host.standalone.ui_format import DRAWN_ONLY
+from glide_pack.nodes.host.standalone.ui_format import NOTES
 from PIL import Image
 
 from glide_core import io
@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def foreign_types(path: Path) -> set[str]:
     """Nodes that only ComfyUI has."""
-    known = schemas(NODE_CLASS_MAPPINGS, {}, Place((), Path())).keys() | set(DRAWN_ONLY)
+    known = schemas(NODE_CLASS_MAPPINGS, {}, Place((), Path())).keys() | set(NOTES)
     return {node["type"] for node in load(path)["nodes"]} - known
 
 
@@ -86,7 +86,7 @@ def test_what_needs_core_nodes_is_sent_to_comfyui(
     assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
     told = capsys.readouterr().err
     assert all(f"is of type {name}" in told for name in foreign)
-    assert "Run it in ComfyUI" in told
+    assert "--server URL" in told
     assert list(tmp_path.iterdir()) == []
 
 

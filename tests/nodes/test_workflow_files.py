@@ -81,7 +81,7 @@ def test_there_are_examples_to_check() -> None:
 def test_every_node_is_known(path: Path) -> None:
     inner = definitions(path)
     types = {node["type"] for level in levels(path) for node in level.nodes}
-    unknown = types - SCHEMAS.keys() - inner.keys() - set(ui_format.DRAWN_ONLY)
+    unknown = types - SCHEMAS.keys() - inner.keys() - set(ui_format.NOTES)
     assert not unknown, "misspelt, or a core node to record: tests/comfyui/core_record.py"
 
 

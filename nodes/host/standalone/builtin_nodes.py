@@ -1,7 +1,7 @@
-"""Stand-ins for the few core nodes that our workflows need when ComfyUI is not there.
+"""Stand-ins for the built-in nodes that the example workflows need outside ComfyUI.
 
-They take and give what ComfyUI's do, down to the order of widgets, so that a workflow means the
-same in both. `Place` says where pictures are read and written.
+Inputs, outputs and the order of widgets are ComfyUI's. `Place` says where images are read and
+written.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from glide_core.errors import GlideError
 
 from .. import current
 from ..files import is_file
-from .core_masks import MASK_NODES
+from .builtin_masks import MASK_NODES
+from .graph import shown
 
-PER_LATENT_PIXEL = 8  # core nodes count pixels of an SD picture: 512 there is 64 here
+PER_LATENT_PIXEL = 8  # built-in nodes count pixels of an SD image: 512 there is 64 here
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Place:
     written: list[Path] = field(default_factory=list)
 
     def find(self, name: str) -> Path:
-        """Resolve a picture's name; "photo.png [input]", as ComfyUI writes it, is photo.io."""
+        """Resolve an image's name; "photo.png [input]", as ComfyUI writes it, is photo.png."""
         plain = name.rsplit(" [", 1)[0] if name.endswith("]") else name
         for folder in self.inputs:
             path = folder / plain  # an absolute name stays as it is
@@ -37,7 +38,7 @@ class Place:
                 return path
         places = ", ".join(str(folder) for folder in self.inputs)
         raise GlideError(
-            f"there is no picture {plain!r}. Expected it in one of: {places}. Put it there, or "
+            f"there is no image {shown(plain)}. Expected it in one of: {places}. Put it there, or "
             "name another with --set LoadImage.image=PATH."
         )
 
@@ -47,9 +48,9 @@ class _Placed:
         self.place = place
 
 
-class _ReadsPicture(_Placed):
+class _ReadsImage(_Placed):
     def problem(self, image: Any) -> str | bool:
-        """What VALIDATE_INPUTS of the real node says; it needs the place, so it has none here."""
+        """Answer as VALIDATE_INPUTS of the real node; an instance method, as it needs the place."""
         if isinstance(image, str):
             try:
                 self.place.find(image)
@@ -58,8 +59,8 @@ class _ReadsPicture(_Placed):
         return True
 
 
-class LoadImage(_ReadsPicture):
-    """As ComfyUI's, but that what is transparent becomes white, not what colour lay under it."""
+class LoadImage(_ReadsImage):
+    """As ComfyUI's, except that transparent pixels become white, not the colour below them."""
 
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
@@ -75,7 +76,7 @@ class LoadImage(_ReadsPicture):
         return load_image(path), load_channel(path, "alpha")
 
 
-class LoadImageMask(_ReadsPicture):
+class LoadImageMask(_ReadsImage):
     FUNCTION = "load"
     RETURN_TYPES = ("MASK",)
 
@@ -109,13 +110,14 @@ class SaveImage(_Placed):
         from glide_core import io
         from glide_core.images import from_comfy, to_pil
 
-        pictures = to_pil(from_comfy(images))
-        self.place.written += io.save(pictures, self.place.out, filename_prefix, self.place.text)
+        self.place.written += io.save(
+            to_pil(from_comfy(images)), self.place.out, filename_prefix, self.place.text
+        )
         return ()
 
 
 class PreviewImage(SaveImage):
-    """ComfyUI shows it and forgets it; with no window to show it in, it is written as preview_."""
+    """ComfyUI shows the image; here it is written as preview_00001_.png."""
 
     FUNCTION = "preview"
 
@@ -140,7 +142,7 @@ class CLIPTextEncode(_Placed):
 
 
 class EmptyLatentImage(_Placed):
-    """Its pixels are an SD picture's: 512 means 64 here, exactly as in ComfyUI."""
+    """Its pixels are those of an SD image: 512 means 64 here, exactly as in ComfyUI."""
 
     FUNCTION = "generate"
     RETURN_TYPES = ("LATENT",)

@@ -9,32 +9,28 @@ from typing import Any
 
 from glide_core.errors import GlideError
 
-from .graph import Graph, Link, Node
+from .graph import Graph, Link, Node, plain, shown
 from .schema import InputSpec, NodeSchema
+
+MAX_LISTED = 20  # problems in one message
 
 
 def check(graph: Graph, schemas: Mapping[str, NodeSchema]) -> tuple[Graph, list[str]]:
-    """Give the graph with its values in their types, and the nodes whose output is the aim.
+    """Return the graph with values converted to their types, and the ids of its output nodes.
 
     GlideError lists every problem at once, each with the node and the input it is about.
     """
-    unknown = [node for node in graph.nodes.values() if node.class_type not in schemas]
-    outputs = [
-        node.id
-        for node in graph.nodes.values()
-        if node.class_type in schemas and schemas[node.class_type].output_node
-    ]
-    if unknown:
-        names = "; ".join(f"{node.label} is of type {node.class_type}" for node in unknown)
-        raise GlideError(
-            f"`glide run` does not have every node of this workflow: {names}. Expected this "
-            "pack's nodes and the few core nodes around them. Run it in ComfyUI, or send it to a "
-            "running one with --server URL."
-        )
+    check_known(
+        graph,
+        schemas,
+        "`glide run` has this pack's nodes and a few of ComfyUI's built-in ones. Run the workflow "
+        "in ComfyUI, or send it to a running one with --server URL.",
+    )
+    outputs = [node.id for node in graph.nodes.values() if schemas[node.class_type].output_node]
     if not outputs:
         raise GlideError(
-            "the workflow saves nothing: it has no output node. Expected at least one SaveImage "
-            "or PreviewImage that is not muted. Add one."
+            "the workflow has no output node. Expected at least one SaveImage or PreviewImage that "
+            "is not muted."
         )
     problems: list[str] = []
     nodes = dict(graph.nodes)
@@ -44,10 +40,18 @@ def check(graph: Graph, schemas: Mapping[str, NodeSchema]) -> tuple[Graph, list[
         nodes[key] = replace(node, inputs=values)
         problems += found
     if problems:
-        raise GlideError(
-            "the workflow cannot run, and nothing was written:\n  " + "\n  ".join(problems)
-        )
+        raise GlideError("the workflow cannot run:\n  " + "\n  ".join(problems[:MAX_LISTED]))
     return replace(graph, nodes=nodes), outputs
+
+
+def check_known(graph: Graph, schemas: Mapping[str, NodeSchema], hint: str) -> None:
+    """Refuse node types that are not among the schemas, naming them."""
+    unknown = [node for node in graph.nodes.values() if node.class_type not in schemas]
+    if unknown:
+        names = "; ".join(
+            f"{node.label} is of type {plain(node.class_type)}" for node in unknown[:MAX_LISTED]
+        )
+        raise GlideError(f"unknown nodes: {names}. {hint}")
 
 
 def _check_node(
@@ -62,9 +66,7 @@ def _check_node(
                 values[spec.name] = spec.options["default"]
             elif spec.required:
                 why = f" ({node.cut[spec.name]})" if spec.name in node.cut else ""
-                problems.append(
-                    f"{where}: required, but nothing arrives{why}. Connect {spec.type}."
-                )
+                problems.append(f"{where}: required, but not connected{why}. Connect {spec.type}.")
             continue
         value = values[spec.name]
         if isinstance(value, Link):
@@ -82,7 +84,7 @@ def _check_node(
         answer = schema.validate(**known)
         if answer is not True:
             names = ", ".join(f"'{name}'" for name in known)
-            problems.append(f"{node.label}, input {names}: {answer}")
+            problems.append(f"{node.label}, input {names}: {plain(answer, 500)}")
     return values, problems
 
 
@@ -91,9 +93,7 @@ def _link_problem(
 ) -> str | None:
     source = graph.nodes.get(link.node)
     if source is None:
-        return (
-            f"it is connected to node {link.node}, which is not in the workflow. Connect it again."
-        )
+        return f"connected to node {plain(link.node)}, which is not in the workflow."
     outputs = schemas[source.class_type].outputs
     if not 0 <= link.slot < len(outputs):
         return (
@@ -108,35 +108,38 @@ def _link_problem(
 
 
 def _value(value: Any, spec: InputSpec, node_checks: bool) -> tuple[Any, str | None]:
-    """Convert as ComfyUI does and check range or choice; give the value and what is wrong."""
+    """Convert as ComfyUI does and check range or choice; return the value and the problem."""
     try:
         if spec.type == "INT":
             value = int(value)
         elif spec.type == "FLOAT":
             value = float(value)
-            if math.isnan(value):
+            if not math.isfinite(value):
                 raise ValueError
         elif spec.type == "STRING":
             value = str(value)
         elif spec.type == "BOOLEAN":
             value = _boolean(value)
         elif spec.type != "COMBO":
-            return value, f"{value!r} is not a connection. Expected {spec.type} from another node."
+            return (
+                value,
+                f"{shown(value)} is not a connection. Expected {spec.type} from another node.",
+            )
     except (TypeError, ValueError, OverflowError):
-        return value, f"{value!r} is not a {spec.type}. Type one in."
+        return value, f"{shown(value)} is not a {spec.type}. Enter one."
     if spec.type == "COMBO" and type(value) not in {str, *map(type, spec.choices or ())}:
-        return value, f"{value!r} is not a choice. Expected one of the widget's entries."
+        return value, f"{shown(value)} is not a choice. Expected one of the widget's entries."
     if node_checks:
         return value, None
     low, high = spec.options.get("min"), spec.options.get("max")
     if spec.type in ("INT", "FLOAT"):
         if low is not None and value < low:
-            return value, f"{value} is too small. Expected {low} or more."
+            return value, f"{shown(value)} is too small. Expected {low} or more."
         if high is not None and value > high:
-            return value, f"{value} is too large. Expected {high} or less."
+            return value, f"{shown(value)} is too large. Expected {high} or less."
     if spec.type == "COMBO" and spec.choices is not None and value not in spec.choices:
-        known = ", ".join(repr(choice) for choice in spec.choices[:20]) or "nothing (none found)"
-        return value, f"{value!r} is not a choice. Expected one of: {known}."
+        known = ", ".join(shown(choice) for choice in spec.choices[:20]) or "nothing (none found)"
+        return value, f"{shown(value)} is not a choice. Expected one of: {known}."
     return value, None
 
 

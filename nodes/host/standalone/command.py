@@ -1,4 +1,4 @@
-"""`glide run`: a ComfyUI workflow, here or on a server."""
+"""`glide run`: run a ComfyUI workflow, here or on a ComfyUI server."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from glide_core import io
 from glide_core.cli import options
 
-from . import check, overrides, workflow
+from . import check, workflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run a workflow that ComfyUI saved: its UI format or its API format. Here it can hold this "
-        "pack's nodes and LoadImage, LoadImageMask, SaveImage, PreviewImage, CLIPTextEncode, "
-        "EmptyLatentImage, VAEDecode, VAEEncode; with --server, whatever the server has."
+        "Run a workflow that ComfyUI saved, in its UI format or its API format. Without --server "
+        "it may hold this pack's nodes and the built-in nodes of the example workflows; with "
+        "--server, every node that the server has."
     )
     parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
     parser.add_argument(
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a widget; NODE is an id, a title or a class: GlideSampler.seed=7",
     )
     parser.add_argument(
-        "--server", metavar="URL", help="run it in this ComfyUI, for example http://127.0.0.1:8188"
+        "--server",
+        metavar="URL",
+        help="run it on this ComfyUI server, for example http://127.0.0.1:8188",
     )
     options.add_output(parser)
     options.add_device(parser)
@@ -56,7 +58,7 @@ def _here(data: Any, arguments: argparse.Namespace) -> list[Path]:
     with using(here):
         pack = NODE_CLASS_MAPPINGS
         schemas = execute.schemas(pack, NODE_DISPLAY_NAME_MAPPINGS, place)
-        graph = overrides.apply(workflow.read(data, schemas), arguments.set, schemas)
+        graph = workflow.set_widgets(workflow.read(data, schemas), arguments.set, schemas)
         graph, wanted = check.check(graph, schemas)
         place.text["prompt"] = graph.to_api()
         if graph.ui is not None:
@@ -70,7 +72,7 @@ def _on_server(data: Any, arguments: argparse.Namespace) -> list[Path]:
 
     server = Server(arguments.server)
     schemas = server.schemas()
-    graph = overrides.apply(workflow.read(data, schemas), arguments.set, schemas)
+    graph = workflow.set_widgets(workflow.read(data, schemas), arguments.set, schemas)
     prompt_id = server.submit(graph)
 
     def report(state: str) -> None:

@@ -1,4 +1,4 @@
-"""Running a checked workflow graph here: each node once, sources first, values freed when used."""
+"""Run a checked workflow graph: each node once, values freed after their last use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .builtin_nodes import CORE_NODES, Place
 from .graph import Graph, Link, Node
 from .schema import NodeSchema, from_class
 
-Report = Callable[[str], None]  # told of each node, by its label, before it runs
+Report = Callable[[str], None]  # called with each node's label before it runs
 
 
 def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -> dict[str, Any]:
-    """What every node that can run here takes and gives."""
+    """Return the inputs and outputs of every node that can run here, by type."""
     found: dict[str, NodeSchema] = {}
     for name, (core, title) in CORE_NODES.items():
         schema = from_class(name, core, title)
@@ -38,7 +38,7 @@ def execute(
     place: Place,
     report: Report = lambda label: None,
 ) -> list[Path]:
-    """Run what the wanted nodes need and give the files written; errors name the node."""
+    """Run what the wanted nodes need and return the files written; errors name the node."""
     import torch
 
     order = graph.order(wanted)

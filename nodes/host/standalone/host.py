@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,7 @@ log = logging.getLogger("glide")
 
 @dataclass(frozen=True)
 class StandaloneModel:
-    """MODEL: one GLIDE model on its device, and the CLIPs that pull at it."""
+    """MODEL: one GLIDE model on its device, and its CLIP guidance."""
 
     model: GlideModel
     guides: tuple[ClipGuide, ...] = ()
@@ -49,14 +50,14 @@ class StandaloneModel:
 
 @dataclass(frozen=True)
 class StandaloneClip:
-    """CLIP: what it takes to read a prompt. Each MODEL encodes the tokens with its own tower."""
+    """CLIP: the configuration for tokenizing a prompt. Each MODEL has its own text encoder."""
 
     config: GlideConfig
 
 
 @dataclass(frozen=True)
 class PixelVae:
-    """VAE: GLIDE works on pixels, so that only the range of values and the layout change."""
+    """VAE: GLIDE works on pixels; only the range of values and the layout change."""
 
     def decode(self, samples: Tensor) -> Tensor:
         from glide_core import images
@@ -71,7 +72,7 @@ class PixelVae:
 
 @dataclass(frozen=True)
 class StandaloneHost:
-    """See `Host`. device, dtype: "auto", or what torch calls them; folders: of model files."""
+    """See `Host`. device, dtype: "auto" or torch's names; folders: of model files."""
 
     device: str = "auto"
     dtype: str = "auto"  # for loaders set to "auto"
@@ -83,7 +84,17 @@ class StandaloneHost:
         return files.bundled_names(purposes) + files.folder_names(self.folders)
 
     def checkpoint_path(self, name: str) -> Path:
-        return files.bundled_path(name) or files.folder_path(name, self.folders)
+        """Resolve a listed name, or the path of a file anywhere, as --model does."""
+        bundled = files.bundled_path(name)
+        if bundled is not None:
+            return bundled
+        try:
+            return files.folder_path(name, self.folders)
+        except GlideError:
+            path = Path(os.path.expanduser(name))
+            if files.is_file(path):
+                return path
+            raise
 
     def load_base(self, path: Path, dtype: str) -> tuple[StandaloneModel, StandaloneClip, PixelVae]:
         model = self._load(path, dtype, ("base", "inpaint"))
@@ -136,9 +147,7 @@ class StandaloneHost:
         from glide_core.tokenizer import get_tokenizer
 
         if not isinstance(clip, StandaloneClip):
-            raise GlideError(
-                "the CLIP is not GLIDE's. Expected the CLIP output of GLIDE Loader. Connect it."
-            )
+            raise GlideError("the CLIP is not GLIDE's. Connect the CLIP output of GLIDE Loader.")
         config = clip.config
         tokens = get_tokenizer(config.tokenizer).encode(text, config.text.context_length)
         if tokens.truncated:
@@ -150,7 +159,7 @@ class StandaloneHost:
                 text,
             )
         # No features: outside ComfyUI only our own nodes read a CONDITIONING, and every model
-        # encodes the ids with its own tower, once.
+        # encodes the ids with its own text encoder, once.
         states = torch.zeros(1, 0, config.text.width)
         extras = {
             GLIDE_TEXT: text,

@@ -1,4 +1,4 @@
-"""What a node takes and gives, from a V1 class or from a ComfyUI server's /object_info."""
+"""Inputs and outputs of a node, from a V1 class or from a ComfyUI server's /object_info."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InputSpec:
 
     @property
     def is_widget(self) -> bool:
-        """Whether the frontend draws a widget for it, whose value is in `widgets_values`."""
+        """Whether the frontend shows a widget for it, whose value is in `widgets_values`."""
         return self.type in WIDGET_TYPES and not self.options.get("forceInput", False)
 
     @property
@@ -42,7 +42,7 @@ class NodeSchema:
     output_node: bool = False
     hidden: Mapping[str, str] | None = None
     validate: Callable[..., Any] | None = None  # V1's VALIDATE_INPUTS
-    validated: frozenset[str] = frozenset()  # what it names: ComfyUI then skips its own checks
+    validated: frozenset[str] = frozenset()  # its parameters: ComfyUI skips its own checks
 
     def input(self, name: str) -> InputSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)
@@ -53,22 +53,30 @@ class NodeSchema:
 
 
 def _input(name: str, declared: Any, required: bool) -> InputSpec:
-    """Read one INPUT_TYPES entry: (type,), (type, options), ([choices], options)."""
-    kind = declared[0] if isinstance(declared, (list, tuple)) else declared
-    extra = declared[1] if isinstance(declared, (list, tuple)) and len(declared) > 1 else {}
+    """Read one INPUT_TYPES entry: (type,), (type, options), ([choices], options).
+
+    A server may send anything: what is not of that form becomes an input without choices.
+    """
+    parts = declared if isinstance(declared, (list, tuple)) and declared else [declared]
+    kind = parts[0]
+    extra = parts[1] if len(parts) > 1 else {}
     options: Mapping[str, Any] = extra if isinstance(extra, Mapping) else {}
     if isinstance(kind, (list, tuple)):
         return InputSpec(name, "COMBO", options, required, tuple(kind))
     if kind == "COMBO":  # the newer form, with the choices among the options
-        return InputSpec(name, "COMBO", options, required, tuple(options.get("options", ())))
+        choices = options.get("options")
+        known = tuple(choices) if isinstance(choices, (list, tuple)) else ()
+        return InputSpec(name, "COMBO", options, required, known)
     return InputSpec(name, str(kind), options, required)
 
 
-def _inputs(declared: Mapping[str, Any]) -> tuple[InputSpec, ...]:
+def _inputs(declared: Any) -> tuple[InputSpec, ...]:
+    groups = declared if isinstance(declared, Mapping) else {}
     return tuple(
-        _input(name, entry, group == "required")
+        _input(str(name), entry, group == "required")
         for group in ("required", "optional")
-        for name, entry in (declared.get(group) or {}).items()
+        if isinstance(groups.get(group), Mapping)
+        for name, entry in groups[group].items()
     )
 
 
@@ -90,17 +98,20 @@ def from_class(class_type: str, node: Any, title: str = "") -> NodeSchema:
 
 
 def from_object_info(info: Mapping[str, Any]) -> dict[str, NodeSchema]:
-    """Read a ComfyUI server's /object_info."""
+    """Read a ComfyUI server's /object_info; entries that are not nodes are left out."""
     return {
         class_type: NodeSchema(
             class_type=class_type,
             title=str(entry.get("display_name") or class_type),
-            inputs=_inputs(entry.get("input") or {}),
-            outputs=tuple(
-                kind if isinstance(kind, str) else "COMBO" for kind in entry.get("output") or ()
-            ),
+            inputs=_inputs(entry.get("input")),
+            outputs=_outputs(entry.get("output")),
             output_node=bool(entry.get("output_node", False)),
         )
         for class_type, entry in info.items()
         if isinstance(entry, Mapping)
     }
+
+
+def _outputs(declared: Any) -> tuple[str, ...]:
+    kinds = declared if isinstance(declared, (list, tuple)) else ()
+    return tuple(kind if isinstance(kind, str) else "COMBO" for kind in kinds)

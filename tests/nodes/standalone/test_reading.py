@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from glide_pack.nodes.host.standalone import overrides, workflow
+from glide_pack.nodes.host.standalone import workflow
 from glide_pack.nodes.host.standalone.check import check
 from glide_pack.nodes.host.standalone.schema import from_class, from_object_info
 from glide_pack.nodes.host.standalone.workflow import Link, NodeSchema
@@ -78,7 +78,7 @@ def save(key: int, link: int | None, **more: Any) -> dict[str, Any]:
     return node(key, "Save", [("image", "IMAGE", link)], **{"widgets_values": ["out"], **more})
 
 
-def test_a_seeds_control_widget_is_skipped_and_forced_inputs_are_no_widgets() -> None:
+def test_a_seeds_control_widget_is_skipped_and_forced_inputs_have_no_value() -> None:
     graph = workflow.read(ui([source()], []), SCHEMAS)
     assert graph.nodes["1"].inputs == {"seed": 7, "mode": "hard", "amount": 0.25, "late": False}
 
@@ -149,7 +149,7 @@ def test_a_muted_node_is_left_out_and_the_error_says_which() -> None:
         check(graph, SCHEMAS)
 
 
-def test_a_muted_output_node_is_no_aim() -> None:
+def test_a_muted_output_node_does_not_run() -> None:
     data = ui(
         [source(), save(2, 1), save(3, 2, mode=2)],
         [[1, 1, 0, 2, 0, "IMAGE"], [2, 1, 0, 3, 0, "IMAGE"]],
@@ -242,7 +242,7 @@ def changed(key: str, **inputs: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (changed("2", image=...), r"node 2 \(Keep\), input 'image': required, but nothing"),
+        (changed("2", image=...), r"node 2 \(Keep\), input 'image': required, but not connected"),
         (changed("2", image=["1", 1]), r"'image': node 1 .* gives MASK there. Expected IMAGE"),
         (changed("2", image=["1", 5]), r"output 5 of node 1 \(Source\), which has 2"),
         (changed("2", image=["9", 0]), "node 9, which is not in the workflow"),
@@ -253,7 +253,7 @@ def changed(key: str, **inputs: Any) -> dict[str, Any]:
         (changed("1", amount=float("nan")), "nan is not a FLOAT"),
         (changed("1", mode="firm"), "'firm' is not a choice. Expected one of: 'soft', 'hard'"),
         ({**API, "7": {"class_type": "KSampler"}}, "node 7 .* is of type KSampler.*--server"),
-        ({"1": API["1"]}, "it has no output node"),
+        ({"1": API["1"]}, "has no output node"),
         ({**API, "3": {"inputs": {}}}, "node 3 is not a node"),
         ({**API, "3": {"class_type": "Save", "inputs": [1]}}, r"node 3 \(Save\): its inputs are"),
     ],
@@ -263,24 +263,24 @@ def test_what_is_wrong_is_named_with_its_node_and_input(data: Any, words: str) -
         check(workflow.read(data, SCHEMAS), SCHEMAS)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_listed_at_once() -> None:
     data = {**changed("1", seed=101, mode="firm")}
     with pytest.raises(GlideError, match=r"(?s)'seed'.*'mode'"):
         check(workflow.read(data, SCHEMAS), SCHEMAS)
 
 
-def test_a_circle_is_named() -> None:
+def test_a_cycle_is_named() -> None:
     data = {
         "1": {"class_type": "Filter", "inputs": {"mask": ["2", 0], "image": ["2", 1]}},
         "2": {"class_type": "Filter", "inputs": {"mask": ["1", 0], "image": ["1", 1]}},
         "3": {"class_type": "Save", "inputs": {"image": ["1", 1]}},
     }
-    with pytest.raises(GlideError, match="runs in a circle: node"):
+    with pytest.raises(GlideError, match="has a cycle of 2 nodes: node"):
         check(workflow.read(data, SCHEMAS), SCHEMAS)
 
 
 @pytest.mark.parametrize("data", [[], {}, 3, {"nodes": 3}, {"a": {"b": 1}}, None])
-def test_json_that_is_no_workflow_says_so(data: Any) -> None:
+def test_other_json_is_refused(data: Any) -> None:
     with pytest.raises(GlideError, match="not a ComfyUI workflow"):
         workflow.read(data, SCHEMAS)
 
@@ -315,7 +315,7 @@ def test_junk_beside_the_nodes_is_an_error_or_nothing_and_never_a_crash(junk: An
             check(workflow.read(broken, SCHEMAS), SCHEMAS)
 
 
-def test_a_choice_of_another_type_is_no_choice_even_where_the_node_checks() -> None:
+def test_a_choice_of_another_type_is_refused_even_where_the_node_checks() -> None:
     schemas = {
         **SCHEMAS,
         "Source": replace(
@@ -329,9 +329,9 @@ def test_a_choice_of_another_type_is_no_choice_even_where_the_node_checks() -> N
 
 def test_a_widget_is_set_by_id_title_or_class() -> None:
     for name in ("2", "keep", "Save"):
-        graph = overrides.apply(workflow.read(API, SCHEMAS), [f"{name}.name=a=b"], SCHEMAS)
+        graph = workflow.set_widgets(workflow.read(API, SCHEMAS), [f"{name}.name=a=b"], SCHEMAS)
         assert graph.nodes["2"].inputs["name"] == "a=b"
-    graph = overrides.apply(workflow.read(API, SCHEMAS), ["Source.seed=5"], SCHEMAS)
+    graph = workflow.set_widgets(workflow.read(API, SCHEMAS), ["Source.seed=5"], SCHEMAS)
     assert check(graph, SCHEMAS)[0].nodes["1"].inputs["seed"] == 5
 
 
@@ -340,11 +340,11 @@ def test_a_widget_is_set_by_id_title_or_class() -> None:
     [
         ("seed=5", "node.input=value"),
         ("Source.seed", "node.input=value"),
-        ("Nope.seed=5", "no node is called Nope. Expected one of: 1, 'Source'"),
+        ("Nope.seed=5", "there is no node Nope. Expected one of: 1, 'Source'"),
         ("Source.sead=5", "no widget 'sead'. Expected one of: seed, mode"),
         ("Save.image=5", "no widget 'image'"),
     ],
 )
 def test_a_setting_that_fits_nothing_says_what_there_is(setting: str, words: str) -> None:
     with pytest.raises(GlideError, match=words):
-        overrides.apply(workflow.read(API, SCHEMAS), [setting], SCHEMAS)
+        workflow.set_widgets(workflow.read(API, SCHEMAS), [setting], SCHEMAS)

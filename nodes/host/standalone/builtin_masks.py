@@ -1,18 +1,21 @@
-"""Stand-ins for core's nodes that make masks and lay pictures on each other."""
+"""Stand-ins for the built-in nodes with which the example workflows make images and masks.
+
+Widgets and results are those of ComfyUI 0.33; any other built-in node needs --server.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-MOST = 16384  # pixels, as in ComfyUI
+MAX_SIDE = 16384  # pixels, as in ComfyUI
 
 
 def pixels(default: int, least: int = 0) -> tuple[str, dict[str, Any]]:
-    return ("INT", {"default": default, "min": least, "max": MOST, "step": 1})
+    return ("INT", {"default": default, "min": least, "max": MAX_SIDE, "step": 1})
 
 
 class Standalone:
-    """Nothing here reads or writes files: the place is not needed."""
+    """A node that reads and writes no files."""
 
     def __init__(self, place: Any) -> None:
         del place
@@ -71,8 +74,7 @@ class FeatherMask(Standalone):
             for i in range(min(near, width)):
                 columns[..., i] *= (i + 1) / min(near, width)
             for i in range(min(far, width)):
-                # -0 is the first column: ComfyUI's own slip, kept, so that workflows mean the same
-                columns[..., -i] *= (i + 1) / min(far, width)
+                columns[..., -1 - i] *= (i + 1) / min(far, width)
         return (faded,)
 
 
@@ -153,10 +155,46 @@ class ImageCompositeMasked(Standalone):
         return (result,)
 
 
+class ImageScale(Standalone):
+    FUNCTION = "upscale"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "image": ("IMAGE", {}),
+                "upscale_method": (["nearest-exact", "bilinear", "area", "bicubic"], {}),
+                "width": pixels(512),
+                "height": pixels(512),
+                "crop": (["disabled", "center"], {}),
+            }
+        }
+
+    def upscale(
+        self, image: Any, upscale_method: str, width: int, height: int, crop: str
+    ) -> tuple[Any]:
+        from torch.nn.functional import interpolate
+
+        rows, columns = image.shape[1:3]
+        if width == height == 0:
+            return (image,)
+        width = width or max(1, round(columns * height / rows))
+        height = height or max(1, round(rows * width / columns))
+        if crop == "center":
+            ratio = (columns / rows) / (width / height)
+            left = round((columns - columns / ratio) / 2) if ratio > 1 else 0
+            top = round((rows - rows * ratio) / 2) if ratio < 1 else 0
+            image = image[:, top : rows - top, left : columns - left]
+        scaled = interpolate(image.movedim(-1, 1), (height, width), mode=upscale_method)
+        return (scaled.movedim(1, -1),)
+
+
 MASK_NODES: dict[str, tuple[type[Standalone], str]] = {
     "EmptyImage": (EmptyImage, "EmptyImage"),
     "SolidMask": (SolidMask, "SolidMask"),
     "FeatherMask": (FeatherMask, "FeatherMask"),
     "MaskComposite": (MaskComposite, "MaskComposite"),
     "ImageCompositeMasked": (ImageCompositeMasked, "ImageCompositeMasked"),
+    "ImageScale": (ImageScale, "Upscale Image"),
 }
