@@ -20,17 +20,19 @@ from typing import Any
 import torch
 
 from glide_core.data.types import Batch
-from glide_core.training import fast_norm
+from glide_core.training.config import JOBS
 from glide_core.training.jobs import make_job
-from glide_core.training.optimizers import make_optimizers
-from glide_core.training.presets import DEFAULTS, JOBS
+from glide_core.training.loop import make_adamw
 from glide_core.training.samples import Share
+from recipes.emoji import fused_norm
+from recipes.emoji.muon import make_muon
+from recipes.emoji.presets import PRESETS
 
 WAYS = {
     "float32": "eager, float32",
     "eager": "eager, bfloat16 autocast",
     "channels_last": "... in channels_last",
-    "product": "... with the fused norm: what `glide train` does",
+    "product": "... with the fused norm of recipes/emoji",
     "compile": "eager bfloat16, torch.compile",
 }
 
@@ -55,15 +57,15 @@ class Noise:
 
 def make_step(args: argparse.Namespace, way: str) -> Callable[[int], None]:
     """A whole step: data, forward, backward, clipping, optimiser."""
-    config = replace(DEFAULTS[args.job], batch=args.batch, bf16=way != "float32")
+    config = replace(PRESETS[args.job].config, batch=args.batch, bf16=way != "float32")
     job = make_job(config, Noise())
     if way in ("channels_last", "product"):
         job.model.to(memory_format=torch.channels_last)
-    if way == "product" and not fast_norm.install(job.model):
+    if way == "product" and not fused_norm.install(job.model):
         raise SystemExit("no C compiler here: the fused norm cannot be built")
     if way == "compile":
         job.model.unet = torch.compile(job.model.unet)
-    optimizers = make_optimizers(job.model, args.optimizer, config.lr)
+    optimizers = (make_muon if args.optimizer == "muon" else make_adamw)(job.model, config)
     share = Share.of(config.batch, 0, 1, 1)
     parameters = [p for p in job.model.parameters() if p.requires_grad]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from glide_core.data.types import Batch
+from glide_core.training.config import TrainConfig
 from glide_core.training.loop import RunConfig, Trainer
-from glide_core.training.presets import TrainConfig
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError
-from glide_core.training.presets import DEFAULTS, JOBS, TrainConfig, fine_tuning
+from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
     from glide_core.data.types import Source
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 # torch. A test keeps them equal.
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
 TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
-OPTIMIZERS = ("adamw", "muon")
 LORA_LAYERS = ("attention", "all")
 _LORA = ("lora", "lora_alpha", "lora_layers", "lora_text")
 _CHANGES = (  # options that replace a field of TrainConfig
-    *("steps", "batch", "lr", "seed", "accumulate", "weighting", "timesteps", "prediction"),
-    *("size", "crop", "checkpointing", "caption_dropout", "optimizer", "text_warmup", *_LORA),
+    *("steps", "batch", "lr", "seed", "grad_accum_steps", "weighting", "timesteps", "prediction"),
+    *("size", "crop", "gradient_checkpointing", "caption_dropout", *_LORA),
 )
 
 
@@ -61,8 +60,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="a folder of pictures with .txt captions, a JSONL or CSV list, webdataset shards "
-        "(.tar), or a store of drawings (.npz)",
+        help="a folder of pictures with .txt captions, a JSONL or CSV list, or webdataset "
+        "shards (.tar)",
     )
     group.add_argument(
         "--skip-bad", action="store_true", help="leave bad files out (default: refuse to start)"
@@ -123,21 +122,13 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=options.positive, metavar="N", help="optimiser steps in all")
     group.add_argument("--batch", type=options.positive, metavar="N", help="pictures of a step")
     group.add_argument(
-        "--accumulate",
+        "--grad-accum",
+        dest="grad_accum_steps",
         type=options.positive,
         metavar="N",
         help="compute each batch in N parts: the same result in less memory (default: 1)",
     )
     group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
-    group.add_argument(
-        "--optimizer", choices=OPTIMIZERS, help="(default: muon from scratch, adamw for the rest)"
-    )
-    group.add_argument(
-        "--text-warmup",
-        type=options.whole,
-        metavar="N",
-        help="steps that a fresh text tower first learns alone for (base: 1500)",
-    )
     group.add_argument("--seed", type=int, metavar="N", help="of weights, data and noise (0)")
     group.add_argument(
         "--weighting", choices=WEIGHTINGS, help="of the noise levels' losses (default: uniform)"
@@ -153,7 +144,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=options.positive, metavar="N", help="of the processor")
     group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
     group.add_argument(
-        "--checkpointing",
+        "--gradient-checkpointing",
         action="store_true",
         default=None,
         help="compute activations twice: less memory, slower, the same gradients",
@@ -197,7 +188,7 @@ def run(arguments: argparse.Namespace) -> int:
         first = parallel.start(where.device)[0] == 0
         trainer = Trainer(config, where, open_data(arguments, config, say=first))
         with told_to_stop() as told:
-            finished = _warm_up(trainer, told, show=first) and _train(trainer, told, show=first)
+            finished = _train(trainer, told, show=first)
     finally:
         parallel.stop()
     if first:
@@ -206,19 +197,6 @@ def run(arguments: argparse.Namespace) -> int:
         if trainer.exported.exists():
             print(trainer.exported)
     return 128 + told[0] if told else 0
-
-
-def _warm_up(trainer: Trainer, told: list[int], *, show: bool) -> bool:
-    from tqdm import tqdm
-
-    steps = trainer.text_warmup
-    with tqdm(total=steps, unit="step", desc="text", disable=not (show and steps)) as bar:
-
-        def report(step: int, loss: float) -> None:
-            bar.update(1)
-            bar.set_postfix({"loss": f"{loss:.4f}"}, refresh=False)
-
-        return trainer.warm_up(report, lambda: bool(told))
 
 
 def _train(trainer: Trainer, told: list[int], *, show: bool) -> bool:
@@ -246,7 +224,7 @@ def find_start(names: list[str]) -> list[Path]:
 
 def config_of(arguments: argparse.Namespace, start: list[Path]) -> TrainConfig:
     """The job's defaults, or those of fine-tuning, with what was asked for put in."""
-    config = replace(DEFAULTS[arguments.job], lora=arguments.lora or 0)
+    config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start and arguments.job in _kinds(start):
         config = fine_tuning(config, _parameters(start))
     asked = {name: getattr(arguments, name) for name in _CHANGES}

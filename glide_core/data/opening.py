@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from glide_core.data.check import OnBad, check
 from glide_core.data.entries import PICTURES, Listing, few, suffix
@@ -15,13 +13,12 @@ from glide_core.data.lists import list_rows
 from glide_core.data.pictures import Store
 from glide_core.data.shards import expand, list_shards
 from glide_core.data.source import PictureSource
-from glide_core.data.types import Source
 from glide_core.errors import GlideError
 
 TXT = "txt"
 EXPECTED = (
-    "Expected a folder of pictures with .txt captions beside them, a JSONL or CSV list, "
-    "webdataset shards (.tar), or a store of drawings (.npz)"
+    "Expected a folder of pictures with .txt captions beside them, a JSONL or CSV list, or "
+    "webdataset shards (.tar)"
 )
 _LISTS = ("metadata.jsonl", "metadata.csv")  # as Hugging Face's image folders have them
 _ZIP = b"PK\x03\x04"
@@ -47,11 +44,11 @@ def open_source(
     report: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
-) -> Source:
+) -> PictureSource:
     """Open training data and check all of it.
 
     path: a folder of pictures with captions, a JSONL or CSV list, a .tar, a folder of tars or a
-        brace pattern of them, or a store of drawings (.npz; the other arguments do not touch it).
+        brace pattern of them.
     on_bad: "refuse" raises an error that names what is bad, "skip" leaves it out.
     caption_key: ending of the caption files, ending of a shard's caption members, or column.
     side_min: in pixels, of the pictures that training asks for; smaller ones are enlarged.
@@ -65,10 +62,6 @@ def open_source(
     """
     if on_bad not in ("refuse", "skip"):
         raise GlideError(f'on_bad is {on_bad!r}. Expected "refuse" or "skip".')
-    if _is_npz(Path(path)):
-        from recipes.emoji.drawings import Sprites
-
-        return cast(Source, Sprites(Path(path)))
     listing = _list(Path(path), caption_key)
     store = Store(memory_mb * 2**20)
     examples, found = check(
@@ -146,13 +139,6 @@ def _must_be_tar(path: Path) -> None:
         raise GlideError(f"{path} is no tar. Expected webdataset shards: check the file.")
     if _start(path).startswith(tuple(_PACKED)):
         raise GlideError(f"{path} is a compressed tar. Expected a plain .tar: unpack it first.")
-
-
-def _is_npz(path: Path) -> bool:
-    if not path.is_file() or not zipfile.is_zipfile(path) or not _start(path).startswith(_ZIP):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def _start(path: Path) -> bytes:

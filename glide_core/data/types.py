@@ -1,4 +1,4 @@
-"""What a training job asks of its pictures, whatever they come from."""
+"""What a training job expects of its data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    pictures: Tensor  # [B, 3, S, S] in [-1, 1]
+    """Images and one caption each."""
+
+    images: Tensor  # [B, 3, S, S] in [-1, 1]
     captions: list[str]
 
 
 class Source(Protocol):
-    """Pictures with captions. Everything random comes from the generator given."""
+    """Images with captions. All randomness comes from the generator given."""
 
     def batch(
         self,
@@ -29,9 +31,9 @@ class Source(Protocol):
     ) -> Batch:
         """Draw a random batch.
 
-        size: pictures.
-        side: of the whole picture in pixels (64 for base models, 256 for upsamplers).
-        crop: side of the square cut out of it at random, at a multiple of 4 (None: the whole).
+        size: number of images.
+        side: of the whole image in pixels (64 for base models, 256 for upsamplers).
+        crop: side of the square cropped from it at random, at a multiple of 4 (None: the whole).
         distinct: no two captions alike, as far as there are enough (contrastive training).
         """
         ...

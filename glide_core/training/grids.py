@@ -49,22 +49,22 @@ def _rows(job: DiffusionJob) -> Tensor:
             out = text_to_image(model, batch.captions, seeds=seeds, settings=_FAST)
         else:
             masks = random_keep_masks(torch.Generator().manual_seed(0), 12, job.side)
-            out = inpaint(model, batch.pictures, masks, batch.captions, seeds=seeds, settings=_FAST)
-            masked = batch.pictures * masks
+            out = inpaint(model, batch.images, masks, batch.captions, seeds=seeds, settings=_FAST)
+            masked = batch.images * masks
             out = torch.cat(
                 [v for pair in zip(masked.chunk(3), out.cpu().chunk(3), strict=True) for v in pair]
             )
     else:
         batch = _batch(job, 4)
-        low = F.avg_pool2d(batch.pictures, 4)
+        low = F.avg_pool2d(batch.images, 4)
         seeds = list(range(4))
         if config.is_inpaint:
             masks = random_keep_masks(torch.Generator().manual_seed(0), 4, job.side)
-            out = inpaint(model, batch.pictures, masks, batch.captions, low_res=low, seeds=seeds)
+            out = inpaint(model, batch.images, masks, batch.captions, low_res=low, seeds=seeds)
         else:
             out = upsample(model, low, batch.captions, seeds=seeds)
         plain = F.interpolate(low, scale_factor=4, mode="bicubic")
-        out = torch.cat([plain, out.cpu(), batch.pictures])
+        out = torch.cat([plain, out.cpu(), batch.images])
     model.train(training)
     return out
 
@@ -74,4 +74,4 @@ def _batch(job: DiffusionJob, count: int) -> Batch:
     rng = torch.Generator().manual_seed(0)
     batch = job.source.batch(rng, count, side=job.side, distinct=True)
     rows = [i % len(batch.captions) for i in range(count)]
-    return Batch(batch.pictures[rows], [batch.captions[i] for i in rows])
+    return Batch(batch.images[rows], [batch.captions[i] for i in rows])

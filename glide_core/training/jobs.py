@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch import autocast as torch_autocast
 from torch.nn import functional as F
 
 from glide_core.data.types import Source
@@ -18,10 +19,9 @@ from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training import parallel
+from glide_core.training.config import TrainConfig
 from glide_core.training.losses import contrastive_loss, hybrid_loss
 from glide_core.training.masks import conditioning_augmentation, random_keep_masks
-from glide_core.training.precision import autocast
-from glide_core.training.presets import TrainConfig
 from glide_core.training.samples import Share, TimestepSampler, generator
 from glide_core.training.start import make_clip, make_model
 from glide_core.training.weighting import loss_weights
@@ -43,14 +43,14 @@ class Job(Protocol):
 class Examples(NamedTuple):
     """Part of a batch, as the diffusion loss takes it."""
 
-    pictures: Tensor  # [B, 3, S, S] in [-1, 1]
+    images: Tensor  # [B, 3, S, S] in [-1, 1]
     captions: list[str]  # "" where one was dropped
     t: Tensor  # [B]
     noise: Tensor  # [B, 3, S, S]
     extra: dict[str, Tensor]  # the model's further inputs
 
     def to(self, device: torch.device) -> Examples:
-        pictures, t, noise = (v.to(device) for v in (self.pictures, self.t, self.noise))
+        pictures, t, noise = (v.to(device) for v in (self.images, self.t, self.noise))
         extra = {key: value.to(device) for key, value in self.extra.items()}
         return Examples(pictures, self.captions, t, noise, extra)
 
@@ -77,9 +77,11 @@ class DiffusionJob:
         for part in share.ranges():
             with self._dropout(step, part):
                 losses = self.loss(self.examples(step, part))
-                (losses["loss"] / share.parts).backward()  # type: ignore[no-untyped-call]
+                (losses["loss"] / share.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
             for key, value in losses.items():
-                sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach() / share.parts
+                sums[key] = (
+                    sums.get(key, torch.zeros_like(value)) + value.detach() / share.grad_accum_steps
+                )
         return sums
 
     def examples(self, step: int, indices: Sequence[int]) -> Examples:
@@ -87,7 +89,7 @@ class DiffusionJob:
         rows = [self._example(generator(self.config.seed, step, i)) for i in indices]
         extra = {key: torch.stack([row.extra[key] for row in rows]) for key in rows[0].extra}
         return Examples(
-            torch.stack([row.pictures for row in rows]),
+            torch.stack([row.images for row in rows]),
             [caption for row in rows for caption in row.captions],
             torch.stack([row.t for row in rows]),
             torch.stack([row.noise for row in rows]),
@@ -99,7 +101,7 @@ class DiffusionJob:
         x0, captions, t, noise, extra = examples.to(self.device)
         x_t = self.schedule.q_sample(x0, t, noise)
         ids, mask = self.tokens(captions)
-        with autocast(self.device, self.config.bf16):
+        with torch_autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             features = self.model.encode(ids.to(self.device), mask.to(self.device))
             raw = self.model.unet(_last(x_t), t, features, **extra)
         hybrid = hybrid_loss(
@@ -125,7 +127,7 @@ class DiffusionJob:
     def _example(self, rng: torch.Generator) -> Examples:
         """One example; its tensors have no batch axis."""
         batch = self.source.batch(rng, 1, side=self.side, crop=self.crop)
-        picture, extra = batch.pictures, {}
+        picture, extra = batch.images, {}
         if self.model_config.is_upsampler:
             extra["low_res"] = conditioning_augmentation(F.avg_pool2d(picture, 4), rng)[0]
         if self.model_config.is_inpaint:
@@ -198,9 +200,9 @@ class ClipJob:
                 f"{share.batch}: a noisy CLIP learns to tell captions apart. Expected as many. "
                 "Choose a smaller --batch."
             )
-        parts = [self._inputs(batch.pictures, batch.captions, step, p) for p in share.ranges()]
+        parts = [self._inputs(batch.images, batch.captions, step, p) for p in share.ranges()]
         processes = share.batch // share.size
-        if processes == share.parts == 1:
+        if processes == share.grad_accum_steps == 1:
             image, text = self._encode(parts[0])
             loss = contrastive_loss(image, text, self.model.config.logit_scale)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -235,7 +237,7 @@ class ClipJob:
 
     def _encode(self, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x_t, t, ids, lengths = inputs
-        with autocast(self.device, self.config.bf16):
+        with torch_autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             image, text = self.model.encode_image(x_t, t), self.model.encode_text(ids, lengths)
         return image.float(), text.float()
 

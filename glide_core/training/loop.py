@@ -9,19 +9,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from glide_core.data.types import Source
 from glide_core.devices import pick_device
 from glide_core.errors import GlideError
-from glide_core.training import checkpointing, fast_norm, lora, parallel, saving
+from glide_core.training import checkpointing, lora, parallel, saving
+from glide_core.training.config import TrainConfig
 from glide_core.training.jobs import ClipJob, DiffusionJob, make_job
 from glide_core.training.logs import Log
-from glide_core.training.optimizers import make_optimizers
-from glide_core.training.presets import TrainConfig
 from glide_core.training.samples import Share
-from glide_core.training.text_warmup import warm_up_text
 
 Report = Callable[[int, dict[str, float], float], None]
+OptimizerFactory = Callable[[nn.Module, TrainConfig], list[torch.optim.Optimizer]]
+
+
+def make_adamw(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Make the default optimizer: AdamW for all trainable parameters."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)]
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,26 @@ class RunConfig:
 class Trainer:
     """One run: its job, optimiser, average and step. Finds its own checkpoint in the folder."""
 
-    def __init__(self, config: TrainConfig, run: RunConfig, source: Source) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunConfig,
+        source: Source,
+        *,
+        optimizer_factory: OptimizerFactory = make_adamw,
+        on_start: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        """Prepare a run, or resume the one found in `run.folder`.
+
+        optimizer_factory: makes the optimizers of the trainable parameters; they are stepped
+            together, at the learning rate of `config`.
+        on_start: called once, in every process, before the first step of a model with fresh
+            weights; the first process's weights are then copied to the others.
+        """
         self.config, self.run = config, run
         self.rank, self.processes = parallel.start(run.device)
         self.device = parallel.own_device(pick_device(run.device))
-        self.share = Share.of(config.batch, self.rank, self.processes, config.accumulate)
+        self.share = Share.of(config.batch, self.rank, self.processes, config.grad_accum_steps)
         saved = saving.read(self.checkpoint, config) if self.checkpoint.exists() else None
         start = run.start_from
         if saved is not None and not config.lora:
@@ -55,18 +76,15 @@ class Trainer:
         if isinstance(self.job, DiffusionJob) and config.lora:
             self._freeze(self.job)
         self.model.to(memory_format=torch.channels_last)
-        if self.device.type == "cpu":
-            fast_norm.install(self.model)
-        if config.checkpointing:
+        if config.gradient_checkpointing:
             checkpointing.install(self.model)
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizers = make_optimizers(
-            self.model, config.optimizer, config.lr, config.weight_decay
-        )
+        fresh = saved is None and not run.start_from
+        if fresh and on_start is not None:
+            on_start(self)
+        self.optimizers = optimizer_factory(self.model, config)
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.step = 0
-        fresh = saved is None and not run.start_from and isinstance(self.job, DiffusionJob)
-        self.text_warmup = config.text_warmup if fresh else 0
         if saved is not None:
             self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self.job)
         parallel.check_same("step", self.step, self.processes, self.device)
@@ -80,37 +98,12 @@ class Trainer:
     def checkpoint(self) -> Path:
         return self.run.folder / "checkpoint.pt"
 
-    def warm_up(self, report: Callable[[int, float], None], stop: Callable[[], bool]) -> bool:
-        """Teach a fresh text tower what its captions look like; False when it was told to stop.
-
-        Every process does the same. Nothing is saved: a stopped warm-up begins anew.
-        """
-        if not self.text_warmup or not isinstance(self.job, DiffusionJob):
-            return True
-        config = self.config
-        done = warm_up_text(
-            self.job.model,
-            self.job.source,
-            self.text_warmup,
-            seed=config.seed,
-            optimizer=config.optimizer,
-            report=report,
-            stop=stop,
-        )
-        if done:
-            self.text_warmup = 0
-            for name, weight in self.weights.items():
-                self.ema[name].copy_(weight.detach())
-        return done
-
     def train(self, report: Report, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the last step, or to the step in which `stop()` is true; then save and export.
 
         `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
         with the first that is told to. Gives whether the last step was reached.
         """
-        if not self.warm_up(lambda step, loss: None, stop):
-            return False
         started, first, counted = time.monotonic(), self.step, 0
         sums: dict[str, float] = {}
         stopped = False

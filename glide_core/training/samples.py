@@ -20,12 +20,12 @@ TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
 
 
 class Share(NamedTuple):
-    """What one process takes of every batch, in `parts` of equal size."""
+    """What one process takes of every batch, in `grad_accum_steps` parts of equal size."""
 
     batch: int  # pictures of a step, over all processes
     first: int
     size: int
-    parts: int
+    grad_accum_steps: int
 
     @staticmethod
     def of(batch: int, rank: int, processes: int, parts: int) -> Share:
@@ -33,14 +33,14 @@ class Share(NamedTuple):
         if batch % (processes * parts):
             raise GlideError(
                 f"a batch of {batch} cannot be shared by {processes} processes in {parts} parts: "
-                f"expected a multiple of {processes * parts}. Change --batch or --accumulate."
+                f"expected a multiple of {processes * parts}. Change --batch or --grad-accum."
             )
         size = batch // processes
         return Share(batch, rank * size, size, parts)
 
     def ranges(self) -> list[range]:
         """The examples of each part, by their place in the batch."""
-        step = self.size // self.parts
+        step = self.size // self.grad_accum_steps
         end = self.first + self.size
         return [range(i, i + step) for i in range(self.first, end, step)]
 

@@ -16,13 +16,13 @@ from glide_core.checkpoints.files import replacing
 from glide_core.checkpoints.loading import save_clip, save_model
 from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
 from glide_core.errors import GlideError
+from glide_core.training.config import TrainConfig
 from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.lora import LoraLayer, pairs
-from glide_core.training.presets import TrainConfig
 
 _FIXED = (
     *("lora", "lora_alpha", "lora_layers", "lora_text"),
-    *("prediction", "size", "optimizer"),
+    *("prediction", "size"),
 )
 
 

@@ -17,7 +17,7 @@ from glide_core.config import ClipConfig, GlideConfig, ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.training.presets import SMALL, SMALL_CLIP, JobName, TrainConfig
+from glide_core.training.config import SMALL, SMALL_CLIP, JobName, TrainConfig
 
 FIRST = "input_blocks.0.0.weight"
 STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {

@@ -99,18 +99,15 @@ def test_the_same_generator_state_gives_the_same_batch(sprites: Sprites) -> None
         one = sprites.batch(rng(5), 6, side=side, crop=crop)
         other = sprites.batch(rng(5), 6, side=side, crop=crop)
         assert one.captions == other.captions
-        assert torch.equal(one.pictures, other.pictures)
-        assert one.pictures.shape == (6, 3, crop or side, crop or side)
-        assert float(one.pictures.abs().max()) <= 1 + 1e-5
+        assert torch.equal(one.images, other.images)
+        assert one.images.shape == (6, 3, crop or side, crop or side)
+        assert float(one.images.abs().max()) <= 1 + 1e-5
 
 
 def test_a_distinct_batch_shows_no_scene_twice(sprites: Sprites) -> None:
     batch = sprites.batch(rng(1), 64, side=64, distinct=True)
     same = [
-        (a, b)
-        for a in range(64)
-        for b in range(a)
-        if torch.equal(batch.pictures[a], batch.pictures[b])
+        (a, b) for a in range(64) for b in range(a) if torch.equal(batch.images[a], batch.images[b])
     ]
     assert not same
 

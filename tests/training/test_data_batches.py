@@ -32,16 +32,16 @@ def only(folder: Path, image: Image.Image, caption: str = "x", **options: object
 
 
 def picture(source: Source, side: int, crop: int | None = None) -> Tensor:
-    return source.batch(generator(), 1, side=side, crop=crop).pictures[0]
+    return source.batch(generator(), 1, side=side, crop=crop).images[0]
 
 
 def test_ten_pictures_give_batches_of_sixty_four(ten: Path) -> None:
     batch = open_source(ten).batch(generator(), 64, side=64)
-    assert batch.pictures.shape == (64, 3, 64, 64)
-    assert batch.pictures.dtype == torch.float32
-    assert batch.pictures.is_contiguous()
-    assert -1 <= batch.pictures.min() < -0.9
-    assert 0.9 < batch.pictures.max() <= 1
+    assert batch.images.shape == (64, 3, 64, 64)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous()
+    assert -1 <= batch.images.min() < -0.9
+    assert 0.9 < batch.images.max() <= 1
     assert set(batch.captions) == {f"picture number {i}" for i in range(10)}
 
 
@@ -55,7 +55,7 @@ def test_the_same_generator_state_gives_the_same_batch_in_another_process_state(
     # a fresh source, other threads, no memory: nothing but the generator decides
     again = open_source(ten, flip=True, memory_mb=0, workers=3)
     batch = again.batch(resumed, 16, side=64, crop=32)
-    assert torch.equal(batch.pictures, expected.pictures)
+    assert torch.equal(batch.images, expected.images)
     assert batch.captions == expected.captions
     assert torch.equal(rng.get_state(), resumed.get_state())
 
@@ -71,7 +71,7 @@ def test_pictures_kept_in_part_are_the_pictures_kept_whole(ten: Path) -> None:
     whole, part = open_source(ten, side_min=256), open_source(ten, side_min=256, memory_mb=1)
     for _ in range(2):
         a, b = (s.batch(generator(1), 12, side=256) for s in (whole, part))
-        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.images, b.images)
 
 
 def test_pictures_are_read_once_where_they_fit_in_memory(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_pictures_are_read_once_where_they_fit_in_memory(tmp_path: Path) -> None
     source = open_source(tmp_path, side_min=64)
     for path in tmp_path.iterdir():
         path.unlink()
-    assert source.batch(generator(), 8, side=64).pictures.shape[0] == 8
+    assert source.batch(generator(), 8, side=64).images.shape[0] == 8
 
 
 def test_a_picture_of_the_right_size_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_the_shorter_side_is_fitted_and_the_longer_one_cut_at_random(
 ) -> None:
     ramp = np.tile(np.linspace(0, 255, 400).astype(np.uint8), (100, 1))
     source = only(tmp_path, Image.fromarray(ramp.T if tall else ramp).convert("RGB"))
-    means = source.batch(generator(), 64, side=64).pictures.mean(dim=(1, 2, 3))
+    means = source.batch(generator(), 64, side=64).images.mean(dim=(1, 2, 3))
     assert means.min() < -0.6
     assert means.max() > 0.6
-    middle = open_source(tmp_path, centre=True).batch(generator(), 4, side=64).pictures
+    middle = open_source(tmp_path, centre=True).batch(generator(), 4, side=64).images
     assert middle.mean(dim=(1, 2, 3)).abs().max() < 0.02
 
 
@@ -135,7 +135,7 @@ def test_crops_lie_at_multiples_of_four_and_reach_every_edge(tmp_path: Path) -> 
     values = np.zeros((64, 64, 3), dtype=np.uint8)
     values[..., 0], values[..., 1] = np.arange(64)[:, None], np.arange(64)
     source = only(tmp_path, Image.fromarray(values))
-    crops = source.batch(generator(), 400, side=64, crop=32).pictures
+    crops = source.batch(generator(), 400, side=64, crop=32).images
     corners = ((crops[:, :2, 0, 0] + 1) * 127.5).round().long()
     assert crops.shape == (400, 3, 32, 32)
     for axis in (0, 1):
@@ -150,8 +150,8 @@ def test_a_crop_larger_than_the_picture_is_refused(crop: int, ten: Path) -> None
 
 def test_pictures_are_mirrored_half_of_the_time_where_asked_and_else_never(tmp_path: Path) -> None:
     image = noise(4, 64, 64)
-    asked = only(tmp_path, image, flip=True).batch(generator(), 64, side=64).pictures
-    never = open_source(tmp_path).batch(generator(), 64, side=64).pictures
+    asked = only(tmp_path, image, flip=True).batch(generator(), 64, side=64).images
+    never = open_source(tmp_path).batch(generator(), 64, side=64).images
     assert (never == never[0]).all()
     same = (asked == never[0]).flatten(1).all(dim=1)
     mirrored = (asked == never[0].flip(-1)).flatten(1).all(dim=1)
@@ -178,8 +178,8 @@ def test_a_distinct_batch_repeats_no_caption_and_no_picture(tmp_path: Path) -> N
     for seed in range(20):
         batch = source.batch(generator(seed), 64, side=64, distinct=True)
         odd += "the odd one" in batch.captions
-        assert len(set(batch.captions)) == len(batch.captions) == len(batch.pictures)
-        assert len(batch.pictures.flatten(1).unique(dim=0)) == len(batch.pictures)
+        assert len(set(batch.captions)) == len(batch.captions) == len(batch.images)
+        assert len(batch.images.flatten(1).unique(dim=0)) == len(batch.images)
         assert {"kind 1", "kind 2"} <= set(batch.captions)
     assert odd >= 15  # the second choice is taken wherever the first is there already
 

@@ -107,7 +107,7 @@ def test_every_form_gives_the_batch_that_a_folder_gives(
     (tmp_path / "form").mkdir()
     other = draw(form(tmp_path / "form"))
     assert other.captions == folder.captions
-    assert torch.equal(other.pictures, folder.pictures)
+    assert torch.equal(other.images, folder.images)
 
 
 def test_a_folder_is_read_with_its_subfolders_in_the_order_of_names(tmp_path: Path) -> None:
@@ -212,15 +212,3 @@ def test_a_bad_pattern_is_refused(pattern: str, words: str, tmp_path: Path) -> N
     write_folder(tmp_path, {"s-0.tar": b"", "s-1.tar": b""})
     with pytest.raises(GlideError, match=words):
         open_source(tmp_path / pattern)
-
-
-def test_a_store_of_drawings_is_left_to_the_drawings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import numpy as np
-
-    from glide_core.training import sprites
-
-    monkeypatch.setattr(sprites, "Sprites", lambda path: f"drawings of {path.name}")
-    np.savez(tmp_path / "store.npz", rgba=np.zeros(3))
-    assert str(open_source(tmp_path / "store.npz")) == "drawings of store.npz"

@@ -36,7 +36,7 @@ def test_an_example_is_the_same_in_any_share_of_the_batch(kind: str, tiny_models
     whole = job.examples(7, range(4))
     part = job.examples(7, range(2, 4))
     assert whole.captions[2:] == part.captions
-    for one, other in ((whole.pictures, part.pictures), (whole.noise, part.noise)):
+    for one, other in ((whole.images, part.images), (whole.noise, part.noise)):
         assert torch.equal(one[2:], other)
     assert torch.equal(whole.t[2:], part.t)
     assert whole.extra.keys() == part.extra.keys()
@@ -63,7 +63,7 @@ def test_inpainting_sees_no_hidden_pixels(tiny_models: Path) -> None:
     job = job_of(tiny_models, job="inpaint")
     found = job.examples(0, range(4))
     image, keep = found.extra["image"], found.extra["keep_mask"]
-    assert torch.equal(image, found.pictures)
+    assert torch.equal(image, found.images)
     other = torch.where(keep.bool(), image, torch.randn(image.shape))
     assert not torch.equal(other, image)
     changed = found._replace(extra={"image": other, "keep_mask": keep})

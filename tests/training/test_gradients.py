@@ -12,9 +12,9 @@ from training_runs import TINY, Colours, trainer
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.training import checkpointing
+from glide_core.training.config import JobName, TrainConfig
 from glide_core.training.jobs import make_job
 from glide_core.training.losses import hybrid_loss
-from glide_core.training.presets import JobName, TrainConfig
 from glide_core.training.samples import Share
 
 SCHEDULE = Schedule.named("squaredcos_cap_v2")
@@ -129,6 +129,6 @@ def test_activation_checkpointing_remembers_less(tiny_models: Path) -> None:
 def test_a_run_with_checkpointing_takes_the_same_steps(tiny_models: Path, tmp_path: Path) -> None:
     start = tiny_models / "tiny_base.safetensors"
     plain = trainer(TINY, tmp_path / "plain", start)
-    twice = trainer(replace(TINY, checkpointing=True), tmp_path / "twice", start)
+    twice = trainer(replace(TINY, gradient_checkpointing=True), tmp_path / "twice", start)
     for _ in range(2):
         assert twice.one_step()["loss"] == pytest.approx(plain.one_step()["loss"], rel=1e-5)

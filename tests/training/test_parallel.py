@@ -30,7 +30,7 @@ from glide_core.training import parallel
 torch.set_num_threads(1)
 job, parts, models, out = sys.argv[1:]
 size = None if job == "clip" else 16
-config = replace(TINY, job=job, batch=8, steps=9, accumulate=int(parts), size=size)
+config = replace(TINY, job=job, batch=8, steps=9, grad_accum_steps=int(parts), size=size)
 run = trainer(config, Path(out), Path(models) / f"tiny_{job}.safetensors")
 assert run.processes == 2
 steps = [run.one_step(run.rank == 1 and run.step == 4) for _ in range(5)]

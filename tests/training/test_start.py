@@ -14,7 +14,7 @@ from glide_core.checkpoints.catalog import find
 from glide_core.config import ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.training.presets import SMALL, SMALL_CLIP, JobName
+from glide_core.training.config import SMALL, SMALL_CLIP, JobName
 from glide_core.training.start import (
     initialise,
     kind_of,

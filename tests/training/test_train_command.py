@@ -87,7 +87,7 @@ def test_a_model_from_scratch_has_the_size_and_prediction_asked_for(
     pictures: Path, tmp_path: Path
 ) -> None:
     asked = ["--size", "32", "--prediction", "epsilon", "--weighting", "min-snr"]
-    asked += ["--timesteps", "high", "--accumulate", "2", "--checkpointing", "--text-warmup", "2"]
+    asked += ["--timesteps", "high", "--grad-accum", "2", "--gradient-checkpointing"]
     assert train("base", "--data", pictures, "--out", tmp_path, *QUICK, *asked) == 0
     config = load_model(tmp_path / "base.safetensors").config
     assert isinstance(config, GlideConfig)
@@ -112,7 +112,7 @@ def test_the_same_command_goes_on(
         (["--start-from", "upsampler"], "kind 'upsampler'. Expected base"),
         (["--lora", "2"], "expected --start-from"),
         (["--lora-text"], "need --lora RANK"),
-        (["--accumulate", "3"], "multiple of 3"),
+        (["--grad-accum", "3"], "multiple of 3"),
         (["--size", "10"], "multiple of"),
         (["--device", "nowhere"], "no device"),
         (["--start-from", "base", "--prediction", "epsilon"], "goes on doing so"),

@@ -14,9 +14,8 @@ from training_runs import TINY, Colours, quiet, trainer
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.errors import GlideError
+from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
 from glide_core.training.loop import RunConfig, Trainer, lr_share
-from glide_core.training.presets import DEFAULTS, TrainConfig, fine_tuning
-from recipes.emoji.drawings import Sprites
 
 CLIP = replace(TINY, job="clip", batch=6, size=None)
 
@@ -29,9 +28,9 @@ RUNS = pytest.mark.parametrize(
     "config",
     [
         TINY,
-        replace(TINY, accumulate=2),
+        replace(TINY, grad_accum_steps=2),
         replace(TINY, lora=2),
-        replace(CLIP, accumulate=3),
+        replace(CLIP, grad_accum_steps=3),
     ],
     ids=["whole", "in parts", "LoRA", "CLIP in parts"],
 )
@@ -186,7 +185,7 @@ def test_a_damaged_checkpoint_is_named(tiny_models: Path, tmp_path: Path) -> Non
 
 def test_a_batch_that_cannot_be_divided_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="multiple of 3"):
-        trainer(replace(TINY, accumulate=3), tmp_path, tiny_models / "tiny_base.safetensors")
+        trainer(replace(TINY, grad_accum_steps=3), tmp_path, tiny_models / "tiny_base.safetensors")
 
 
 def test_a_clip_batch_of_more_captions_than_there_are_is_refused(
@@ -205,10 +204,5 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 def test_a_large_model_is_tuned_with_less_haste() -> None:
-    small, large = (fine_tuning(DEFAULTS["base"], n) for n in (3_000_000, 385_000_000))
-    assert large.lr < small.lr < DEFAULTS["base"].lr
-
-
-def test_a_missing_store_says_how_to_build_it(tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match="build the store"):
-        Sprites(tmp_path / "none.npz")
+    small, large = (fine_tuning(from_scratch("base"), n) for n in (3_000_000, 385_000_000))
+    assert large.lr < small.lr < from_scratch("base").lr

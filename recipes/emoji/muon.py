@@ -1,4 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum whose update is made orthogonal, for matrices and kernels."""
+"""Muon (Jordan et al. 2024): momentum with orthogonalized updates, for matrices and kernels.
+
+torch.optim.Muon takes two-dimensional parameters only; most of a UNet's are convolution kernels.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glide_core.training.config import TrainConfig
+
 # Coefficients of the quintic Newton-Schulz step (Jordan et al. 2024): singular values go near 1
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two or more dimensions; a convolution counts as [out, in * kh * kw]."""
+    """Optimizer for parameters of two or more dimensions; kernels count as [out, in * kh * kw]."""
 
     def __init__(
         self,
@@ -33,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step; parameters without a gradient stay."""
+        """Take one step; parameters without a gradient are not changed."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -54,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of a matrix [m, n] near 1 by Newton-Schulz steps."""
+    """Move the singular values of a matrix [m, n] close to 1 by Newton-Schulz iterations."""
     x = matrix.float()
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
@@ -78,3 +83,16 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
         plain = parameter.ndim >= 2 and not any(part in name for part in outer)
         (inside if plain else others).append(parameter)
     return inside, others
+
+
+def make_muon(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Make Muon for the matrices inside the network and AdamW for the other parameters.
+
+    An `optimizer_factory` of `glide_core.training.trainer.Trainer`. Both take the same learning
+    rate: Muon's update is scaled to the spread of AdamW's.
+    """
+    inside, others = split_parameters(model)
+    return [
+        Muon(inside, lr=config.lr, weight_decay=config.weight_decay),
+        torch.optim.AdamW(others, lr=config.lr, weight_decay=0.0),
+    ]

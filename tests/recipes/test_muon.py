@@ -1,4 +1,4 @@
-"""Muon: orthogonal updates, for the parameters inside the network alone."""
+"""Muon: orthogonal updates, for the parameters inside the network only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.training.muon import Muon, orthogonal, split_parameters
-from glide_core.training.optimizers import make_optimizers
-from glide_core.training.presets import SMALL
+from glide_core.training.config import SMALL, TrainConfig
+from recipes.emoji.muon import Muon, make_muon, orthogonal, split_parameters
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
@@ -43,7 +41,7 @@ def test_muon_finds_the_least_squares_answer() -> None:
     assert losses[-1] < 1e-2 * losses[0]
 
 
-def test_every_trainable_parameter_has_one_optimiser() -> None:
+def test_every_trainable_parameter_has_one_optimizer() -> None:
     model = GlideModel(SMALL["base"])
     inside, others = split_parameters(model)
     assert len(inside) + len(others) == len(list(model.parameters()))
@@ -56,12 +54,6 @@ def test_every_trainable_parameter_has_one_optimiser() -> None:
 def test_frozen_parameters_have_none() -> None:
     model = GlideModel(SMALL["base"])
     model.text.requires_grad_(False)
-    for name in ("adamw", "muon"):
-        held = [p for o in make_optimizers(model, name, 1e-3) for g in o.param_groups
-                for p in g["params"]]  # fmt: skip
-        assert len(held) == len(list(model.unet.parameters()))
-
-
-def test_an_unknown_optimiser_is_named() -> None:
-    with pytest.raises(GlideError, match="sgd"):
-        make_optimizers(nn.Linear(2, 2), "sgd", 1e-3)
+    held = [p for o in make_muon(model, TrainConfig("base")) for g in o.param_groups
+            for p in g["params"]]  # fmt: skip
+    assert len(held) == len(list(model.unet.parameters()))

@@ -1,0 +1,139 @@
+"""Training settings, and the small architectures that training from scratch uses by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from glide_core.config import (
+    ClipConfig,
+    GlideConfig,
+    PredictionType,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+)
+
+JobName = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip"]
+JOBS: tuple[JobName, ...] = ("base", "inpaint", "upsampler", "upsampler-inpaint", "clip")
+
+_SCHEDULE = ScheduleConfig("squaredcos_cap_v2", prediction_type="v_prediction")
+
+SMALL_BASE = GlideConfig(
+    kind="base",
+    text=TextConfig(n_vocab=2048, context_length=24, width=128, layers=4, heads=4),
+    unet=UNetConfig(
+        image_size=64,
+        model_channels=48,
+        num_res_blocks=1,
+        channel_mult=(1, 2, 2),
+        attention_factors=(4,),
+        num_head_channels=32,
+        norm_groups=8,
+        patch_size=2,
+        coord_channels=4,
+    ),
+    schedule=_SCHEDULE,
+    tokenizer="glide-small",
+)
+SMALL_UPSAMPLER = GlideConfig(
+    kind="upsampler",
+    text=TextConfig(n_vocab=2048, context_length=24, width=32, layers=1, heads=1),
+    unet=UNetConfig(
+        image_size=256,
+        model_channels=48,
+        num_res_blocks=1,
+        channel_mult=(1, 1),
+        attention_factors=(),
+        num_head_channels=24,
+        # 32 groups of one channel each would remove every flat colour
+        norm_groups=8,
+        patch_size=4,
+        sigma_data=0.025,
+    ),
+    schedule=replace(_SCHEDULE, noise_schedule="linear"),
+    tokenizer="glide-small",
+)
+SMALL_CLIP = ClipConfig(
+    image_size=64,
+    patch_size=8,
+    embedding=128,
+    image_width=128,
+    image_heads=4,
+    image_layers=3,
+    n_vocab=2048,
+    context_length=24,
+    text_width=128,
+    text_heads=4,
+    text_layers=2,
+    logit_scale=30.0,
+    tokenizer="glide-small",
+)
+SMALL: dict[JobName, GlideConfig] = {
+    "base": SMALL_BASE,
+    "inpaint": replace(SMALL_BASE, kind="inpaint"),
+    "upsampler": SMALL_UPSAMPLER,
+    "upsampler-inpaint": replace(SMALL_UPSAMPLER, kind="upsampler-inpaint"),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the result of a run; paths and logging are in `RunConfig`."""
+
+    job: JobName
+    steps: int = 1100  # optimizer steps in total
+    batch: int = 64  # images per optimizer step, over all processes and accumulation steps
+    lr: float = 1.5e-3  # peak learning rate
+    warmup: int = 50  # steps of linear learning rate warm-up
+    final_lr: float = 0.05  # learning rate of the last step, relative to `lr`
+    decay_from: float = 0.7  # fraction of the run after which the learning rate decays
+    weight_decay: float = 0.0
+    clip_grad: float = 1.0  # largest gradient norm
+    ema: float = 0.9992  # decay of the weights' exponential moving average
+    caption_dropout: float = 0.2
+    vlb_weight: float = 1.0  # weight of the bound per step; reference L_hybrid: 0.001 * T * bound
+    seed: int = 0
+    bf16: bool = True  # bfloat16 autocast; weights stay float32
+    size: int | None = None  # side of the images; None: the model's own
+    crop: int = 128  # side of the crops upsamplers are trained on
+    prediction: PredictionType | None = None  # from scratch only; None: the architecture's
+    weighting: str = "uniform"  # one of losses.WEIGHTINGS
+    timesteps: str = "uniform"  # one of examples.TIMESTEPS
+    grad_accum_steps: int = 1  # forward and backward passes per step and process
+    gradient_checkpointing: bool = False
+    lora: int = 0  # rank; 0 trains all weights
+    lora_alpha: float = 0.0  # 0: equal to the rank
+    lora_layers: str = "all"  # one of lora.LORA_LAYERS
+    lora_text: bool = False  # adapt the text encoder, too
+
+
+_LARGE = 50_000_000  # parameters; the released models have 385 million
+
+
+def from_scratch(job: JobName) -> TrainConfig:
+    """Return the default settings of training a job from random weights."""
+    config = TrainConfig(job)
+    if job.startswith("upsampler"):
+        return replace(config, batch=16, ema=0.998, timesteps="lowest")
+    if job == "clip":
+        return replace(config, batch=192, ema=0.998, weight_decay=0.05)
+    return config
+
+
+def fine_tuning(config: TrainConfig, parameters: int) -> TrainConfig:
+    """Return the default settings of training on from a model of the same kind.
+
+    parameters: size of that model; large models take a smaller learning rate.
+    """
+    lr = 1e-5 if parameters > _LARGE else 3e-4
+    lora_lr = 1e-4 if parameters > _LARGE else 2e-3  # a LoRA starts at zero and has few weights
+    return replace(
+        config,
+        steps=400,
+        batch=min(config.batch, 16),
+        lr=lora_lr if config.lora else lr,
+        warmup=20,
+        ema=0.99,
+        timesteps="uniform",
+    )
