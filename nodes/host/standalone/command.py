@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from glide_core import io
 from glide_core.cli import options
+from glide_core.errors import GlideError
 
 from . import check, workflow
 
@@ -32,16 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="run it on this ComfyUI server, for example http://127.0.0.1:8188",
     )
+    parser.add_argument(
+        "--timeout",
+        type=options.not_negative,
+        metavar="SECONDS",
+        help="with --server: how long to wait for the workflow (default: until it has ended)",
+    )
     options.add_output(parser)
     options.add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.timeout is not None and not arguments.server:
+        raise GlideError("--timeout is for a ComfyUI server. Expected --server URL with it.")
     data = workflow.load_json(arguments.workflow)
     io.check_folder(arguments.out)
-    paths = _on_server(data, arguments) if arguments.server else _here(data, arguments)
-    for path in paths:
-        print(path)
+    for path in _on_server(data, arguments) if arguments.server else _here(data, arguments):
+        print(path, flush=True)
     return 0
 
 
@@ -67,12 +76,13 @@ def _here(data: Any, arguments: argparse.Namespace) -> list[Path]:
         return paths
 
 
-def _on_server(data: Any, arguments: argparse.Namespace) -> list[Path]:
-    from .client import Server, store
+def _on_server(data: Any, arguments: argparse.Namespace) -> Iterator[Path]:
+    from .client import Server, cancel_quietly
 
     server = Server(arguments.server)
     schemas = server.schemas()
     graph = workflow.set_widgets(workflow.read(data, schemas), arguments.set, schemas)
+    check.check_known(graph, schemas, f"Install their packs in the ComfyUI at {server.url}.")
     prompt_id = server.submit(graph)
 
     def report(state: str) -> None:
@@ -80,8 +90,8 @@ def _on_server(data: Any, arguments: argparse.Namespace) -> list[Path]:
             print(f"{server.url}: {state}", file=sys.stderr)
 
     try:
-        entry = server.wait(prompt_id, report)
+        entry = server.wait(prompt_id, report, seconds=arguments.timeout)
     except KeyboardInterrupt:
-        server.cancel(prompt_id)
+        cancel_quietly(server, prompt_id)
         raise
-    return store(server.images(entry), arguments.out)
+    yield from server.save_images(entry, arguments.out)

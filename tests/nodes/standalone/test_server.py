@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from glide_pack.nodes.host.standalone.client import Server, store
+from glide_pack.nodes.host.standalone.answers import save_image
+from glide_pack.nodes.host.standalone.client import Server
+from PIL import Image
 
 from glide_core.cli import main
 from glide_core.errors import GlideError
 
+
+def encoded(kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(file, kind)
+    return file.getvalue()
+
+
+PNG = encoded()
 INFO = {
     "KSampler": {
         "input": {
@@ -57,6 +68,7 @@ class Fake(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.posted: list[tuple[str, Any]] = []
         self.looks = 0
+        self.image = PNG
         self.refuse: dict[str, Any] | None = None
         self.status: dict[str, Any] = {"status_str": "success", "messages": []}
 
@@ -96,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
         elif self.path.startswith("/view?filename=x_00001_.png"):
-            self.answer(b"the picture")
+            self.answer(fake.image)
         else:
             self.answer({"error": "no such page"}, 404)
 
@@ -131,7 +143,7 @@ def run(fake: Fake, folder: Path, *more: str) -> int:
     return main(["run", str(path), "--server", fake.url, "--out", str(folder / "out"), *more])
 
 
-def test_a_workflow_is_sent_waited_for_and_its_pictures_saved(
+def test_a_workflow_is_sent_waited_for_and_its_images_saved(
     fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(fake, tmp_path, "--set", "KSampler.seed=9") == 0
@@ -142,7 +154,7 @@ def test_a_workflow_is_sent_waited_for_and_its_pictures_saved(
     assert body["extra_data"]["extra_pnginfo"]["workflow"] == UI
     said = capsys.readouterr()
     written = tmp_path / "out" / "x_00001_.png"
-    assert said.out.strip() == str(written) and written.read_bytes() == b"the picture"
+    assert said.out.strip() == str(written) and written.read_bytes() == PNG
     assert "number 1 in the queue" in said.err and "running" in said.err
 
 
@@ -185,8 +197,13 @@ def test_ctrl_c_stops_the_prompt_on_the_server(
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://127.0.0.1:9", "no ComfyUI answers at http://127.0.0.1:9"),
-        ("ftp://example.org", "not an address of a ComfyUI"),
+        ("http://127.0.0.1:9", "no ComfyUI server answers at http://127.0.0.1:9"),
+        ("ftp://example.org", "not the address of a ComfyUI"),
+        ("http://[", "not the address of a ComfyUI"),
+        ("http://h:port", "not the address of a ComfyUI"),
+        ("http://", "not the address of a ComfyUI"),
+        ("", "not the address of a ComfyUI"),
+        ("http://h\u00f6st", "not the address of a ComfyUI"),
     ],
 )
 def test_a_server_that_is_not_there(url: str, words: str) -> None:
@@ -194,9 +211,47 @@ def test_a_server_that_is_not_there(url: str, words: str) -> None:
         Server(url).schemas()
 
 
-def test_fetched_pictures_replace_nothing_and_stay_in_their_folder(tmp_path: Path) -> None:
+def test_the_wait_can_be_limited(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(fake, tmp_path, "--timeout", "0") == 1
+    assert "did not end within 0 seconds" in capsys.readouterr().err
+
+
+def test_node_types_that_the_server_lacks_are_named(fake: Fake, tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps({"1": {"class_type": "Nope", "inputs": {}}}))
+    assert main(["run", str(path), "--server", fake.url]) == 1
+    assert fake.posted == []
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", PNG[:50], PNG[:40] + bytes(40)])
+def test_only_what_decodes_as_an_image_is_saved(
+    content: bytes, fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.image = content
+    assert run(fake, tmp_path) == 1
+    assert "x_00001_.png is not an image that can be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_saved_images_keep_existing_files_and_stay_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
-    paths = store([("a.png", b"new"), ("../../b.png", b"b"), ("..\\c.png", b"c")], tmp_path)
+    names = {
+        "a.png": "a_1.png",
+        "../../b.png": "b.png",
+        "..\\c.png": "c.png",
+        "": "image.png",
+        "..": "image_1.png",
+        "d.exe": "d.exe.png",
+        ".e.png": "e.png",
+        "f\0\n.png": "f .png",
+        "g" * 300 + ".png": "g" * 150 + ".png",
+    }
+    for name, saved in names.items():
+        assert save_image(PNG, name, tmp_path) == tmp_path / saved
+    assert save_image(encoded("JPEG"), "h.png", tmp_path).name == "h.png.jpg"
     assert (tmp_path / "a.png").read_bytes() == b"old"
-    assert [path.name for path in paths] == ["a_1.png", "b.png", "c.png"]
-    assert all(path.parent == tmp_path for path in paths)
+    assert sorted(tmp_path.iterdir()) == sorted(
+        tmp_path / n for n in ("a.png", "h.png.jpg", *names.values())
+    )
