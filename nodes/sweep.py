@@ -10,7 +10,7 @@ from glide_core.errors import GlideError
 
 from . import inputs, stages
 from .host import ClipGuide, Conditioning, GlideClip, Host, current
-from .host.guides import check_noisy
+from .host.clip_guidance import check_noisy
 from .host.values import GLIDE_TEXT, part
 from .scoring import cosines
 

@@ -23,6 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=REASON))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with a `core_sampler` once for every sampler that this ComfyUI has."""
+    if "core_sampler" in metafunc.fixturenames:
+        names = ["euler"]  # skipped: no ComfyUI to ask
+        if "COMFYUI_PATH" in os.environ:
+            from comfyui.inside import import_comfyui
+
+            names = import_comfyui(Path(os.environ["COMFYUI_PATH"])).KSampler.SAMPLERS
+        metafunc.parametrize("core_sampler", names)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """Tiny random-weight checkpoints of every kind, in the form of a ComfyUI base directory."""

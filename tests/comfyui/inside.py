@@ -13,17 +13,14 @@ from typing import Any
 import torch
 from comfyui.tiny import Checkpoints
 
-# every sampler of KSampler in 0.3.64
-CORE_SAMPLERS = [
-    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2",
-    "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
-    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp",
-    "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",
-    "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep",
-    "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp",
-    "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3",
-    "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
-]  # fmt: skip
+
+def import_comfyui(comfyui: Path) -> Any:
+    """Import a ComfyUI into this process, for the CPU; gives its `comfy.samplers`."""
+    if str(comfyui) not in sys.path:
+        sys.path.insert(0, str(comfyui))
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu = True  # before comfy.model_management looks for a GPU
+    return importlib.import_module("comfy.samplers")
 
 
 class Inside:
@@ -31,9 +28,8 @@ class Inside:
 
     def __init__(self, comfyui: Path, repository: Path, checkpoints: Checkpoints) -> None:
         torch.set_num_threads(1)
-        sys.path.insert(0, str(comfyui))
+        self.samplers = import_comfyui(comfyui)
         args = importlib.import_module("comfy.cli_args").args
-        args.cpu = True  # before comfy.model_management looks for a GPU
         args.preview_method = type(args.preview_method)("auto")
         self.args = args
         folder_paths = importlib.import_module("folder_paths")
@@ -42,7 +38,6 @@ class Inside:
         folder_paths.set_input_directory(str(checkpoints.base_directory / "input"))
         self.nodes = importlib.import_module("nodes")
         self.management = importlib.import_module("comfy.model_management")
-        self.samplers = importlib.import_module("comfy.samplers")
         self.utils = importlib.import_module("comfy.utils")
         before = set(self.nodes.NODE_CLASS_MAPPINGS)
         loaded = asyncio.run(self.nodes.load_custom_node(str(repository)))
@@ -66,7 +61,8 @@ class Inside:
         """Give a node's class, loading the file of core's that has it; None where there is none."""
         if node not in self.nodes.NODE_CLASS_MAPPINGS:
             for file in sorted(self.extras.glob("nodes_*.py")):
-                if f'"{node}"' in file.read_text(encoding="utf-8"):
+                text = file.read_text(encoding="utf-8")
+                if f'"{node}"' in text or f"'{node}'" in text:
                     self.load_extra(file)
         return self.nodes.NODE_CLASS_MAPPINGS.get(node)
 

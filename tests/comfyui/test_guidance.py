@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from comfyui.foreign import latent_model, open_clip_model
-from comfyui.inside import CORE_SAMPLERS
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def open_clip(comfy: Any) -> Any:
     values = comfy.module("nodes.host.values")
     module, tokenizer = open_clip_model()
     made = values.GlideClip("open_clip", "tiny", module, tokenizer)
-    return comfy.module("nodes.host.comfyui.managed").managed_clip(made)
+    return comfy.module("nodes.host.comfyui.gradient_patcher").managed_clip(made)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +45,17 @@ def cosine(comfy: Any, clip: Any, samples: torch.Tensor, text: str) -> float:
     return float(lines.split()[0])
 
 
-@pytest.mark.parametrize("sampler", CORE_SAMPLERS)
-def test_noisy_clip_guides_core_samplers(comfy: Any, glide: Any, noisy: Any, sampler: str) -> None:
+def test_noisy_clip_guides_core_samplers(
+    comfy: Any, glide: Any, noisy: Any, core_sampler: str
+) -> None:
     model, positive, negative, _ = glide
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="a red fox", scale=20.0)
-    plain = comfy.ksampler(model, positive, negative, sampler_name=sampler)
-    found = comfy.ksampler(guided, positive, negative, sampler_name=sampler)
+    plain = comfy.ksampler(model, positive, negative, sampler_name=core_sampler)
+    found = comfy.ksampler(guided, positive, negative, sampler_name=core_sampler)
     assert torch.isfinite(found).all()
     assert float((found - plain).abs().max()) > 1e-2
     # x0 is clipped at every step; dpm_fast and dpm_adaptive do not end on one
-    assert float(found.abs().max()) <= (3 if sampler in ("dpm_fast", "dpm_adaptive") else 1.01)
+    assert float(found.abs().max()) <= (3 if core_sampler in ("dpm_fast", "dpm_adaptive") else 1.01)
 
 
 def test_guidance_raises_the_score(comfy: Any, glide: Any, noisy: Any) -> None:
@@ -143,9 +143,8 @@ def test_open_clip_guides_glide(comfy: Any, glide: Any, open_clip: Any) -> None:
     assert cosine(comfy, open_clip, found, "blue") > cosine(comfy, open_clip, plain, "blue")
 
 
-@pytest.mark.parametrize("sampler", CORE_SAMPLERS)
 def test_open_clip_guides_a_latent_model(
-    comfy: Any, latent: Any, open_clip: Any, sampler: str
+    comfy: Any, latent: Any, open_clip: Any, core_sampler: str
 ) -> None:
     model, vae, conditioning = latent
     guided = comfy(
@@ -158,7 +157,7 @@ def test_open_clip_guides_a_latent_model(
         cutouts=2,
     )
     empty = {"samples": torch.zeros(1, 4, 8, 8)}
-    run = {"latent_image": empty, "sampler_name": sampler}
+    run = {"latent_image": empty, "sampler_name": core_sampler}
     plain = comfy.ksampler(model, conditioning, conditioning, **run)
     found = comfy.ksampler(guided, conditioning, conditioning, **run)
     assert torch.isfinite(found).all()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui.inside import CORE_SAMPLERS
 
 SCHEDULERS = (
     "normal", "simple", "sgm_uniform", "beta", "kl_optimal", "ddim_uniform", "karras", "exponential"
@@ -21,11 +20,9 @@ def glide(comfy: Any) -> Any:
     return model, clip, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
 
-@pytest.mark.parametrize("sampler", CORE_SAMPLERS)
-def test_core_sampler_gives_a_picture(comfy: Any, glide: Any, sampler: str) -> None:
+def test_core_sampler_gives_an_image(comfy: Any, glide: Any, core_sampler: str) -> None:
     model, _, positive, negative = glide
-    assert sampler in comfy.samplers.SAMPLER_NAMES
-    found = comfy.ksampler(model, positive, negative, sampler_name=sampler, cfg=2.0)
+    found = comfy.ksampler(model, positive, negative, sampler_name=core_sampler, cfg=2.0)
     assert torch.isfinite(found).all()
     assert float(found.abs().max()) < 3
 
@@ -107,11 +104,12 @@ def test_a_mask_confines_a_prompt_to_its_half(comfy: Any, glide: Any) -> None:
     assert float((exact[..., 32:] - exact[..., :32]).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [s for s in CORE_SAMPLERS if s not in WHOLE_BATCH])
-def test_picture_i_of_a_batch_is_its_own(comfy: Any, glide: Any, sampler: str) -> None:
+def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any, core_sampler: str) -> None:
     """Core draws one noise for a batch; what comes first, and what LatentFromBatch picks, stays."""
+    if core_sampler in WHOLE_BATCH:
+        pytest.skip("its steps depend on the whole batch")
     model, _, positive, negative = glide
-    three, run = comfy.empty(3), {"sampler_name": sampler}
+    three, run = comfy.empty(3), {"sampler_name": core_sampler}
     together = comfy.ksampler(model, positive, negative, latent_image=three, **run)
     second = comfy("LatentFromBatch", samples=three, batch_index=1, length=1)
     alone = comfy.ksampler(model, positive, negative, latent_image=second, **run)

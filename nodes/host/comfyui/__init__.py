@@ -31,14 +31,15 @@ from ..values import (
     with_extras,
 )
 from . import files
-from .compare import compared
+from .checkpoint_compat import load_any
+from .gradient_patcher import managed_clip
 from .guidance import guided
-from .managed import managed_clip
 from .model import GlideBaseModel, build_model
+from .preview_pairs import compared
 from .progress import progress
 from .sampling import sample
-from .saved import load_any
 from .text import LoadedText, build_clip
+from .versions import set_reload
 
 __all__ = ["ComfyHost"]
 
@@ -62,10 +63,10 @@ class ComfyHost:
         return self._load(path, dtype, ("upsampler", "upsampler-inpaint"))[0]
 
     def _load(self, path: Path, dtype: str, kinds: Sequence[ModelKind]) -> tuple[Any, LoadedText]:
-        with torch.inference_mode(False):  # weights made inside it can take no part in a gradient
-            model = load_any(path, kinds)
-            text = build_clip(model.text, model.config)
-            return build_model(model, _dtype(dtype), text), text
+        patcher, text = load_model(path, dtype, kinds)
+        set_reload(patcher, reload_model, path, dtype, kinds)
+        set_reload(text.clip.patcher, reload_text, path, dtype, kinds)
+        return patcher, text
 
     def load_clip(self, paths: Sequence[Path], dtype: str) -> GlideClip:
         with torch.inference_mode(False):
@@ -137,8 +138,35 @@ class ComfyHost:
         yield clip.patcher.load_device
 
 
+def load_model(
+    path: Path, dtype: str, kinds: Sequence[ModelKind], *, disable_dynamic: bool = False
+) -> tuple[Any, LoadedText]:
+    """Load a checkpoint as a ModelPatcher of its UNet, and its text encoder."""
+    with torch.inference_mode(False):  # weights made inside it can take no part in a gradient
+        model = load_any(path, kinds)
+        text = build_clip(model.text, model.config)
+        found = build_model(model, _dtype(dtype), text, disable_dynamic=disable_dynamic)
+        return found, text
+
+
+def reload_model(
+    path: Path, dtype: str, kinds: Sequence[ModelKind], disable_dynamic: bool = False
+) -> Any:
+    """Load a checkpoint again and give the ModelPatcher of its UNet."""
+    return load_model(path, dtype, kinds, disable_dynamic=disable_dynamic)[0]
+
+
+def reload_text(
+    path: Path, dtype: str, kinds: Sequence[ModelKind], disable_dynamic: bool = False
+) -> Any:
+    """Load a checkpoint again and give the ModelPatcher of its text encoder."""
+    with torch.inference_mode(False):
+        model = load_any(path, kinds)
+        return build_clip(model.text, model.config).clip.patcher
+
+
 def pixel_vae() -> comfy.sd.VAE:
-    """Give the VAE of pictures that are their own latents, in float32.
+    """Give the VAE of images that are their own latents, in float32.
 
     ComfyUI's own choice of bfloat16 on some devices would leave 8 bits of every pixel.
     """

@@ -15,15 +15,15 @@ from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
 from glide_core.guidance import GuidanceCallback, add_guides, open_clip_guide
 
-from ..guides import condition, encode
+from ..clip_guidance import condition, encode
 from ..values import ClipGuide
-from . import live
-from .managed import managed_decoder
+from . import step_events
+from .gradient_patcher import managed_decoder
 from .model import GlideBaseModel
 
 # Stable Diffusion's noisiest level. Flow models begin at an infinite one, others at 4500, and the
 # shift of x0 grows with it: of models whose x0 is not clipped, above this as at this.
-_MOST_LEVEL = 14.6
+_MAX_LEVEL = 14.6
 
 Push = Callable[[dict[str, Any]], Tensor]  # a post-CFG function: its arguments to a new x0
 
@@ -34,22 +34,25 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
     models = [clip.patcher]
     comfy.model_management.load_models_gpu(models)
     device = clip.patcher.load_device
-    ear, node = live.Ear(), live.executing_node()
+    probe, node = step_events.Probe(), step_events.executing_node()
     if isinstance(patcher.model, GlideBaseModel):
         cond_fn = outside_inference(
-            condition(guide, patcher.model.glide_config, 1, device, ear.hear)
+            condition(guide, patcher.model.glide_config, 1, device, probe.record)
         )
-        push = pushed_by(cond_fn, limit=1.0, tell=live.teller(node, ear, 1.0))
+        push = pushed_by(cond_fn, limit=1.0, report=step_events.make_reporter(node, probe, 1.0))
         # for the exact sampler
-        push.glide_guide = live.WatchedGuide(cond_fn, ear, node)  # type: ignore[attr-defined]
+        push.glide_guide = step_events.WatchedGuide(cond_fn, probe, node)  # type: ignore[attr-defined]
     else:
         decoder = None
         if guide.vae is not None:
             decoder = managed_decoder(guide.vae)
             models.append(decoder)
-        cond_fn = decoded_guide(patcher, guide, decoder, device, ear.hear)
+        cond_fn = decoded_guide(patcher, guide, decoder, device, probe.record)
         push = pushed_by(
-            cond_fn, interval=guide.interval, most=_MOST_LEVEL, tell=live.teller(node, ear, None)
+            cond_fn,
+            interval=guide.interval,
+            most=_MAX_LEVEL,
+            report=step_events.make_reporter(node, probe, None),
         )
     clone = patcher.clone()
     # A plain function: ComfyUI deep-copies a MODEL's options with everything an object holds.
@@ -59,7 +62,7 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
     return clone
 
 
-def guides_of(options: dict[str, Any]) -> list[live.WatchedGuide]:
+def guides_of(options: dict[str, Any]) -> list[step_events.WatchedGuide]:
     """Find the guides that `guided` put into a GLIDE MODEL's options."""
     functions = options.get("sampler_post_cfg_function", [])
     return [fn.glide_guide for fn in functions if hasattr(fn, "glide_guide")]
@@ -86,14 +89,14 @@ def pushed_by(
     *,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
-    most: float = torch.inf,
-    tell: live.Tell | None = None,
+    limit_level: float = torch.inf,
+    report: step_events.Report | None = None,
 ) -> Push:
     """Turn a gradient at x_t into a shift of x0, which is what a post-CFG function may change.
 
     eps - sqrt(1 - ab) * gradient (Song et al. 2020) is, in terms of x0 and sigma,
-    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient. limit: of the shifted x0; most: the highest noise
-    level to reckon with. `tell` is told of every call.
+    x0 + sigma^2 / sqrt(1 + sigma^2) * gradient. limit: of the shifted x0. limit_level: the highest
+    noise level to compute with. `report` is called after every call.
     """
 
     def push(args: dict[str, Any]) -> Tensor:
@@ -107,17 +110,17 @@ def pushed_by(
         if interval is not None:
             inside = ((interval[0] <= level) & (level <= interval[1])).to(x0)
             if not inside.any():
-                if tell is not None:
-                    tell(args, x0)
+                if report is not None:
+                    report(args, x0)
                 return x0
-        level = level.clamp(max=most)
+        level = level.clamp(max=limit_level)
         x = x * (1 + level) if flow else x
         scale = (1 + level**2).sqrt()
         gradient = cond_fn(x / scale, t.expand(len(x)), x0)
         found = x0 + inside * level**2 / scale * gradient.to(x0)
         found = found if limit is None else found.clamp(-limit, limit)
-        if tell is not None:
-            tell(args, found)
+        if report is not None:
+            report(args, found)
         return found
 
     return push

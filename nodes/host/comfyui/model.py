@@ -9,7 +9,6 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
-import comfy.model_patcher
 import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -22,21 +21,23 @@ from glide_core.models.text_encoder import TextFeatures
 from glide_core.models.unet import UNet
 
 from ..values import GLIDE_TEXT, LOW_RES, POOLED
-from .conditions import inpaint_condition, resize
-from .noise import own_noise
+from .checkpoint_compat import saved_extras
+from .inpaint_cond import inpaint_condition, resize
+from .model_sampling import EpsSigmas, VelocitySigmas, clamp_start_sigma, sampling_settings
 from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
-from .saved import saved_extras
-from .sigmas import EpsSigmas, VelocitySigmas, sampling_settings, start_lower
+from .per_image_noise import per_image_noise
 from .text import GLIDE_SEGMENTS, GLIDE_TEXT_ENCODER, LoadedText, encode_again
+from .versions import archive_dtypes, model_patcher
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
 
 
 class PixelLatents(comfy.latent_formats.LatentFormat):
-    """Latents that are the picture: 3 channels, 1:1, in [-1, 1]; previews need no decoder."""
+    """Latents that are the image: 3 channels, 1:1, in [-1, 1]; previews need no decoder."""
 
     latent_channels = 3
+    spacial_downscale_ratio = 1  # ComfyUI's spelling (0.8 and newer)
 
     def __init__(self) -> None:
         self.latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -244,7 +245,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         found = super().state_dict_for_saving(*given.args, **given.kwargs)
         return {**found, **saved_extras(self.glide_config)}
 
-    def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
+    def memory_required(self, input_shape: Any, cond_shapes: Any = None, **unused: Any) -> float:
         """Estimate the bytes one forward pass needs beside the weights.
 
         The skip connections of the whole way down, and about twelve tensors of the first level's
@@ -262,10 +263,17 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         return batch * height * width * per_pixel * comfy.model_management.dtype_size(dtype)
 
 
-def build_model(glide: GlideModel, dtype: torch.dtype | None, text: LoadedText) -> Any:
+def build_model(
+    glide: GlideModel,
+    dtype: torch.dtype | None,
+    text: LoadedText,
+    *,
+    disable_dynamic: bool = False,
+) -> Any:
     """Put a GLIDE model's UNet into a ModelPatcher; its weights are taken over, not copied.
 
     dtype: of the heavy layers (`GlideModel.use_dtype`); None for ComfyUI's choice for the device.
+    disable_dynamic: no DynamicVRAM, whatever ComfyUI uses for other models.
     """
     load_device = comfy.model_management.get_torch_device()
     supported = GlideModelConfig.supported_inference_dtypes
@@ -280,17 +288,19 @@ def build_model(glide: GlideModel, dtype: torch.dtype | None, text: LoadedText) 
     model = config.get_model({})
     weights = glide.use_dtype(dtype).unet.state_dict()
     model.diffusion_model.load_state_dict(weights, assign=True)
+    archive_dtypes(model.diffusion_model)  # the assigned weights are of several dtypes
     model.requires_grad_(False).eval()
     model.text = text
-    patcher = comfy.model_patcher.ModelPatcher(
+    patcher = model_patcher(
         model,
         load_device=load_device,
         offload_device=comfy.model_management.unet_offload_device(),
+        disable_dynamic=disable_dynamic,
     )
     patcher.set_model_sampler_post_cfg_function(clip_denoised)
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", encode_foreign_prompts)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", start_lower)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", own_noise)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", clamp_start_sigma)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", per_image_noise)
     return patcher
 
 

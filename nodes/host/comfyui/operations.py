@@ -8,6 +8,8 @@ import comfy.ops
 from torch import Tensor
 from torch.nn import functional as F
 
+from .versions import cast_weights
+
 
 class GlideOperations(comfy.ops.manual_cast):
     """ComfyUI's casting layers: weights may be offloaded, patched on the fly, of another dtype.
@@ -23,5 +25,5 @@ class GlideOperations(comfy.ops.manual_cast):
         """
 
         def forward_comfy_cast_weights(self, input: Tensor) -> Any:
-            weight, bias = comfy.ops.cast_bias_weight(self, input)
-            return F.linear(input.transpose(1, 2), weight[..., 0], bias).transpose(1, 2)
+            with cast_weights(self, input) as (weight, bias):
+                return F.linear(input.transpose(1, 2), weight[..., 0], bias).transpose(1, 2)

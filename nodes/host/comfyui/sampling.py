@@ -17,7 +17,7 @@ from glide_core.diffusion.types import Prediction
 from glide_core.sampling import model_schedule
 
 from ..values import Bound, Conditioning
-from . import live
+from . import step_events
 from .guidance import condition_of, guides_of
 from .model import VARIANCE_SINK, VarianceSink, clip_denoised
 from .patches import named
@@ -56,11 +56,11 @@ class GlideGuider(comfy.samplers.CFGGuider):
             cond_fn=condition_of(self.model_options),
             device=device,
         )
-        if live.listening() is not None:
+        if step_events.listening() is not None:
             schedule = model_schedule(model.glide_config)
-            watch = live.Watch(guides_of(self.model_options), schedule)
+            watch = step_events.Watch(guides_of(self.model_options), schedule)
             bound = replace(
-                bound, cond_fn=watch.cond_fn, guidance_callback=watch.hear, callback=watch.step
+                bound, cond_fn=watch.cond_fn, guidance_callback=watch.record, callback=watch.step
             )
         return self.job(bound).to(comfy.model_management.intermediate_device())
 

@@ -20,6 +20,7 @@ from glide_core.tokenizer import get_tokenizer
 
 from ..values import GLIDE_IDS, GLIDE_MASK, GLIDE_TEXT, GLIDE_TOKENIZER
 from .operations import GlideOperations
+from .versions import text_encoder
 
 # Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
 # the MODELs that must encode it with a tower of their own.
@@ -112,11 +113,15 @@ class GlideTextModel(nn.Module):
         self.tokenizer_name = config.tokenizer
         self.fingerprint = fingerprint
         self.dtypes = {tower.token_embedding.weight.dtype}
+        self.disable_offload = True  # no DynamicVRAM, see `versions.text_encoder`
+        self.execution_device: Any = None  # set before every prompt by ComfyUI 0.4 and newer
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """Ignore "stop at CLIP layer": the UNet was trained on the last layer's states alone."""
+        """Take the device to run on. "layer" has no effect: the UNet reads the last layer alone."""
+        self.execution_device = options.get("execution_device", self.execution_device)
 
-    def reset_clip_options(self) -> None: ...
+    def reset_clip_options(self) -> None:
+        self.execution_device = None
 
     def encode_token_weights(
         self, tokens: dict[str, PromptTokens]
@@ -127,8 +132,9 @@ class GlideTextModel(nn.Module):
         where empty is the unconditional prompt's. The pooled vector stays unweighted.
         """
         prompt = tokens["glide"]
-        device = comfy.model_management.text_encoder_device()
-        device = self.glide.token_embedding.weight.device if device is None else device
+        device = self.execution_device
+        if device is None:
+            device = comfy.model_management.text_encoder_device()
         ids, mask, weights = self._pad(prompt[0] if prompt else [])
         weighted = bool((weights != 1.0).any())
         if weighted:
@@ -139,17 +145,23 @@ class GlideTextModel(nn.Module):
         if weighted:
             state, empty = states.chunk(2)
             states = empty + weights[..., None].to(out) * (state - empty)
-        segments = getattr(prompt, "segments", None)
-        extras: dict[str, Any] = {
-            GLIDE_IDS: ids[:1],
-            GLIDE_MASK: mask[:1],
+        return states, pooled, self.extras(tokens)
+
+    def extras(self, tokens: dict[str, PromptTokens]) -> dict[str, Any]:
+        """Give what a CONDITIONING carries of its prompt beside the features."""
+        prompt = tokens["glide"]
+        ids, mask, _ = self._pad(prompt[0] if prompt else [])
+        found: dict[str, Any] = {
+            GLIDE_IDS: ids,
+            GLIDE_MASK: mask,
             GLIDE_TOKENIZER: self.tokenizer_name,
             GLIDE_TEXT_ENCODER: self.fingerprint,
         }
+        segments = getattr(prompt, "segments", None)
         if segments is not None:
-            extras[GLIDE_SEGMENTS] = segments
-            extras[GLIDE_TEXT] = "".join(piece for piece, _ in segments)
-        return states, pooled, extras
+            found[GLIDE_SEGMENTS] = segments
+            found[GLIDE_TEXT] = "".join(piece for piece, _ in segments)
+        return found
 
     def _pad(self, tokens: list[tuple[Any, ...]]) -> tuple[Tensor, Tensor, Tensor]:
         length = self.glide.config.context_length
@@ -165,8 +177,26 @@ class GlideTextModel(nn.Module):
         return self.glide.load_state_dict(sd, strict=False)
 
 
+class GlideTextClip(comfy.sd.CLIP):
+    """A CLIP whose prompts keep their extras where hooks schedule the weights, too.
+
+    ComfyUI drops what a text encoder returns beside its features there.
+    """
+
+    def clone(self, *args: Any, **options: Any) -> Any:
+        copied = super().clone(*args, **options)
+        copied.__class__ = type(self)  # CLIP.clone makes a plain CLIP
+        return copied
+
+    def encode_from_tokens_scheduled(
+        self, tokens: Any, unprojected: bool = False, add_dict: Any = None, **options: Any
+    ) -> Any:
+        known = {**self.cond_stage_model.extras(tokens), **(add_dict or {})}
+        return super().encode_from_tokens_scheduled(tokens, unprojected, known, **options)
+
+
 class LoadedText(NamedTuple):
-    """A text tower and the print by which its features are known again."""
+    """A text encoder and the fingerprint that its features carry."""
 
     clip: comfy.sd.CLIP
     fingerprint: str
@@ -195,7 +225,7 @@ def build_clip(tower: TextEncoder, config: GlideConfig) -> LoadedText:
 
     target = comfy.supported_models_base.ClipTarget(make_tokenizer, make)
     size = sum(p.numel() for p in tower.parameters())
-    clip = comfy.sd.CLIP(target, parameters=size, model_options={"dtype": torch.float32})
+    clip = text_encoder(GlideTextClip, target, parameters=size, dtype=torch.float32)
     return LoadedText(clip, print_of)
 
 

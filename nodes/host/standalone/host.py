@@ -14,7 +14,7 @@ from glide_core.checkpoints.catalog import models_directory
 from glide_core.errors import GlideError
 
 from .. import files
-from ..guides import condition
+from ..clip_guidance import condition
 from ..values import (
     GLIDE_IDS,
     GLIDE_MASK,

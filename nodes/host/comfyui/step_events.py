@@ -27,16 +27,16 @@ from glide_core.guidance import add_guides, guidance_strength
 
 EVENT = "glide.step"
 # After one guided call in ComfyUI: its arguments, and the x0 that the guide made of "denoised".
-Tell = Callable[[dict[str, Any], Tensor], None]
+Report = Callable[[dict[str, Any], Tensor], None]
 
 
-class Ear:
-    """What a CLIP guide found at its last call. `hear` is its guidance_callback."""
+class Probe:
+    """What a CLIP guide found at its last call. `record` is its guidance_callback."""
 
     def __init__(self) -> None:
         self._similarity: Tensor | None = None
 
-    def hear(self, _t: Tensor, cosine: Tensor) -> None:
+    def record(self, _t: Tensor, cosine: Tensor) -> None:
         self._similarity = cosine.mean()
 
     def take(self) -> Tensor | None:
@@ -49,7 +49,7 @@ class WatchedGuide:
     """A guide of a GLIDE MODEL, what it hears, and the node that added it."""
 
     cond_fn: ConditionFn
-    ear: Ear
+    probe: Probe
     node: str | None  # None outside a running prompt
 
 
@@ -66,14 +66,14 @@ def listening() -> Any | None:
     return running if getattr(running, "client_id", None) is not None else None
 
 
-def teller(node: str | None, ear: Ear, limit: float | None) -> Tell:
+def make_reporter(node: str | None, probe: Probe, limit: float | None) -> Report:
     """Send what a guide did under a core sampler, to its own node.
 
     limit: of x0, see `guidance_strength`. A function, since ComfyUI copies a MODEL's objects.
     """
 
-    def tell(args: dict[str, Any], guided: Tensor) -> None:
-        similarity = ear.take()
+    def report(args: dict[str, Any], guided: Tensor) -> None:
+        similarity = probe.take()
         options = args.get("model_options", {}).get("transformer_options", {})
         sigmas = options.get("sample_sigmas")
         if node is None or sigmas is None or listening() is None:
@@ -88,7 +88,7 @@ def teller(node: str | None, ear: Ear, limit: float | None) -> Tell:
         if at is not None and at < total:
             send(node, int(at), total, level, *values)
 
-    return tell
+    return report
 
 
 class Watch:
@@ -100,7 +100,7 @@ class Watch:
         self._cfg: Tensor | None = None
         self._found: dict[WatchedGuide | None, tuple[Tensor | None, Tensor]] = {}
 
-    def hear(self, _t: Tensor, strength: Tensor) -> None:
+    def record(self, _t: Tensor, strength: Tensor) -> None:
         """Be the guidance_callback of classifier-free guidance."""
         self._cfg = strength.mean()
 
@@ -129,7 +129,7 @@ class Watch:
             gradient = cond_fn(x_t, t, x0)
             sigma = self.schedule.sigma(t).to(x0).reshape(-1, *[1] * (x0.ndim - 1))
             guided = x0 + sigma**2 / (1 + sigma**2).sqrt() * gradient.to(x0)
-            similarity = None if guide is None else guide.ear.take()
+            similarity = None if guide is None else guide.probe.take()
             self._found[guide] = (similarity, guidance_strength(guided, x0).mean())
             return gradient
 
@@ -153,7 +153,7 @@ def send(
     clip_strength: float | None,
     cfg_strength: float | None = None,
 ) -> None:
-    """Tell the browser of one step, counted from 0; nothing where nobody listens."""
+    """Report the browser of one step, counted from 0; nothing where nobody listens."""
     server, context = listening(), get_executing_context()
     if server is None or context is None or node is None:
         return

@@ -122,19 +122,19 @@ def test_an_unguided_run_tells_nothing(server: Any) -> None:
 
 def test_nobody_listening_costs_nothing_and_changes_nothing(comfy: Any) -> None:
     """In this process there is no server: guidance nodes know no id, and nothing is sent."""
-    live = comfy.module("nodes.host.comfyui.live")
-    assert live.listening() is None and live.executing_node() is None
+    step_events = comfy.module("nodes.host.comfyui.step_events")
+    assert step_events.listening() is None and step_events.executing_node() is None
 
 
 class FakeServer:
     client_id = "a browser"
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
 
     def send_sync(self, event: str, data: dict[str, Any], client: str) -> None:
         assert event == "glide.step" and client == self.client_id
-        self.heard.append(data)
+        self.received.append(data)
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def told(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Have nodes run as part of a prompt, with a browser at the other end."""
     from comfy_execution.utils import CurrentNodeContext
 
-    live, server = comfy.module("nodes.host.comfyui.live"), FakeServer()
-    monkeypatch.setattr(live, "listening", lambda: server)
+    step_events, server = comfy.module("nodes.host.comfyui.step_events"), FakeServer()
+    monkeypatch.setattr(step_events, "listening", lambda: server)
     with CurrentNodeContext("prompt", "57:8"):
-        yield server.heard
+        yield server.received
 
 
 def test_the_similarity_is_clip_s_cosine_at_the_noised_picture(
@@ -200,16 +200,16 @@ def test_listening_changes_no_bit_of_a_picture(comfy: Any, monkeypatch: pytest.M
 
     silent = pictures()
     server = FakeServer()
-    monkeypatch.setattr(comfy.module("nodes.host.comfyui.live"), "listening", lambda: server)
+    monkeypatch.setattr(comfy.module("nodes.host.comfyui.step_events"), "listening", lambda: server)
     with CurrentNodeContext("prompt", "1"):
         heard = pictures()
-    assert server.heard
+    assert server.received
     assert all(torch.equal(a, b) for a, b in zip(silent, heard, strict=True))
 
 
 def test_values_that_are_no_numbers_are_sent_as_null(comfy: Any) -> None:
     """The browser's JSON knows neither NaN nor infinity."""
-    numbers = comfy.module("nodes.host.comfyui.live").numbers
+    numbers = comfy.module("nodes.host.comfyui.step_events").numbers
     values = [torch.tensor(math.nan), None, torch.tensor(math.inf), torch.tensor(0.5)]
     assert numbers(values) == [None, None, None, 0.5]
 

@@ -1,4 +1,4 @@
-"""Noise that core's samplers add on their way, drawn for each picture by itself."""
+"""Noise of ComfyUI's built-in samplers, generated for each image separately."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glide_core.diffusion.noise import SeededNoise
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # sigma, next sigma -> [B, C, H, W]
 
 
-def own_noise(
+def per_image_noise(
     executor: Any,
     noise: Tensor,
     latent: Tensor,
@@ -26,32 +26,35 @@ def own_noise(
     *rest: Any,
     **more: Any,
 ) -> Any:
-    """Have a sampler draw the noise of every step for each picture by itself.
+    """Generate the noise of every step separately for each image of the batch.
 
-    An OUTER_SAMPLE wrapper. Core's samplers draw it for the whole batch at once, so that a picture
-    changes with its neighbours. Its first noise does not (LatentFromBatch keeps it): each picture's
-    further noise comes from a generator that its own first noise seeds. A noise_sampler that is
-    given, and samplers of other packs, stay as they are.
+    An OUTER_SAMPLE wrapper. The built-in samplers generate it for the whole batch at once, so that
+    an image depends on the batch it is in. Its first noise does not (LatentFromBatch keeps it):
+    each image's further noise comes from a generator seeded with its own first noise. A
+    noise_sampler that is given, and samplers of other packs, stay as they are.
     """
     function = getattr(sampler, "sampler_function", None)
     core = getattr(function, "__module__", "") == k_diffusion.__name__
     if core and "noise_sampler" in inspect.signature(function).parameters and len(sigmas) > 1:
         device = executor.class_obj.model_patcher.load_device
-        seed = more.get("seed", rest[3] if len(rest) > 3 else None)
-        drawn = noise_sampler(function.__name__, noise, sigmas, seed or 0, device)
+        signature = inspect.signature(executor.class_obj.outer_sample)
+        run = signature.bind(noise, latent, sampler, sigmas, *rest, **more).arguments
+        drawn = noise_sampler(function, noise, sigmas, run.get("seed") or 0, device)
         options = {"noise_sampler": drawn, **sampler.extra_options}
         sampler = comfy.samplers.KSAMPLER(function, options, sampler.inpaint_options)
     return executor(noise, latent, sampler, sigmas, *rest, **more)
 
 
-def noise_sampler(name: str, noise: Tensor, sigmas: Tensor, seed: int, device: Any) -> NoiseSampler:
-    """Give the noise of a sampler of this name, seeded by each picture of `noise` [B, C, H, W].
+def noise_sampler(
+    function: Callable[..., Any], noise: Tensor, sigmas: Tensor, seed: int, device: Any
+) -> NoiseSampler:
+    """Give the noise of a sampler function, seeded by each image of `noise` [B, C, H, W].
 
     The SDE solvers ask for one path of Brownian motion at any two points of it, as in core; the
     others for fresh noise at every call.
     """
-    seeds = picture_seeds(noise, seed)
-    if name.startswith("sample_dpmpp") and "sde" in name:
+    seeds = image_seeds(noise, seed)
+    if is_brownian(function):
         ends = sigmas[sigmas > 0].min(), sigmas.max()
         like = torch.empty_like(noise)
         return k_diffusion.BrownianTreeNoiseSampler(like, *ends, seed=seeds, cpu=True)
@@ -59,8 +62,18 @@ def noise_sampler(name: str, noise: Tensor, sigmas: Tensor, seed: int, device: A
     return lambda sigma, sigma_next: white(like)
 
 
-def picture_seeds(noise: Tensor, seed: int) -> Sequence[int]:
-    """One seed a picture, from its first noise; from its place where that was switched off."""
+def is_brownian(function: Callable[..., Any]) -> bool:
+    """Whether a sampler takes its noise from a Brownian path, itself or in a sampler it calls."""
+    used = [vars(k_diffusion).get(name) for name in function.__code__.co_names]
+    return k_diffusion.BrownianTreeNoiseSampler in used or any(
+        is_brownian(other)
+        for other in used
+        if inspect.isfunction(other) and "noise_sampler" in inspect.signature(other).parameters
+    )
+
+
+def image_seeds(noise: Tensor, seed: int) -> Sequence[int]:
+    """One seed an image, from its first noise; from its place where that was switched off."""
     if not noise.any():
         return [(seed + i) % 2**63 for i in range(len(noise))]
     prints = (

@@ -1,22 +1,23 @@
-"""GLIDE's noise schedules in ComfyUI's words, and where its samplers start on them."""
+"""GLIDE's noise schedules as ComfyUI's model sampling, and where its samplers start."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import comfy.samplers
 from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 from torch import Tensor
 
 from glide_core.config import ScheduleConfig
 from glide_core.errors import GlideError
 
-# Samplers of core that weigh the slope at a step's far end as much as the one at its beginning.
-_FAR_SIGHTED = ("sample_heun", "sample_dpm_2_ancestral", "dpm_fast_function")
-MOST_SIGMA = 80.0  # where Karras et al. 2022 start; a picture in so much noise cannot be seen
+# Built-in samplers that weigh the slope at a step's end as much as the one at its beginning.
+_END_WEIGHTED = ("heun", "dpm_2_ancestral", "dpm_fast")
+MAX_SIGMA = 80.0  # where Karras et al. 2022 start; no image can be seen in so much noise
 
 
 def sampling_settings(schedule: ScheduleConfig) -> dict[str, Any]:
-    """Say a GLIDE schedule in ComfyUI's words, whose names mean other things.
+    """Give a GLIDE schedule as ComfyUI's sampling settings, whose names mean other things.
 
     ComfyUI's "linear" is linear in the square root of beta; what the paper calls linear is its
     "sqrt_linear". Both tables agree with the reference's to 1e-7.
@@ -35,17 +36,17 @@ def sampling_settings(schedule: ScheduleConfig) -> dict[str, Any]:
 
 
 class GlideSigmas(ModelSamplingDiscrete):
-    """The whole table of 1000 sigmas; schedulers that ask where to start are told a lower place.
+    """The whole table of 1000 sigmas; schedulers that ask for the largest get a lower one.
 
     The cosine schedule ends at sigma 20291. From there to the next of 20 steps is a jump to 12,
-    over which heun, dpm_2_ancestral and dpm_fast lose the picture, and karras spends half of its
+    over which heun, dpm_2_ancestral and dpm_fast lose the image, and karras spends half of its
     steps above sigma 80 (measured: docs/compatibility.md). The reference's own samplers take that
-    jump exactly, and go on doing so: they know the table alone.
+    jump exactly: they use the table alone.
     """
 
     @property
     def sigma_max(self) -> Tensor:
-        return self.sigmas[self.sigmas <= MOST_SIGMA][-1]
+        return self.sigmas[self.sigmas <= MAX_SIGMA][-1]
 
 
 class EpsSigmas(GlideSigmas, EPS):
@@ -56,7 +57,7 @@ class VelocitySigmas(GlideSigmas, V_PREDICTION):
     """For models that predict v."""
 
 
-def start_lower(
+def clamp_start_sigma(
     executor: Any,
     noise: Tensor,
     latent: Tensor,
@@ -65,15 +66,24 @@ def start_lower(
     *rest: Any,
     **more: Any,
 ) -> Any:
-    """Lower the first sigma for samplers that lose the picture on the jump from the table's end.
+    """Lower the first sigma for samplers that lose the image on the jump from the table's end.
 
     An OUTER_SAMPLE wrapper, for schedulers that read the table ("simple", KSampler's first choice,
     "beta"). The noise is scaled by what the run then starts at, so no more than that changes.
     """
     function = getattr(sampler, "sampler_function", None)
-    if getattr(function, "__name__", "") in _FAR_SIGHTED and len(sigmas) > 1:
-        most = executor.class_obj.model_patcher.get_model_object("model_sampling").sigma_max
-        if sigmas[0] > MOST_SIGMA and sigmas[1] < most <= MOST_SIGMA:
+    if is_end_weighted(function) and len(sigmas) > 1:
+        largest = executor.class_obj.model_patcher.get_model_object("model_sampling").sigma_max
+        if sigmas[0] > MAX_SIGMA and sigmas[1] < largest <= MAX_SIGMA:
             sigmas = sigmas.clone()
-            sigmas[0] = most
+            sigmas[0] = largest
     return executor(noise, latent, sampler, sigmas, *rest, **more)
+
+
+def is_end_weighted(function: Any) -> bool:
+    """Whether this is the function of a sampler in `_END_WEIGHTED`, a new closure or not."""
+    code = getattr(function, "__code__", None)
+    names = [name for name in _END_WEIGHTED if name in comfy.samplers.KSampler.SAMPLERS]
+    return code is not None and any(
+        comfy.samplers.ksampler(name).sampler_function.__code__ is code for name in names
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from ..values import GlideClip
+from .versions import copy_module
 
 
 class GradientPatcher(comfy.model_patcher.ModelPatcher):
@@ -56,7 +56,7 @@ def managed_decoder(vae: Any) -> GradientPatcher:
     """
     vae.throw_exception_if_invalid()
     with torch.inference_mode(False):
-        module = copy.deepcopy(vae.first_stage_model)
+        module = copy_module(vae.first_stage_model)
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if tensor.is_inference():
                 owner = module.get_submodule(name.rpartition(".")[0])
