@@ -1,15 +1,28 @@
-"""Frozen descriptions of every model: what a state dict's shapes say, plus what they cannot say."""
+"""Validated, frozen configs of models and of sampling.
+
+Every field has a type and a range, and `__post_init__` holds the rules between fields. A config is
+checked wherever it is made: in code, by `dataclasses.replace`, and from a file's metadata.
+GlideError names the field and what is allowed.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, field, replace
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AliasChoices, Field
+from pydantic.dataclasses import dataclass
+
+from glide_core.errors import GlideError
+from glide_core.fields import STRICT, check_divides, checked, in_range, one_of, parse_json
 
 ModelKind = Literal["base", "upsampler", "inpaint", "upsampler-inpaint"]
 PredictionType = Literal["epsilon", "v_prediction"]
+NoiseSchedule = Literal["linear", "squaredcos_cap_v2"]
+TokenizerName = Literal["glide-bpe", "clip-bpe", "glide-small"]
 
-KINDS: tuple[ModelKind, ...] = ("base", "upsampler", "inpaint", "upsampler-inpaint")
+KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 
 _DEFAULT_CHANNEL_MULT = {  # the reference's table for an empty channel_mult option
     64: (1, 2, 3, 4),
@@ -17,39 +30,80 @@ _DEFAULT_CHANNEL_MULT = {  # the reference's table for an empty channel_mult opt
     256: (1, 1, 2, 2, 4, 4),
 }
 
-# Field names in files written before version 0.2
-_OLD_NAMES = {"position_waves": "coord_channels", "residual_std": "sigma_data"}
 
-
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class TextConfig:
-    """The text tower: a bidirectional transformer over padded token ids."""
+    """The text encoder: a bidirectional transformer over padded token ids."""
 
-    n_vocab: int = 50257
-    context_length: int = 128
-    width: int = 512
-    layers: int = 16
-    heads: int = 8
+    n_vocab: Annotated[int, in_range(1, 1_000_000)] = 50257
+    context_length: Annotated[int, in_range(1, 4096)] = 128
+    width: Annotated[int, in_range(1, 16384)] = 512
+    layers: Annotated[int, in_range(1, 256)] = 16
+    heads: Annotated[int, in_range(1, 1024)] = 8
+
+    def __post_init__(self) -> None:
+        check_divides("heads", self.heads, "width", [self.width])
 
 
-@dataclass(frozen=True)
+_Mult = Annotated[int, in_range(1, 64)]
+_Factor = Annotated[int, Field(strict=True)]
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
 class UNetConfig:
     """The UNet without its conditioning channels (those follow from `GlideConfig.kind`)."""
 
-    image_size: int = 64
-    model_channels: int = 192
-    num_res_blocks: int = 3
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    attention_factors: tuple[int, ...] = (2, 4, 8)  # downsampling factors that carry attention
-    num_head_channels: int = 64
-    norm_groups: int = 32  # of every GroupNorm; OpenAI's models have 32 throughout
-    channels: int = 3  # picture channels; the network puts out twice as many: eps and variance
-    dropout: float = 0.0
-    patch_size: int = 1  # side of the pixel squares folded into channels at the door (OpenAI: 1)
-    # Cosines of the position, along x and along y each, that the first convolution sees (OpenAI: 0)
-    coord_channels: int = 0
+    image_size: Annotated[int, in_range(1, 8192)] = 64
+    model_channels: Annotated[int, in_range(2, 8192)] = 192
+    num_res_blocks: Annotated[int, in_range(1, 32)] = 3
+    channel_mult: Annotated[
+        tuple[_Mult, ...],
+        Field(min_length=1, max_length=10, description="1 to 10 integers from 1 to 64"),
+    ] = (1, 2, 3, 4)
+    # Downsampling factors of the levels with attention
+    attention_factors: Annotated[
+        tuple[_Factor, ...], Field(max_length=16, description="powers of two up to 1024")
+    ] = (2, 4, 8)
+    num_head_channels: Annotated[int, in_range(1, 8192)] = 64
+    norm_groups: Annotated[int, in_range(1, 8192)] = 32  # of every GroupNorm; OpenAI: 32
+    channels: Annotated[int, in_range(1, 64)] = 3  # of an image; the output has twice as many
+    dropout: Annotated[float, in_range(0, 1)] = 0.0
+    # Side of the squares of pixels that are folded into channels before the first convolution
+    patch_size: Annotated[int, in_range(1, 8)] = 1
+    # Cosines of the position, along x and along y each, given to the first convolution (OpenAI: 0)
+    coord_channels: Annotated[
+        int,
+        in_range(0, 64),
+        Field(validation_alias=AliasChoices("coord_channels", "position_waves")),
+    ] = 0
     # Upsamplers: spread of what low_res lacks; the network is preconditioned on it. 0: off (OpenAI)
-    sigma_data: float = 0.0
+    sigma_data: Annotated[
+        float, in_range(0, 10), Field(validation_alias=AliasChoices("sigma_data", "residual_std"))
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        for factor in self.attention_factors:
+            if not 1 <= factor <= 1024 or factor & (factor - 1):
+                raise GlideError(
+                    f"attention_factors holds {factor}. Expected powers of two up to 1024."
+                )
+        widths = [self.model_channels * mult for mult in self.channel_mult]
+        attended = [w for i, w in enumerate(widths) if 2**i in self.attention_factors]
+        check_divides("norm_groups", self.norm_groups, "a level's channels", widths)
+        check_divides(
+            "num_head_channels",
+            self.num_head_channels,
+            "the channels of an attention layer,",
+            [*attended, widths[-1]],  # the middle block always has attention
+        )
+        step = self.patch_size * 2 ** (len(widths) - 1)
+        if self.image_size % step:
+            raise GlideError(
+                f"image_size is {self.image_size}. Expected a multiple of {step}, which is "
+                f"patch_size {self.patch_size} times 2 for each of {len(widths) - 1} halvings."
+            )
 
     @property
     def embedding_width(self) -> int:
@@ -57,24 +111,35 @@ class UNetConfig:
         return 4 * self.model_channels
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class ScheduleConfig:
     """The training schedule and what the network's first output channels mean."""
 
-    noise_schedule: str = "squaredcos_cap_v2"
-    diffusion_steps: int = 1000
-    prediction_type: PredictionType = "epsilon"
+    noise_schedule: Annotated[NoiseSchedule, one_of(NoiseSchedule)] = "squaredcos_cap_v2"
+    diffusion_steps: Annotated[int, in_range(1, 100_000)] = 1000
+    prediction_type: Annotated[PredictionType, one_of(PredictionType)] = "epsilon"
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class GlideConfig:
-    """One GLIDE diffusion model, whole."""
+    """One GLIDE diffusion model: text encoder, UNet, schedule and tokenizer."""
 
-    kind: ModelKind = "base"
+    kind: Annotated[ModelKind, one_of(ModelKind)] = "base"
     text: TextConfig = field(default_factory=TextConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    tokenizer: str = "glide-bpe"
+    tokenizer: Annotated[TokenizerName, one_of(TokenizerName)] = "glide-bpe"
+
+    def __post_init__(self) -> None:
+        v_prediction = self.schedule.prediction_type == "v_prediction"
+        if self.unet.sigma_data and not (self.is_upsampler and v_prediction):
+            raise GlideError(
+                f"sigma_data is {self.unet.sigma_data} in a model of kind {self.kind} with "
+                f"{self.schedule.prediction_type} prediction. Expected 0: only upsamplers with "
+                "v_prediction can have it."
+            )
 
     @property
     def is_upsampler(self) -> bool:
@@ -101,22 +166,8 @@ class GlideConfig:
 
     @staticmethod
     def from_json(text: str) -> GlideConfig:
-        """Read what `to_json` wrote; ValueError names the first field that does not fit."""
-        raw: dict[str, Any] = json.loads(text)
-        raw.pop("glide_config", None)
-        try:
-            unet: dict[str, Any] = {
-                _OLD_NAMES.get(k, k): tuple(v) if isinstance(v, list) else v
-                for k, v in raw.pop("unet").items()
-            }
-            return GlideConfig(
-                text=TextConfig(**raw.pop("text")),
-                unet=UNetConfig(**unet),
-                schedule=ScheduleConfig(**raw.pop("schedule")),
-                **raw,
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a GLIDE model config: {error}") from error
+        """Read what `to_json` wrote; GlideError names the first fields that are not valid."""
+        return parse_json(GlideConfig, text, "glide_config", needed=("text", "unet"))
 
     @staticmethod
     def from_reference_options(options: dict[str, Any], n_vocab: int = 50257) -> GlideConfig:
@@ -128,7 +179,7 @@ class GlideConfig:
         elif size in _DEFAULT_CHANNEL_MULT:
             mult = _DEFAULT_CHANNEL_MULT[size]
         else:
-            raise ValueError(
+            raise GlideError(
                 f"unsupported image size {size}: expected 64, 128 or 256, or an explicit "
                 "channel_mult such as '1,2,2'"
             )
@@ -142,7 +193,7 @@ class GlideConfig:
         resolutions = [int(r) for r in str(options["attention_resolutions"]).split(",")]
         head_channels = int(options.get("num_head_channels", 64))
         if head_channels == -1:
-            raise ValueError("num_head_channels=-1 (a fixed number of heads) is not supported")
+            raise GlideError("num_head_channels=-1 (a fixed number of heads) is not supported")
         return GlideConfig(
             kind=kind,
             text=TextConfig(
@@ -162,43 +213,45 @@ class GlideConfig:
                 dropout=float(options.get("dropout", 0.0)),
             ),
             schedule=ScheduleConfig(
-                noise_schedule=str(options["noise_schedule"]),
+                noise_schedule=options["noise_schedule"],
                 diffusion_steps=int(options.get("diffusion_steps", 1000)),
             ),
         )
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class ClipConfig:
-    """The noisy CLIP: a ViT whose class token is looked up by timestep, and a causal text tower."""
+    """The noisy CLIP: a ViT with a class token per timestep, and a causal text encoder."""
 
-    image_size: int = 64
-    patch_size: int = 4
-    embedding: int = 512
-    n_timesteps: int = 1000
-    image_width: int = 768
-    image_heads: int = 12
-    image_layers: int = 12
-    n_vocab: int = 65536
-    context_length: int = 77
-    text_width: int = 512
-    text_heads: int = 8
-    text_layers: int = 12
-    logit_scale: float = 100.0
-    noise_schedule: str = "squaredcos_cap_v2"
-    tokenizer: str = "clip-bpe"
+    image_size: Annotated[int, in_range(1, 8192)] = 64
+    patch_size: Annotated[int, in_range(1, 1024)] = 4
+    embedding: Annotated[int, in_range(1, 16384)] = 512
+    n_timesteps: Annotated[int, in_range(1, 100_000)] = 1000
+    image_width: Annotated[int, in_range(1, 16384)] = 768
+    image_heads: Annotated[int, in_range(1, 1024)] = 12
+    image_layers: Annotated[int, in_range(1, 256)] = 12
+    n_vocab: Annotated[int, in_range(1, 1_000_000)] = 65536
+    context_length: Annotated[int, in_range(1, 4096)] = 77
+    text_width: Annotated[int, in_range(1, 16384)] = 512
+    text_heads: Annotated[int, in_range(1, 1024)] = 8
+    text_layers: Annotated[int, in_range(1, 256)] = 12
+    logit_scale: Annotated[float, in_range(0, 10_000)] = 100.0
+    noise_schedule: Annotated[NoiseSchedule, one_of(NoiseSchedule)] = "squaredcos_cap_v2"
+    tokenizer: Annotated[TokenizerName, one_of(TokenizerName)] = "clip-bpe"
+
+    def __post_init__(self) -> None:
+        check_divides("patch_size", self.patch_size, "image_size", [self.image_size])
+        check_divides("image_heads", self.image_heads, "image_width", [self.image_width])
+        check_divides("text_heads", self.text_heads, "text_width", [self.text_width])
 
     def to_json(self) -> str:
         return json.dumps({"glide_clip_config": 1, **asdict(self)}, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> ClipConfig:
-        raw = json.loads(text)
-        raw.pop("glide_clip_config", None)
-        try:
-            return ClipConfig(**raw)
-        except TypeError as error:
-            raise ValueError(f"not a noisy CLIP config: {error}") from error
+        """Read what `to_json` wrote; GlideError names the first fields that are not valid."""
+        return parse_json(ClipConfig, text, "glide_clip_config", needed=("image_width",))
 
     @staticmethod
     def from_reference_options(options: dict[str, Any]) -> ClipConfig:
@@ -217,7 +270,7 @@ class ClipConfig:
             text_heads=int(options["n_head_text"]),
             text_layers=int(options["n_xf_blocks_text"]),
             logit_scale=float(options["logit_scale"]),
-            noise_schedule=str(options["beta_schedule"]),
+            noise_schedule=options["beta_schedule"],
         )
 
 
@@ -243,16 +296,36 @@ RELEASED: dict[ModelKind, GlideConfig] = {
 }
 
 
-@dataclass(frozen=True)
+_Sigma = Annotated[float, in_range(0, 1_000_000)]
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
 class SamplerConfig:
     """How to sample; the same for every job."""
 
-    steps: int = 30
-    respacing: str = ""  # a timestep respacing string ("fast27", "10,10,3,2,2"); replaces steps
-    sampler: str = "ddim"  # one of glide_core.diffusion.SAMPLERS
-    eta: float = 0.0  # DDIM's share of fresh noise
-    guidance_scale: float = 3.0  # classifier-free; 1 is no guidance
-    guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float] | None = None  # sigmas between which it acts
-    clip_denoised: bool = True
-    temperature: float = 1.0  # of the first noise
+    steps: Annotated[int, in_range(1, 100_000)] = 30
+    # A timestep respacing string ("fast27", "10,10,3,2,2"); replaces steps
+    respacing: Annotated[
+        str, Field(max_length=4000, description="a respacing string such as 'fast27' or '100'")
+    ] = ""
+    sampler: Annotated[
+        str, Field(min_length=1, max_length=100, description="a sampler's name, such as 'ddim'")
+    ] = "ddim"
+    eta: Annotated[float, in_range(0, 1)] = 0.0  # DDIM's share of fresh noise
+    guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0  # classifier-free; 1: no guidance
+    guidance_rescale: Annotated[float, in_range(0, 1)] = 0.0
+    # Sigmas between which guidance is applied
+    guidance_interval: Annotated[
+        tuple[_Sigma, _Sigma] | None,
+        Field(description="two sigmas from 0 to 1000000, the smaller first, or None"),
+    ] = None
+    clip_denoised: Annotated[bool, Field(strict=True, description="True or False")] = True
+    temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
+
+    def __post_init__(self) -> None:
+        if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
+            low, high = self.guidance_interval
+            raise GlideError(
+                f"guidance_interval is {low} to {high}. Expected two sigmas, the smaller first."
+            )

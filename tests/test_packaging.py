@@ -110,7 +110,8 @@ def test_there_is_one_list_of_requirements() -> None:
     assert dynamic == {"dependencies": {"file": ["requirements.txt"]}}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert len(lines) == len(set(lines))
-    assert all(re.fullmatch(r"[A-Za-z0-9_]+", line) for line in lines)  # no pins: ComfyUI's decide
+    # at most a range: ComfyUI decides on versions
+    assert all(re.fullmatch(r"\w+(>=[\d.]+)?(,?<[\d.]+)?", line) for line in lines)
 
 
 def test_everything_that_is_imported_is_required() -> None:

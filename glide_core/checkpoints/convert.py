@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from glide_core.checkpoints.detect import layout
+from glide_core.checkpoints.detect import detect_model_type
 from glide_core.checkpoints.files import METADATA_KEY, read_tensors, write_tensors
 from glide_core.checkpoints.loading import (
     check_finite,
@@ -41,7 +41,7 @@ def convert(
         )
     config: GlideConfig | ClipConfig
     files = [read_tensors(path) for path in given]
-    if len(files) == 1 and layout(files[0].shapes, str(files[0].path)) == "glide":
+    if len(files) == 1 and detect_model_type(files[0].shapes, str(files[0].path)) == "glide":
         tensors, where = dict(files[0].tensors), str(files[0].path)
         config = config_of(files[0])
     else:

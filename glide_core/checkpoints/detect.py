@@ -1,74 +1,78 @@
-"""Tell what a state dict is, and its config, from the names and shapes of its tensors.
+"""Detect the type of a model and its config from the names and shapes of its tensors.
 
-What shapes cannot tell comes from the metadata our own files carry, or else is what OpenAI's models
-have in common: attention heads 64 wide, a picture of 2 ** (levels + 2) pixels, the linear schedule
-for upsamplers and the cosine one for all others, eps prediction.
+What shapes do not show comes from the metadata of files saved here, or is assumed to be as in
+OpenAI's models: attention heads of 64 channels, an image size of 2 ** (levels + 2), the linear
+schedule for upsamplers and the cosine schedule otherwise, epsilon prediction.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from glide_core.checkpoints.files import METADATA_KEY, Shape
 from glide_core.config import (
+    KINDS,
     ClipConfig,
     GlideConfig,
     ModelKind,
     ScheduleConfig,
     TextConfig,
+    TokenizerName,
     UNetConfig,
 )
 from glide_core.errors import GlideError
 
 Shapes = Mapping[str, Shape]
-Layout = Literal["glide", "clip", "clip-image", "clip-text"]
+ModelType = Literal["glide", "clip", "clip-image", "clip-text"]
 
 _HEAD_WIDTH = 64
-_TOKENIZERS = {50257: "glide-bpe", 49408: "clip-bpe", 65536: "clip-bpe", 2048: "glide-small"}
-# Config fields that no shape tells: these are taken from metadata, all others are checked.
-_UNSEEN = {
-    "": ("tokenizer", "schedule"),
-    "text": ("heads",),
-    "unet": (
-        "image_size",
-        "num_head_channels",
-        "norm_groups",
-        "dropout",
-        "patch_size",
-        "coord_channels",
-        "sigma_data",
-    ),
+_TOKENIZERS: dict[int, TokenizerName] = {
+    50257: "glide-bpe",
+    49408: "clip-bpe",
+    65536: "clip-bpe",
+    2048: "glide-small",
 }
-_UNSEEN_CLIP = ("image_heads", "text_heads", "logit_scale", "noise_schedule", "tokenizer")
+_Config = TypeVar("_Config", GlideConfig, ClipConfig)
 
-# What else people load by mistake, most telling first: a pattern of its keys, and what it is.
+# Models of other architectures: a pattern of their keys, the most specific ones first, and a name.
 _OTHERS = (
     (r"lora_(up|down|A|B)\.|\.lokr_|\.hada_", "a LoRA, not a model. Apply it with a LoRA loader"),
-    (r"model\.diffusion_model\.", "a whole Stable Diffusion checkpoint. Load it with its loader"),
+    (r"clip_to_(time|xf)\.", "a latent GLIDE model (glide-finetune's latent mode), which needs a "
+     "VAE and a CLIP image embedding and is not supported"),
+    (r"decoder\.input_blocks\.", "a PITI model, whose text encoder is replaced by an encoder of "
+     "masks or sketches, and is not supported"),
+    (r"(clip_tok_proj|text_seq_proj|text_feat_proj|clip_img_proj|prd_emb)\b", "a Karlo (unCLIP) "
+     "model"),
+    (r"(clip_to_seq|to_model_dim_n|proj_n)\.", "a Kandinsky 2 UNet"),
+    (r"encoder_pooling\.", "a DeepFloyd IF UNet"),
+    (r"backbone\.resblocks\.", "a Point-E or Shap-E model"),
+    (r"diffusion_model\.", "a whole Stable Diffusion checkpoint. Load it with its loader"),
     (r"(input_blocks|down_blocks)\..*transformer_blocks\.", "a Stable Diffusion UNet"),
     (r"down_blocks\..*add_k_proj", "a UNet in diffusers' format: convert it with from_diffusers"),
     (r"down_blocks\.", "a UNet in diffusers' format, of another family than GLIDE"),
     (r"(double_blocks|joint_blocks|transformer_blocks)\.", "a diffusion transformer"),
     (r"(first_stage_model\.|encoder\.down|decoder\.up)", "a VAE"),
-    (r"visual\.", "an ordinary CLIP. GLIDE's guidance here needs one trained on noised pictures; "
+    (r"visual\.", "an ordinary CLIP. GLIDE's guidance here needs one trained on noised images; "
      "load this one as an un-noised (open_clip) CLIP"),
     (r"(text_model|vision_model)\.", "an ordinary CLIP in the Hugging Face format"),
     (r"label_emb\.", "a class-conditional UNet (guided-diffusion), which takes no text"),
-    (r"input_blocks\.", "a UNet without a text tower, such as guided-diffusion's"),
-    (r"token_embedding\.weight$", "a text tower without its UNet"),
+    (r"input_blocks\.", "a UNet without a text encoder, such as guided-diffusion's"),
+    (r"token_embedding\.weight$", "a text encoder without its UNet"),
 )  # fmt: skip
+_NEVER_GLIDE = re.compile(r"(^|\.)(transformer_blocks|clip_to_time|clip_to_xf)\.")
 
 
-def layout(shapes: Shapes, where: str = "The file") -> Layout:
-    """Tell a GLIDE model from a noisy CLIP (whole, or one tower); GlideError says what it is else.
+def detect_model_type(shapes: Shapes, where: str = "The file") -> ModelType:
+    """Tell a GLIDE model from a noisy CLIP, whole or one of its two encoders.
 
-    where: how messages name the state dict.
+    where: how messages name the state dict. GlideError names other architectures.
     """
     whole = "input_blocks.0.0.weight" in shapes and "token_embedding.weight" in shapes
-    if whole and not any("transformer_blocks" in key for key in shapes):
+    if whole and not any(map(_NEVER_GLIDE.search, shapes)):
         return "glide"
     image, text = "blocks.input.w_t", "blocks.input.w_voc"
     if f"image.{image}" in shapes or f"text.{text}" in shapes:
@@ -78,157 +82,167 @@ def layout(shapes: Shapes, where: str = "The file") -> Layout:
     if text in shapes:
         return "clip-text"
     for pattern, name in _OTHERS:
-        if any(re.search(rf"(^|\.){pattern}", key) for key in shapes):
+        expression = re.compile(rf"(^|\.)({pattern})")
+        if any(map(expression.search, shapes)):
             raise GlideError(f"{where} is {name}. Expected a GLIDE model or a noisy CLIP.")
     some = ", ".join(list(shapes)[:3]) or "no tensor at all"
     raise GlideError(
-        f"{where} is not a kind of model known here (it holds {some}). "
+        f"{where} is not of a known architecture (it holds {some}). "
         "Expected a GLIDE model or a noisy CLIP."
     )
 
 
 def config_from_state_dict(
-    shapes: Shapes, metadata: Mapping[str, str] | None = None, where: str = "The file"
+    shapes: Shapes,
+    metadata: Mapping[str, str] | None = None,
+    where: str = "The file",
+    *,
+    kind: ModelKind | None = None,
+    schedule: ScheduleConfig | None = None,
 ) -> GlideConfig | ClipConfig:
-    """Read the config from names and shapes, and from metadata what these cannot tell.
+    """Read the config from names and shapes, and from metadata what these do not show.
 
-    One tower of a noisy CLIP gives a config whose other half is the released model's.
+    kind, schedule: of a GLIDE model, instead of what the file says. Only kinds with the file's
+    input channels are possible, or an inpainting kind for a model that is given no mask channel.
+    One encoder of a noisy CLIP gives a config whose other half is the released model's.
     GlideError when a needed tensor is missing, or metadata and tensors contradict each other.
     """
     stored = (metadata or {}).get(METADATA_KEY)
-    if layout(shapes, where) == "glide":
+    if detect_model_type(shapes, where) == "glide":
         known = _parsed(GlideConfig.from_json, stored, where)
-        return glide_config(shapes, known, where)
-    return clip_config(shapes, _parsed(ClipConfig.from_json, stored, where), where)
+        with _named(where):
+            if known is not None:
+                known = replace(known, kind=kind or known.kind, schedule=schedule or known.schedule)
+            return _glide_config(_Shapes(shapes, where), known, kind, schedule)
+    if kind is not None or schedule is not None:
+        raise GlideError(f"{where} is a noisy CLIP, which has no kind and no schedule to override.")
+    return _clip_config(shapes, _parsed(ClipConfig.from_json, stored, where), where)
 
 
-def glide_config(shapes: Shapes, known: GlideConfig | None, where: str = "The file") -> GlideConfig:
-    """Read a GLIDE model's config; `known` (its metadata) fills in what shapes cannot tell."""
-    shape = _Shapes(shapes, where)
+def _glide_config(
+    shape: _Shapes,
+    known: GlideConfig | None,
+    kind: ModelKind | None,
+    schedule: ScheduleConfig | None,
+) -> GlideConfig:
+    where = shape.where
     up_blocks = shape.numbers(r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight")
     levels = len(up_blocks) + 1
     blocks_per_level, rest = divmod(len(shape.numbers(r"output_blocks\.(\d+)\.0\.")), levels)
     if rest or blocks_per_level < 2:
-        raise GlideError(f"{where} is missing blocks of its UNet. Get the file anew.")
-    patch, waves = 1, 0
-    if known is not None:
-        patch, waves = known.unet.patch_size, known.unet.coord_channels
-    channels = shape["out.2.weight"][0] // (2 * patch**2)
-    model_channels = shape["time_embed.0.weight"][1]
+        raise GlideError(f"{where} is missing blocks of its UNet. Download or export it again.")
+    unet = known.unet if known is not None else UNetConfig(image_size=2 ** (levels + 2))
+    patch, waves = unet.patch_size, unet.coord_channels
+    channels = shape("out.2.weight", 4)[0] // (2 * patch**2)
+    model_channels = shape("time_embed.0.weight", 2)[1]
     first = [1 + level * blocks_per_level for level in range(levels)]
-    widths = [shape[f"input_blocks.{i}.0.in_layers.2.weight"][0] for i in first]
+    widths = [shape(f"input_blocks.{i}.0.in_layers.2.weight", 4)[0] for i in first]
     if any(width % model_channels for width in widths):
         raise GlideError(
-            f"{where} has levels of {widths} channels, which are no multiples of its "
+            f"{where} has levels of {widths} channels, which are not multiples of its "
             f"{model_channels} base channels. Expected a GLIDE UNet."
         )
-    vocabulary, text_width = shape["token_embedding.weight"]
-    kind = _kind((shape["input_blocks.0.0.weight"][1] - 2 * waves) // patch**2, channels, where)
+    vocabulary, text_width = shape("token_embedding.weight", 2)
+    in_channels = (shape("input_blocks.0.0.weight", 4)[1] - 2 * waves) // patch**2
+    kind = _kind(in_channels, channels, kind, where)
+    if known is None:
+        attended = shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight")
+        _check_heads("UNet's attention", attended, where)
+        _check_heads("text encoder", {text_width}, where)
     seen = GlideConfig(
         kind=kind,
         text=TextConfig(
             n_vocab=vocabulary,
-            context_length=shape["positional_embedding"][0],
+            context_length=shape("positional_embedding", 2)[0],
             width=text_width,
             layers=len(shape.numbers(r"transformer\.resblocks\.(\d+)\.")),
-            heads=text_width // _HEAD_WIDTH,
+            heads=text_width // _HEAD_WIDTH if known is None else known.text.heads,
         ),
-        unet=UNetConfig(
-            image_size=2 ** (levels + 2),
+        unet=replace(
+            unet,
             model_channels=model_channels,
             num_res_blocks=blocks_per_level - 1,
             channel_mult=tuple(width // model_channels for width in widths),
             attention_factors=tuple(
                 2**level
                 for level, i in enumerate(first)
-                if f"input_blocks.{i}.1.qkv.weight" in shapes
+                if f"input_blocks.{i}.1.qkv.weight" in shape.shapes
             ),
-            num_head_channels=_HEAD_WIDTH,
             channels=channels,
         ),
-        schedule=ScheduleConfig(
-            noise_schedule="linear" if "upsampler" in kind else "squaredcos_cap_v2"
-        ),
-        tokenizer=_TOKENIZERS.get(vocabulary, ""),
+        schedule=schedule or default_schedule(kind) if known is None else known.schedule,
+        tokenizer=_tokenizer(vocabulary, where) if known is None else known.tokenizer,
     )
     if known is not None:
-        filled = replace(
-            seen,
-            tokenizer=known.tokenizer,
-            schedule=known.schedule,
-            text=_with(seen.text, known.text, _UNSEEN["text"]),
-            unet=_with(seen.unet, known.unet, _UNSEEN["unet"]),
-        )
-        # an attention factor beyond the deepest level stands for nothing
+        # an attention factor beyond the deepest level has no effect
         factors = tuple(sorted(f for f in known.unet.attention_factors if f < 2**levels))
         known = replace(known, unet=replace(known.unet, attention_factors=factors))
-        _check_same(asdict(filled), asdict(known), where)
-        return filled
-    attended = shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight")
-    _check_heads("UNet's attention", attended, where)
-    _check_heads("text tower", {text_width}, where)
-    _check_tokenizer(seen.tokenizer, vocabulary, where)
+        _check_same(asdict(seen), asdict(known), where)
     return seen
 
 
-def clip_config(shapes: Shapes, known: ClipConfig | None, where: str = "The file") -> ClipConfig:
-    """Read a noisy CLIP's config, of both towers (prefixed `image.`, `text.`) or of one."""
-    found = layout(shapes, where)
-    seen = ClipConfig()
+def _clip_config(shapes: Shapes, known: ClipConfig | None, where: str) -> ClipConfig:
+    found = detect_model_type(shapes, where)
+    fields: dict[str, Any] = {}
     if found in ("clip", "clip-image"):
         shape = _Shapes(shapes, where, prefix="image." if found == "clip" else "")
-        width, _, patch, _ = shape["blocks.input.patch_proj"]
-        side = round((shape["blocks.input.w_pos"][0] - 1) ** 0.5)
-        seen = replace(
-            seen,
-            image_size=side * patch,
-            patch_size=patch,
-            embedding=shape["blocks.output.f.w"][0],
-            n_timesteps=shape["blocks.input.w_t"][0],
-            image_width=width,
-            image_heads=width // _HEAD_WIDTH,
-            image_layers=len(shape.numbers(r"blocks\.block_(\d+)\.")),
-        )
+        width, _, patch, _ = shape("blocks.input.patch_proj", 4)
+        side = round((shape("blocks.input.w_pos", 2)[0] - 1) ** 0.5)
         if known is None:
-            _check_heads("image tower", {width}, where)
+            _check_heads("image encoder", {width}, where)
+        fields |= {
+            "image_size": side * patch,
+            "patch_size": patch,
+            "embedding": shape("blocks.output.f.w", 2)[0],
+            "n_timesteps": shape("blocks.input.w_t", 2)[0],
+            "image_width": width,
+            "image_heads": known.image_heads if known is not None else width // _HEAD_WIDTH,
+            "image_layers": len(shape.numbers(r"blocks\.block_(\d+)\.")),
+        }
     if found in ("clip", "clip-text"):
         shape = _Shapes(shapes, where, prefix="text." if found == "clip" else "")
-        vocabulary, width = shape["blocks.input.w_voc"]
-        seen = replace(
-            seen,
-            embedding=shape["blocks.output.f.w"][0],
-            n_vocab=vocabulary,
-            context_length=shape["blocks.input.w_pos"][0],
-            text_width=width,
-            text_heads=width // _HEAD_WIDTH,
-            text_layers=len(shape.numbers(r"blocks\.block_(\d+)\.")),
-            tokenizer=_TOKENIZERS.get(vocabulary, ""),
-        )
+        vocabulary, width = shape("blocks.input.w_voc", 2)
         if known is None:
-            _check_heads("text tower", {width}, where)
-            _check_tokenizer(seen.tokenizer, vocabulary, where)
-    if known is None:
-        return seen
-    filled: ClipConfig = _with(seen, known, _UNSEEN_CLIP)
-    if found == "clip":
-        _check_same(asdict(filled), asdict(known), where)
-    return filled
+            _check_heads("text encoder", {width}, where)
+            fields["tokenizer"] = _tokenizer(vocabulary, where)
+        fields |= {
+            "embedding": shape("blocks.output.f.w", 2)[0],
+            "n_vocab": vocabulary,
+            "context_length": shape("blocks.input.w_pos", 2)[0],
+            "text_width": width,
+            "text_heads": known.text_heads if known is not None else width // _HEAD_WIDTH,
+            "text_layers": len(shape.numbers(r"blocks\.block_(\d+)\.")),
+        }
+    if known is not None:
+        fields |= {name: getattr(known, name) for name in ("logit_scale", "noise_schedule")}
+        fields["tokenizer"] = known.tokenizer
+    with _named(where):
+        seen = ClipConfig(**fields)
+    if known is not None and found == "clip":
+        _check_same(asdict(seen), asdict(known), where)
+    return seen
 
 
 class _Shapes:
-    """Shapes by key, with an error a person can act on for a key that is not there."""
+    """Shapes by key; GlideError for a tensor that is missing, empty or of another rank."""
 
     def __init__(self, shapes: Shapes, where: str, prefix: str = "") -> None:
         self.shapes, self.where, self.prefix = shapes, where, prefix
 
-    def __getitem__(self, key: str) -> Shape:
-        try:
-            return self.shapes[self.prefix + key]
-        except KeyError:
+    def __call__(self, name: str, rank: int) -> Shape:
+        key = self.prefix + name
+        if key not in self.shapes:
             raise GlideError(
-                f"{self.where} lacks the tensor {self.prefix}{key}, so it is not a whole model. "
-                "Get the file anew."
-            ) from None
+                f"{self.where} lacks the tensor {key}, so it is not a whole model. Download or "
+                "export it again."
+            )
+        shape = self.shapes[key]
+        if len(shape) != rank or not all(shape):
+            raise GlideError(
+                f"{self.where} holds {key} with the shape {list(shape)}. Expected {rank} "
+                "dimensions, none of them empty."
+            )
+        return shape
 
     def numbers(self, pattern: str) -> set[int]:
         """All values of the group in keys that begin with `pattern`."""
@@ -237,51 +251,73 @@ class _Shapes:
 
     def widths(self, pattern: str) -> set[int]:
         """First sizes of the tensors whose keys match `pattern`."""
-        return {shape[0] for key, shape in self.shapes.items() if re.fullmatch(pattern, key)}
+        found = (key for key in self.shapes if re.fullmatch(pattern, key))
+        return {self.shapes[key][0] for key in found if self.shapes[key]}
 
 
-def _kind(in_channels: int, channels: int, where: str) -> ModelKind:
-    kinds: dict[int, ModelKind] = {
-        channels: "base",
-        2 * channels: "upsampler",
-        2 * channels + 1: "inpaint",
-        3 * channels + 1: "upsampler-inpaint",
-    }
-    if in_channels not in kinds:
-        expected = ", ".join(f"{n} ({kind})" for n, kind in kinds.items())
-        raise GlideError(f"{where} takes {in_channels} input channels. Expected {expected}.")
-    return kinds[in_channels]
+def default_schedule(kind: ModelKind) -> ScheduleConfig:
+    """The schedule of OpenAI's model of this kind."""
+    return ScheduleConfig("linear" if "upsampler" in kind else "squaredcos_cap_v2")
+
+
+def input_channels(kind: ModelKind, channels: int) -> int:
+    """Input channels of a kind of model, for images of `channels` channels."""
+    return GlideConfig(kind=kind, unet=UNetConfig(channels=channels)).in_channels
+
+
+def _kind(found: int, channels: int, wanted: ModelKind | None, where: str) -> ModelKind:
+    with _named(where):
+        expected = {kind: input_channels(kind, channels) for kind in KINDS}
+    fitting = [kind for kind, count in expected.items() if count == found]
+    if wanted is not None:
+        without_mask = "inpaint" in wanted and found == expected[wanted] - 1
+        if found != expected[wanted] and not without_mask:
+            raise GlideError(
+                f"{where} has {found} input channels and cannot be loaded with kind {wanted}, "
+                f"which has {expected[wanted]}."
+            )
+        return wanted
+    if not fitting:
+        known = ", ".join(f"{count} ({kind})" for kind, count in expected.items())
+        raise GlideError(f"{where} has {found} input channels. Expected {known}.")
+    return fitting[0]
 
 
 def _check_heads(part: str, widths: Iterable[int], where: str) -> None:
     if odd := sorted(width for width in widths if width % _HEAD_WIDTH):
         raise GlideError(
-            f"{where} does not say how wide the attention heads of its {part} are, and {odd[0]} "
-            f"channels are no multiple of the usual {_HEAD_WIDTH}. Give its config as well."
+            f"{where} does not say how wide the attention heads of its {part} are, and its "
+            f"{odd[0]} channels are not a multiple of the usual {_HEAD_WIDTH}. Pass its config."
         )
 
 
-def _check_tokenizer(tokenizer: str, vocabulary: int, where: str) -> None:
-    if not tokenizer:
+def _tokenizer(vocabulary: int, where: str) -> TokenizerName:
+    if vocabulary not in _TOKENIZERS:
         raise GlideError(
-            f"{where} has a vocabulary of {vocabulary} tokens, which fits no tokenizer known here "
+            f"{where} has a vocabulary of {vocabulary} tokens, which fits none of the tokenizers "
             f"({', '.join(f'{name}: {n}' for n, name in _TOKENIZERS.items())})."
         )
+    return _TOKENIZERS[vocabulary]
 
 
-def _parsed(parse: Callable[[str], Any], stored: str | None, where: str) -> Any:
+def _parsed(parse: Callable[[str], _Config], stored: str | None, where: str) -> _Config | None:
     if stored is None:
         return None
     try:
         return parse(stored)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise GlideError(
-            f"{where} carries a config that cannot be read ({error}). Convert the original anew."
-        ) from error
+    except GlideError as error:
+        raise GlideError(f"{where} carries a config that cannot be read: {error}") from error
 
 
-def _with(config: Any, source: Any, names: Iterable[str]) -> Any:
-    return replace(config, **{name: getattr(source, name) for name in names})
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Name the state dict in errors that do not."""
+    try:
+        yield
+    except GlideError as error:
+        if where in str(error):
+            raise
+        raise GlideError(f"{where} does not fit a GLIDE model: {error}") from error
 
 
 def _check_same(seen: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
@@ -291,5 +327,5 @@ def _check_same(seen: Mapping[str, Any], known: Mapping[str, Any], where: str) -
         elif value != known[name]:
             raise GlideError(
                 f"{where} says {name} = {known[name]} in its metadata, but its tensors say "
-                f"{value}. Its config belongs to another model: convert the original anew."
+                f"{value}. Its config belongs to another model: convert the original again."
             )

@@ -1,7 +1,7 @@
 """Exact conversion of the UNet to and from diffusers' `UNet2DConditionModel`.
 
 Every tensor maps one to one; only attention's projections change shape, because OpenAI interleaves
-q, k and v per head in one kernel-1 convolution where diffusers has three matrices. The text tower
+q, k and v per head in one kernel-1 convolution where diffusers has three matrices. The text encoder
 has no place in that class and stays ours: diffusers' UNet is given its states as
 `encoder_hidden_states` [B, L, W] and its pooled vector as `class_labels` [B, E].
 """
@@ -14,8 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from glide_core.checkpoints.detect import default_schedule, input_channels
 from glide_core.checkpoints.loading import check_tensors
-from glide_core.config import GlideConfig, ModelKind, ScheduleConfig, UNetConfig
+from glide_core.config import (
+    KINDS,
+    GlideConfig,
+    ModelKind,
+    ScheduleConfig,
+    TokenizerName,
+    UNetConfig,
+)
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextEncoder
@@ -81,20 +89,19 @@ def from_diffusers(
     text: TextEncoder,
     *,
     schedule: ScheduleConfig | None = None,
-    tokenizer: str = "glide-bpe",
+    tokenizer: TokenizerName = "glide-bpe",
 ) -> GlideModel:
-    """Join a diffusers UNet with the text tower it was made for.
+    """Join a diffusers UNet with the text encoder it was made for.
 
     schedule: default, the released models' for this kind (linear for upsamplers).
     GlideError when the config is not of GLIDE's family, or tensors are missing or too many.
     """
     kind, unet = unet_config(config)
-    noise_schedule = "linear" if "upsampler" in kind else "squaredcos_cap_v2"
     whole = GlideConfig(
         kind=kind,
         text=text.config,
         unet=unet,
-        schedule=schedule or ScheduleConfig(noise_schedule=noise_schedule),
+        schedule=schedule or default_schedule(kind),
         tokenizer=tokenizer,
     )
     with torch.inference_mode(False):
@@ -108,7 +115,7 @@ def from_diffusers(
             for suffix in (".weight", ".bias"):
                 if (key := ours + suffix) in expected:
                     merged[key] = _merged(ours, theirs, suffix, state, unet.num_head_channels)
-        check_tensors(merged, expected, "The diffusers UNet with this text tower")
+        check_tensors(merged, expected, "The diffusers UNet with this text encoder")
         model.load_openai_state_dict(merged, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -171,12 +178,7 @@ def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
             channels=channels,
             dropout=float(config.get("dropout", 0.0)),
         )
-        kinds: dict[int, ModelKind] = {
-            channels: "base",
-            2 * channels: "upsampler",
-            2 * channels + 1: "inpaint",
-            3 * channels + 1: "upsampler-inpaint",
-        }
+        kinds = {input_channels(kind, channels): kind for kind in KINDS}
         kind = kinds[in_channels]
     except (KeyError, ValueError, TypeError) as error:
         raise GlideError(
@@ -185,7 +187,7 @@ def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
             "picture has, and the input channels of one of GLIDE's four kinds."
         ) from error
     like = diffusers_config(GlideConfig(kind=kind, unet=unet))
-    like["cross_attention_dim"] = config.get("cross_attention_dim")  # checked with the text tower
+    like["cross_attention_dim"] = config.get("cross_attention_dim")  # checked with the text encoder
     for name, value in like.items():
         given = config.get(name, value)
         if odd or (list(given) if isinstance(given, tuple) else given) != value:

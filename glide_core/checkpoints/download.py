@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from glide_core.checkpoints.catalog import Entry
-from glide_core.checkpoints.detect import layout
+from glide_core.checkpoints.detect import detect_model_type
 from glide_core.checkpoints.files import read_shapes
 from glide_core.checkpoints.loading import inspect
 from glide_core.config import GlideConfig
@@ -146,7 +146,11 @@ def _check(entry: Entry, part: Path) -> None:
 def kind_of(path: Path) -> str:
     """The kind of model in a file, in the catalog's words."""
     config = inspect(path)
-    return config.kind if isinstance(config, GlideConfig) else layout(read_shapes(path).shapes)
+    return (
+        config.kind
+        if isinstance(config, GlideConfig)
+        else detect_model_type(read_shapes(path).shapes)
+    )
 
 
 def _check_size(entry: Entry, size: int | None) -> None:

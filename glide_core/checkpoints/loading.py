@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from glide_core.checkpoints.detect import config_from_state_dict, layout
+from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
 from glide_core.checkpoints.files import (
     METADATA_KEY,
     TensorFile,
@@ -66,7 +66,7 @@ def load_model(
     found = config or config_of(file)
     if isinstance(found, ClipConfig):
         raise GlideError(
-            f"{path} is {_CLIP_NAMES[layout(file.shapes)]}. Expected a GLIDE model "
+            f"{path} is {_CLIP_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
             f"({_any_of(kinds)}). Load it as a noisy CLIP, for CLIP guidance."
         )
     if kinds and found.kind not in kinds:
@@ -124,7 +124,7 @@ def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipCo
     where = " and ".join(str(file.path) for file in files)
     parts = {}
     for file in files:
-        found = layout(file.shapes, str(file.path))
+        found = detect_model_type(file.shapes, str(file.path))
         if found == "glide":
             raise GlideError(
                 f"{file.path} is a GLIDE model. Expected a noisy CLIP: one safetensors with both "

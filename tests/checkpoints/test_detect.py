@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glide_core.checkpoints.catalog import find
-from glide_core.checkpoints.detect import config_from_state_dict, layout
+from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
 from glide_core.config import (
     BASE,
     CLIP,
@@ -103,7 +103,7 @@ def test_our_model_has_exactly_the_released_tensors(kind: str) -> None:
 @pytest.mark.parametrize(("tower", "tensors"), [("image", 188), ("text", 185)])
 def test_a_released_clip_tower_is_the_preset(tower: str, tensors: int) -> None:
     shapes = released_clip_tower(tower)
-    assert layout(shapes) == f"clip-{tower}"
+    assert detect_model_type(shapes) == f"clip-{tower}"
     assert config_from_state_dict(shapes) == CLIP
     assert len(shapes) == tensors
     assert count(shapes) == find(f"openai-clip-{tower}").parameters
@@ -190,7 +190,7 @@ def test_head_widths_that_cannot_be_guessed_are_asked_for() -> None:
         (["lora_unet.lora_up.weight"], "LoRA"),
         (["first_stage_model.encoder.conv_in.weight"], "VAE"),
         (["visual.conv1.weight", "token_embedding.weight"], "ordinary CLIP"),
-        (["input_blocks.0.0.weight", "out.2.weight"], "without a text tower"),
+        (["input_blocks.0.0.weight", "out.2.weight"], "without a text encoder"),
         (["token_embedding.weight"], "without its UNet"),
         (["conv.weight"], "conv.weight"),
         ([], "no tensor"),

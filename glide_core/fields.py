@@ -1,0 +1,114 @@
+"""Field types and error messages of the pydantic configs.
+
+pydantic's own messages take several lines and quote types; people who edit a config or load a file
+get one sentence per field here: its name, its value, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from glide_core.errors import GlideError
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_MAX_JSON = 1 << 16  # characters; a whole config has about 1,000
+_MAX_FAULTS = 3  # fields that one error lists
+_Config = TypeVar("_Config")
+
+
+def in_range(low: float, high: float) -> Any:
+    """A number from `low` to `high`, both included; neither a string nor a bool counts as one."""
+    return Field(strict=True, ge=low, le=high, description=f"{low} to {high}")
+
+
+def one_of(choices: Any) -> Any:
+    """One value of a Literal type."""
+    return Field(description=f"one of {', '.join(get_args(choices))}")
+
+
+def check_divides(part: str, divisor: int, whole: str, sizes: Iterable[int]) -> None:
+    """Raise GlideError when `divisor` does not divide every size."""
+    if wrong := [size for size in sizes if size % divisor]:
+        raise GlideError(
+            f"{part} is {divisor}, which does not divide {whole} {wrong[0]}. Expected a divisor."
+        )
+
+
+def checked(cls: type[_Config]) -> type[_Config]:
+    """Make the constructor of a pydantic dataclass raise GlideError for invalid fields."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except ValidationError as error:
+            raise GlideError(_explained(cls, error)) from None
+
+    setattr(cls, "__init__", initialise)  # noqa: B010 (mypy: a method cannot be assigned to)
+    return cls
+
+
+def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str] = ()) -> _Config:
+    """Read a config from JSON.
+
+    marker: a key that says what the JSON is, and no field. needed: fields without which the text is
+    not this config. GlideError for one that is too long, nested too deeply or not valid.
+    """
+    try:
+        if len(text) > _MAX_JSON:
+            raise GlideError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
+        raw = json.loads(text)
+        if not isinstance(raw, dict):
+            raise GlideError(f"it is {shortened(raw)} and not a JSON object")
+        if missing := [name for name in needed if name not in raw]:
+            raise GlideError(f"it has no {missing[0]}")
+        raw.pop(marker, None)
+        return TypeAdapter(cls).validate_python(raw)
+    except ValidationError as error:
+        raise GlideError(f"not a {cls.__name__}: {_explained(cls, error)}") from None
+    except RecursionError:
+        raise GlideError(f"not a {cls.__name__}: it is nested too deeply") from None
+    except ValueError as error:
+        raise GlideError(f"not a {cls.__name__}: {error}") from None
+
+
+def shortened(value: Any, most: int = 60) -> str:
+    """The value as Python writes it, cut after `most` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _explained(cls: type, error: ValidationError) -> str:
+    return " ".join(_sentence(cls, e) for e in error.errors(include_url=False)[:_MAX_FAULTS])
+
+
+def _sentence(cls: type, found: Mapping[str, Any]) -> str:
+    """Say in words what pydantic found: the field with its value, and what is allowed."""
+    if found["type"] == "value_error":  # a rule between fields, from __post_init__
+        return str(found["ctx"]["error"])
+    owner: Any = cls
+    expected = ""
+    for part in found["loc"]:
+        field = getattr(owner, "__pydantic_fields__", {}).get(part)
+        if field is not None:
+            owner, expected = field.annotation, field.description or ""
+    name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found["loc"])
+    name = name.removeprefix(".")
+    if found["type"] == "unexpected_keyword_argument":
+        return f"There is no field {shortened(name)}. Expected {', '.join(_names(owner))}."
+    if found["type"] == "dataclass_type":
+        expected = f"an object with the fields {', '.join(_names(owner))}"
+    return f"{name} is {shortened(found['input'])}. Expected {expected or found['msg']}."
+
+
+def _names(cls: Any) -> Iterable[str]:
+    return getattr(cls, "__pydantic_fields__", {})
