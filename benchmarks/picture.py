@@ -25,8 +25,8 @@ from forward import CONFIGS, DTYPES, PROMPT, random_state, reference_model
 
 from glide_core.checkpoints.loading import load_model, model_from_state_dict, save_model
 from glide_core.config import SamplerConfig
-from glide_core.pipeline import text_to_image, upsample
 from glide_core.sampling import tokenize
+from glide_core.stages import text_to_image, upsample
 
 GUIDANCE = 3.0
 

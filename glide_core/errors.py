@@ -1,7 +1,16 @@
-"""The one exception for a person at the screen."""
+"""User-facing errors."""
 
 from __future__ import annotations
 
 
 class GlideError(ValueError):
-    """Something the user can put right: what was wrong, what was expected, what to do."""
+    """An error that the user can correct: the message says what is wrong and what is allowed."""
+
+
+def shorten(value: object, length: int = 80) -> str:
+    """Text for an error message: one line of at most `length` characters."""
+    text = " ".join(str(value).split())
+    if len(text) <= length:
+        return text
+    start = (length - 3) // 3  # the end of a path says more than its start
+    return f"{text[:start]}...{text[start + 3 - length :]}"

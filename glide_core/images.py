@@ -8,7 +8,7 @@ Nothing here writes into a tensor that came in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -145,7 +145,10 @@ def load_image(path: Path | str) -> Tensor:
 
 def load_mask(path: Path | str) -> Tensor:
     """Read a mask file as MASK [1, H, W]: white is repainted, or, with transparency, the holes."""
-    image = open_image(path)
+    return _mask_levels(open_image(path))
+
+
+def _mask_levels(image: Image.Image) -> Tensor:
     if _has_alpha(image):
         return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
     return _levels(image.convert("L"))[None]
@@ -163,6 +166,65 @@ def load_channel(path: Path | str, channel: str) -> Tensor:
             return torch.zeros(1, 64, 64)
         return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
     return _levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
+
+
+def read_image(image: Any) -> Tensor:
+    """An image for the models, [B, 3, H, W] in [-1, 1].
+
+    image: a file, a PIL image, an array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1 (uint8:
+    0..255), or a list of them with one size.
+    """
+    if isinstance(image, (list, tuple)):
+        rows = [read_image(each) for each in image]
+        if not rows or len({row.shape[1:] for row in rows}) > 1:
+            raise GlideError("expected at least one image, and images of one size in a list")
+        return torch.cat(rows)
+    if isinstance(image, (str, Path)):
+        return from_comfy(load_image(image))
+    if isinstance(image, Image.Image):
+        return from_comfy(_levels(on_white(image))[None])
+    if isinstance(image, Tensor):
+        return from_comfy(_unit(image).movedim(-3, -1) if image.ndim in (3, 4) else image)
+    if isinstance(image, np.ndarray):
+        return from_comfy(_unit(torch.from_numpy(np.ascontiguousarray(image))))
+    raise GlideError(
+        f"an image cannot be a {type(image).__name__}: expected a PIL image, an array, a tensor "
+        "or a file"
+    )
+
+
+def read_mask(mask: Any) -> Tensor:
+    """A MASK [B, H, W], 1 = inpaint, from a file, PIL image, array or tensor [(B, (1,)) H, W]."""
+    if isinstance(mask, (str, Path)):
+        return load_mask(mask)
+    if isinstance(mask, Image.Image):
+        return _mask_levels(mask)
+    if isinstance(mask, np.ndarray):
+        mask = torch.from_numpy(np.ascontiguousarray(mask))
+    if isinstance(mask, Tensor) and 2 <= mask.ndim <= 4:
+        return _unit(mask).reshape(-1, *mask.shape[-2:])
+    raise GlideError(
+        f"a mask cannot be a {type(mask).__name__}: expected a PIL image, an array or tensor "
+        "[(batch,) height, width] in 0..1, or a file"
+    )
+
+
+def to_output(images: Tensor, output_type: str) -> Any:
+    """Images [B, 3, H, W] in [-1, 1] as "pil" (a list), "np" [B, H, W, 3] or "pt" [B, 3, H, W],
+    both in 0..1."""
+    if output_type == "pil":
+        return to_pil(images)
+    unit = to_comfy(images).cpu()
+    if output_type == "np":
+        return unit.numpy()
+    if output_type == "pt":
+        return unit.movedim(-1, 1).contiguous()
+    raise GlideError(f"unknown output_type {output_type!r}: expected pil, np or pt")
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Integers 0..255 to 0..1; floating point numbers are in 0..1 already."""
+    return values.float() / (255 if values.dtype == torch.uint8 else 1)
 
 
 def _levels(image: Image.Image) -> Tensor:

@@ -1,83 +1,263 @@
-"""Writing pictures: never over another, never by halves, with what made them inside."""
+"""Write files atomically and without overwriting, PNGs with metadata included; hash files.
+
+Imports no torch and no PIL at the top, so that a command can check its folders first.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
+import socket
+import stat
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
 
+_DAY = 24 * 60 * 60.0
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
 
-def save(
-    pictures: Sequence[Image.Image],
+
+@contextmanager
+def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give a temporary file in the same folder, moved onto `path` when the block ends.
+
+    After an error, or when the process is killed, `path` is unchanged; temporary files of killed
+    processes are removed by the next write to the same path. sync: flush to the disk before the
+    move. GlideError when the system refuses (no space, no permission, a folder of that name).
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path.name)
+        temporary, mode = create_temporary(path)
+        yield temporary
+        # libraries that replace the file instead of writing into it choose their own permissions
+        temporary.chmod(mode)
+        if sync:
+            _flush(temporary)
+        temporary.replace(path)
+        if sync:
+            _flush(path.parent)
+    except Exception as error:
+        if not _is_write_failure(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise GlideError(f"cannot write {shorten(path, 200)}: {shorten(reason, 200)}") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def create_temporary(path: Path) -> tuple[Path, int]:
+    """Create an empty hidden file beside `path`; gives it and a new file's usual permissions."""
+    name = f".{path.name[:180]}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(name)
+    # os.open applies the process' umask, which could otherwise only be read by changing it
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path, name: str = "") -> None:
+    """Remove temporary files of killed processes in a folder, those of one file name or all."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = _TEMPORARY.search(path.name)
+            if found and path.name.startswith(f".{name[:180]}") and _is_stale(path, found):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _is_stale(path: Path, found: re.Match[str]) -> bool:
+    host, pid = found.group(1), int(found.group(2))
+    if host == _HOST and os.name == "posix":
+        try:
+            os.kill(pid, 0)  # signal 0: only asks whether the process exists
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        return False
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > _DAY
+    return False
+
+
+def _is_write_failure(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return True
+    # torch and safetensors report a full disk with exceptions of their own
+    return type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
+
+
+def _flush(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, onto the disk where it can."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256_file(*paths: Path) -> str:
+    """The hexadecimal SHA-256 of one or several files in turn; GlideError for an unreadable one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            reason = error.strerror or error
+            raise GlideError(f"cannot read {shorten(path, 200)}: {reason}") from error
+    return digest.hexdigest()
+
+
+def unique_path(base: Path, suffix: str) -> Path:
+    """Create an empty file <base>_00001_<suffix> under the next free number, and give its path.
+
+    Safe when several processes write to one folder. The caller replaces or removes the file.
+    """
+    number = _next_number(base)
+    while True:
+        path = base.with_name(f"{base.name}_{number:05d}_{suffix}")
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _next_number(base: Path) -> int:
+    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
+    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
+    return max((int(match.group(1)) for match in found if match), default=0) + 1
+
+
+def check_folder(folder: Path) -> None:
+    """Raise GlideError for an output folder that cannot be created or written; create nothing."""
+    shown = shorten(folder, 200)
+    try:
+        parents = (folder, *folder.absolute().parents)
+        existing = next((p for p in parents if os.path.lexists(p)), folder)
+        if not existing.is_dir():
+            raise GlideError(
+                f"cannot write to {shown}: {shorten(existing, 200)} is not a folder. Expected a "
+                "folder, existing or new (--out)"
+            )
+        writable = os.access(existing, os.W_OK | os.X_OK) and not _is_virtual(existing)
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise GlideError(f"cannot write to {shown}: {reason}. Expected a folder (--out)") from error
+    if not writable:
+        raise GlideError(
+            f"cannot write to {shown}: {shorten(existing, 200)} is not writable. Expected another "
+            "folder (--out)"
+        )
+
+
+def _is_virtual(folder: Path) -> bool:
+    """Whether a folder belongs to /proc, /sys or /dev, whose permissions say nothing."""
+    parts = folder.resolve().parts[:2]
+    return parts in (("/", "proc"), ("/", "sys")) or folder.resolve() == Path("/dev")
+
+
+def save_images(
+    images: Sequence[Image.Image],
     folder: Path,
     prefix: str = "glide",
     text: Mapping[str, Any] | None = None,
     each: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
-    """Write PNGs as <folder>/<prefix>_00001_.png and on, and give their paths.
+    """Write PNGs as <folder>/<prefix>_00001_.png and so on, and give their paths.
 
-    text: chunks of every PNG, `each`: chunks of its own; a value that is not a str is written as
-    JSON. The prefix may hold folders and ComfyUI's %date% fields (%year%, %month%, %day%, %hour%,
+    text: text chunks of every PNG, `each`: of each one; a value that is not a str is written as
+    JSON. The prefix may hold folders and ComfyUI's date fields (%year%, %month%, %day%, %hour%,
     %minute%, %second%, %width%, %height%); it cannot lead out of `folder`.
     """
-    if not pictures:
+    if not images:
         return []
-    width, height = pictures[0].size
-    filled = _fill(prefix, width, height)
+    filled = _fill_fields(prefix, *images[0].size)
     base = folder / filled
-    inside = "\0" not in filled and base.resolve().is_relative_to(folder.resolve())
+    try:
+        inside = "\0" not in filled and base.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        inside = False
     if not inside or base == folder:
         raise GlideError(
-            f"the file name prefix {prefix!r} names no file, or leads out of {folder}. "
-            "Expected a name, or a folder inside it. Change the prefix, or the output folder."
+            f"the file name prefix {shorten(repr(prefix))} is empty or leads out of "
+            f"{shorten(folder, 200)}: expected a name, or a folder inside it"
         )
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(base.parent, base.name)
     except OSError as error:
         raise GlideError(
-            f"{base.parent} cannot be made a folder: {error}. Choose another with --out."
+            f"cannot write to {shorten(base.parent, 200)}: {error.strerror or error}. Expected "
+            "another folder (--out)"
         ) from error
     return [
-        _write(picture, base, {**(text or {}), **(each[i] if each else {})})
-        for i, picture in enumerate(pictures)
+        _save_png(image, base, {**(text or {}), **(each[i] if each else {})})
+        for i, image in enumerate(images)
     ]
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, before any work is done; make nothing yet."""
-    existing = next((p for p in (folder, *folder.absolute().parents) if os.path.lexists(p)), folder)
-    if not existing.is_dir():
-        reason = f"{existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        reason = f"{existing} cannot be written to"
-    else:
-        return
-    raise GlideError(
-        f"pictures cannot be saved in {folder}: {reason}. Expected a folder, there or to be made. "
-        "Choose another with --out."
-    )
+def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
+    """A PNG file's bytes, with text chunks; a value that is not a str is written as JSON."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    content = BytesIO()
+    image.save(content, format="PNG", pnginfo=info, compress_level=4)
+    return content.getvalue()
+
+
+def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
+    content = encode_png(image, text)
+    try:
+        path = unique_path(base, ".png")
+        try:
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+        except BaseException:  # Ctrl-C too: the empty file must not stay behind
+            path.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise GlideError(
+            f"cannot write an image to {shorten(base.parent, 200)}: {error.strerror or error}. "
+            "Free some space, or choose another folder (--out)"
+        ) from error
+    return path
 
 
 def read_text(path: Path) -> dict[str, str]:
-    """Give a PNG's text chunks."""
+    """The text chunks of a PNG."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        picture.load()
-        return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
+    with Image.open(path) as image:
+        image.load()
+        return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
 
 
-def _fill(prefix: str, width: int, height: int) -> str:
+def _fill_fields(prefix: str, width: int, height: int) -> str:
     now = time.localtime()
     fields = {
         "width": str(width),
@@ -90,42 +270,3 @@ def _fill(prefix: str, width: int, height: int) -> str:
         "second": f"{now.tm_sec:02d}",
     }
     return re.sub(r"%(\w+)%", lambda m: fields.get(m.group(1), m.group(0)), prefix)
-
-
-def _next_number(base: Path) -> int:
-    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
-    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
-    return max((int(match.group(1)) for match in found if match), default=0) + 1
-
-
-def _write(picture: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    for key, value in text.items():
-        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
-    temporary = base.parent / f".{base.name}.{os.getpid()}.tmp"
-    try:
-        picture.save(temporary, format="PNG", pnginfo=info, compress_level=4)
-        number = _next_number(base)
-        while True:
-            path = base.parent / f"{base.name}_{number:05d}_.png"
-            try:
-                path.touch(exist_ok=False)  # claims the name, whoever else is writing here
-            except FileExistsError:
-                number += 1
-                continue
-            try:
-                os.replace(temporary, path)
-            except BaseException:  # Ctrl-C too: an empty picture must not stay behind
-                path.unlink(missing_ok=True)
-                raise
-            return path
-    except OSError as error:
-        raise GlideError(
-            f"the picture cannot be written to {base.parent}: {error}. Free some space, or choose "
-            "another folder with --out."
-        ) from error
-    finally:
-        with suppress(OSError):  # a name too long to be written is too long to be removed
-            temporary.unlink(missing_ok=True)

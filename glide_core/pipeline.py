@@ -1,158 +1,436 @@
-"""The jobs, composed: text to image, upsampling, inpainting at both stages, editing at both stages.
+"""GlidePipeline: text to image, upscaling, inpainting and editing with one set of models.
 
-`bind` ties a model to its prompts and pictures; `run` samples what was bound. A host with models of
-its own (ComfyUI) calls `run` with its own denoiser; the four functions at the end do both.
+The parameter names are diffusers'. Every method builds `GenerationRequest`s and calls the one
+two-stage loop in `glide_core.stages`; the command line and the batch driver do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from glide_core.config import GlideConfig, SamplerConfig
-from glide_core.diffusion.types import (
-    ConditionFn,
-    StepCallback,
-)
+from glide_core.components import ROLES, Components, Model, Role, Source, find_components
+from glide_core.crop import Region, crop_for_inpainting, stitch
+from glide_core.devices import pick_device
+from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
-from glide_core.images import quantize_8bit
-from glide_core.models.glide import GlideModel
-from glide_core.sampling import bind, inpaint_denoised_fn, run, tokenize
-from glide_core.tokenizer import Tokens
+from glide_core.images import (
+    SOFT_EDGES,
+    fit,
+    from_comfy,
+    read_image,
+    read_mask,
+    resize,
+    to_comfy,
+    to_output,
+)
+from glide_core.progress import step_bars
+from glide_core.prompt_check import warn_about
+from glide_core.request import (
+    UPSCALE,
+    CallOptions,
+    GenerationRequest,
+    OutputType,
+    batches,
+    upsample_respacing,
+    upsample_settings,
+)
+from glide_core.stages import PipelineInputs, StageCallback, generate, upsampled_size
 
-UPSCALE = 4  # 64x64 becomes 256x256
-BASE_SETTINGS = SamplerConfig()
-# The released notebooks' upsampling: DDIM on fast27, a slightly cool start, no guidance.
-UPSAMPLE_SETTINGS = SamplerConfig(respacing="fast27", guidance_scale=1.0, temperature=0.997)
-# ... and their inpainting: ancestral on fast27, so that known pixels and new ones mix.
-UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ancestral")
+if TYPE_CHECKING:
+    from glide_core.models.glide import GlideModel
+    from glide_core.models.noisy_clip import NoisyClip
+    from glide_core.request import Generators, StepEnd
+
+log = logging.getLogger("glide")
+
+Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
 
-def text_to_image(
-    model: GlideModel,
-    prompts: Sequence[str],
-    *,
-    seeds: Sequence[int],
-    negative: str = "",
-    settings: SamplerConfig = BASE_SETTINGS,
-    size: tuple[int, int] | None = None,
-    init: Tensor | None = None,
-    strength: float = 1.0,
-    cond_fn: ConditionFn | None = None,
-    callback: StepCallback | None = None,
-) -> Tensor:
-    """Draw one picture per prompt and seed; with `init` and `strength`, redraw pictures (SDEdit).
+@dataclass(frozen=True)
+class GlidePipelineOutput:
+    """Generated images and what reproduces them."""
 
-    Returns [B, C, 64, 64] in [-1, 1] (or of `size`, multiples of 8 for the released models).
+    images: Any  # list of PIL images, or [B, H, W, 3] or [B, 3, H, W] in 0..1
+    requests: list[GenerationRequest] = field(default_factory=list)
+    interrupted: bool = False  # `images` are then the unfinished estimates of the last step
+
+    @property
+    def seeds(self) -> list[int]:
+        return [request.seed for request in self.requests]
+
+
+@dataclass(frozen=True)
+class InpaintInputs:
+    """What the stages of an inpainting get, and how their result goes back into the image."""
+
+    inputs: PipelineInputs
+    image: Tensor  # IMAGE [B, H, W, 3] in 0..1
+    mask: Tensor  # MASK [B, H, W], 1 = inpaint
+    region: Region
+
+    def stitch(self, patches: Tensor, feather: int = 8) -> Tensor:
+        """The whole image [B, 3, H, W] in [-1, 1] with the inpainted square in its place."""
+        whole = stitch(self.image, patches.cpu(), self.region, self.mask, feather)
+        return from_comfy(whole)
+
+
+class _Interrupted(Exception):
+    """Leaves the sampler after `GlidePipeline.interrupt`."""
+
+    def __init__(self, x0: Tensor) -> None:
+        super().__init__()
+        self.x0 = x0
+
+
+class GlidePipeline:
+    """GLIDE's models with one method per task. Construct it with `from_pretrained`.
+
+    Methods return a `GlidePipelineOutput`. Images are reproducible one by one: image i of a batch
+    with seed N is the image that seed N + i gives alone.
     """
-    branches = _branches(model.config, prompts, seeds, negative)
-    with torch.inference_mode():
-        return run(
-            bind(model, branches),
-            model.config,
-            settings,
-            seeds=seeds,
-            size=size,
-            init=init,
-            strength=strength,
-            cond_fn=cond_fn,
-            callback=callback,
-            device=model.device,
+
+    def __init__(
+        self,
+        base: GlideModel | None = None,
+        upsampler: GlideModel | None = None,
+        inpaint: GlideModel | None = None,
+        upsampler_inpaint: GlideModel | None = None,
+        clip: NoisyClip | None = None,
+        *,
+        device: torch.device | str = "auto",
+    ) -> None:
+        given = (base, upsampler, inpaint, upsampler_inpaint, clip)
+        models = {r: m for r, m in zip(ROLES, given, strict=True) if m is not None}
+        self._set(Components(cast("dict[Role, Source | Model]", models), device=device))
+
+    def _set(self, models: Components) -> None:
+        self._models = models
+        self._interrupt = False
+        self._progress_bar: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Sequence[str | Path] | None = "bundled",
+        *,
+        torch_dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "auto",
+        **components: Source,
+    ) -> GlidePipeline:
+        """Find models; each file is read when it is first used. Nothing is downloaded.
+
+        source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
+            checkpoint files), a file, or a list of files.
+        torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
+        components: more or other files by role: base, upsampler, inpaint, upsampler_inpaint, clip;
+            a file, or a name that `glide models` lists.
+        Raises GlideError for what is missing, unreadable or of another kind.
+        """
+        found: dict[Role, Source | Model] = {**find_components(source or [])}
+        for role, files in components.items():
+            if role not in ROLES:
+                raise GlideError(f"unknown component {role!r}: expected one of {', '.join(ROLES)}")
+            found[role] = files
+        models = Components(found, device=device, dtype=torch_dtype)
+        named = isinstance(source, str) and source in ("bundled", "openai")
+        for role in ("base", *components) if named else tuple(found):
+            models.paths(cast(Role, role))  # missing files are reported now, not at first use
+        pipe = cls.__new__(cls)
+        pipe._set(models)
+        return pipe
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 3.0,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        seed: int | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepEnd | None = None,
+        clip_guidance_scale: float = 0.0,
+        sampler: str | None = None,
+        respacing: str = "",
+        eta: float = 0.0,
+        upsample: bool = True,
+        upsample_steps: int = 27,
+        upsample_guidance_scale: float = 1.0,
+        batch_size: int | None = None,
+    ) -> GlidePipelineOutput:
+        """Generate images from text.
+
+        prompt: one, or several; `num_images_per_prompt` images of each in turn.
+        negative_prompt: what guidance moves away from; without effect at guidance_scale 1.
+        height, width: of the output, multiples of 32 (of 8 without `upsample`); default: 256, the
+            only size that the bundled and the released models were trained for.
+        num_inference_steps, respacing: steps of the first stage, or the paper's respacing string
+            instead ("100", "fast27", "10,10,3,2,2").
+        guidance_scale: classifier-free guidance; 1 is off.
+        generator: gives every image its seed. seed: image i uses seed + i. Without either, seeds
+            are random; the output's `seeds` lists them.
+        callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
+            are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
+            ends the run with the unfinished images; an exception ends it and is passed on.
+        clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
+        sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
+        eta: ddim's share of fresh noise, 0 to 1.
+        upsample: False returns the first stage's 64x64; upsample_steps, upsample_guidance_scale:
+            of the second stage.
+        batch_size: images computed at once (default: all); does not change them.
+        """
+        options = CallOptions(
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            clip_guidance_scale=clip_guidance_scale,
+            sampler=sampler,
+            respacing=respacing,
+            eta=eta,
+            upsample=upsample,
+            upsample_steps=upsample_steps,
+            upsample_guidance_scale=upsample_guidance_scale,
+            batch_size=batch_size,
         )
+        request = replace(options.request(), size=self._first_size(height, width, upsample))
+        return self._run(options, options.each(request, prompt))
 
+    def upscale(
+        self,
+        image: Image,
+        prompt: str | Sequence[str] = "",
+        *,
+        num_inference_steps: int = 27,
+        guidance_scale: float = 1.0,
+        low_size: int = 64,
+        **options: Any,
+    ) -> GlidePipelineOutput:
+        """Enlarge an image four times with the upsampler, which reads the prompt too.
 
-def upsample(
-    model: GlideModel,
-    low_res: Tensor,
-    prompts: Sequence[str],
-    *,
-    seeds: Sequence[int],
-    negative: str = "",
-    settings: SamplerConfig = UPSAMPLE_SETTINGS,
-    init: Tensor | None = None,
-    strength: float = 1.0,
-    callback: StepCallback | None = None,
-) -> Tensor:
-    """Enlarge low_res [B, C, h, w] four times; with `init` [B, C, 4h, 4w], redraw that (SDEdit).
-
-    low_res is snapped to 8 bits first, as the model saw it in training (reference notebooks).
-    """
-    low_res = quantize_8bit(low_res)
-    branches = _branches(model.config, prompts, seeds, negative)
-    with torch.inference_mode():
-        return run(
-            bind(model, branches, low_res=low_res),
-            model.config,
-            settings,
-            seeds=seeds,
-            size=upsampled_size(low_res),
-            init=init,
-            strength=strength,
-            callback=callback,
-            device=model.device,
+        low_size: the image is first resized so that its shorter side has this many pixels; 0 keeps
+        its size (cut to multiples of 8). Further options as in `__call__`.
+        """
+        own = CallOptions(**options)
+        request = replace(
+            own.request(),
+            base=None,
+            upsampler=replace(
+                upsample_settings(num_inference_steps, guidance_scale),
+                sampler=own.sampler or "ddim",
+                eta=own.eta,
+                respacing=own.respacing or upsample_respacing(num_inference_steps),
+            ),
         )
+        low_res = fit(read_image(image), low_size)
+        return self._run(own, own.each(request, prompt), PipelineInputs(low_res=low_res))
 
+    def edit(
+        self,
+        image: Image,
+        prompt: str | Sequence[str],
+        *,
+        strength: float = 0.6,
+        upsample_strength: float = 1.0,
+        **options: Any,
+    ) -> GlidePipelineOutput:
+        """Change an image by a prompt: noise is added and removed again (SDEdit, Meng et al. 2021).
 
-def inpaint(
-    model: GlideModel,
-    image: Tensor,
-    keep_mask: Tensor,
-    prompts: Sequence[str],
-    *,
-    seeds: Sequence[int],
-    negative: str = "",
-    low_res: Tensor | None = None,
-    settings: SamplerConfig | None = None,
-    cond_fn: ConditionFn | None = None,
-    callback: StepCallback | None = None,
-) -> Tensor:
-    """Repaint where keep_mask [B, 1, H, W] is 0; image [B, C, H, W] is kept where it is 1.
+        strength: 0 keeps the image, 1 ignores it; 0.5 to 0.8 keeps its layout. upsample_strength:
+        the same in the second stage, where 1 takes no detail from the image. Further options as in
+        `__call__`.
+        """
+        own = CallOptions(**options)
+        request = replace(own.request(), strength=strength, upsample_strength=upsample_strength)
+        inputs = self.edit_inputs(read_image(image), own.upsample)
+        return self._run(own, own.each(request, prompt), inputs)
 
-    low_res: for the upsampler's stage, the whole inpainted picture at a quarter of the size.
-    """
-    if not model.config.is_inpaint:
-        raise GlideError(
-            f"this is a {model.config.kind} model: inpainting needs an inpaint checkpoint"
-        )
-    if settings is None:
-        settings = UPSAMPLE_INPAINT_SETTINGS if model.config.is_upsampler else BASE_SETTINGS
-    if low_res is not None:
-        low_res = quantize_8bit(low_res)
-    branches = _branches(model.config, prompts, seeds, negative)
-    shape = (len(seeds), -1, -1, -1)
-    image, keep_mask = image.expand(*shape), keep_mask.expand(*shape)
-    with torch.inference_mode():
-        return run(
-            bind(model, branches, low_res=low_res, image=image, keep_mask=keep_mask),
-            model.config,
-            settings,
-            seeds=seeds,
-            size=(image.shape[2], image.shape[3]),
-            denoised_fn=inpaint_denoised_fn(image, keep_mask),
-            cond_fn=cond_fn,
-            callback=callback,
-            device=model.device,
-        )
+    def edit_inputs(self, image: Tensor, upsample: bool = True) -> PipelineInputs:
+        """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
+        small = fit(image, self._models.model("base").config.unet.image_size)
+        large = resize(image, upsampled_size(small)) if upsample else None
+        return PipelineInputs(init=small, upsample_init=large)
 
+    def inpaint(
+        self,
+        image: Image,
+        mask: Image,
+        prompt: str | Sequence[str],
+        *,
+        context: float = 0.5,
+        feather: int = 8,
+        **options: Any,
+    ) -> GlidePipelineOutput:
+        """Replace the masked part of an image of any size; nothing outside the mask changes.
 
-def upsample_respacing(steps: int) -> str:
-    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
-    return "fast27" if steps == 27 else ""
+        mask: of the image's size; white (1) is inpainted. context: surroundings that the model
+        sees on each side, as a part of the mask's extent. feather: pixels inside the mask over
+        which the old image fades into the new one. Further options as in `__call__`.
+        """
+        own = CallOptions(**options)
+        cut = self.inpaint_inputs(read_image(image), read_mask(mask), own.upsample, context)
+        requests = own.each(own.request(upsample_sampler="ancestral"), prompt)
+        return self._run(own, requests, cut.inputs, lambda new: cut.stitch(new, feather))
 
+    def inpaint_inputs(
+        self, image: Tensor, mask: Tensor, upsample: bool = True, context: float = 0.5
+    ) -> InpaintInputs:
+        """Cut a square around the mask out for each stage, for `generate`.
 
-def upsampled_size(low_res: Tensor) -> tuple[int, int]:
-    """(height, width) that an upsampler makes of low_res: four times its sides."""
-    return low_res.shape[2] * UPSCALE, low_res.shape[3] * UPSCALE
+        image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint.
+        """
+        roles: list[Role] = ["inpaint", "upsampler_inpaint"]
+        models = [self._models.model(role) for role in roles[: 1 + upsample]]
+        sides = tuple(model.config.unet.image_size for model in models)
+        original = to_comfy(image)
+        crop = crop_for_inpainting(original, mask, sides, context)
+        if crop.soft:
+            log.warning(SOFT_EDGES)
+        inputs = PipelineInputs(images=crop.images, keep_masks=crop.keep_masks)
+        return InpaintInputs(inputs, original, mask, crop.region)
 
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        inputs: PipelineInputs | None = None,
+        callback: StageCallback | None = None,
+    ) -> Tensor:
+        """Run requests of one batch: [B, 3, H, W] in [-1, 1]. See `glide_core.stages.generate`."""
+        return generate(self._models, requests, inputs, callback)
 
-def _branches(
-    config: GlideConfig, prompts: Sequence[str], seeds: Sequence[int], negative: str
-) -> list[list[Tokens]]:
-    if len(prompts) != len(seeds):
-        raise GlideError(
-            f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
-        )
-    return [tokenize(config, prompts), tokenize(config, [negative]) * len(seeds)]
+    def warn_about(self, requests: Sequence[GenerationRequest], inpaint: bool = False) -> None:
+        """Log warnings about prompts and sizes that the first model will not handle well."""
+        roles: list[Role] = ["base", "upsampler"]
+        if inpaint:
+            roles = ["inpaint", "upsampler_inpaint"]
+        role = roles[requests[0].base is None]
+        warn_about(requests, self._models.model(role).config, self._models.metadata(role))
+
+    def interrupt(self) -> None:
+        """Stop the running call after its current step; it returns the unfinished images."""
+        self._interrupt = True
+
+    # --- models ---
+
+    @property
+    def components(self) -> dict[str, Model]:
+        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
+        return {role: self._models.get(role) for role in ROLES if role in self._models}
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self._models.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._models.dtype
+
+    def to(
+        self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
+    ) -> GlidePipeline:
+        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline."""
+        device = None
+        for each in where:
+            if isinstance(each, torch.dtype):
+                dtype = each
+            else:
+                device = pick_device(str(each))
+        self._models.to(device, dtype)
+        return self
+
+    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
+        """Keep models in CPU memory and each on `device` only while it runs."""
+        self._models.offload(pick_device(str(device)))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
+        return self._models.save(Path(folder).expanduser())
+
+    def load_lora_weights(
+        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
+    ) -> None:
+        """Merge a LoRA of `glide train --lora` into a model; several add up."""
+        self._models.add_lora(component, Path(path).expanduser(), strength)
+
+    def unload_lora_weights(self) -> None:
+        """Restore the weights from before `load_lora_weights`, bit for bit."""
+        self._models.remove_loras()
+
+    def set_progress_bar_config(self, **tqdm_options: Any) -> None:
+        """Options for tqdm, such as disable=True."""
+        self._progress_bar = tqdm_options
+
+    def _run(
+        self,
+        options: CallOptions,
+        requests: Sequence[GenerationRequest],
+        inputs: PipelineInputs | None = None,
+        finish: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> GlidePipelineOutput:
+        self._interrupt = False
+        self.warn_about(requests, inputs is not None and bool(inputs.images))
+        done: list[Tensor] = []
+        ready: list[GenerationRequest] = []
+        for batch in batches(requests, options.batch_size or len(requests)):
+            try:
+                with step_bars(**self._progress_bar) as bar:
+                    step = self._step(bar, options.callback_on_step_end)
+                    done.append(finish(self.generate(batch, inputs, step)))
+            except _Interrupted as interrupted:
+                unfinished = finish(interrupted.x0.clamp(-1, 1))
+                if done:
+                    unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
+                done.append(unfinished)
+            ready += batch
+            if self._interrupt:
+                break
+        images = to_output(torch.cat(done), options.output_type)
+        return GlidePipelineOutput(images, ready, self._interrupt)
+
+    def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
+        def step(stage: str, info: StepInfo) -> None:
+            bar(stage, info)
+            if callback is not None:
+                values = {
+                    "latents": info.x_t,
+                    "x0": info.x0,
+                    "stage": stage,
+                    "num_steps": info.total,
+                }
+                if callback(self, info.index, info.timestep, values) is False:
+                    self._interrupt = True
+            if self._interrupt:
+                raise _Interrupted(info.x0)
+
+        return step
+
+    def _first_size(
+        self, height: int | None, width: int | None, upsample: bool
+    ) -> tuple[int, int] | None:
+        """The first stage's size for an output size."""
+        if height is None and width is None:
+            return None
+        scale = UPSCALE if upsample else 1
+        side = self._models.model("base").config.unet.image_size * scale
+        sizes = (height or side, width or side)
+        if any(size % (8 * scale) for size in sizes):
+            raise GlideError(
+                f"height {sizes[0]} and width {sizes[1]} must be multiples of {8 * scale}"
+            )
+        return sizes[0] // scale, sizes[1] // scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import html
 import importlib.util
+import logging
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -15,7 +16,9 @@ import regex  # type: ignore[import-untyped,unused-ignore]
 import torch
 from torch import Tensor
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
+
+log = logging.getLogger("glide")
 
 DATA = Path(__file__).parent / "vocabularies"
 TOKENIZERS = ("glide-bpe", "clip-bpe", "glide-small")
@@ -46,6 +49,18 @@ class Tokens:
     def length(self) -> int:
         """Number of positions in use."""
         return int(self.mask.sum())
+
+
+def warn_if_truncated(tokens: Tokens, what: str = "the prompt") -> None:
+    """Log one warning when a model does not read all of a prompt."""
+    if tokens.truncated:
+        log.warning(
+            "%s is %d tokens longer than the %d that the model reads: the end of %r is cut off",
+            what,
+            tokens.truncated,
+            len(tokens.ids),
+            shorten(tokens.text),
+        )
 
 
 class Tokenizer(Protocol):

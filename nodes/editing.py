@@ -74,8 +74,9 @@ class GlideEdit:
         variations: int = 1,
         temperature: float = 0.997,
     ) -> tuple[Any]:
-        from glide_core import images, pipeline
+        from glide_core import images
         from glide_core.config import SamplerConfig
+        from glide_core.stages import upsampled_size
 
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
@@ -102,7 +103,7 @@ class GlideEdit:
             if upsampler is None or upsample_strength == 0:
                 edited = images.to_comfy(small)
                 return host.compared(images.to_comfy(original), edited, (edited,))
-            size = pipeline.upsampled_size(small)
+            size = upsampled_size(small)
             pictures = stages.sample(
                 host,
                 upsampler,

@@ -100,7 +100,7 @@ def upsample_settings(
 ) -> SamplerConfig:
     """The second stage's settings: for 27 steps the paper's own spacing, else evenly spread."""
     from glide_core.config import SamplerConfig
-    from glide_core.pipeline import upsample_respacing
+    from glide_core.request import upsample_respacing
 
     return SamplerConfig(
         steps=steps,

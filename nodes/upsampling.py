@@ -78,7 +78,8 @@ class GlideUpsample:
         temperature: float = 0.997,
         low_size: int = 64,
     ) -> tuple[Any]:
-        from glide_core import images, pipeline
+        from glide_core import images
+        from glide_core.stages import upsampled_size
 
         host = current()
         inputs.need(host, model, ("upsampler",), node=NODE)
@@ -100,7 +101,7 @@ class GlideUpsample:
                 settings,
                 seed=seed,
                 batch=len(low_res),
-                size=pipeline.upsampled_size(low_res),
+                size=upsampled_size(low_res),
                 callback=callback,
                 low_res=low_res,
             )
@@ -140,11 +141,12 @@ class GlideUpsampleConditioning:
     ) -> tuple[Any, Any, dict[str, Any]]:
         import torch
 
-        from glide_core import images, pipeline
+        from glide_core import images
+        from glide_core.stages import upsampled_size
 
         low_res = images.quantize_8bit(images.fit(images.from_comfy(image), low_size))
         batch, channels, *_ = low_res.shape
-        samples = torch.zeros(batch, channels, *pipeline.upsampled_size(low_res))
+        samples = torch.zeros(batch, channels, *upsampled_size(low_res))
         extras = {LOW_RES: low_res}
         return (
             with_extras(positive, **extras),

@@ -16,8 +16,8 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
-from glide_core.pipeline import inpaint, text_to_image, upsample
 from glide_core.sampling import model_schedule
+from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.config import SMALL, SMALL_CLIP
 from recipes.emoji.subjects import border_colour
 from recipes.emoji.vocabulary import (

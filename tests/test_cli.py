@@ -77,7 +77,7 @@ def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
         text = io.read_text(path)
         facts = json.loads(text["glide"])
         assert facts["prompt"] == "a red apple" and facts["seed"] == 5 + i
-        assert facts["cfg"] == 2 and facts["steps"] == 2
+        assert facts["guidance_scale"] == 2 and facts["steps"] == 2
         assert text["parameters"].startswith("a red apple\nNegative prompt: blur\n")
     assert glide(*words, "--out", out) == 0
     assert len(list(out.iterdir())) == 3  # numbered on, nothing overwritten
@@ -315,13 +315,14 @@ def test_ctrl_c_stops_and_leaves_no_picture(
 def test_a_failed_write_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Image.Image, path: Path, **more: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def broken(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(KeyboardInterrupt):
-        io.save([Image.new("RGB", (4, 4))], tmp_path)
+        io.save_images([Image.new("RGB", (4, 4))], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import resvg_py
 from PIL import Image
 from torch import Tensor
 
-from glide_core import pipeline
+from glide_core import stages
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.loading import load_model
 from glide_core.config import SamplerConfig
@@ -59,14 +59,14 @@ def states() -> list[list[Image.Image]]:
     """A row for each prompt: the states that are shown, then the 256x256 picture."""
     shown: list[Tensor] = []
     seeds = [0] * len(PROMPTS)
-    low = pipeline.text_to_image(
+    low = stages.text_to_image(
         load_model(find("base").path()),
         PROMPTS,
         seeds=seeds,
         settings=SamplerConfig(steps=STEPS),
         callback=lambda step: shown.append(step.x_t.clamp(-1, 1)) if step.index in SHOWN else None,
     )
-    shown.append(pipeline.upsample(load_model(find("upsampler").path()), low, PROMPTS, seeds=seeds))
+    shown.append(stages.upsample(load_model(find("upsampler").path()), low, PROMPTS, seeds=seeds))
     return [list(row) for row in zip(*map(to_pil, shown), strict=True)]
 
 

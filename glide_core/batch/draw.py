@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from glide_core import pipeline
+from glide_core import stages as pipeline
 from glide_core.batch.rows import Row
 from glide_core.checkpoints.loading import load_clip
 from glide_core.cli import session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,7 +126,7 @@ def _work(arguments: argparse.Namespace, found: RowList, dtype: str) -> Work:
 
 
 def _model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[Path]]:
-    from glide_core.cli.session import find_model
+    from glide_core.checkpoints.catalog import find_model
 
     files = {"base": [find_model(arguments.model)]}
     if not arguments.no_upsample:
@@ -138,16 +137,7 @@ def _model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[
 
 
 def _hashed(path: Path) -> dict[str, str]:
-    sha = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while part := file.read(2**20):
-                sha.update(part)
-    except OSError as error:
-        raise GlideError(
-            f"the model {path} cannot be read: {error.strerror}. Expected a checkpoint."
-        ) from error
-    return {"file": path.name, "sha256": sha.hexdigest()}
+    return {"file": path.name, "sha256": io.sha256_file(path)}
 
 
 def _refuse_leftovers(folder: Path) -> None:

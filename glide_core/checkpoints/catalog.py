@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 FileKind = Literal[
     "base", "upsampler", "inpaint", "upsampler-inpaint", "clip", "clip-image", "clip-text"
@@ -119,6 +120,34 @@ def find(name: str) -> Entry:
             return entry
     known = ", ".join(entry.name for entry in ENTRIES)
     raise GlideError(f"No model is called {name!r}. Known are: {known}.")
+
+
+def find_model(name: str) -> Path:
+    """The file of a catalog name or path; GlideError says how to get a model that is missing."""
+    for path in (Path(name), models_directory() / name):
+        with suppress(OSError, ValueError, RuntimeError):  # what cannot be a file's name
+            if path.expanduser().is_file():
+                return path.expanduser()
+    try:
+        entry = find(name)
+    except GlideError as error:
+        raise GlideError(
+            f"there is no model {shorten(repr(name))}: no file of that name, here or in "
+            f"{models_directory()}, "
+            f"and no model that `glide models` lists ({', '.join(e.name for e in ENTRIES)})"
+        ) from error
+    known = entry.path()
+    if known.is_file():
+        return known
+    if entry.bundled:
+        raise GlideError(
+            f"the bundled model {entry.filename} is missing from {known.parent}: install the "
+            "package again"
+        )
+    raise GlideError(
+        f"{entry.name} is not on this machine (expected at {known}): download it with "
+        f"`glide models download {entry.name}`"
+    )
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:

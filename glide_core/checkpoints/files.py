@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import secrets
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glide_core.errors import GlideError
+from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
 _WRAPPERS = ("state_dict", "model")  # names under which training programs nest a state dict
@@ -56,36 +54,12 @@ def read_shapes(path: Path | str) -> TensorFile:
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str]
 ) -> Path:
-    """Write safetensors whole or not at all; an existing file is replaced in one move."""
+    """Write safetensors atomically; an existing file is replaced."""
     path = Path(path)
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt", **metadata})
     return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, moved onto it when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _as_others(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GlideError(f"Cannot write {path}: {reason}. Nothing was written.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _as_others(path: Path) -> None:
-    """Give a file any new file's permissions: safetensors writes for the owner alone."""
-    mask = os.umask(0)  # the only way to read it
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def _read(path: Path, meta: bool) -> TensorFile:

@@ -41,46 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glide_core import images, pipeline
-    from glide_core.cli import session
+    from dataclasses import replace
 
-    here = session.Session.of(arguments)
-    original = images.from_comfy(images.load_image(arguments.image))
-    base = here.model(arguments.model, "base", "inpaint", loras=arguments.lora)
-    upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
-    session.warn_if_cut(base.config, arguments)
-    guide = here.guide(arguments, arguments.prompt)
-    small = images.fit(original, base.config.unet.image_size)
-    for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
-        prompts = [arguments.prompt] * len(seeds)
-        pictures = images.cycle(small, len(seeds)).to(here.device)
-        if arguments.strength > 0:
-            with here.progress("base") as step:
-                pictures = pipeline.text_to_image(
-                    base,
-                    prompts,
-                    seeds=seeds,
-                    negative=arguments.negative,
-                    settings=session.settings_of(arguments),
-                    size=(small.shape[2], small.shape[3]),
-                    init=pictures,
-                    strength=arguments.strength,
-                    cond_fn=guide,
-                    callback=step,
-                )
-        if upsampler is not None and arguments.upsample_strength > 0:
-            init = images.resize(original, pipeline.upsampled_size(pictures))
-            with here.progress("upsampler") as step:
-                pictures = pipeline.upsample(
-                    upsampler,
-                    pictures,
-                    prompts,
-                    seeds=seeds,
-                    negative=arguments.negative,
-                    settings=session.upsample_settings_of(arguments),
-                    init=images.cycle(init, len(seeds)),
-                    strength=arguments.upsample_strength,
-                    callback=step,
-                )
-        session.write(pictures, arguments, seeds, session.facts_of(arguments))
-    return 0
+    from glide_core.cli import common
+    from glide_core.images import read_image
+
+    original = read_image(arguments.image)
+    upsampler = None if arguments.no_upsample else arguments.upsampler
+    pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
+    request = replace(
+        common.request_of(arguments),
+        strength=arguments.strength,
+        upsample_strength=arguments.upsample_strength,
+    )
+    inputs = pipe.edit_inputs(original, upsampler is not None)
+    return common.generate_and_write(pipe, request, arguments, inputs)

@@ -97,38 +97,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _one_prompt(arguments: argparse.Namespace) -> int:
-    from glide_core import pipeline
-    from glide_core.cli import session
+    from glide_core.cli import common
 
-    here = session.Session.of(arguments)
-    base = here.model(arguments.model, "base", "inpaint", loras=arguments.lora)
-    upsampler = None if arguments.no_upsample else here.model(arguments.upsampler, "upsampler")
-    session.warn_if_cut(base.config, arguments)
-    guide = here.guide(arguments, arguments.prompt)
-    facts = session.facts_of(arguments)
-    for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
-        prompts = [arguments.prompt] * len(seeds)
-        with here.progress("base") as step:
-            pictures = pipeline.text_to_image(
-                base,
-                prompts,
-                seeds=seeds,
-                negative=arguments.negative,
-                settings=session.settings_of(arguments),
-                size=arguments.base_size,
-                cond_fn=guide,
-                callback=step,
-            )
-        if upsampler is not None:
-            with here.progress("upsampler") as step:
-                pictures = pipeline.upsample(
-                    upsampler,
-                    pictures,
-                    prompts,
-                    seeds=seeds,
-                    negative=arguments.negative,
-                    settings=session.upsample_settings_of(arguments),
-                    callback=step,
-                )
-        session.write(pictures, arguments, seeds, facts)
-    return 0
+    upsampler = None if arguments.no_upsample else arguments.upsampler
+    pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments)

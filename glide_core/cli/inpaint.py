@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from glide_core.cli import options
-
-log = logging.getLogger("glide")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,40 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glide_core import crop, images, pipeline
-    from glide_core.cli import session
+    from dataclasses import replace
 
-    here = session.Session.of(arguments)
-    image, mask = images.load_image(arguments.image), images.load_mask(arguments.mask)
-    models = [here.model(arguments.model, "inpaint", loras=arguments.lora)]
-    if not arguments.no_upsample:
-        models.append(here.model(arguments.upsampler, "upsampler-inpaint"))
-    session.warn_if_cut(models[0].config, arguments)
-    sides = tuple(model.config.unet.image_size for model in models)
-    cut = crop.crop_for_inpainting(image, mask, sides, arguments.context)
-    if cut.soft:
-        log.warning(images.SOFT_EDGES)
-    guide = here.guide(arguments, arguments.prompt)
-    settings = [session.settings_of(arguments)]
-    settings.append(session.upsample_settings_of(arguments, sampler="ancestral"))
-    for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
-        pictures = None
-        for stage, model in enumerate(models):
-            with here.progress(("inpaint", "upsampler")[stage]) as step:
-                pictures = pipeline.inpaint(
-                    model,
-                    cut.images[stage],
-                    cut.keep_masks[stage],
-                    [arguments.prompt] * len(seeds),
-                    seeds=seeds,
-                    negative=arguments.negative,
-                    low_res=pictures,
-                    settings=settings[stage],
-                    cond_fn=guide if stage == 0 else None,
-                    callback=step,
-                )
-        assert pictures is not None
-        stitched = crop.stitch(image, pictures.cpu(), cut.region, mask, arguments.feather)
-        whole = images.from_comfy(stitched)
-        session.write(whole, arguments, seeds, session.facts_of(arguments))
-    return 0
+    from glide_core.cli import common
+    from glide_core.images import read_image, read_mask
+
+    image, mask = read_image(arguments.image), read_mask(arguments.mask)
+    upsampler = None if arguments.no_upsample else arguments.upsampler
+    pipe = common.load_pipeline(arguments, inpaint=arguments.model, upsampler_inpaint=upsampler)
+    request = common.request_of(arguments)
+    if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
+        request = replace(request, upsampler=replace(request.upsampler, sampler="ancestral"))
+    cut = pipe.inpaint_inputs(image, mask, upsampler is not None, arguments.context)
+    return common.generate_and_write(
+        pipe, request, arguments, cut.inputs, lambda new: cut.stitch(new, arguments.feather)
+    )

@@ -121,9 +121,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _convert_lora(arguments: argparse.Namespace) -> int:
+    from glide_core.checkpoints.catalog import find_model
     from glide_core.checkpoints.loading import inspect
     from glide_core.checkpoints.lora import convert_lora
-    from glide_core.cli.session import find_model
     from glide_core.config import GlideConfig
     from glide_core.errors import GlideError
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.errors import GlideError
+from glide_core.checkpoints.catalog import find_model
 
 if TYPE_CHECKING:
     import torch
@@ -25,35 +25,6 @@ log = logging.getLogger("glide")
 
 # What says where and how fast, not what: and the seed, which every picture has its own.
 _NOT_IN_PICTURES = ("out", "quiet", "device", "batch", "n", "seed", "version")
-
-
-def find_model(name: str) -> Path:
-    """Resolve a catalog name or a path; GlideError says how to get what is not here."""
-    from glide_core.checkpoints.catalog import find, models_directory
-
-    for path in (Path(name), models_directory() / name):
-        with suppress(OSError, ValueError, RuntimeError):  # what cannot be a file's name
-            if path.expanduser().is_file():
-                return path.expanduser()
-    try:
-        entry = find(name)
-    except GlideError as error:
-        raise GlideError(
-            f"there is no model {name!r}: no file of that name, here or in {models_directory()}, "
-            f"and no known model. Expected a file or a name that `glide models` lists. {error}"
-        ) from error
-    known = entry.path()
-    if known.is_file():
-        return known
-    if entry.bundled:
-        raise GlideError(
-            f"the bundled model {entry.filename} is missing from {known.parent}. Expected it to "
-            "come with the package. Install it again."
-        )
-    raise GlideError(
-        f"{entry.name} is not on this machine. Expected it at {known}. Fetch it with "
-        f"`glide models download {entry.name}`."
-    )
 
 
 @dataclass(frozen=True)
@@ -117,19 +88,12 @@ class Session:
 
 def warn_if_cut(config: GlideConfig, arguments: argparse.Namespace) -> None:
     """Say so when the model cannot read all of a prompt, or of the negative one."""
-    from glide_core.tokenizer import get_tokenizer
+    from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
     length = config.text.context_length
     tokenizer = get_tokenizer(config.tokenizer)
     for name, text in (("prompt", arguments.prompt), ("negative prompt", arguments.negative)):
-        cut = tokenizer.encode(text, length).truncated
-        if cut:
-            log.warning(
-                "the %s is %d tokens longer than the %d that the model reads: its end is cut off",
-                name,
-                cut,
-                length,
-            )
+        warn_if_truncated(tokenizer.encode(text, length), f"the {name}")
 
 
 def sampler_of(arguments: argparse.Namespace) -> str:
@@ -159,7 +123,7 @@ def settings_of(arguments: argparse.Namespace) -> SamplerConfig:
 def upsample_settings_of(arguments: argparse.Namespace, sampler: str = "ddim") -> SamplerConfig:
     """The 256x256 stage, from --upsample-steps, --upsample-cfg, --upsample-temperature."""
     from glide_core.config import SamplerConfig
-    from glide_core.pipeline import upsample_respacing
+    from glide_core.request import upsample_respacing
 
     return SamplerConfig(
         steps=arguments.upsample_steps,
@@ -188,7 +152,7 @@ def write(
     for picture, seed in zip(images, seeds, strict=True):
         own = {**facts, "seed": seed, "size": f"{picture.width}x{picture.height}"}
         each.append({"parameters": parameters(own), "glide": own})
-    paths = io.save(images, arguments.out, "glide", each=each)
+    paths = io.save_images(images, arguments.out, "glide", each=each)
     for path in paths:
         print(path)
     return paths

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glide_core.cli.session import Session, find_model
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.cli.session import Session
     from glide_core.evaluation.sweep import sweep
     from glide_core.evaluation.sweep_files import SweepFolder
     from glide_core.evaluation.sweep_grid import Grid
@@ -174,17 +173,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write_results(folder: SweepFolder, grid: Grid, prompts: list[str], shown: int) -> list[Path]:
     """Write grid.png and every plot of the grid's cells; give all paths, the table's first."""
-    from glide_core.checkpoints.files import replacing
     from glide_core.evaluation import plots
     from glide_core.evaluation.picture_grid import picture_grid
     from glide_core.evaluation.sweep import Drawn
+    from glide_core.io import atomic_write
 
     wanted = {row.cell: row for row in folder.rows()}
     rows = [wanted[cell] for cell in grid.cells() if cell in wanted]
     drawn: list[Drawn] = [Drawn(row, folder.pictures(row)) for row in rows]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
     paths = [folder.table, folder.path / "grid.png"]
-    with replacing(paths[1]) as temporary:
+    with atomic_write(paths[1]) as temporary:
         picture_grid(drawn, grid, title=title, shown=shown).save(temporary, format="PNG")
     for x, y in plots.pairs(rows, plots.quantities(folder.measures, grid)):
         figure = plots.plot(rows, grid, x, y, title=title)
@@ -233,7 +232,7 @@ def _default_scorers(count: int) -> list[str]:
 
 
 def _measure(name: str, here: Session) -> Measure:
-    from glide_core.cli.session import find_model
+    from glide_core.checkpoints.catalog import find_model
     from glide_core.evaluation import sweep_measures as measures
 
     kind, _, what = name.partition(":")
@@ -266,27 +265,17 @@ def _load_clip(here: Session, paths: list[Path]) -> NoisyClip:
 
 
 def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(partial(file.read, 1 << 20), b""):
-            digest.update(block)
-    return f"{path.name} {digest.hexdigest()}"
+    from glide_core.io import sha256_file
+
+    return f"{path.name} {sha256_file(path)}"
 
 
 def _warn_if_cut(config: Any, prompts: list[str]) -> None:
-    from glide_core.tokenizer import get_tokenizer
+    from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
     tokenizer, length = get_tokenizer(config.tokenizer), config.text.context_length
     for prompt in prompts:
-        cut = tokenizer.encode(prompt, length).truncated
-        if cut:
-            log.warning(
-                "a prompt is %d tokens longer than the %d that the model reads: its end is cut "
-                "off: %.60s...",
-                cut,
-                length,
-                prompt,
-            )
+        warn_if_truncated(tokenizer.encode(prompt, length))
 
 
 def _plain(name: str) -> str:

@@ -217,7 +217,7 @@ def _train(trainer: Trainer, told: list[int], *, show: bool) -> bool:
 
 def find_start(names: list[str]) -> list[Path]:
     """Resolve --start-from: names of `glide models`, or files."""
-    from glide_core.cli.session import find_model
+    from glide_core.checkpoints.catalog import find_model
 
     return [find_model(name) for name in names]
 

@@ -34,29 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from glide_core import images, pipeline
-    from glide_core.cli import session
+    from glide_core.cli import common
+    from glide_core.images import fit, read_image
+    from glide_core.request import GenerationRequest, upsample_settings
+    from glide_core.stages import PipelineInputs
 
-    here = session.Session.of(arguments)
-    picture = images.from_comfy(images.load_image(arguments.image))
-    low_res = images.fit(picture, arguments.low_size)
-    model = here.model(arguments.model, "upsampler")
-    session.warn_if_cut(model.config, arguments)
-    settings = replace(
-        session.settings_of(arguments),
-        respacing=arguments.respacing or pipeline.upsample_respacing(arguments.steps),
-        temperature=arguments.temperature,
+    low_res = fit(read_image(arguments.image), arguments.low_size)
+    pipe = common.load_pipeline(arguments, upsampler=arguments.model)
+    settings = upsample_settings(arguments.steps, arguments.cfg, arguments.temperature)
+    request = GenerationRequest(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative,
+        base=None,
+        upsampler=replace(
+            settings,
+            sampler=arguments.sampler or settings.sampler,
+            eta=arguments.eta,
+            respacing=arguments.respacing or settings.respacing,
+        ),
     )
-    for seeds in session.chunks(arguments.seed, arguments.n, arguments.batch):
-        with here.progress("upsampler") as step:
-            pictures = pipeline.upsample(
-                model,
-                images.cycle(low_res, len(seeds)),
-                [arguments.prompt] * len(seeds),
-                seeds=seeds,
-                negative=arguments.negative,
-                settings=settings,
-                callback=step,
-            )
-        session.write(pictures, arguments, seeds, session.facts_of(arguments))
-    return 0
+    return common.generate_and_write(pipe, request, arguments, PipelineInputs(low_res=low_res))

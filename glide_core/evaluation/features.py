@@ -5,7 +5,6 @@ Each says who it is, by the hash of its weights, and what it does to a picture f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from glide_core.errors import GlideError
 from glide_core.guidance.clip import LOGIT_SCALE, _preprocessing
 from glide_core.guidance.score import _resized
+from glide_core.io import sha256_file
 from glide_core.models.noisy_clip import NoisyClip
 
 _CAPTIONS_AT_ONCE = 64
@@ -207,22 +207,14 @@ def extract(extractor: FeatureExtractor, pictures: Tensor, batch: int = 32) -> T
     return torch.cat([extractor(part).cpu() for part in torch.split(pictures, batch)])
 
 
-def hash_of(*paths: Path) -> str:
-    """SHA-256 of files, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    return digest.hexdigest()
-
-
 def _noisy_clip(name: str, device: torch.device | str) -> NoisyClipFeatures:
+    from glide_core.checkpoints.catalog import find_model
     from glide_core.checkpoints.loading import load_clip
-    from glide_core.cli.session import find_model
 
     paths = [find_model("clip" if part == "bundled" else part) for part in name.split(",")]
-    return NoisyClipFeatures.of(load_clip(paths, device=device), f"clip:{name}", hash_of(*paths))
+    return NoisyClipFeatures.of(
+        load_clip(paths, device=device), f"clip:{name}", sha256_file(*paths)
+    )
 
 
 def _open_clip(architecture: str, weights: str, device: torch.device | str) -> OpenClipFeatures:
@@ -232,7 +224,7 @@ def _open_clip(architecture: str, weights: str, device: torch.device | str) -> O
     if weights and path.is_file():
         model, tokenizer = load_open_clip(architecture, path, device=device)
         name = f"open_clip:{architecture}:{path.name}"
-        return OpenClipFeatures.of(model, tokenizer, name, hash_of(path))
+        return OpenClipFeatures.of(model, tokenizer, name, sha256_file(path))
     if path.suffix or len(path.parts) > 1:  # no tag looks like that
         raise GlideError(
             f"there is no file {weights}. Expected weights of open_clip's {architecture}: check "
@@ -242,7 +234,7 @@ def _open_clip(architecture: str, weights: str, device: torch.device | str) -> O
     model, tokenizer = load_open_clip(architecture, None, tag, device=device)
     cached = cached_weights(architecture, tag)
     name = f"open_clip:{architecture}:{tag}"
-    return OpenClipFeatures.of(model, tokenizer, name, hash_of(cached) if cached else "")
+    return OpenClipFeatures.of(model, tokenizer, name, sha256_file(cached) if cached else "")
 
 
 def _only_cached_tag(architecture: str) -> str:

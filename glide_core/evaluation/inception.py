@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from glide_core.checkpoints.files import read_tensors
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import _About, hash_of
+from glide_core.evaluation.features import _About
 from glide_core.images import to_uint8
+from glide_core.io import sha256_file
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> Incepti
         ) from error
     return InceptionFeatures(
         "inception-2048",
-        hash_of(path),
+        sha256_file(path),
         2048,
         299,
         "8 bits, TensorFlow 1 bilinear without antialias (legacy FID)",

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.checkpoints.files import replacing
 from glide_core.errors import GlideError
 from glide_core.evaluation.sweep import Measure, Row
 from glide_core.evaluation.sweep_grid import AXES, Cell, Grid
+from glide_core.io import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,7 +166,7 @@ def save(figure: Figure, path: Path) -> Path:
     kind = path.suffix[1:].lower()
     if kind not in ("png", "svg"):
         raise GlideError(f"{path.name} is no name for a plot: expected one ending in .png or .svg")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(_bytes(figure, kind))
     return path
 

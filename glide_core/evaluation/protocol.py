@@ -67,10 +67,10 @@ class Measurement:
 
 def write_json(measurements: list[Measurement], path: Path) -> None:
     """Write measurements as a JSON list, whole or not at all; an existing file is replaced."""
-    from glide_core.checkpoints.files import replacing
+    from glide_core.io import atomic_write
 
     text = json.dumps([one.to_dict() for one in measurements], indent=2)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glide_core.checkpoints.files import replacing
 from glide_core.errors import GlideError
 from glide_core.evaluation.frechet import Statistics
 from glide_core.evaluation.measure import Measured
+from glide_core.io import atomic_write
 
 
 def save_stats(found: Measured, path: Path) -> None:
     """Write features, mean (mu), covariance (sigma) and their origin as .npz, whole or not."""
     assert found.features is not None
     about = {"extractor": dict(found.extractor), "crop": found.crop, "size": found.size}
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             mu=found.statistics.mean.numpy(),

@@ -22,8 +22,8 @@ from glide_core.evaluation.sweep_grid import Cell, Grid
 from glide_core.guidance import noisy_clip_guide
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.pipeline import text_to_image
 from glide_core.sampling import model_schedule
+from glide_core.stages import text_to_image
 
 # Pictures [B, 3, H, W] in [-1, 1] and their prompts to one value each [B], or to one of all [].
 Scorer = Callable[[Tensor, Sequence[str]], Tensor]

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.files import replacing
 from glide_core.errors import GlideError
 from glide_core.evaluation.sweep import Drawn, Measure, Row, Score
 from glide_core.evaluation.sweep_grid import Cell
 from glide_core.images import from_pil, open_image, to_pil
+from glide_core.io import atomic_write
 
 # Names with their units, as the header has them.
 SETTINGS = (
@@ -114,7 +114,7 @@ class SweepFolder:
             )
         merged = {**before, **{k: v for k, v in now.items() if v != [] or k not in before}}
         if merged != before:
-            with replacing(file) as temporary:
+            with atomic_write(file) as temporary:
                 temporary.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
 
     def _identity(self, file: Path) -> dict[str, Any]:
@@ -138,9 +138,9 @@ class SweepFolder:
         """Write a cell that is done; one of the same settings is replaced."""
         rows = [row for row in self.rows() if row.cell != drawn.row.cell]
         path = self._pictures(drawn.row.cell)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             _tile(drawn.pictures).save(temporary, format="PNG")
-        with replacing(self.table) as temporary:
+        with atomic_write(self.table) as temporary:
             temporary.write_text(to_csv([*rows, drawn.row], self.measures), encoding="utf-8")
 
     def pictures(self, row: Row) -> Tensor:

@@ -200,14 +200,8 @@ class NoisyClip(nn.Module):
         """Token ids [B, L] and the lengths [B] up to and with the end token."""
         length = self.config.context_length
         rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
-        cut = max((row.truncated for row in rows), default=0)
-        if cut:
-            log.warning(
-                "the text for CLIP is %d tokens longer than the %d that it reads: its end is cut "
-                "off",
-                cut,
-                length,
-            )
+        for row in {row.text: row for row in rows}.values():
+            warn_if_truncated(row, "the text for CLIP")
         # CLIP's own tokenizer counts its end token as text; GLIDE's pads with it
         extra = 0 if self.config.tokenizer == "clip-bpe" else 1
         lengths = [min(row.length + extra, length) for row in rows]

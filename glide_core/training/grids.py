@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glide_core.checkpoints.files import replacing
 from glide_core.config import SamplerConfig
 from glide_core.data.types import Batch
-from glide_core.pipeline import inpaint, text_to_image, upsample
+from glide_core.io import atomic_write
+from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.masks import random_keep_masks
 
@@ -33,7 +33,7 @@ def save_grid(job: DiffusionJob | ClipJob, path: Path) -> Tensor | None:
     c, h, w = pictures.shape[1:]
     grid = pictures.view(-1, _COLUMNS, c, h, w).permute(0, 3, 1, 4, 2)
     grid = grid.reshape(-1, _COLUMNS * w, c)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(grid.numpy()).save(temporary, format="png")
     return grid
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from glide_core.checkpoints.files import replacing
 from glide_core.errors import GlideError
+from glide_core.io import atomic_write
 
 
 class Log:
@@ -55,7 +55,7 @@ class Log:
         if not rows:
             return []
         kept = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= step]
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([rows[0], *kept])
         return rows[0]
 

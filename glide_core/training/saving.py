@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.files import replacing
 from glide_core.checkpoints.loading import save_clip, save_model
 from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
 from glide_core.errors import GlideError
+from glide_core.io import atomic_write
 from glide_core.training.config import TrainConfig
 from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.lora import LoraLayer, pairs
@@ -41,7 +41,7 @@ class About:
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write a run's state, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(dict(state), temporary)
 
 

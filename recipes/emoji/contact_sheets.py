@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import to_pil
-from glide_core.pipeline import inpaint, text_to_image, upsample
+from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.masks import random_keep_masks
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import LISTS, scene_list

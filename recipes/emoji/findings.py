@@ -19,17 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.files import replacing
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.types import ConditionFn
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
 from glide_core.guidance.condition import clone_if_inference, encode_image_for_grad, gradient
+from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.pipeline import inpaint, text_to_image
 from glide_core.sampling import bind, inpaint_denoised_fn, run, tokenize
+from glide_core.stages import inpaint, text_to_image
 from recipes.emoji.curves import Curve, Point, plot_curves
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
@@ -251,7 +251,7 @@ def write(curves: Sequence[Curve], path: Path) -> None:
         for point in curve.points:
             row = [f"{value:.4f}" for value in point.values.values()]
             writer.writerow([curve.name, f"{point.scale:g}", *row])
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 

@@ -22,8 +22,9 @@ from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalise
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.pipeline import UPSAMPLE_SETTINGS, inpaint, text_to_image, upsample
+from glide_core.request import UPSAMPLE_SETTINGS
 from glide_core.sampling import model_schedule
+from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.masks import random_keep_masks
 from recipes.emoji.drawings import FILL, HIGH, Scene, Sprites, over
 from recipes.emoji.scenes import LISTS, scene_list

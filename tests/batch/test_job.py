@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_first(
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     assert main(words(table, out, "--model", "no such model")) == 1
     said = capsys.readouterr().err
-    assert "cannot be written to" in said and "no such model" not in said
+    assert "is not writable" in said and "no such model" not in said
 
 
 def test_a_row_that_the_model_cannot_draw_is_named(

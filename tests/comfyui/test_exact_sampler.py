@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from glide_core import pipeline
+from glide_core import stages as pipeline
 from glide_core.checkpoints.loading import load_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.noise import SeededNoise

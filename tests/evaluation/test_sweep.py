@@ -23,8 +23,8 @@ from glide_core.evaluation.sweep import Drawn, Measure, Row, Score, cost, run_ce
 from glide_core.evaluation.sweep_files import SweepFolder, from_csv, to_csv
 from glide_core.evaluation.sweep_grid import Cell, Grid, read_samplers, read_scales, read_steps
 from glide_core.guidance.score import noisy_clip_scores
-from glide_core.pipeline import text_to_image
 from glide_core.sampling import model_schedule
+from glide_core.stages import text_to_image
 
 PROMPTS = ["a red apple", "a blue car"]
 SEEDS = [3, 4]

@@ -42,8 +42,8 @@ from glide_core.checkpoints.catalog import BUNDLED
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.diffusion.types import StepInfo
 from glide_core.guidance import open_clip_guide
-from glide_core.pipeline import text_to_image
 from glide_core.sampling import model_schedule
+from glide_core.stages import text_to_image
 
 IMAGES = Path(__file__).resolve().parents[2] / "web" / "docs" / "images"
 FOX = "a fox on a blue background"

@@ -71,13 +71,7 @@ class GlideTextTokenizer:
         tokenizer, length = get_tokenizer(self.name), self.context_length
         plain = "".join(piece for piece, _ in segments)
         tokens = tokenizer.encode(plain, length)
-        if tokens.truncated:
-            logger.warning(
-                "the prompt is %d tokens longer than the %d this model reads; the end of %r is cut",
-                tokens.truncated,
-                length,
-                plain,
-            )
+        warn_if_truncated(tokens)
         ids = tokens.ids[tokens.mask].tolist()
         weights = [1.0] * len(ids)
         if any(weight != 1.0 for _, weight in segments):

@@ -110,8 +110,9 @@ class SaveImage(_Placed):
         from glide_core import io
         from glide_core.images import from_comfy, to_pil
 
-        self.place.written += io.save(
-            to_pil(from_comfy(images)), self.place.out, filename_prefix, self.place.text
+        pictures = to_pil(from_comfy(images))
+        self.place.written += io.save_images(
+            pictures, self.place.out, filename_prefix, self.place.text
         )
         return ()
 

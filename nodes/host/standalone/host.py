@@ -144,20 +144,13 @@ class StandaloneHost:
     def encode_text(self, clip: Any, text: str) -> Conditioning:
         import torch
 
-        from glide_core.tokenizer import get_tokenizer
+        from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
         if not isinstance(clip, StandaloneClip):
             raise GlideError("the CLIP is not GLIDE's. Connect the CLIP output of GLIDE Loader.")
         config = clip.config
         tokens = get_tokenizer(config.tokenizer).encode(text, config.text.context_length)
-        if tokens.truncated:
-            log.warning(
-                "the prompt is %d tokens longer than the %d that the model reads: the end of it "
-                "is cut off: %.60s...",
-                tokens.truncated,
-                config.text.context_length,
-                text,
-            )
+        warn_if_truncated(tokens)
         # No features: outside ComfyUI only our own nodes read a CONDITIONING, and every model
         # encodes the ids with its own text encoder, once.
         states = torch.zeros(1, 0, config.text.width)

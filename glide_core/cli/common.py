@@ -1,0 +1,114 @@
+"""What the image commands share: build pipeline and requests from options, run, write PNGs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from glide_core.pipeline import GlidePipeline
+    from glide_core.request import GenerationRequest
+    from glide_core.stages import PipelineInputs
+
+
+def load_pipeline(arguments: argparse.Namespace, **roles: str | None) -> GlidePipeline:
+    """A pipeline of the given models (None: not needed), with LoRAs merged into the first."""
+    from glide_core import io
+    from glide_core.pipeline import GlidePipeline
+
+    if getattr(arguments, "out", None) is not None:
+        io.check_folder(arguments.out)
+    used: dict[Any, Any] = {role: name for role, name in roles.items() if name is not None}
+    if getattr(arguments, "clip_scale", 0):
+        used["clip"] = arguments.clip or ["clip"]
+    pipe = GlidePipeline.from_pretrained(
+        None, torch_dtype=arguments.dtype, device=arguments.device, **used
+    )
+    first, *_ = used
+    for file, strength in getattr(arguments, "lora", None) or ():
+        pipe.load_lora_weights(file, strength, component=first)
+    pipe.components  # noqa: B018 - errors in any model come before the first step
+    return pipe
+
+
+def request_of(arguments: argparse.Namespace) -> GenerationRequest:
+    """The request that the options describe, without seed; its prompt may be set later."""
+    from glide_core.config import SamplerConfig
+    from glide_core.request import GenerationRequest, default_sampler, upsample_settings
+
+    second = None
+    if not arguments.no_upsample:
+        second = upsample_settings(
+            arguments.upsample_steps, arguments.upsample_cfg, arguments.upsample_temperature
+        )
+    return GenerationRequest(
+        prompt=arguments.prompt or "",
+        negative_prompt=arguments.negative,
+        size=getattr(arguments, "base_size", None),
+        base=SamplerConfig(
+            steps=arguments.steps,
+            respacing=arguments.respacing,
+            sampler=arguments.sampler or default_sampler(arguments.clip_scale),
+            eta=arguments.eta,
+            guidance_scale=arguments.cfg,
+        ),
+        upsampler=second,
+        clip_guidance_scale=arguments.clip_scale,
+    )
+
+
+def generate_and_write(
+    pipe: GlidePipeline,
+    request: GenerationRequest,
+    arguments: argparse.Namespace,
+    inputs: PipelineInputs | None = None,
+    finish: Callable[[Tensor], Tensor] = lambda images: images,
+) -> int:
+    """Generate `-n` images, `--batch` at a time, write each PNG with its settings, print paths."""
+    from glide_core import io
+    from glide_core.images import to_pil
+    from glide_core.progress import step_bars
+    from glide_core.request import batches, image_seeds
+
+    requests = [replace(request, seed=seed) for seed in image_seeds(arguments.seed, arguments.n)]
+    pipe.warn_about(requests, inputs is not None and bool(inputs.images))
+    about = model_metadata(arguments)
+    for batch in batches(requests, arguments.batch):
+        with step_bars(disable=arguments.quiet) as step:
+            images = to_pil(finish(pipe.generate(batch, inputs, step)))
+        each = [
+            png_text({**own.metadata(), **about, "size": f"{image.width}x{image.height}"})
+            for own, image in zip(batch, images, strict=True)
+        ]
+        for path in io.save_images(images, arguments.out, each=each):
+            print(path, flush=True)
+    return 0
+
+
+def model_metadata(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What determines an image besides its request: command, models, input files, version."""
+    from glide_core import __version__
+
+    named = ("command", "image", "mask", "model", "upsampler", "clip", "lora", "dtype")
+    found = {name: getattr(arguments, name, None) for name in named}
+    if getattr(arguments, "no_upsample", False):
+        found["upsampler"] = None
+    if not getattr(arguments, "clip_scale", 0):
+        found["clip"] = None
+    plain = {k: v.name if isinstance(v, Path) else v for k, v in found.items() if v}
+    return {**plain, "glide_version": __version__}
+
+
+def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Text chunks of a PNG: all settings as JSON, and as the text that image viewers show."""
+    lines = [str(metadata.get("prompt", ""))]
+    if metadata.get("negative_prompt"):
+        lines.append(f"Negative prompt: {metadata['negative_prompt']}")
+    rest = [(k, v) for k, v in metadata.items() if k not in ("prompt", "negative_prompt")]
+    lines.append(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in rest))
+    return {"parameters": "\n".join(lines), "glide": dict(metadata)}

@@ -1,0 +1,237 @@
+"""The models of a pipeline by role: found by name, file or folder; loaded at first use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from glide_core import __version__
+from glide_core.checkpoints.catalog import find_model
+from glide_core.checkpoints.files import read_shapes
+from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_clip, save_model
+from glide_core.checkpoints.lora import apply_lora
+from glide_core.config import ClipConfig, ModelKind
+from glide_core.devices import pick_device, pick_dtype
+from glide_core.errors import GlideError
+from glide_core.io import atomic_write, check_folder
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+
+Role = Literal["base", "upsampler", "inpaint", "upsampler_inpaint", "clip"]
+Source = str | Path | Sequence[str | Path]  # a name or a file; two for OpenAI's noisy CLIP
+Model = GlideModel | NoisyClip
+
+ROLES: tuple[Role, ...] = get_args(Role)
+INDEX = "model_index.json"
+_NAMED: Mapping[str, Mapping[Role, tuple[str, ...]]] = {
+    "bundled": {role: (role.replace("_", "-"),) for role in ROLES},
+    "openai": {
+        "base": ("openai-base",),
+        "upsampler": ("openai-upsampler",),
+        "inpaint": ("openai-inpaint",),
+        "upsampler_inpaint": ("openai-upsampler-inpaint",),
+        "clip": ("openai-clip-image", "openai-clip-text"),
+    },
+}
+_KINDS: Mapping[Role, tuple[ModelKind, ...]] = {
+    "base": ("base", "inpaint"),  # an inpainting model without a mask is a base model
+    "upsampler": ("upsampler",),
+    "inpaint": ("inpaint",),
+    "upsampler_inpaint": ("upsampler-inpaint",),
+}
+
+
+class Components:
+    """Models by role; a file is read when its model is first used."""
+
+    def __init__(
+        self,
+        sources: Mapping[Role, Source | Model],
+        *,
+        device: torch.device | str = "auto",
+        dtype: torch.dtype | str = "auto",
+    ) -> None:
+        self.device = pick_device(device) if isinstance(device, str) else device
+        self.dtype = pick_dtype(dtype, self.device) if isinstance(dtype, str) else dtype
+        self.storage = self.device  # where models are kept between uses
+        self.files: dict[Role, tuple[str | Path, ...]] = {}
+        self.loaded: dict[Role, Model] = {}
+        self._before_lora: dict[Role, dict[str, Tensor]] = {}
+        for role, source in sources.items():
+            if isinstance(source, (GlideModel, NoisyClip)):
+                self.loaded[role] = source.to(self.device)
+            else:
+                self.files[role] = (source,) if isinstance(source, (str, Path)) else tuple(source)
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.loaded or role in self.files
+
+    def paths(self, role: Role) -> list[Path]:
+        """The files of a role; GlideError says how to get one that is missing."""
+        if role not in self.files:
+            raise GlideError(
+                f"this pipeline has no model for {role!r}. Expected one of its files, for example "
+                f"GlidePipeline.from_pretrained(..., {role}=FILE)"
+            )
+        return [find_model(str(name)) for name in self.files[role]]
+
+    def get(self, role: Role) -> Model:
+        """The model of a role, loaded if it is not yet."""
+        if role not in self.loaded:
+            paths = self.paths(role)
+            where = {"device": self.storage, "dtype": self.dtype}
+            self.loaded[role] = (
+                load_clip(paths, **where)  # type: ignore[arg-type]
+                if role == "clip"
+                else load_model(paths[0], **where, kinds=_KINDS[role])  # type: ignore[arg-type]
+            )
+        return self.loaded[role]
+
+    def model(self, role: Role) -> GlideModel:
+        """The diffusion model of a role (every role but "clip")."""
+        return cast(GlideModel, self.get(role))
+
+    def metadata(self, role: Role) -> Mapping[str, str]:
+        """The metadata of a role's file; empty for a model that came without a file."""
+        return read_shapes(self.paths(role)[0]).metadata if role in self.files else {}
+
+    @contextmanager
+    def use(self, role: Role) -> Iterator[Model]:
+        """The model on the device that computes; back in storage at the end of the block."""
+        model = self.get(role).to(self.device)
+        try:
+            yield model
+        finally:
+            if self.storage != self.device:
+                model.to(self.storage)
+
+    def use_model(self, stage: str, inpaint: bool) -> AbstractContextManager[GlideModel]:
+        roles: dict[tuple[str, bool], Role] = {
+            ("base", False): "base",
+            ("base", True): "inpaint",
+            ("upsampler", False): "upsampler",
+            ("upsampler", True): "upsampler_inpaint",
+        }
+        return cast("AbstractContextManager[GlideModel]", self.use(roles[stage, inpaint]))
+
+    def use_clip(self) -> AbstractContextManager[NoisyClip]:
+        return cast("AbstractContextManager[NoisyClip]", self.use("clip"))
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move what is loaded and what will be loaded; ends offloading if a device is given."""
+        if device is not None:
+            self.device = self.storage = device
+        self.dtype = dtype or self.dtype
+        for role, model in self.loaded.items():
+            if dtype is not None:
+                if role == "clip":
+                    raise GlideError(
+                        "a loaded noisy CLIP cannot change its dtype: give torch_dtype to "
+                        "from_pretrained"
+                    )
+                cast(GlideModel, model).use_dtype(dtype)
+            model.to(self.storage)
+
+    def offload(self, device: torch.device) -> None:
+        """Keep models in CPU memory and move each to `device` only while it is used."""
+        self.device, self.storage = device, torch.device("cpu")
+        for model in self.loaded.values():
+            model.to(self.storage)
+
+    def add_lora(self, role: Role, path: Path, strength: float) -> None:
+        """Merge a LoRA into a model; `remove_loras` restores the weights bit for bit."""
+        model = self.model(role)
+        before = {name: parameter.data for name, parameter in model.named_parameters()}
+        apply_lora(model, path, strength)  # replaces the tensors that change, writes into none
+        self._before_lora.setdefault(role, before)
+
+    def remove_loras(self) -> None:
+        for role, before in self._before_lora.items():
+            for name, parameter in self.model(role).named_parameters():
+                parameter.data = before[name].to(parameter.device, parameter.dtype)
+        self._before_lora.clear()
+
+    def save(self, folder: Path) -> Path:
+        """Write every available model as safetensors, and model_index.json that names them."""
+        check_folder(folder)
+        index: dict[str, str] = {"_class_name": "GlidePipeline", "_glide_version": __version__}
+        models = {role: self.get(role) for role in ROLES if role in self}
+        for role in models:
+            index[role] = f"{role}.safetensors"
+        if taken := [name for name in (*index.values(), INDEX) if (folder / name).exists()]:
+            raise GlideError(
+                f"{folder / taken[0]} already exists and is not overwritten: choose another folder"
+            )
+        for role, model in models.items():
+            path = folder / index[role]
+            if isinstance(model, NoisyClip):
+                save_clip(model, path, dtype=_exact_dtype(model))
+            else:
+                save_model(model, path, dtype=_exact_dtype(model))
+        with atomic_write(folder / INDEX) as temporary:
+            temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+
+def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Source]:
+    """Roles and files of "bundled", "openai", a folder, or checkpoint files by their kinds."""
+    if isinstance(source, str) and source in _NAMED:
+        return dict(_NAMED[source])
+    if isinstance(source, (str, Path)):
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return _indexed(folder) if (folder / INDEX).is_file() else _by_kind(_files(folder))
+        source = [source]
+    return _by_kind([find_model(str(name)) for name in source])
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
+    if not found:
+        raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
+    return found
+
+
+def _indexed(folder: Path) -> dict[Role, Source]:
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        named = {role: index[role] for role in ROLES if index.get(role) is not None}
+        if index.get("_class_name") != "GlidePipeline" or not named:
+            raise ValueError("it does not describe a GlidePipeline")
+        if any(not isinstance(name, str) or Path(name).name != name for name in named.values()):
+            raise ValueError("a component is not a file name in the same folder")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise GlideError(f"{path} cannot be used: {error}") from error
+    return {role: folder / name for role, name in named.items()}
+
+
+def _by_kind(paths: Sequence[Path]) -> dict[Role, Source]:
+    found: dict[Role, Source] = {}
+    clips = []
+    for path in paths:
+        config = inspect(path)
+        if isinstance(config, ClipConfig):
+            clips.append(path)
+            continue
+        role = cast(Role, config.kind.replace("-", "_"))
+        if role in found:
+            raise GlideError(
+                f"{found[role]} and {path} are both {config.kind} models: expected one"
+            )
+        found[role] = path
+    if clips:
+        found["clip"] = clips
+    return found
+
+
+def _exact_dtype(model: nn.Module) -> torch.dtype:
+    """float16 if it holds every weight exactly, else float32."""
+    exact = all(torch.equal(p.half().to(p.dtype), p) for p in model.state_dict().values())
+    return torch.float16 if exact else torch.float32

@@ -1,0 +1,230 @@
+"""What to generate: one frozen, validated request per image, shared by command, batch and library.
+
+Imports no torch, so that a list of a million requests can be checked quickly.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from glide_core.config import SamplerConfig
+from glide_core.errors import GlideError
+
+if TYPE_CHECKING:
+    import torch
+
+    from glide_core.pipeline import GlidePipeline
+
+    Generators = torch.Generator | Sequence[torch.Generator] | None
+    StepEnd = Callable[[GlidePipeline, int, int, dict[str, Any]], Any]
+
+OutputType = Literal["pil", "np", "pt"]
+
+UPSCALE = 4  # 64x64 becomes 256x256
+MAX_SIDE = 4096  # pixels of the first stage; memory grows with the square
+BASE_SETTINGS = SamplerConfig()
+# The released notebooks' upsampling: DDIM on fast27, initial noise times 0.997, no guidance.
+UPSAMPLE_SETTINGS = SamplerConfig(respacing="fast27", guidance_scale=1.0, temperature=0.997)
+# ... and their inpainting: ancestral on fast27, so that known pixels and new ones mix.
+UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ancestral")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Everything that determines one image, apart from the models and the input images.
+
+    Requests that differ in `prompt` and `seed` alone can share a batch (`batches`). Raises
+    GlideError for a value out of range, naming the field.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int = 0  # 0 .. 2^64 - 1
+    size: tuple[int, int] | None = None  # (height, width) of the first stage; None: the model's
+    base: SamplerConfig | None = BASE_SETTINGS  # 64x64 stage; None: input image goes to upsampler
+    upsampler: SamplerConfig | None = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
+    clip_guidance_scale: float = 0.0  # of the noisy CLIP, in the first stage; 0 is off
+    strength: float = 1.0  # of an edit in the first stage: 0 keeps the input image
+    upsample_strength: float = 1.0  # of an edit in the second stage
+
+    def __post_init__(self) -> None:
+        for name in ("strength", "upsample_strength"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise GlideError(f"{name} {value} is out of range: expected 0 to 1")
+        if not math.isfinite(self.clip_guidance_scale):
+            raise GlideError(
+                f"clip_guidance_scale {self.clip_guidance_scale} is not a finite number"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise GlideError(f"seed {self.seed} is out of range: expected 0 to 2^64 - 1")
+        if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
+            height, width = self.size
+            raise GlideError(
+                f"size {width}x{height} (first stage) is not possible: expected multiples of 8 "
+                f"from 8 to {MAX_SIDE}"
+            )
+        if self.base is None and self.upsampler is None:
+            raise GlideError("the request has no stage: expected settings for base or upsampler")
+
+    @property
+    def settings(self) -> GenerationRequest:
+        """The request without prompt and seed: equal for requests that can share a batch."""
+        return replace(self, prompt="", seed=0)
+
+    def metadata(self) -> dict[str, Any]:
+        """Flat JSON values for a PNG or a .json file; defaults that are off are left out."""
+        stages = {"base": "", "upsampler": "upsample_"}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in stages}
+        for stage, prefix in stages.items():
+            settings = getattr(self, stage)
+            if settings is not None:
+                own |= {prefix + name: value for name, value in asdict(settings).items()}
+        if own.pop("size") is not None and self.size is not None:
+            own["base_size"] = f"{self.size[1]}x{self.size[0]}"
+        defaults = {**asdict(GenerationRequest()), "guidance_rescale": 0.0}
+        kept = ("prompt", "seed")
+        return {
+            name: value
+            for name, value in own.items()
+            if name in kept or (value not in (None, "") and value != defaults.get(name))
+        }
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """Options that all tasks of a pipeline share; `GlidePipeline.__call__` describes them."""
+
+    negative_prompt: str = ""
+    num_inference_steps: int = 30
+    guidance_scale: float = 3.0
+    num_images_per_prompt: int = 1
+    generator: Generators = None
+    seed: int | None = None
+    output_type: OutputType = "pil"
+    callback_on_step_end: StepEnd | None = None
+    clip_guidance_scale: float = 0.0
+    sampler: str | None = None
+    respacing: str = ""
+    eta: float = 0.0
+    upsample: bool = True
+    upsample_steps: int = 27
+    upsample_guidance_scale: float = 1.0
+    batch_size: int | None = None
+
+    def request(self, upsample_sampler: str = "ddim") -> GenerationRequest:
+        """The settings that all images have in common."""
+        second = None
+        if self.upsample:
+            second = upsample_settings(
+                self.upsample_steps, self.upsample_guidance_scale, sampler=upsample_sampler
+            )
+        return GenerationRequest(
+            negative_prompt=self.negative_prompt,
+            base=SamplerConfig(
+                steps=self.num_inference_steps,
+                respacing=self.respacing,
+                sampler=self.sampler or default_sampler(self.clip_guidance_scale),
+                eta=self.eta,
+                guidance_scale=self.guidance_scale,
+            ),
+            upsampler=second,
+            clip_guidance_scale=self.clip_guidance_scale,
+        )
+
+    def each(
+        self, request: GenerationRequest, prompt: str | Sequence[str]
+    ) -> list[GenerationRequest]:
+        """One request per image: `num_images_per_prompt` of each prompt in turn, with its seed."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(isinstance(text, str) for text in prompts):
+            raise GlideError("prompt must be a text or a list of at least one text")
+        if self.num_images_per_prompt < 1:
+            raise GlideError(
+                f"num_images_per_prompt {self.num_images_per_prompt} is too small: expected 1 or "
+                "more"
+            )
+        repeated = [text for text in prompts for _ in range(self.num_images_per_prompt)]
+        seeds = self._seeds(len(repeated))
+        return [replace(request, prompt=p, seed=s) for p, s in zip(repeated, seeds, strict=True)]
+
+    def _seeds(self, count: int) -> list[int]:
+        if self.generator is None:
+            return image_seeds(secrets.randbits(32) if self.seed is None else self.seed, count)
+        if self.seed is not None:
+            raise GlideError("generator and seed were both given: expected one of them")
+        given = list(self.generator) if isinstance(self.generator, Sequence) else None
+        if given is not None and len(given) != count:
+            raise GlideError(
+                f"{len(given)} generators for {count} images: expected one, or one per image"
+            )
+        return [_next_seed(given[i] if given else self.generator) for i in range(count)]  # type: ignore[arg-type]
+
+
+def image_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of `count` images: image i is what seed + i generates alone, modulo 2^64."""
+    return [(seed + i) % 2**64 for i in range(count)]
+
+
+def batches(
+    requests: Iterable[GenerationRequest], batch_size: int
+) -> Iterator[list[GenerationRequest]]:
+    """Group requests that differ in prompt and seed alone, at most `batch_size` each, in order of
+    first appearance."""
+    groups: dict[GenerationRequest, list[GenerationRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.settings, []).append(request)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def default_sampler(clip_guidance_scale: float = 0.0) -> str:
+    """ddim; under CLIP guidance the paper's ancestral sampler.
+
+    Ancestral sampling weights CLIP's gradient by each step's variance. DDIM does not, and
+    oversaturates images at scales that are mild there.
+    """
+    return "ancestral" if clip_guidance_scale else "ddim"
+
+
+def upsample_respacing(steps: int) -> str:
+    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
+    return "fast27" if steps == 27 else ""
+
+
+def upsample_settings(
+    steps: int = 27, guidance_scale: float = 1.0, temperature: float = 0.997, sampler: str = "ddim"
+) -> SamplerConfig:
+    """Settings of the 256x256 stage; the paper's spacing when `steps` is 27."""
+    return replace(
+        UPSAMPLE_SETTINGS,
+        steps=steps,
+        respacing=upsample_respacing(steps),
+        guidance_scale=guidance_scale,
+        temperature=temperature,
+        sampler=sampler,
+    )
+
+
+def shared_settings(requests: Sequence[GenerationRequest]) -> GenerationRequest:
+    """The settings that all requests of a batch share; GlideError if they differ."""
+    if not requests:
+        raise GlideError("a batch of 0 images was requested: expected 1 or more")
+    first = requests[0].settings
+    if any(request.settings != first for request in requests):
+        raise GlideError(
+            "requests of one batch differ in more than prompt and seed: group them with `batches`"
+        )
+    return first
+
+
+def _next_seed(generator: torch.Generator) -> int:
+    import torch
+
+    high = 2**63 - 1
+    return int(torch.randint(high, (1,), generator=generator, device=generator.device))
