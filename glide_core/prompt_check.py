@@ -12,9 +12,7 @@ from glide_core.errors import shorten
 from glide_core.request import GenerationRequest
 from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
-VOCABULARY_KEY = (
-    "glide_vocabulary"  # a checkpoint's metadata: JSON list of subjects, or {"subjects": list}
-)
+VOCABULARY_KEY = "glide_vocabulary"  # of a file's metadata: JSON, {"subjects": [name, ...]}
 _SHOWN = 8  # names in a warning
 log = logging.getLogger("glide")
 
@@ -61,6 +59,10 @@ def vocabulary(metadata: Mapping[str, str]) -> list[str]:
 
 def names(prompt: str, known: Iterable[str]) -> bool:
     """Whether a prompt contains one of the names as whole words, also in the plural."""
-    words = f" {' '.join(re.findall(r'[^\W_]+', prompt.lower()))} "
-    plain = (" ".join(re.findall(r"[^\W_]+", name.lower())) for name in known)
-    return any(f" {name}{end} " in words for name in plain if name for end in ("", "s", "es"))
+    text = f" {_plain(prompt)} "
+    plain = filter(None, map(_plain, known))
+    return any(f" {name}{end} " in text for name in plain for end in ("", "s", "es"))
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import merge_heads
-from glide_core.tokenizer import get_tokenizer
+from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
 log = logging.getLogger("glide")
 

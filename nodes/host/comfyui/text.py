@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from glide_core.config import GlideConfig
 from glide_core.models.text_encoder import TextEncoder
-from glide_core.tokenizer import get_tokenizer
+from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
 from ..values import GLIDE_IDS, GLIDE_MASK, GLIDE_TEXT, GLIDE_TOKENIZER
 from .operations import GlideOperations
