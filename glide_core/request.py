@@ -60,8 +60,7 @@ class GenerationRequest:
             raise GlideError(
                 f"clip_guidance_scale {self.clip_guidance_scale} is not a finite number"
             )
-        if not 0 <= self.seed < 2**64:
-            raise GlideError(f"seed {self.seed} is out of range: expected 0 to 2^64 - 1")
+        _check_seed(self.seed)
         if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
             height, width = self.size
             raise GlideError(
@@ -165,8 +164,14 @@ class CallOptions:
         return [_next_seed(given[i] if given else self.generator) for i in range(count)]  # type: ignore[arg-type]
 
 
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise GlideError(f"seed {seed} is out of range: expected 0 to 2^64 - 1")
+
+
 def image_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` images: image i is what seed + i generates alone, modulo 2^64."""
+    _check_seed(seed)
     return [(seed + i) % 2**64 for i in range(count)]
 
 

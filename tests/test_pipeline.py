@@ -1,0 +1,235 @@
+"""GlidePipeline on tiny models: diffusers' habits, one seed per image, saving, LoRA, cancelling."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from PIL import Image
+
+from glide_core import GlideError, GlidePipeline
+from glide_core.checkpoints.lora import LoraInfo, save_lora
+from glide_core.components import INDEX
+
+FAST = {"num_inference_steps": 2, "upsample_steps": 2}
+ONE = {"num_inference_steps": 2, "upsample": False, "output_type": "np"}
+
+
+@pytest.fixture
+def pipe(tiny_models: Path) -> GlidePipeline:
+    found = GlidePipeline.from_pretrained(tiny_models, device="cpu")
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.effect_noise((90, 60), 80).convert("RGB")
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, glide_core; assert 'torch' not in sys.modules; glide_core.GlidePipeline"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import glide_core
+
+    for name in glide_core.__all__:
+        assert getattr(glide_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Pipeline'"):
+        glide_core.Pipeline  # noqa: B018
+
+
+def test_images_come_in_the_asked_form(pipe: GlidePipeline) -> None:
+    (image,) = pipe("a cat", seed=1, **FAST).images
+    assert image.size == (256, 256)
+    array = pipe("a cat", seed=1, **{**FAST, "output_type": "np"}).images
+    assert array.shape == (1, 256, 256, 3) and array.min() >= 0 and array.max() <= 1
+    assert (np.asarray(image) == np.rint(array[0] * 255)).all()
+    tensor = pipe("a cat", seed=1, **{**FAST, "output_type": "pt"}).images
+    assert torch.equal(tensor, torch.from_numpy(array).movedim(-1, 1))
+
+
+def test_image_i_is_what_seed_plus_i_gives_alone(pipe: GlidePipeline) -> None:
+    both = pipe(["a cat", "a dog"], num_images_per_prompt=2, seed=5, batch_size=3, **ONE)
+    assert both.seeds == [5, 6, 7, 8]
+    assert [r.prompt for r in both.requests] == ["a cat", "a cat", "a dog", "a dog"]
+    alone = pipe("a dog", seed=7, **ONE).images[0]
+    assert np.abs(both.images[2] - alone).max() < 1e-4
+
+
+def test_a_generator_gives_reproducible_images_and_advances(pipe: GlidePipeline) -> None:
+    generator = torch.Generator().manual_seed(3)
+    first, second = (pipe("a cat", generator=generator, **ONE) for _ in range(2))
+    again = pipe("a cat", generator=torch.Generator().manual_seed(3), **ONE)
+    assert first.seeds == again.seeds != second.seeds
+    assert (first.images == again.images).all() and (first.images != second.images).any()
+    with pytest.raises(GlideError, match="1 generators for 2 images"):
+        pipe(["a", "b"], generator=[generator], **ONE)
+    with pytest.raises(GlideError, match="generator and seed"):
+        pipe("a", generator=generator, seed=1, **ONE)
+
+
+def test_without_a_seed_images_differ_and_the_output_says_how_to_repeat_them(
+    pipe: GlidePipeline,
+) -> None:
+    first, second = pipe("a cat", **ONE), pipe("a cat", **ONE)
+    assert first.seeds != second.seeds
+    assert (pipe("a cat", seed=second.seeds[0], **ONE).images == second.images).all()
+
+
+def test_height_and_width_are_the_outputs(pipe: GlidePipeline) -> None:
+    assert pipe("a cat", height=64, width=96, **ONE).images.shape == (1, 64, 96, 3)
+    assert pipe("a cat", width=384, seed=0, **FAST).images[0].size == (384, 256)
+    with pytest.raises(GlideError, match="multiples of 32"):
+        pipe("a cat", width=100, **FAST)
+
+
+def test_negative_prompt_and_clip_guidance_change_the_image(pipe: GlidePipeline) -> None:
+    plain = pipe("a cat", seed=1, sampler="ancestral", **ONE).images
+    assert (pipe("a cat", "blue", seed=1, sampler="ancestral", **ONE).images != plain).any()
+    guided = pipe("a cat", seed=1, clip_guidance_scale=50, **ONE)
+    assert (guided.images != plain).any()
+    assert guided.requests[0].base is not None and guided.requests[0].base.sampler != "ddim"
+
+
+def test_a_callback_sees_every_step_and_false_or_interrupt_ends_the_run(
+    pipe: GlidePipeline,
+) -> None:
+    seen: list[tuple[int, int, str]] = []
+
+    def callback(which: GlidePipeline, step: int, timestep: int, values: dict[str, Any]) -> Any:
+        assert which is pipe and values["latents"].shape[1] == 3
+        seen.append((step, values["num_steps"], values["stage"]))
+        return values
+
+    assert not pipe("a cat", callback_on_step_end=callback, **FAST).interrupted
+    assert seen == [(0, 2, "base"), (1, 2, "base"), (0, 2, "upsampler"), (1, 2, "upsampler")]
+    stopped = pipe("a cat", callback_on_step_end=lambda *_: False, **FAST)
+    assert stopped.interrupted and stopped.images[0].size == (64, 64)
+    stopped = pipe("a cat", callback_on_step_end=lambda p, *_: p.interrupt(), **FAST)
+    assert stopped.interrupted
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cancelled")
+
+    with pytest.raises(RuntimeError, match="cancelled"):
+        pipe("a cat", callback_on_step_end=fail, **FAST)
+
+
+def test_upscale_edit_and_inpaint(pipe: GlidePipeline, image: Image.Image) -> None:
+    steps = {"upsample_steps": 1, "num_inference_steps": 2, "seed": 0}
+    assert pipe.upscale(image, "noise", num_inference_steps=1).images[0].size == (384, 256)
+    assert pipe.edit(image, "a cat", strength=0.5, **steps).images[0].size == (384, 256)
+    kept = pipe.edit(image, "a cat", strength=0, upsample=False).images[0]
+    small = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(np.asarray(kept).astype(int) - small).max() <= 1
+    mask = Image.new("L", image.size, 0)
+    mask.paste(255, (30, 20, 60, 40))
+    (inpainted,) = pipe.inpaint(image, mask, "a cat", **steps).images
+    changed = (np.asarray(inpainted) != np.asarray(image)).any(axis=2)
+    marked = np.asarray(mask) > 0
+    assert changed[marked].any() and not changed[~marked].any()
+
+
+def test_an_image_can_be_a_file_an_array_or_a_tensor(
+    pipe: GlidePipeline, image: Image.Image, tmp_path: Path
+) -> None:
+    image.save(tmp_path / "image.png")
+    array = np.array(image)
+    forms = [tmp_path / "image.png", array, array / 255, torch.from_numpy(array).movedim(-1, 0)]
+    one = {"strength": 0, "upsample": False, "output_type": "np"}
+    expected = pipe.edit(image, "", **one).images
+    for form in forms:
+        assert np.abs(pipe.edit(form, "", **one).images - expected).max() < 1e-6
+    with pytest.raises(GlideError, match="cannot be a int"):
+        pipe.edit(3, "")
+
+
+def test_a_saved_folder_loads_to_the_same_images(pipe: GlidePipeline, tmp_path: Path) -> None:
+    expected = pipe("a cat", seed=1, **ONE).images
+    folder = pipe.save_pretrained(tmp_path / "mine")
+    index = json.loads((folder / INDEX).read_text())
+    assert index["_class_name"] == "GlidePipeline" and index["base"] == "base.safetensors"
+    again = GlidePipeline.from_pretrained(folder, device="cpu")
+    assert (again("a cat", seed=1, **ONE).images == expected).all()
+    assert again.components.keys() == pipe.components.keys() and len(again.components) == 5
+    with pytest.raises(GlideError, match="not overwritten"):
+        pipe.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"_class_name": "X"}', '{"base": "../x"}'])
+def test_a_broken_index_is_one_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(content)
+    with pytest.raises(GlideError, match="cannot be used"):
+        GlidePipeline.from_pretrained(tmp_path)
+
+
+def test_models_can_be_named_by_file_or_role(tiny_models: Path) -> None:
+    base = tiny_models / "tiny_base.safetensors"
+    pipe = GlidePipeline.from_pretrained(base, device="cpu")
+    assert pipe("a cat", **ONE).images.shape == (1, 64, 64, 3)
+    with pytest.raises(GlideError, match="no model for 'upsampler'"):
+        pipe("a cat", **FAST)
+    upsampler = tiny_models / "tiny_upsampler.safetensors"
+    both = GlidePipeline.from_pretrained(base, upsampler=upsampler, device="cpu")
+    assert both("a cat", **FAST).images[0].size == (256, 256)
+    assert GlidePipeline(**pipe.components, device="cpu")("a", **ONE).images.shape[0] == 1
+    with pytest.raises(GlideError, match="unknown component 'vae'"):
+        GlidePipeline.from_pretrained(base, vae="x")
+    with pytest.raises(GlideError, match="glide models download openai-base"):
+        GlidePipeline.from_pretrained("openai")
+
+
+def test_a_lora_is_merged_and_removed_bit_for_bit(pipe: GlidePipeline, tmp_path: Path) -> None:
+    model = tiny_model("base")
+    name, layer = next(
+        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "unet" in n
+    )
+    torch.manual_seed(0)
+    pair = (torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2))
+    path = save_lora({name: pair}, tmp_path / "x.safetensors", LoraInfo.of(model, 2, 2.0, "tiny"))
+    before = pipe("a cat", seed=1, **ONE).images
+    pipe.load_lora_weights(path, 0.5)
+    pipe.load_lora_weights(path, 0.5)
+    assert (pipe("a cat", seed=1, **ONE).images != before).any()
+    pipe.unload_lora_weights()
+    assert (pipe("a cat", seed=1, **ONE).images == before).all()
+
+
+def test_offloading_and_moving_keep_the_images(pipe: GlidePipeline) -> None:
+    before = pipe("a cat", seed=1, **ONE).images
+    pipe.enable_model_cpu_offload("cpu")
+    assert (pipe("a cat", seed=1, **ONE).images == before).all()
+    assert pipe.to("cpu").device == torch.device("cpu")
+    pipe.to(torch.bfloat16)
+    assert pipe.dtype == torch.bfloat16
+    assert np.abs(pipe("a cat", seed=1, **ONE).images - before).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"clip_guidance_scale": float("nan")}, "clip_guidance_scale"),
+        ({"seed": -1}, "seed -1"),
+        ({"sampler": "magic"}, "magic"),
+        ({"num_inference_steps": 0}, "steps"),
+        ({"height": 20}, "multiples of 8"),
+    ],
+)
+def test_impossible_options_are_named(
+    pipe: GlidePipeline, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(GlideError, match=expected):
+        pipe("a cat", **{**ONE, **options})
+    with pytest.raises(TypeError, match="steps"):
+        pipe.edit(Image.new("RGB", (64, 64)), "a cat", steps=3)
