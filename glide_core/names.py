@@ -19,3 +19,6 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset(20, "ddim", "as near to what was asked for as any number of steps comes"),
     "reference": Preset(250, "ancestral", "the paper's sampler, with as many steps as it took"),
 }
+
+METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")
+CROPS = ("centre", "none")  # of images before they are measured

@@ -1,4 +1,4 @@
-"""The node that draws one prompt under every combination of guidance scales, steps and samplers."""
+"""The node that generates one prompt under every combination of settings."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glide_core.diffusion.types import StepCallback
-    from glide_core.evaluation.sweep import Drawn, Measure
+    from glide_core.evaluation.sweep import CellResult, Scorer
     from glide_core.evaluation.sweep_grid import Cell, Grid
 
 NODE = "GLIDE Guidance Sweep"
 LISTS = ("cfg_scales", "clip_scales", "steps", "samplers")
-MOST_CELLS = 256
-SHOWN = 4  # pictures of a cell in the grid
-BATCH = 8  # pictures at once; it changes none of them
-CUTOUTS = 8  # as GLIDE CLIP Guidance has it
+MAX_CELLS = 256
+SHOWN = 4  # images per cell in the grid
+BATCH = 8  # batch size; it does not change an image
+CUTOUTS = 8  # the default of GLIDE CLIP Guidance
 
 
 class GlideGuidanceSweep:
     CATEGORY = "GLIDE/scoring"
     DESCRIPTION = (
-        "Draws one prompt from the same noise under every combination of guidance scales, CLIP "
-        "scales, steps and samplers, and shows what each costs and gains: a labelled picture "
-        "grid, a plot with the Pareto front, and a table."
+        "Generates one prompt from the same noise under every combination of guidance scales, CLIP "
+        "scales, steps and samplers, and scores each: a labelled image grid, a plot with the "
+        f"Pareto front, and a table. At most {MAX_CELLS} combinations."
     )
     SEARCH_ALIASES = ["xy plot", "cfg sweep", "compare settings", "grid search", "pareto"]
     FUNCTION = "sweep"
     RETURN_TYPES = ("IMAGE", "IMAGE", "STRING")
     RETURN_NAMES = ("grid", "plot", "csv")
     OUTPUT_TOOLTIPS = (
-        "The pictures of every cell, with their settings beside them.",
-        "One measure over another, each cell a point, with the Pareto front.",
-        "One row per cell: settings, cost, and each measure with its error.",
+        "The images of every combination, labelled with their settings.",
+        "One score over another, each combination a point, with the Pareto front.",
+        "One row per combination: settings, cost, and each score with its standard error.",
     )
 
     @classmethod
@@ -57,31 +57,34 @@ class GlideGuidanceSweep:
                 "positive": inputs.positive(),
                 "cfg_scales": values(
                     "1, 2, 3, 5",
-                    "Classifier-free guidance scales, with commas; 1 is off. Others need the "
-                    "negative input.",
+                    "Classifier-free guidance scales, separated by commas; 1 is off. Other values "
+                    "need the negative input. The four lists may make at most "
+                    f"{MAX_CELLS} combinations.",
                 ),
                 "clip_scales": values(
-                    "0", "CLIP guidance scales, with commas; 0 is off. Others need the clip input."
+                    "0",
+                    "CLIP guidance scales, separated by commas; 0 is off. Other values need the "
+                    "clip input.",
                 ),
                 "steps": values(
                     "30",
-                    "Numbers of steps or respacings, with commas: '10, 30, fast27'. With a ; in "
-                    "it, that separates: '30; 10,10,3,2,2'.",
+                    "Numbers of steps or respacings, separated by commas: '10, 30, fast27'. If "
+                    "there is a semicolon, semicolons separate: '30; 10,10,3,2,2'.",
                 ),
                 "samplers": values(
                     "ddim",
-                    "Names of GLIDE Sampler's samplers, with commas. For CLIP guidance take "
-                    "ancestral, as the paper does: ddim burns.",
+                    "Samplers of GLIDE Sampler, separated by commas. Use ancestral with CLIP "
+                    "guidance, as in the paper: ddim oversaturates.",
                 ),
-                "seed": inputs.seed("Picture i of every cell uses seed + i: the same noise."),
-                "pictures": (
+                "seed": inputs.seed("Image i of every combination uses seed + i."),
+                "images": (
                     "INT",
                     {
                         "default": 4,
                         "min": 1,
                         "max": 64,
-                        "tooltip": "Pictures per cell. The grid shows the first 4, the measures "
-                        "take all.",
+                        "tooltip": f"Images per combination. The grid shows the first {SHOWN}, "
+                        "the scores use all.",
                     },
                 ),
             },
@@ -90,8 +93,8 @@ class GlideGuidanceSweep:
                 "clip": (
                     "GLIDE_CLIP",
                     {
-                        "tooltip": "Scores the pictures, and guides where the CLIP scale is above "
-                        "0. From GLIDE CLIP Loader (noisy) or GLIDE Open CLIP Loader."
+                        "tooltip": "Scores the images, and guides where clip_scales is above 0. "
+                        "From GLIDE CLIP Loader (noisy) or GLIDE Open CLIP Loader."
                     },
                 ),
                 "text": (
@@ -100,7 +103,7 @@ class GlideGuidanceSweep:
                         "default": "",
                         "multiline": True,
                         "dynamicPrompts": True,
-                        "tooltip": "What CLIP should see; empty takes the positive prompt.",
+                        "tooltip": "Prompt for the CLIP; empty uses the positive prompt.",
                     },
                 ),
             },
@@ -114,13 +117,12 @@ class GlideGuidanceSweep:
         steps: str | None = None,
         samplers: str | None = None,
     ) -> str | bool:
-        from glide_core.evaluation.sweep_grid import read_samplers, read_scales, read_steps
+        from glide_core.evaluation.sweep_grid import READERS
 
-        readers = (read_scales, read_scales, read_steps, read_samplers)
         given = (cfg_scales, clip_scales, steps, samplers)
         try:
-            for read, text, name in zip(readers, given, LISTS, strict=True):
-                if text is not None:  # None: connected, and read when it is there
+            for read, text, name in zip(READERS, given, LISTS, strict=True):
+                if text is not None:  # None: connected, and checked when the node runs
                     read(text, name)
         except GlideError as error:
             return str(error)
@@ -135,28 +137,30 @@ class GlideGuidanceSweep:
         steps: str,
         samplers: str,
         seed: int,
-        pictures: int,
+        images: int,
         negative: Conditioning | None = None,
         clip: GlideClip | None = None,
         text: str = "",
     ) -> dict[str, Any]:
         from glide_core import sampling
-        from glide_core.evaluation import sweep_measures
-        from glide_core.evaluation.sweep import run_cells
+        from glide_core.evaluation import sweep
+        from glide_core.evaluation.sweep_plots import check_matplotlib
 
+        check_matplotlib()
         host = current()
-        grid = _grid(cfg_scales, clip_scales, steps, samplers)
+        grid = _grid((cfg_scales, clip_scales, steps, samplers))
         _check(grid, negative, clip)
         config = inputs.need(host, model, ("base",), node=NODE)
         prompt = str(part(positive, where=f"{NODE}: 'positive'")[GLIDE_TEXT])
+        clip_text = text.strip() or prompt
         models = {
-            scale: _guided(host, model, config, clip, text.strip() or prompt, scale)
+            scale: _guided(host, model, config, clip, clip_text, scale)
             for scale in grid.clip_scales
         }
         prompts = stages.Prompts(NODE, positive, negative)
         size = (config.unet.image_size, config.unet.image_size)
 
-        def draw(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
+        def generate(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
             assert step is not None
             return stages.sample(
                 host,
@@ -169,63 +173,61 @@ class GlideGuidanceSweep:
                 callback=step,
             )
 
-        measures = [sweep_measures.clipped()]
-        if pictures > 1:
-            measures.insert(0, sweep_measures.diversity())
+        scorers = [sweep.clipped()]
+        if images > 1:
+            scorers.insert(0, sweep.diversity())
         if clip is not None:
-            measures.insert(0, _similarity(host, clip, text.strip() or prompt))
+            scorers.insert(0, _clip_scorer(host, clip, clip_text))
         with host.progress(NODE) as callback:
-            cells = run_cells(
+            results = sweep.run_cells(
                 grid.cells(),
-                draw,
-                [prompt] * pictures,
+                generate,
+                [prompt] * images,
+                scorers,
                 schedule=sampling.model_schedule(config),
-                measures=measures,
                 batch=BATCH,
                 callback=callback,
             )
-            # The grid shows no more of them: the rest need not stay in memory.
-            drawn = [replace(cell, pictures=cell.pictures[:SHOWN].clone()) for cell in cells]
-        return _results(drawn, grid, measures, prompt)
+            # The grid shows only the first images: the others need not stay in memory.
+            kept = [replace(one, images=one.images[:SHOWN].clone()) for one in results]
+        return _outputs(kept, grid, scorers, prompt)
 
 
-def _grid(cfg_scales: str, clip_scales: str, steps: str, samplers: str) -> Grid:
+def _grid(lists: Sequence[str]) -> Grid:
     from glide_core.evaluation.sweep_grid import read_grid
 
     try:
-        grid = read_grid(cfg_scales, clip_scales, steps, samplers, names=LISTS)
+        grid = read_grid(lists, LISTS)
     except GlideError as error:
         raise GlideError(f"{NODE}: {error}") from error
-    if len(grid.cells()) > MOST_CELLS:
+    if (count := len(grid.cells())) > MAX_CELLS:
         raise GlideError(
-            f"{NODE}: the lists make {len(grid.cells())} combinations. Expected at most "
-            f"{MOST_CELLS}. Shorten them, or use `glide sweep`, which can be stopped and continued."
+            f"{NODE}: {', '.join(LISTS)} make {count} combinations. Allowed: at most {MAX_CELLS}. "
+            "Shorten a list, or use `glide sweep`, which has no limit and can be resumed."
         )
     return grid
 
 
 def _check(grid: Grid, negative: Conditioning | None, clip: GlideClip | None) -> None:
-    """GlideError for settings that need an input with nothing connected to it."""
-    pulled = [scale for scale in grid.clip_scales if scale > 0]
-    if pulled and clip is None:
+    """Raise GlideError for settings that need an input that is not connected."""
+    clip_scales = [scale for scale in grid.clip_scales if scale > 0]
+    if clip_scales and clip is None:
         raise GlideError(
-            f"{NODE}: clip_scales holds {pulled[0]:g}, and nothing is connected to 'clip'. "
-            "Expected a GLIDE_CLIP for scales above 0. Connect GLIDE CLIP Loader (noisy), or set "
-            "clip_scales to 0."
+            f"{NODE}: clip_scales contains {clip_scales[0]:g}, and 'clip' is not connected. "
+            "Connect GLIDE CLIP Loader (noisy), or set clip_scales to 0."
         )
-    guided = [scale for scale in grid.guidance_scales if scale != 1]
-    if guided and negative is None:
+    scales = [scale for scale in grid.guidance_scales if scale != 1]
+    if scales and negative is None:
         raise GlideError(
-            f"{NODE}: cfg_scales holds {guided[0]:g}, and nothing is connected to 'negative'. "
-            "Expected a CONDITIONING to guide away from at scales other than 1. Connect GLIDE "
-            "Text Encode with an empty text, or set cfg_scales to 1."
+            f"{NODE}: cfg_scales contains {scales[0]:g}, and 'negative' is not connected. Connect "
+            "GLIDE Text Encode with an empty text, or set cfg_scales to 1."
         )
 
 
 def _guided(
     host: Host, model: Any, config: Any, clip: GlideClip | None, text: str, scale: float
 ) -> Any:
-    """The MODEL pulled at by the CLIP: a guided copy, or itself at scale 0."""
+    """Return a copy of the MODEL with CLIP guidance, or the MODEL itself at scale 0."""
     if clip is None or scale == 0:
         return model
     guide = ClipGuide(clip, text, scale, cutouts=CUTOUTS)
@@ -234,30 +236,28 @@ def _guided(
     return host.add_guide(model, guide)
 
 
-def _similarity(host: Host, clip: GlideClip, text: str) -> Measure:
+def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:
     import torch
 
-    from glide_core.evaluation.sweep import Measure
+    from glide_core.evaluation.sweep import Scorer
 
-    def score(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
         with host.clip_loaded(clip) as device:
-            return torch.tensor(cosines(clip, pictures.to(device), text))
+            return torch.tensor(cosines(clip, made.to(device), clip_text))
 
-    return Measure("clip", score, "cosine")
+    return Scorer("clip", score, "cosine")
 
 
-def _results(
-    drawn: Sequence[Drawn], grid: Grid, measures: Sequence[Measure], prompt: str
+def _outputs(
+    results: Sequence[CellResult], grid: Grid, scorers: Sequence[Scorer], prompt: str
 ) -> dict[str, Any]:
-    from glide_core import images
-    from glide_core.evaluation import plots
-    from glide_core.evaluation.picture_grid import picture_grid
-    from glide_core.evaluation.sweep_files import to_csv
+    from glide_core.evaluation import sweep_plots
+    from glide_core.evaluation.sweep_output import image_grid, to_csv
+    from glide_core.images import from_pil, to_comfy
 
-    rows = [entry.row for entry in drawn]
-    x, y = plots.pairs(rows, plots.quantities(measures, grid))[0]
-    figure = plots.to_image(plots.plot(rows, grid, x, y, title=prompt))
-    table = to_csv(rows, measures)
-    shown = (picture_grid(drawn, grid, title=prompt, shown=SHOWN), figure)
-    grid_image, plot_image = (images.to_comfy(images.from_pil(image)) for image in shown)
+    x, y = sweep_plots.axes_of(results, scorers, grid)[0]
+    figure = sweep_plots.to_image(sweep_plots.plot(results, grid, x, y, title=prompt))
+    table = to_csv(results, scorers)
+    shown = (image_grid(results, grid, title=prompt, shown=SHOWN), figure)
+    grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)
     return {"ui": {"text": [table]}, "result": (grid_image, plot_image, table)}

@@ -67,11 +67,12 @@ def read_rows(path: Path) -> RowList:
         ".csv": _csv_rows,
         ".jsonl": _json_rows,
         ".ndjson": _json_rows,
+        ".txt": _text_rows,
     }
     if path.suffix.lower() not in kinds:
         raise GlideError(
-            f"{path} is no list of prompts by its name. Expected .csv (a header line, then a row a "
-            "picture) or .jsonl (a JSON object a line). Save it as one of them."
+            f"{path} is not a list of prompts by its name. Expected .csv (a header line, then one "
+            "row per image), .jsonl (one JSON object per line) or .txt (one prompt per line)."
         )
     raw = kinds[path.suffix.lower()](text, path)
     rows = tuple(_row(number, *found, path) for number, found in enumerate(raw, 1))
@@ -94,8 +95,8 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise GlideError(
-            f"the list {path} cannot be read: {error.strerror}. Expected a .csv or .jsonl file: "
-            "check the name."
+            f"the list {path} cannot be read: {error.strerror}. Expected a .csv, .jsonl or "
+            ".txt file."
         ) from error
 
 
@@ -115,6 +116,13 @@ def _decoded(content: bytes, path: Path) -> str:
             f"{path} holds a NUL character in line {line}. Expected UTF-8 text: save it anew."
         )
     return text
+
+
+def _text_rows(text: str, path: Path) -> Iterator[_Raw]:
+    """One prompt per line; empty lines and lines that begin with # are left out."""
+    for line, content in enumerate(text.splitlines(), 1):
+        if content.strip() and not content.lstrip().startswith("#"):
+            yield line, {"prompt": content.strip()}
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[_Raw]:

@@ -1,10 +1,10 @@
-"""`glide sweep`: the same prompts and noise under every combination of scales, steps, samplers."""
+"""`glide sweep`: the same prompts and noise under every combination of settings."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +13,44 @@ from glide_core.errors import GlideError
 
 if TYPE_CHECKING:
     from glide_core.cli.session import Session
-    from glide_core.evaluation.sweep import Drawn, Measure
-    from glide_core.evaluation.sweep_files import SweepFolder
+    from glide_core.evaluation.sweep import Scorer
     from glide_core.evaluation.sweep_grid import Grid
+    from glide_core.evaluation.sweep_output import SweepFolder
     from glide_core.models.noisy_clip import NoisyClip
 
 log = logging.getLogger("glide")
 
+REFERENCE_SIDE = 64  # pixels that the reference images of frechet:FOLDER are resized to
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draw the same prompts from the same noise under every combination of guidance scales, "
-        "steps and samplers, score each, and write a table (sweep.csv), a labelled picture grid "
-        "(grid.png) and plots with the Pareto front (PNG and SVG). A sweep that was stopped goes "
-        "on where it was when the command is given again; its lists may grow."
+        "Generate the same prompts from the same noise under every combination of guidance scales, "
+        "steps and samplers, score each, and write a table (sweep.csv), a labelled image grid "
+        "(grid.png) and plots with the Pareto front (PNG and SVG). Run the command again to resume "
+        "an interrupted sweep or to extend its lists."
     )
     parser.add_argument(
         "--prompts",
         type=Path,
         required=True,
         metavar="FILE",
-        help="text file, one prompt a line; empty lines and lines that begin with # are left out",
+        help="list of prompts, as in `glide generate --prompts`: .txt (one per line), .csv or "
+        ".jsonl with the columns prompt and, optionally, seed",
     )
     parser.add_argument(
-        "-n", type=options.positive, default=1, metavar="N", help="pictures a prompt (default: 1)"
+        "-n", type=options.positive, default=1, metavar="N", help="images per prompt (default: 1)"
     )
     parser.add_argument(
         "--batch",
         type=options.positive,
         default=4,
         metavar="N",
-        help="pictures at once: less takes less memory, and changes no picture (default: 4)",
+        help="batch size; lower it to save memory (default: 4)",
     )
     options.add_seed(parser)
     options.add_model(parser, "base")
-    group = parser.add_argument_group("grid", "lists with commas: 1,2,3")
+    group = parser.add_argument_group("grid", "lists separated by commas: 1,2,3")
     group.add_argument(
         "--cfg",
         type=_list_of("read_scales"),
@@ -60,41 +63,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_list_of("read_scales"),
         default="0",
         metavar="LIST",
-        help="scales of the noisy CLIP's guidance; 0 is off (default: 0)",
+        help="CLIP guidance scales of a noisy CLIP; 0 is off (default: 0)",
     )
     group.add_argument(
         "--steps",
         type=_list_of("read_steps"),
         default="30",
         metavar="LIST",
-        help="numbers of steps or respacings: 10,30,fast27. With a ; in the list that separates: "
-        "'30; 10,10,3,2,2' (default: 30)",
+        help="numbers of steps or respacings: 10,30,fast27. If the list contains a semicolon, "
+        "semicolons separate: '30; 10,10,3,2,2' (default: 30)",
     )
     group.add_argument(
         "--sampler",
         type=_list_of("read_samplers"),
         metavar="LIST",
-        help=f"of {', '.join(options.SAMPLERS)} (default: ddim, and ancestral where CLIP guides)",
+        help=f"any of {', '.join(options.SAMPLERS)} (default: ddim; ancestral with CLIP guidance)",
     )
-    group = parser.add_argument_group("what is the same in every cell")
-    group.add_argument("--negative", default="", metavar="TEXT", help="what cfg moves away from")
+    group = parser.add_argument_group("settings of every cell")
+    group.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
     group.add_argument(
-        "--eta", type=options.fraction, default=0.0, help="ddim's share of fresh noise (default: 0)"
+        "--eta", type=options.fraction, default=0.0, help="eta of ddim, 0 to 1 (default: 0)"
     )
     group.add_argument(
         "--clip",
         action="append",
         metavar="MODEL",
-        help="the noisy CLIP that guides; twice for OpenAI's two files (default: clip)",
+        help="noisy CLIP for guidance; twice for OpenAI's two files (default: clip)",
     )
     group.add_argument(
         "--scorer",
         action="append",
-        metavar="KIND[:WHAT]",
-        help="what to measure, again for more: clip:bundled or clip:MODEL (a noisy CLIP's cosine), "
-        "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity (within a prompt), clipped (share of burnt "
-        "values), frechet:FOLDER (8x8 pixels, to the pictures there). The first is plotted over "
-        "the others (default: clip:bundled, diversity where -n is above 1, clipped)",
+        metavar="KIND[:NAME]",
+        help="score to measure, can be repeated: clip:bundled or clip:MODEL (cosine by a noisy "
+        "CLIP), open_clip:ARCHITECTURE:FILE_OR_TAG, diversity (within a prompt), clipped (share of "
+        "saturated values), frechet:FOLDER (8x8 pixels, to the images in the folder). The first is "
+        "plotted over the others (default: clip:bundled, diversity if -n is above 1, clipped)",
     )
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -102,14 +105,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("sweep"),
         metavar="DIR",
-        help="folder of the sweep, new or to be continued (default: sweep)",
+        help="folder of the sweep, new or to be resumed (default: sweep)",
     )
     group.add_argument(
         "--shown",
         type=options.positive,
         default=4,
         metavar="N",
-        help="the most pictures of one cell in the grid (default: 4)",
+        help="maximum images per cell in the grid (default: 4)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar, paths only")
     options.add_device(parser)
@@ -118,103 +121,103 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from glide_core.checkpoints.catalog import find_model
     from glide_core.cli.session import Session
-    from glide_core.evaluation.sweep import sweep
-    from glide_core.evaluation.sweep_files import SweepFolder
+    from glide_core.evaluation.sweep import SweepInputs, sweep
     from glide_core.evaluation.sweep_grid import Grid
+    from glide_core.evaluation.sweep_output import SweepFolder
+    from glide_core.evaluation.sweep_plots import check_matplotlib
 
+    check_matplotlib()
     guided = any(scale > 0 for scale in arguments.clip_scale)
     samplers = arguments.sampler or (("ancestral",) if guided else ("ddim",))
     grid = Grid(arguments.cfg, arguments.clip_scale, arguments.steps, samplers)
-    given = read_prompts(arguments.prompts)
-    prompts = [prompt for prompt in given for _ in range(arguments.n)]
-    seeds = [(arguments.seed + i) % 2**64 for i in range(len(prompts))]
+    prompts, seeds = read_prompts(arguments.prompts, arguments.n, arguments.seed)
+    inputs = SweepInputs(prompts, seeds, arguments.negative, arguments.eta, arguments.batch)
 
     here = Session.of(arguments)
     names = arguments.scorer or _default_scorers(arguments.n)
-    measures = [_measure(name, here) for name in names]
+    folder = SweepFolder(arguments.out, tuple(_scorer(name, here) for name in names))
     guides = [find_model(name) for name in arguments.clip or ["clip"]] if guided else []
-    folder = SweepFolder(arguments.out, tuple(measures))
+    distinct = list(dict.fromkeys(prompts))
     folder.begin(
         {
-            "model": _hash(find_model(arguments.model)),
-            "clip": [_hash(path) for path in guides],
+            "model": _identity(find_model(arguments.model)),
+            "clip": [_identity(path) for path in guides],
             "scorers": names,
-            "prompts": given,
-            "pictures per prompt": arguments.n,
-            "seed": arguments.seed,
+            "prompts": distinct,
+            "images per prompt": arguments.n,
+            "seeds": seeds,
             "negative": arguments.negative,
             "eta": arguments.eta,
             "dtype": str(here.dtype),
         }
     )
-    done = [row.cell for row in folder.rows()]
-    if set(grid.cells()) - set(done):
+    done = {result.cell for result in folder.results()}
+    cells = [cell for cell in grid.cells() if cell not in done]
+    if cells:
         model = here.model(arguments.model, "base")
-        _warn_if_cut(model.config, [*given, arguments.negative])
+        _warn_if_truncated(model.config, [*distinct, arguments.negative])
+        clip = _load_clip(here, guides) if guided else None
         with here.progress("sweep") as step:
-            for drawn in sweep(
-                model,
-                prompts,
-                grid,
-                seeds=seeds,
-                measures=measures,
-                clip=_load_clip(here, guides) if guided else None,
-                negative=arguments.negative,
-                eta=arguments.eta,
-                batch=arguments.batch,
-                done=done,
-                callback=step,
-            ):
-                folder.add(drawn)
-    for path in write_results(folder, grid, given, arguments.shown):
+            for result in sweep(model, inputs, cells, folder.scorers, clip=clip, callback=step):
+                folder.add(result)
+    for path in write_results(folder, grid, distinct, arguments.shown):
         print(path)
     return 0
 
 
-def write_results(folder: SweepFolder, grid: Grid, prompts: list[str], shown: int) -> list[Path]:
-    """Write grid.png and every plot of the grid's cells; give all paths, the table's first."""
-    from glide_core.evaluation import plots
-    from glide_core.evaluation.picture_grid import picture_grid
-    from glide_core.evaluation.sweep import Drawn
+def write_results(
+    folder: SweepFolder, grid: Grid, prompts: Sequence[str], shown: int
+) -> list[Path]:
+    """Write grid.png and the plots of the grid's cells; return all paths, the table first."""
+    from dataclasses import replace
+
+    from glide_core.evaluation import sweep_plots
+    from glide_core.evaluation.sweep_output import image_grid
     from glide_core.io import atomic_write
 
-    wanted = {row.cell: row for row in folder.rows()}
-    rows = [wanted[cell] for cell in grid.cells() if cell in wanted]
-    drawn: list[Drawn] = [Drawn(row, folder.pictures(row)) for row in rows]
+    stored = {result.cell: result for result in folder.results()}
+    results = [stored[cell] for cell in grid.cells() if cell in stored]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
     paths = [folder.table, folder.path / "grid.png"]
+    with_images = [replace(result, images=folder.images(result)) for result in results]
     with atomic_write(paths[1]) as temporary:
-        picture_grid(drawn, grid, title=title, shown=shown).save(temporary, format="PNG")
-    for x, y in plots.pairs(rows, plots.quantities(folder.measures, grid)):
-        figure = plots.plot(rows, grid, x, y, title=title)
-        stem = f"plot_{_plain(y.name)}_over_{_plain(x.name)}"
-        paths += [plots.save(figure, folder.path / f"{stem}.{kind}") for kind in ("png", "svg")]
+        image_grid(with_images, grid, title=title, shown=shown).save(temporary, format="PNG")
+    for x, y in sweep_plots.axes_of(results, folder.scorers, grid):
+        figure = sweep_plots.plot(results, grid, x, y, title=title)
+        stem = f"plot_{_file_part(y.name)}_over_{_file_part(x.name)}"
+        for kind in ("png", "svg"):
+            paths.append(sweep_plots.save(figure, folder.path / f"{stem}.{kind}"))
     return paths
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Read one prompt a line; GlideError when there is none, or one is there twice."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GlideError(
-            f"the prompts cannot be read from {path}: {error}. Expected a text file (UTF-8), one "
-            "prompt a line. Correct --prompts."
-        ) from error
-    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not found:
-        raise GlideError(f"{path} holds no prompt. Expected one a line. Write one into it.")
-    twice = next((prompt for prompt in found if found.count(prompt) > 1), None)
-    if twice is not None:
-        raise GlideError(
-            f"{path} holds the prompt {twice!r} twice. Expected each once: -n draws several "
-            "pictures of one. Remove a line."
-        )
-    return found
+def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int]]:
+    """Read a list as one prompt and one seed per image, `count` images per row.
+
+    Image i has seed + i, or, in rows with a seed of their own, that seed plus 0 to count - 1.
+    GlideError for columns that a sweep sets itself, and for rows that are there twice.
+    """
+    from glide_core.batch.rows import read_rows
+
+    prompts: list[str] = []
+    seeds: list[int] = []
+    for row in read_rows(path).rows:
+        if row.given:
+            raise GlideError(
+                f"{path}, row {row.number} sets {', '.join(name for name, _ in row.given)}. A "
+                "sweep allows only the columns prompt and seed."
+            )
+        first = (seed + len(seeds)) if row.seed is None else row.seed
+        seeds += [(first + i) % 2**64 for i in range(count)]
+        prompts += [row.prompt] * count
+        if row.seed is None and prompts.count(row.prompt) > count:
+            raise GlideError(
+                f"{path} lists the prompt {row.prompt!r} twice. Use -n for several images of it."
+            )
+    return prompts, seeds
 
 
 def _list_of(reader: str) -> Callable[[str], Any]:
-    """An argparse type that reads a list with sweep_grid's function, imported only then."""
+    """Return an argparse type that reads a list with a function of sweep_grid, imported lazily."""
 
     def read(text: str) -> Any:
         from glide_core.evaluation import sweep_grid
@@ -231,30 +234,40 @@ def _default_scorers(count: int) -> list[str]:
     return ["clip:bundled", *(["diversity"] if count > 1 else []), "clipped"]
 
 
-def _measure(name: str, here: Session) -> Measure:
-    from glide_core.checkpoints.catalog import find_model
-    from glide_core.evaluation import sweep_measures as measures
+def _scorer(name: str, here: Session) -> Scorer:
+    import torch
 
-    kind, _, what = name.partition(":")
-    if kind == "clip" and what:
-        path = find_model("clip" if what == "bundled" else what)
-        return measures.clip_similarity(_load_clip(here, [path]), name)
-    if kind == "open_clip" and what.count(":") == 1:
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.evaluation import sweep
+    from glide_core.evaluation.image_set import LoadedImage, find_images
+    from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
+
+    kind, _, rest = name.partition(":")
+    if kind == "clip" and rest:
+        clip = _load_clip(here, [find_model("clip" if rest == "bundled" else rest)])
+        return sweep.clip_scorer(
+            lambda made, text: noisy_clip_scores(clip, made.to(here.device), text), name
+        )
+    if kind == "open_clip" and rest.count(":") == 1:
         from glide_core.guidance.open_clip import load_open_clip
 
-        architecture, weights = what.split(":")
+        architecture, weights = rest.split(":")
         file = Path(weights) if Path(weights).is_file() else None
         model, tokenizer = load_open_clip(architecture, file, weights, device=here.device)
-        return measures.open_clip_similarity(model, tokenizer, name)
-    if kind == "frechet" and what:
-        return measures.pixel_frechet(measures.read_references(Path(what), 64), name)
-    simple = {"diversity": measures.diversity, "clipped": measures.clipped}
-    if name in simple:
-        return simple[name]()
+        return sweep.clip_scorer(
+            lambda made, text: open_clip_scores(model, tokenizer, made.to(here.device), text), name
+        )
+    if kind == "frechet" and rest:
+        found = list(find_images(rest, crop="none", size=REFERENCE_SIDE).read())
+        readable = [one.pixels for one in found if isinstance(one, LoadedImage)]
+        if len(readable) < 2:
+            raise GlideError(f"{rest} holds {len(readable)} readable image. Expected 2 or more.")
+        return sweep.pixel_frechet(torch.stack(readable), name)
+    if name in ("diversity", "clipped"):
+        return sweep.diversity() if name == "diversity" else sweep.clipped()
     raise GlideError(
-        f"there is no scorer {name!r}. Expected clip:bundled, clip:MODEL, "
-        "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped or frechet:FOLDER. Correct "
-        "--scorer."
+        f"Unknown scorer {name!r}. Allowed for --scorer: clip:bundled, clip:MODEL, "
+        "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER."
     )
 
 
@@ -264,13 +277,13 @@ def _load_clip(here: Session, paths: list[Path]) -> NoisyClip:
     return load_clip(paths, device=here.device, dtype=here.dtype)
 
 
-def _hash(path: Path) -> str:
+def _identity(path: Path) -> str:
     from glide_core.io import sha256_file
 
     return f"{path.name} {sha256_file(path)}"
 
 
-def _warn_if_cut(config: Any, prompts: list[str]) -> None:
+def _warn_if_truncated(config: Any, prompts: Sequence[str]) -> None:
     from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
     tokenizer, length = get_tokenizer(config.tokenizer), config.text.context_length
@@ -278,6 +291,5 @@ def _warn_if_cut(config: Any, prompts: list[str]) -> None:
         warn_if_truncated(tokenizer.encode(prompt, length))
 
 
-def _plain(name: str) -> str:
-    """A name as a part of a file name."""
+def _file_part(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)

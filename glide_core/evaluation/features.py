@@ -1,14 +1,12 @@
-"""Feature extractors: what turns pictures into the numbers that sets are compared by.
-
-Each says who it is, by the hash of its weights, and what it does to a picture first.
-"""
+"""Feature extractors: functions from images to the vectors that metrics compare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,253 +15,239 @@ from torch.nn import functional as F
 from glide_core.errors import GlideError
 from glide_core.guidance.clip import LOGIT_SCALE, _preprocessing
 from glide_core.guidance.score import _resized
+from glide_core.images import to_uint8
 from glide_core.io import sha256_file
 from glide_core.models.noisy_clip import NoisyClip
 
-_CAPTIONS_AT_ONCE = 64
-_MOST_PIXELS = 64  # a side; the covariance of more would fill the memory
+_CAPTION_BATCH = 64
+_MAX_PIXELS = 64  # per side; a larger grid makes the covariance too large for the memory
 
-
-@runtime_checkable
-class FeatureExtractor(Protocol):
-    """Pictures [B, 3, H, W] in [-1, 1], of any size, to features [B, D], float32 or float64."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sha256(self) -> str:
-        """Of the weights' file, 64 digits; "" where there are no weights."""
-        ...
-
-    @property
-    def dimension(self) -> int: ...
-    @property
-    def side(self) -> int:
-        """Pixels that its network sees."""
-        ...
-
-    @property
-    def resize(self) -> str:
-        """How a picture gets there, in words."""
-        ...
-
-    @property
-    def library(self) -> str:
-        """The distribution that holds the network; "" for our own."""
-        ...
-
-    def __call__(self, pictures: Tensor, /) -> Tensor: ...
-
-
-@runtime_checkable
-class ReadsText(Protocol):
-    """An extractor that puts captions into the same space."""
-
-    @property
-    def logit_scale(self) -> float: ...
-    def encode_text(self, captions: Sequence[str], /) -> Tensor:
-        """Unnormalised features [n, D] of captions."""
-        ...
-
-
-@runtime_checkable
-class Classifies(Protocol):
-    """An extractor whose features lead to logits of classes."""
-
-    def logits(self, features: Tensor, /) -> Tensor:
-        """Logits [n, C] of features [n, D]."""
-        ...
+EncodeImage = Callable[[Tensor], Tensor]
+EncodeText = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
-class _About:
+class FeatureExtractor:
+    """A function from images to features, and what identifies it."""
+
     name: str
-    sha256: str
     dimension: int
-    side: int
-    resize: str
-    library: str = field(default="", kw_only=True)
+    resize: str  # how an image reaches the size of the network
+    # images [B, 3, H, W] in [-1, 1] of any size to features [B, D], float32 or float64
+    encode_image: EncodeImage = field(repr=False)
+    sha256: str = ""  # of the weights' file; "" without weights
+    library: str = ""  # distribution that provides the network; "" for glide_core
+    # captions to unnormalised features [n, D] in the same space; None: no text encoder
+    encode_text: EncodeText | None = field(default=None, repr=False)
+    logit_scale: float = LOGIT_SCALE  # of a CLIP
+    # features [n, D] to class logits [n, C]; None: not a classifier
+    logits: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class PixelFeatures(_About):
-    """The pixels themselves, averaged over a coarse grid: what every other extractor must beat."""
+def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """Load the extractor that a `--features` option names, in float32. Nothing is downloaded.
 
-    @staticmethod
-    def of(side: int = 8) -> PixelFeatures:
-        return PixelFeatures(f"pixels:{side}", "", 3 * side * side, side, "mean over equal areas")
-
-    def __call__(self, pictures: Tensor, /) -> Tensor:
-        return F.adaptive_avg_pool2d(pictures.double(), self.side).flatten(1)
-
-
-@dataclass(frozen=True)
-class NoisyClipFeatures(_About):
-    """Our noisy CLIP at t = 0: unnormalised outputs of its image tower."""
-
-    clip: NoisyClip = field(repr=False)
-
-    @staticmethod
-    def of(clip: NoisyClip, name: str = "clip", sha256: str = "") -> NoisyClipFeatures:
-        config = clip.config
-        return NoisyClipFeatures(
-            name, sha256, config.embedding, config.image_size, _BICUBIC, clip=clip
-        )
-
-    @property
-    def logit_scale(self) -> float:
-        return float(self.clip.config.logit_scale)
-
-    def __call__(self, pictures: Tensor, /) -> Tensor:
-        small = _resized(pictures, self.side)
-        t = torch.zeros(len(small), dtype=torch.int64, device=small.device)
-        with torch.no_grad():
-            return self.clip.encode_image(small, t).float()
-
-    def encode_text(self, captions: Sequence[str], /) -> Tensor:
-        with torch.no_grad():
-            return _in_parts(self.clip.encode_prompts, captions)
-
-
-@dataclass(frozen=True)
-class OpenClipFeatures(_About):
-    """Any open_clip model: unnormalised outputs of its image tower."""
-
-    model: nn.Module = field(repr=False)
-    tokenizer: Any = field(repr=False)
-
-    @staticmethod
-    def of(model: nn.Module, tokenizer: Any, name: str, sha256: str = "") -> OpenClipFeatures:
-        side, _, _ = _preprocessing(model)
-        clip: Any = model
-        with torch.no_grad():
-            dimension = clip.encode_text(tokenizer([""]).to(_device(model))).shape[1]
-        return OpenClipFeatures(
-            name,
-            sha256,
-            int(dimension),
-            side,
-            _BICUBIC,
-            model=model,
-            tokenizer=tokenizer,
-            library="open_clip_torch",
-        )
-
-    @property
-    def logit_scale(self) -> float:
-        scale = getattr(self.model, "logit_scale", None)
-        return LOGIT_SCALE if scale is None else float(scale.detach().exp())
-
-    def __call__(self, pictures: Tensor, /) -> Tensor:
-        _, mean, std = _preprocessing(self.model)
-        views = (_resized(pictures, self.side) + 1) / 2
-        views = (views - mean.to(views.device)) / std.to(views.device)
-        model: Any = self.model
-        with torch.no_grad():
-            features: Tensor = model.encode_image(views).float()
-        return features
-
-    def encode_text(self, captions: Sequence[str], /) -> Tensor:
-        model: Any = self.model
-
-        def encode(part: Sequence[str]) -> Tensor:
-            features: Tensor = model.encode_text(self.tokenizer(list(part)).to(_device(model)))
-            return features
-
-        with torch.no_grad():
-            return _in_parts(encode, captions)
-
-
-def extractor_of(spec: str, *, device: torch.device | str = "cpu") -> FeatureExtractor:
-    """Make the extractor that a `--features` names, in float32.
-
-    pixels or pixels:SIDE; clip:MODEL (a name of `glide models`, "bundled", or a file; IMAGE,TEXT
-    for two files); open_clip:NAME:FILE, open_clip:NAME:TAG or open_clip:NAME (weights in its
-    cache); inception:FILE. GlideError for what is unknown, missing or unreadable. Nothing is
-    downloaded.
+    spec: pixels or pixels:SIDE; clip:MODEL (a name of `glide models`, "bundled" or a file;
+        IMAGE,TEXT for two files); open_clip:NAME:FILE, open_clip:NAME:TAG or open_clip:NAME
+        (weights in its cache); inception:FILE. GlideError if unknown, missing or unreadable.
     """
     kind, _, rest = spec.partition(":")
     if kind == "pixels":
-        if rest and not (rest.isdecimal() and 1 <= int(rest) <= _MOST_PIXELS):
-            raise GlideError(f"{spec} has no side in pixels. Expected 1 to 64, such as pixels:16.")
-        return PixelFeatures.of(int(rest or 8))
+        if rest and not (rest.isdecimal() and 1 <= int(rest) <= _MAX_PIXELS):
+            raise GlideError(f"{spec!r} has an invalid size. Allowed: pixels:1 to pixels:64.")
+        return pixel_features(int(rest or 8))
     if kind == "clip":
-        return _noisy_clip(rest or "bundled", device)
+        return _load_noisy_clip(rest or "bundled", device)
     if kind == "open_clip" and rest:
         architecture, _, weights = rest.partition(":")
-        return _open_clip(architecture, weights, device)
+        return _load_open_clip(architecture, weights, device)
     if kind == "inception" and rest:
-        from glide_core.evaluation.inception import load_inception
-
         return load_inception(Path(rest), device=device)
     raise GlideError(
-        f"there is no feature extractor {spec!r}. Expected pixels, clip:bundled, clip:FILE, "
-        "open_clip:NAME:FILE or inception:FILE."
+        f"Unknown feature extractor {spec!r}. Allowed: pixels, pixels:SIDE, clip:bundled, "
+        "clip:FILE, open_clip:NAME:FILE, open_clip:NAME:TAG, inception:FILE."
     )
 
 
-def extract(extractor: FeatureExtractor, pictures: Tensor, batch: int = 32) -> Tensor:
-    """Features [n, D] of pictures in memory [n, 3, H, W] in [-1, 1], on the CPU."""
-    return torch.cat([extractor(part).cpu() for part in torch.split(pictures, batch)])
+def extract(extractor: FeatureExtractor, pixels: Tensor, batch: int = 32) -> Tensor:
+    """Return features [n, D] of images in memory [n, 3, H, W] in [-1, 1], on the CPU."""
+    return torch.cat([extractor.encode_image(part).cpu() for part in torch.split(pixels, batch)])
 
 
-def _noisy_clip(name: str, device: torch.device | str) -> NoisyClipFeatures:
+def pixel_features(side: int = 8) -> FeatureExtractor:
+    """Use mean colours over a grid of side x side: the baseline for every other extractor."""
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(pixels.double(), side).flatten(1)
+
+    resize = f"mean over a grid of {side}x{side}"
+    return FeatureExtractor(f"pixels:{side}", 3 * side * side, resize, encode_image)
+
+
+def noisy_clip_features(clip: NoisyClip, name: str = "clip", sha256: str = "") -> FeatureExtractor:
+    """Use the unnormalised image features of a noisy CLIP at t = 0."""
+    side = clip.config.image_size
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        small = _resized(pixels, side)
+        t = torch.zeros(len(small), dtype=torch.int64, device=small.device)
+        with torch.no_grad():
+            return clip.encode_image(small, t).float()
+
+    return FeatureExtractor(
+        name,
+        clip.config.embedding,
+        _bicubic(side),
+        encode_image,
+        sha256,
+        encode_text=_in_batches(clip.encode_prompts),
+        logit_scale=float(clip.config.logit_scale),
+    )
+
+
+def open_clip_features(
+    model: nn.Module, tokenizer: Any, name: str, sha256: str = ""
+) -> FeatureExtractor:
+    """Use the unnormalised image features of an open_clip model."""
+    clip: Any = model
+    side, mean, std = _preprocessing(model)
+    device = next(model.parameters()).device
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        views = (_resized(pixels, side) + 1) / 2
+        views = (views - mean.to(views.device)) / std.to(views.device)
+        with torch.no_grad():
+            features: Tensor = clip.encode_image(views).float()
+        return features
+
+    def encode_text(captions: Sequence[str]) -> Tensor:
+        features: Tensor = clip.encode_text(tokenizer(list(captions)).to(device))
+        return features
+
+    with torch.no_grad():
+        dimension = encode_text([""]).shape[1]
+    scale = getattr(model, "logit_scale", None)
+    return FeatureExtractor(
+        name,
+        dimension,
+        _bicubic(side),
+        encode_image,
+        sha256,
+        "open_clip_torch",
+        _in_batches(encode_text),
+        LOGIT_SCALE if scale is None else float(scale.detach().exp()),
+    )
+
+
+def load_inception(path: Path, *, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """Load the Inception network of FID's authors: 2048 features before the last layer.
+
+    path: pt_inception-2015-12-05-6726825d.pth of pytorch-fid, or torch-fidelity's copy, read as
+    plain tensors. Images are rounded to 8 bits and resized to 299x299 by TensorFlow 1's bilinear
+    filter with align_corners=False and without antialiasing ("legacy"), as in the paper's
+    evaluation and every FID before clean-fid (Parmar 2022). Logits have no bias, as in OpenAI's and
+    torch-fidelity's inception score. GlideError for other weights or without torch-fidelity.
+    """
+    from glide_core.checkpoints.files import read_tensors
+
+    tensors = dict(read_tensors(path).tensors)
+    try:
+        from torch_fidelity import FeatureExtractorInceptionV3
+    except ModuleNotFoundError as error:
+        raise GlideError(
+            "--features inception:FILE needs torch-fidelity: pip install torch-fidelity"
+        ) from error
+    # torch-fidelity would unpickle the file with any code in it, so it gets a copy of the tensors
+    clean = io.BytesIO()
+    torch.save(tensors, clean)
+    clean.seek(0)
+    try:
+        with torch.inference_mode(False):
+            network: Any = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=clean
+            )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[:2][-1].strip()
+        raise GlideError(
+            f"{path} does not hold the weights of FID's Inception network ({reason}). Expected "
+            "pytorch-fid's pt_inception-2015-12-05-6726825d.pth or torch-fidelity's "
+            "weights-inception-2015-12-05-6726825d.pth."
+        ) from error
+    network = network.to(device).eval()
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            features: Tensor = network(to_uint8(pixels))[0].float()
+        return features
+
+    def logits(features: Tensor) -> Tensor:
+        weight: Tensor = network.fc.weight  # [1008, 2048]
+        return features.to(weight) @ weight.T
+
+    return FeatureExtractor(
+        "inception-2048",
+        2048,
+        "8 bits, TensorFlow 1 bilinear to 299x299 without antialias (legacy FID)",
+        encode_image,
+        sha256_file(path),
+        "torch-fidelity",
+        logits=logits,
+    )
+
+
+def _load_noisy_clip(name: str, device: torch.device | str) -> FeatureExtractor:
     from glide_core.checkpoints.catalog import find_model
     from glide_core.checkpoints.loading import load_clip
 
     paths = [find_model("clip" if part == "bundled" else part) for part in name.split(",")]
-    return NoisyClipFeatures.of(
-        load_clip(paths, device=device), f"clip:{name}", sha256_file(*paths)
-    )
+    return noisy_clip_features(load_clip(paths, device=device), f"clip:{name}", sha256_file(*paths))
 
 
-def _open_clip(architecture: str, weights: str, device: torch.device | str) -> OpenClipFeatures:
+def _load_open_clip(
+    architecture: str, weights: str, device: torch.device | str
+) -> FeatureExtractor:
     from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    path, tag = Path(weights).expanduser(), weights
+    path = Path(weights).expanduser()
     if weights and path.is_file():
         model, tokenizer = load_open_clip(architecture, path, device=device)
         name = f"open_clip:{architecture}:{path.name}"
-        return OpenClipFeatures.of(model, tokenizer, name, sha256_file(path))
-    if path.suffix or len(path.parts) > 1:  # no tag looks like that
-        raise GlideError(
-            f"there is no file {weights}. Expected weights of open_clip's {architecture}: check "
-            "the name."
-        )
-    tag = tag or _only_cached_tag(architecture)
+        return open_clip_features(model, tokenizer, name, sha256_file(path))
+    if path.suffix or len(path.parts) > 1:  # not the form of a tag
+        raise GlideError(f"There is no file {weights}. Expected weights of {architecture}.")
+    tag = weights or _only_cached_tag(architecture)
     model, tokenizer = load_open_clip(architecture, None, tag, device=device)
     cached = cached_weights(architecture, tag)
     name = f"open_clip:{architecture}:{tag}"
-    return OpenClipFeatures.of(model, tokenizer, name, sha256_file(cached) if cached else "")
+    return open_clip_features(model, tokenizer, name, sha256_file(cached) if cached else "")
 
 
 def _only_cached_tag(architecture: str) -> str:
-    """The one set of weights of an architecture that open_clip's cache holds."""
+    """Return the tag of an architecture if open_clip's cache holds exactly one."""
     import open_clip
 
     from glide_core.guidance.open_clip import cached_weights
 
     known = open_clip.list_pretrained_tags_by_model(architecture)
-    tags = [tag for tag in known if cached_weights(architecture, tag)]
+    tags = [str(tag) for tag in known if cached_weights(architecture, tag)]
     if len(tags) == 1:
-        return str(tags[0])
+        return tags[0]
+    found = ", ".join(tags) if tags else "no weights"
     raise GlideError(
-        f"open_clip's cache holds {', '.join(tags) if tags else 'no weights'} for {architecture}. "
-        f"Expected one choice: name it, as in open_clip:{architecture}:"
-        f"{tags[0] if tags else 'FILE'}. Nothing is downloaded unasked."
+        f"open_clip's cache holds {found} for {architecture}. Name the weights, as in "
+        f"open_clip:{architecture}:{tags[0] if tags else 'FILE'}. Nothing is downloaded."
     )
 
 
-_BICUBIC = "whole picture to a square, torch bicubic with antialias"
+def _bicubic(side: int) -> str:
+    return f"whole image to {side}x{side}, torch bicubic with antialias"
 
 
-def _in_parts(encode: Any, captions: Sequence[str]) -> Tensor:
-    if not captions:
-        raise GlideError("there is no caption. Expected one for every picture.")
-    starts = range(0, len(captions), _CAPTIONS_AT_ONCE)
-    parts = [encode(captions[i : i + _CAPTIONS_AT_ONCE]).float().cpu() for i in starts]
-    return torch.cat(parts)
+def _in_batches(encode: Callable[[list[str]], Tensor]) -> EncodeText:
+    def encode_text(captions: Sequence[str]) -> Tensor:
+        starts = range(0, len(captions), _CAPTION_BATCH)
+        with torch.no_grad():
+            parts = [encode(list(captions[i : i + _CAPTION_BATCH])) for i in starts]
+        return torch.cat([part.float().cpu() for part in parts])
 
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    return encode_text

@@ -1,10 +1,8 @@
-"""Measures of sets of pictures, over features [n, D] that any extractor gave. All in float64.
-
-Each gives a `Value`: the number, its spread where it has one, and the parameters it hangs on.
-"""
+"""Metrics of sets of images over features [n, D] of any extractor, computed in float64."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +13,82 @@ from torch import Tensor
 
 from glide_core.errors import GlideError
 
-_SAME = 1e-12  # squared distances under this part of the squared lengths are rounding: equal
-_TIE = 1 + 1e-9  # two ways to the same distance round differently; a point on the edge is inside
+log = logging.getLogger("glide")
+
+_SAME = 1e-12  # squared distances below this part of the squared lengths are rounding: equal
+_TIE = 1 + 1e-9  # equal distances round differently; a point on the edge counts as inside
+_NEGATIVE = 1e-5  # part of the largest eigenvalue: statistics files may come from float32
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number, its spread, and the metric's own parameters."""
+    """A metric's value, its standard deviation where it has one, and its parameters."""
 
     value: float
     std: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean [D] and covariance [D, D] of features in float64, and the image count (0: unknown)."""
+
+    mean: Tensor
+    covariance: Tensor
+    n: int
+
+    def __post_init__(self) -> None:
+        size = len(self.mean) if self.mean.ndim == 1 else 0
+        if not size or self.covariance.shape != (size, size):
+            raise GlideError(
+                f"The mean has shape {list(self.mean.shape)} and the covariance "
+                f"{list(self.covariance.shape)}. Expected [D] and [D, D]."
+            )
+        if not bool(self.mean.isfinite().all() and self.covariance.isfinite().all()):
+            raise GlideError("The statistics contain NaN or infinity.")
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Return mean and unbiased covariance (divided by n - 1) of features [n, D]."""
+    values = checked(features)
+    mean = values.mean(dim=0)
+    centred = values - mean
+    return Statistics(mean, centred.T @ centred / (len(values) - 1), len(values))
+
+
+def frechet(one: Statistics, other: Statistics) -> Value:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel 2017, eq. 6; Dowson and Landau 1982).
+
+    With S = L^T L, the trace of the root is the sum of the singular values of L1 L2^T. This needs
+    no matrix root and is exact for singular covariances (fewer images than features). The distance
+    is then far above its limit, which a warning says.
+    """
+    if one.mean.shape != other.mean.shape:
+        raise _different_dimensions(len(one.mean), len(other.mean))
+    fewest = min((n for n in (one.n, other.n) if n), default=0)
+    if fewest and fewest <= len(one.mean):
+        log.warning(
+            "the Frechet distance of %d images in %d dimensions has a large upward bias: compare "
+            "it only at equal n, or use kid, which is unbiased",
+            fewest,
+            len(one.mean),
+        )
+    mean, covariance = other.mean.to(one.mean), other.covariance.to(one.covariance)
+    root = torch.linalg.svdvals(_factor(one.covariance) @ _factor(covariance).T).sum()
+    traces = one.covariance.trace() + covariance.trace()
+    distance = (one.mean - mean).square().sum() + traces - 2 * root
+    return Value(max(float(distance), 0.0))  # below 0 only by rounding
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """Return L [r, D] with L^T L the covariance, without directions that are only rounding."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    limit = values.abs().amax() * len(values) * torch.finfo(values.dtype).eps
+    if bool(values[0] < -_NEGATIVE * values.abs().amax()):
+        raise GlideError(f"A covariance has the negative eigenvalue {float(values[0]):.3g}.")
+    kept = values > limit
+    factor: Tensor = values[kept].sqrt()[:, None] * vectors[:, kept].T
+    return factor
 
 
 def kid(
@@ -33,18 +96,17 @@ def kid(
 ) -> Value:
     """Kernel distance: unbiased MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski 2018, eq. 4).
 
-    Mean and std over random subsets of `size` pictures from each set, drawn without replacement.
-    With fewer pictures in both sets than `size` there is but one subset, all of them, and no std.
-    Near zero for two sets of one kind; it can be negative, for it has no bias.
+    Mean and std over random subsets of `size` images from each set, without replacement. If both
+    sets fit into one subset there is only one, and no std. Unbiased, so it can be negative.
     """
     x, y = checked_pair(features, reference)
     if subsets < 1 or size < 2:
         raise GlideError(
-            f"KID over {subsets} subsets of {size} pictures. Expected at least 1 subset of 2."
+            f"KID over {subsets} subsets of {size} images. Expected at least 1 subset of 2 images."
         )
     size = min(size, len(x), len(y))
     if len(x) == len(y) == size:
-        subsets = 1  # each would hold the same pictures
+        subsets = 1  # all subsets would be equal
     rng = torch.Generator().manual_seed(seed)
     found = torch.stack(
         [
@@ -60,7 +122,7 @@ def kid(
 
 
 def _mmd2(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased MMD^2 of two equally large sets [m, D]: no picture is compared with itself."""
+    """Return the unbiased MMD^2 of two sets of equal size [m, D], without self-comparisons."""
     count, dimension = x.shape
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -74,7 +136,7 @@ def _mmd2(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value:
     """exp E KL(p(y|x) || p(y)), p the softmax of logits [n, C] (Salimans 2016, section 4).
 
-    Mean and std over `splits` parts of the pictures, shuffled by the seed. From 1 to C.
+    Mean and std over `splits` parts of the images, shuffled by the seed. Between 1 and C.
     """
     logits = checked(logits, "logits")
     check_splits(len(logits), splits)
@@ -84,7 +146,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     scores = []
     for i in range(splits):
         part = log_p[i * count // splits : (i + 1) * count // splits]
-        # the log of the mean without leaving logs: a class that no picture is of stays finite
+        # mean in log space: a class without any image stays finite
         log_q = part.logsumexp(dim=0) - math.log(len(part))
         scores.append((part.exp() * (part - log_q)).sum(dim=1).mean().exp())
     found = torch.stack(scores)
@@ -97,12 +159,12 @@ def precision_recall(
 ) -> tuple[Value, Value]:
     """Improved precision and recall (Kynkaanniemi 2019, eq. 1 and 2).
 
-    Precision: share of the pictures that lie in the reference's manifold, the union of balls round
-    its points that reach to their k-th nearest neighbour there. Recall: the other way round.
+    Precision: share of images inside the k-NN manifold of the reference, the union of balls around
+    its points with the distance to their k-th nearest neighbour as radius. Recall: vice versa.
     """
     x, y = checked_pair(features, reference)
     check_neighbours(min(len(x), len(y)), neighbours)
-    centre = y.mean(dim=0)  # distances do not change, and lose fewer digits
+    centre = y.mean(dim=0)  # does not change distances and loses fewer digits
     x, y = x - centre, y - centre
     x_radii, y_radii = _radii(x, neighbours), _radii(y, neighbours)
     details = {"neighbours": neighbours}
@@ -111,13 +173,10 @@ def precision_recall(
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Squared distance of each point [n, D] to its k-th nearest other one."""
-    return torch.cat(
-        [
-            _squared(rows, points).kthvalue(neighbours + 1).values
-            for rows in torch.split(points, 2048)
-        ]
-    )  # + 1: the nearest is the point itself
+    """Return the squared distance of each point [n, D] to its k-th nearest other point."""
+    rows = torch.split(points, 2048)
+    # + 1: the nearest is the point itself
+    return torch.cat([_squared(row, points).kthvalue(neighbours + 1).values for row in rows])
 
 
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
@@ -126,24 +185,24 @@ def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances [n, m] by one matrix product; rounding alone becomes exactly 0."""
+    """Return squared distances [n, m] from one matrix product, with rounding set to exactly 0."""
     lengths = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
     distances = lengths - 2 * a @ b.T
     return torch.where(distances <= _SAME * lengths, 0.0, distances)
 
 
 def clip_score(image: Tensor, text: Tensor, *, scale: float = 100.0) -> Value:
-    """E[s cos(f(picture), g(caption))], the paper's CLIP score (section 5.2, App. A.2).
+    """E[s cos(f(image), g(caption))], the paper's CLIP score (section 5.2, App. A.2).
 
-    image, text: features [n, D] of pictures and of each one's caption; need not be normalised.
-    scale: s, the model's own logit scale; 100 for OpenAI's, where this is the 100 cos form. Nothing
-        is clipped at 0, as Hessel 2021 has it (2.5 max(cos, 0)). The std is over pictures.
+    image, text: features [n, D] of images and of the caption of each; need not be normalised.
+    scale: s, the logit scale of the model, 100 for OpenAI's. Not clipped at 0, unlike Hessel 2021
+        (2.5 max(cos, 0)). The std is over images.
     """
-    image, text = checked(image, "picture features", 1), checked(text, "caption features", 1)
+    image, text = checked(image, "image features", 1), checked(text, "caption features", 1)
     if image.shape != text.shape:
         raise GlideError(
-            f"features of pictures are {list(image.shape)} and those of captions "
-            f"{list(text.shape)}. Expected one caption for each picture, by the same model."
+            f"Image features are {list(image.shape)} and caption features {list(text.shape)}. "
+            "Expected one caption per image, from the same model."
         )
     cosine = (_unit(image) * _unit(text)).sum(dim=1)
     mean, std = float(cosine.mean()), float(cosine.std(unbiased=False))
@@ -152,48 +211,52 @@ def clip_score(image: Tensor, text: Tensor, *, scale: float = 100.0) -> Value:
 
 
 def retrieval(image: Tensor, text: Tensor, captions: Sequence[str]) -> dict[str, Value]:
-    """Share of pictures that find their caption among all, and of captions that find a picture.
+    """Share of images that find their caption among all, and of captions that find an image.
 
     image: features [n, D]. text: features [C, D] of the distinct captions, in the order of
-    `distinct(captions)`; captions: each picture's own. A caption finds a picture if one of its own
-    is the best (top-1), or among the best five (top-5). A tie with a wrong one counts as a miss.
+    `distinct(captions)`; captions: one per image. A caption finds an image if one of its own is the
+    best (top-1) or among the best five (top-5). A tie with a wrong one counts as a miss.
     """
     known = distinct(captions)
-    image, text = checked(image, "picture features", 1), checked(text, "caption features", 1)
+    image, text = checked(image, "image features", 1), checked(text, "caption features", 1)
     if len(image) != len(captions) or len(text) != len(known) or image.shape[1] != text.shape[1]:
         raise GlideError(
-            f"features of {list(image.shape)} for {len(captions)} pictures and {list(text.shape)} "
-            f"for {len(known)} distinct captions do not fit. Expected one row for each."
+            f"Features are {list(image.shape)} for {len(captions)} images and {list(text.shape)} "
+            f"for {len(known)} distinct captions. Expected one row each."
         )
-    place = {caption: i for i, caption in enumerate(known)}
-    own = torch.tensor([place[caption] for caption in captions], device=image.device)
+    own = caption_indices(captions).to(image.device)
     scores = _unit(image) @ _unit(text).T  # [n, C]
-    mine = torch.nn.functional.one_hot(own, len(known)).bool()
-    best_mine = scores.gather(1, own[:, None])
-    picture_rank = ((scores >= best_mine) & ~mine).sum(dim=1)
-    best_picture = scores.masked_fill(~mine, -torch.inf).amax(dim=0)
-    caption_rank = ((scores >= best_picture) & ~mine).sum(dim=0)
+    correct = torch.nn.functional.one_hot(own, len(known)).bool()
+    caption_rank = ((scores >= scores.gather(1, own[:, None])) & ~correct).sum(dim=1)  # [n]
+    best_image = scores.masked_fill(~correct, -torch.inf).amax(dim=0)
+    image_rank = ((scores >= best_image) & ~correct).sum(dim=0)  # [C]
     details = {"captions": len(known)}
     return {
         f"retrieval-{name}-top{k}": Value(
             float((rank < k).double().mean()), None, {**details, "chance": min(1.0, k / among)}
         )
         for name, rank, among in (
-            ("caption", picture_rank, len(known)),
-            ("picture", caption_rank, len(image)),
+            ("caption", caption_rank, len(known)),
+            ("image", image_rank, len(image)),
         )
         for k in (1, 5)
     }
 
 
 def distinct(captions: Sequence[str]) -> list[str]:
-    """The different captions, in the order of their first use."""
+    """Return the different captions in the order of first use."""
     return list(dict.fromkeys(captions))
 
 
+def caption_indices(captions: Sequence[str]) -> Tensor:
+    """Return the index [n] of each caption in `distinct(captions)`."""
+    place = {caption: i for i, caption in enumerate(distinct(captions))}
+    return torch.tensor([place[caption] for caption in captions])
+
+
 def class_logits(image: Tensor, text: Tensor, scale: float) -> Tensor:
-    """s cos [n, C] of pictures [n, D] with captions [C, D]: CLIP as a classifier over captions."""
-    return scale * _unit(checked(image, "picture features", 1)) @ _unit(checked(text, "text", 1)).T
+    """Return s cos [n, C] of images [n, D] and captions [C, D]: CLIP as a classifier."""
+    return scale * _unit(checked(image, "image features", 1)) @ _unit(checked(text, "text", 1)).T
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -202,48 +265,52 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def check_splits(count: int, splits: int) -> None:
-    """Refuse to split pictures into parts of less than two."""
+    """Raise GlideError if a split would have fewer than two images."""
     if not 1 <= splits <= count // 2:
         raise GlideError(
-            f"{count} pictures cannot be split into {splits} parts. Expected two pictures or more "
-            "in each: take more pictures, or fewer splits."
+            f"{count} images cannot be split into {splits} parts. Expected two or more images in "
+            "each part."
         )
 
 
 def check_neighbours(count: int, neighbours: int) -> None:
-    """Refuse to look for more neighbours than there are."""
+    """Raise GlideError if a set of `count` images has too few neighbours."""
     if not 1 <= neighbours < count:
         raise GlideError(
-            f"{neighbours} nearest neighbours among {count} pictures. Expected 1 or more, and more "
-            "pictures than that in both sets."
+            f"{neighbours} nearest neighbours among {count} images. Expected 1 or more, and more "
+            "images than neighbours in both sets."
         )
 
 
 def checked(features: Tensor, what: str = "features", least: int = 2) -> Tensor:
-    """Give finite features [n, D] in float64; GlideError for other shapes, too few, NaN."""
+    """Return features [n, D] in float64; GlideError for other shapes, too few rows or NaN."""
     if features.ndim != 2 or features.shape[1] == 0:
-        raise GlideError(f"the {what} are {list(features.shape)}. Expected [pictures, features].")
+        raise GlideError(f"The {what} have shape {list(features.shape)}. Expected [images, D].")
     if len(features) < least:
         raise GlideError(
-            f"the {what} are of {len(features)} picture{'s' if len(features) != 1 else ''}. "
-            f"Expected {least} or more: a set has a spread, one picture has none. Take more."
+            f"The {what} are of {len(features)} image{'s' if len(features) != 1 else ''}. "
+            f"Expected {least} or more."
         )
     finite = features.isfinite().all(dim=1)
     if not bool(finite.all()):
         rows = (~finite).nonzero()[:, 0].tolist()
         raise GlideError(
-            f"the {what} of picture {rows[0]} (from 0), and of {len(rows) - 1} more, hold NaN or "
-            "infinity. Expected finite numbers: look at that picture and at the extractor."
+            f"The {what} of image {rows[0]} (from 0) and of {len(rows) - 1} more contain NaN or "
+            "infinity."
         )
     return features.detach().double()
 
 
 def checked_pair(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Check two sets that are to be compared: each by itself, and equal in dimension."""
+    """Check two sets to be compared: each by itself, and equal in dimension."""
     x, y = checked(features), checked(reference, "reference features")
     if x.shape[1] != y.shape[1]:
-        raise GlideError(
-            f"the pictures have {x.shape[1]} features and the reference {y.shape[1]}. Expected "
-            "features of the same extractor: extract both sets with one."
-        )
+        raise _different_dimensions(x.shape[1], y.shape[1])
     return x, y.to(x.device)
+
+
+def _different_dimensions(own: int, reference: int) -> GlideError:
+    return GlideError(
+        f"The images have {own} features and the reference {reference}. Expected the same "
+        "extractor for both."
+    )

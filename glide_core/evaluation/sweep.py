@@ -1,16 +1,16 @@
 """A guidance sweep: the same prompts and the same noise under every combination of settings.
 
-As the paper's Fig. 6: what guidance gains in one measure it pays for in another, so that each
-setting is a point, and the best of them are a front (`plots`).
+As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination is
+a point and the best ones form a Pareto front (`sweep_output`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -18,198 +18,243 @@ from torch import Tensor
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.sweep_grid import Cell, Grid
+from glide_core.evaluation.features import pixel_features
+from glide_core.evaluation.metrics import frechet, statistics
+from glide_core.evaluation.sweep_grid import Cell
 from glide_core.guidance import noisy_clip_guide
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.sampling import model_schedule
 from glide_core.stages import text_to_image
 
-# Pictures [B, 3, H, W] in [-1, 1] and their prompts to one value each [B], or to one of all [].
-Scorer = Callable[[Tensor, Sequence[str]], Tensor]
-# Draws a slice of the sweep's pictures with a cell's settings, as [B, 3, H, W].
-Draw = Callable[[Cell, slice, StepCallback | None], Tensor]
+# Generates a slice of the sweep's images with the settings of a cell, as [B, 3, H, W] in [-1, 1].
+Generate = Callable[[Cell, slice, StepCallback | None], Tensor]
+AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A scorer, and what its number means."""
+class Scorer:
+    """A score of generated images.
+
+    score: images [B, 3, H, W] in [-1, 1] and their prompts to one value each [B], or one in all [].
+    """
 
     name: str  # column of the CSV and axis of the plots
-    score: Scorer
+    score: Callable[[Tensor, Sequence[str]], Tensor]
     unit: str = ""
-    higher_is_better: bool | None = True  # None: neither, so that it makes no Pareto front
+    higher_is_better: bool | None = True  # None: neither, so there is no Pareto front
 
 
 @dataclass(frozen=True)
 class Score:
-    """A cell's value: the mean over its pictures and that mean's standard error (NaN: none)."""
+    """Mean over the images of a cell and its standard error (NaN: unknown)."""
 
     mean: float
     error: float = math.nan
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is known of one cell."""
+class CellResult:
+    """What was measured in one cell, and its images where they are in memory."""
 
     cell: Cell
-    pictures: int
-    evaluations: int  # of the network, for one picture: guidance takes two a step
-    seconds: float  # of drawing, for one picture, on the machine and batch that it ran on
-    scores: dict[str, Score] = field(default_factory=dict)  # by the measures' names
+    count: int  # images
+    evaluations: int  # network evaluations per image; guidance needs two per step
+    seconds: float  # sampling time per image on this machine and at this batch size
+    scores: dict[str, Score] = field(default_factory=dict)  # by scorer name
+    images: Tensor | None = None  # [count, 3, H, W] in [-1, 1], in the order of the prompts
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A cell's row with its pictures [N, 3, H, W] in [-1, 1], in the order of the prompts."""
+class SweepInputs:
+    """What is equal in every cell: image i has prompt i and seed i."""
 
-    row: Row
-    pictures: Tensor
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    negative: str = ""
+    eta: float = 0.0
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.seeds) or not self.seeds:
+            raise GlideError(
+                f"{len(self.prompts)} prompts and {len(self.seeds)} seeds. Expected one seed per "
+                "prompt and at least one prompt."
+            )
 
 
 def sweep(
     model: GlideModel,
-    prompts: Sequence[str],
-    grid: Grid,
+    inputs: SweepInputs,
+    cells: Sequence[Cell],
+    scorers: Sequence[Scorer] = (),
     *,
-    seeds: Sequence[int],
-    measures: Sequence[Measure] = (),
     clip: NoisyClip | None = None,
-    negative: str = "",
-    eta: float = 0.0,
-    batch: int = 4,
-    done: Sequence[Cell] = (),
     callback: StepCallback | None = None,
-) -> Iterator[Drawn]:
-    """Draw and score every cell of the grid but those in `done`, one after the other.
+) -> Iterator[CellResult]:
+    """Generate and score every cell with a base model, one after the other.
 
-    prompts, seeds: one picture each, the same in every cell: picture i is what `text_to_image`
-        draws of prompt i from seed i. clip: pulls each picture towards its own prompt where a cell
-        has a clip_scale. callback: told of every step; its index and total count the whole sweep.
-    GlideError before anything is drawn for what cannot be.
+    Image i equals what `text_to_image` generates from prompt i and seed i. clip: guides each image
+    towards its own prompt in cells with a clip_scale above 0. callback: called after every step;
+    its index and total count the steps of the whole sweep. GlideError before the first step.
     """
-    if len(prompts) != len(seeds) or not seeds:
-        raise GlideError(
-            f"{len(prompts)} prompts for {len(seeds)} seeds: expected one seed per prompt, and "
-            "one or more"
-        )
-    if clip is None and any(scale > 0 for scale in grid.clip_scales):
-        raise GlideError(
-            "the sweep has a CLIP scale above 0 and no CLIP: expected a noisy CLIP. Give one, or "
-            "set the scale to 0"
-        )
+    if clip is None and any(cell.clip_scale > 0 for cell in cells):
+        raise GlideError("A clip_scale above 0 needs a noisy CLIP, and none was given.")
     text = None
     if clip is not None:
         with torch.no_grad():
-            text = clip.encode_prompts(list(prompts)).to(model.device)
+            text = clip.encode_prompts(list(inputs.prompts)).to(model.device)
 
-    def draw(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
+    def generate(cell: Cell, part: slice, step: StepCallback | None) -> Tensor:
         guide = None
         if clip is not None and text is not None and cell.clip_scale > 0:
-            guide = noisy_clip_guide(clip, text[wanted], cell.clip_scale)
+            guide = noisy_clip_guide(clip, text[part], cell.clip_scale)
         return text_to_image(
             model,
-            prompts[wanted],
-            seeds=seeds[wanted],
-            negative=negative,
-            settings=cell.settings(eta),
+            inputs.prompts[part],
+            seeds=inputs.seeds[part],
+            negative=inputs.negative,
+            settings=cell.settings(inputs.eta),
             cond_fn=guide,
             callback=step,
         )
 
     return run_cells(
-        [cell for cell in grid.cells() if cell not in set(done)],
-        draw,
-        prompts,
+        cells,
+        generate,
+        inputs.prompts,
+        scorers,
         schedule=model_schedule(model.config),
-        measures=measures,
-        batch=batch,
+        batch=inputs.batch,
         callback=callback,
     )
 
 
 def run_cells(
     cells: Sequence[Cell],
-    draw: Draw,
+    generate: Generate,
     prompts: Sequence[str],
+    scorers: Sequence[Scorer] = (),
     *,
     schedule: Schedule,
-    measures: Sequence[Measure] = (),
     batch: int = 4,
     callback: StepCallback | None = None,
-) -> Iterator[Drawn]:
-    """Draw the cells by any means and score them; `sweep` for a host with models of its own.
+) -> Iterator[CellResult]:
+    """Generate the cells with any function and score them.
 
-    prompts: one a picture. schedule: the one that the model was trained on.
+    prompts: one per image. schedule: the one that the model was trained with.
     """
-    names = [measure.name for measure in measures]
+    names = [scorer.name for scorer in scorers]
     if len(set(names)) < len(names):
-        raise GlideError(f"two measures have one name among {', '.join(names)}: name them apart")
+        raise GlideError(f"Two scorers have the same name: {', '.join(names)}.")
     parts = [slice(i, min(i + batch, len(prompts))) for i in range(0, len(prompts), batch)]
     costs = [cost(cell, schedule) for cell in cells]
-    step = None
-    if callback is not None:
-        step = _of_the_whole(callback, sum(steps for steps, _ in costs) * len(parts))
+    total = sum(steps for steps, _ in costs) * len(parts)
+    index = itertools.count()
 
-    def drawn() -> Iterator[Drawn]:  # what is wrong above is said before the first is asked for
+    def step(info: StepInfo) -> None:
+        if callback is not None:
+            callback(info._replace(index=next(index), total=total))
+
+    def results() -> Iterator[CellResult]:  # so that the checks above run before the first next()
         for cell, (_, evaluations) in zip(cells, costs, strict=True):
             start = time.perf_counter()
-            pictures = torch.cat([draw(cell, part, step) for part in parts])
+            made = torch.cat([generate(cell, part, step) for part in parts])
             seconds = (time.perf_counter() - start) / len(prompts)
-            scores = {m.name: _score(m, pictures, prompts) for m in measures}
-            yield Drawn(Row(cell, len(prompts), evaluations, seconds, scores), pictures)
+            scores = {s.name: _mean_score(s, made, prompts) for s in scorers}
+            yield CellResult(cell, len(prompts), evaluations, seconds, scores, made)
 
-    return drawn()
+    return results()
 
 
 def cost(cell: Cell, schedule: Schedule) -> tuple[int, int]:
-    """Steps that a callback is told of, and evaluations of the network for one picture.
+    """Return the number of callback calls, and of network evaluations per image.
 
-    Samplers differ: some leave t = 0 out, some ask twice a step. So each is asked, on one pixel.
+    Samplers differ (some skip t = 0, some evaluate twice per step), so each is run on one pixel.
     """
-    asked, told = count(), count()
+    evaluations, steps = itertools.count(), itertools.count()
 
-    def hear(info: StepInfo) -> None:
-        next(told)
-
-    def nothing(x_t: Tensor, t: Tensor, /) -> Prediction:
-        next(asked)
+    def denoiser(x_t: Tensor, t: Tensor, /) -> Prediction:
+        next(evaluations)
         return Prediction(torch.zeros_like(x_t), torch.zeros_like(x_t))
+
+    def step(info: StepInfo) -> None:
+        next(steps)
 
     settings = cell.settings()
     with torch.inference_mode():
         sample(
             settings.sampler,
-            nothing,
+            denoiser,
             torch.zeros(1, 1, 1, 1),
             schedule.respaced(settings.respacing),
             noise=SeededNoise([0]),
-            callback=hear,
+            callback=step,
         )
-    branches = 1 if cell.guidance_scale == 1 else 2
-    return next(told), next(asked) * branches
+    return next(steps), next(evaluations) * (1 if cell.guidance_scale == 1 else 2)
 
 
-def _of_the_whole(callback: StepCallback, total: int) -> StepCallback:
-    """Number the steps through all the runs of a sweep, so that one bar shows them all."""
-    index = count()
-
-    def step(info: StepInfo) -> None:
-        callback(info._replace(index=next(index), total=total))
-
-    return step
-
-
-def _score(measure: Measure, pictures: Tensor, prompts: Sequence[str]) -> Score:
+def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:
     with torch.no_grad():
-        values = measure.score(pictures, prompts).double().cpu()
+        values = scorer.score(made, prompts).double().cpu()
     if values.ndim == 0:
         return Score(float(values))
-    if values.shape != (len(pictures),):
+    if values.shape != (len(made),):
         raise GlideError(
-            f"the measure {measure.name!r} gave values of shape {list(values.shape)} for "
-            f"{len(pictures)} pictures: expected one each, or one number"
+            f"The scorer {scorer.name!r} returned shape {list(values.shape)} for {len(made)} "
+            "images. Expected one value per image or a single value."
         )
-    spread = float(values.std()) if len(values) > 1 else math.nan
-    return Score(float(values.mean()), spread / math.sqrt(len(values)))
+    std = float(values.std()) if len(values) > 1 else math.nan
+    return Score(float(values.mean()), std / math.sqrt(len(values)))
+
+
+def clip_scorer(cosines: Callable[[Tensor, str], list[float]], name: str = "clip") -> Scorer:
+    """Score each image by its cosine with its prompt; cosines: of images [B, ...] with one text."""
+
+    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+        values = torch.zeros(len(made))
+        for text in dict.fromkeys(prompts):  # each prompt is encoded once
+            rows = torch.tensor([i for i, prompt in enumerate(prompts) if prompt == text])
+            values[rows] = torch.tensor(cosines(made[rows], text))
+        return values
+
+    return Scorer(name, score, "cosine")
+
+
+def diversity() -> Scorer:
+    """Mean RMS difference of pixels between images of one prompt, 0 to 2; NaN without a pair."""
+
+    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+        pairs = itertools.combinations(range(len(prompts)), 2)
+        same = [(a, b) for a, b in pairs if prompts[a] == prompts[b]]
+        if not same:
+            return torch.tensor(math.nan)
+        return torch.stack([(made[a] - made[b]).square().mean().sqrt() for a, b in same]).mean()
+
+    return Scorer("diversity", score, "RMS pixel difference within a prompt, range -1..1")
+
+
+def clipped() -> Scorer:
+    """Share of pixel values at the limits of the range: oversaturation caused by guidance."""
+
+    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (made.abs() >= AT_LIMIT).float().mean(dim=(1, 2, 3))
+
+    return Scorer("clipped", score, "share of values at -1 or 1", higher_is_better=False)
+
+
+def pixel_frechet(references: Tensor, name: str = "frechet") -> Scorer:
+    """Frechet distance to reference images [N, 3, H, W] over 8x8 mean colours.
+
+    Measures colour and layout, not detail, without a network. With fewer than about 200 images it
+    is biased upwards: compare it only at equal counts.
+    """
+    pixels = pixel_features(8)
+    reference = statistics(pixels.encode_image(references))
+
+    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+        if len(made) < 2:
+            return torch.tensor(math.nan)
+        return torch.tensor(frechet(statistics(pixels.encode_image(made)), reference).value)
+
+    return Scorer(name, score, "Frechet distance of 8x8 pixels", higher_is_better=False)

@@ -1,4 +1,4 @@
-"""What a sweep runs over: four axes, their lists as people type them, every combination."""
+"""The settings of a guidance sweep: four axes, their lists as text, every combination."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import SAMPLERS, space_timesteps
 from glide_core.errors import GlideError
 
-AXES = ("guidance_scale", "clip_scale", "steps", "sampler")  # as fields of Cell
-LARGEST_SCALE = 1000.0
+# Fields of Cell, with the field of Grid that holds their values.
+AXES = {
+    "guidance_scale": "guidance_scales",
+    "clip_scale": "clip_scales",
+    "steps": "steps",
+    "sampler": "samplers",
+}
+MAX_SCALE = 1000.0
 TRAINED_STEPS = 1000
 T = TypeVar("T", float, str)
 
@@ -23,18 +29,18 @@ class Cell:
     """One combination of settings."""
 
     guidance_scale: float = 3.0  # classifier-free; 1 is off
-    clip_scale: float = 0.0  # of the CLIP's gradient; 0 is off
-    steps: str = "30"  # a number of steps, or a respacing string such as "fast27"
+    clip_scale: float = 0.0  # of the CLIP gradient; 0 is off
+    steps: str = "30"  # a number of steps or a respacing string such as "fast27"
     sampler: str = "ddim"
 
     def settings(self, eta: float = 0.0) -> SamplerConfig:
-        """Give the cell as the pipeline takes it; CLIP guidance is not a part of that."""
+        """Return the sampler configuration; it does not include CLIP guidance."""
         return SamplerConfig(
             respacing=self.steps, sampler=self.sampler, eta=eta, guidance_scale=self.guidance_scale
         )
 
     def label(self, axis: str) -> str:
-        """Say one setting in a word or two: 'cfg 3', 'clip 0.5', '30 steps', 'fast27', 'ddim'."""
+        """Return one setting as a short text: 'cfg 3', 'clip 0.5', '30 steps', 'fast27', 'ddim'."""
         value = getattr(self, axis)
         if axis == "guidance_scale":
             return f"cfg {value:g}"
@@ -44,7 +50,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file name's stem: 'cfg3_clip0_steps30_ddim'."""
+        """The stem of a file name: 'cfg3_clip0_steps30_ddim'."""
         steps = self.steps.replace(",", "-")
         scales = f"cfg{self.guidance_scale:.12g}_clip{self.clip_scale:.12g}"
         return f"{scales}_steps{steps}_{self.sampler}"
@@ -52,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of every axis; GlideError for an empty axis or a value that is there twice."""
+    """Values of every axis; GlideError for an empty axis or a repeated value."""
 
     guidance_scales: tuple[float, ...] = (3.0,)
     clip_scales: tuple[float, ...] = (0.0,)
@@ -60,106 +66,93 @@ class Grid:
     samplers: tuple[str, ...] = ("ddim",)
 
     def __post_init__(self) -> None:
-        for axis in AXES:
-            values = self.values(axis)
-            if not values:
-                raise GlideError(f"the sweep's list of {axis} is empty: expected 1 value or more")
-            if len(set(values)) < len(values):
-                twice = next(v for v in values if values.count(v) > 1)
-                raise GlideError(f"{axis} {twice} is in the sweep's list twice: name it once")
+        for field in AXES.values():
+            if not getattr(self, field):
+                raise GlideError(f"{field} is empty. Expected at least one value.")
+            _unique(getattr(self, field), field)
 
     def values(self, axis: str) -> tuple[float, ...] | tuple[str, ...]:
-        """Give an axis' values in order."""
-        if axis == "guidance_scale":
-            return self.guidance_scales
-        if axis == "clip_scale":
-            return self.clip_scales
-        return self.steps if axis == "steps" else self.samplers
-
-    @property
-    def varied(self) -> tuple[str, ...]:
-        """The axes with more than one value."""
-        return tuple(axis for axis in AXES if len(self.values(axis)) > 1)
+        """Return the values of an axis in order."""
+        found: tuple[float, ...] | tuple[str, ...] = getattr(self, AXES[axis])
+        return found
 
     @property
     def first_axis(self) -> str:
-        """The axis that a picture grid's columns and a plot's curves follow."""
-        return (*self.varied, AXES[0])[0]
+        """The first axis with several values: columns of the image grid, curves of the plots."""
+        return next((axis for axis in AXES if len(self.values(axis)) > 1), "guidance_scale")
 
     @property
     def other_axes(self) -> tuple[str, ...]:
-        """The varied axes but the first: a picture grid's rows, a plot's colours."""
-        return tuple(axis for axis in self.varied if axis != self.first_axis)
+        """The remaining axes with several values: rows of the image grid, colours of the plots."""
+        return tuple(a for a in AXES if a != self.first_axis and len(self.values(a)) > 1)
 
     def cells(self) -> list[Cell]:
-        """Every combination, the last axis running fastest."""
-        product = itertools.product(
+        """Return every combination; the last axis varies fastest."""
+        values = itertools.product(
             self.guidance_scales, self.clip_scales, self.steps, self.samplers
         )
-        return [Cell(*values) for values in product]
+        return [Cell(*one) for one in values]
 
     def constants(self) -> str:
-        """Say what does not vary: 'clip 0, 30 steps, ddim'."""
+        """Describe the settings that do not vary: 'clip 0, 30 steps, ddim'."""
         cell = self.cells()[0]
-        return ", ".join(cell.label(axis) for axis in AXES if axis not in self.varied)
-
-
-def read_grid(
-    guidance_scales: str, clip_scales: str, steps: str, samplers: str, *, names: Sequence[str]
-) -> Grid:
-    """Read four lists as people type them; names: what each is called in an error."""
-    return Grid(
-        read_scales(guidance_scales, names[0]),
-        read_scales(clip_scales, names[1]),
-        read_steps(steps, names[2]),
-        read_samplers(samplers, names[3]),
-    )
+        return ", ".join(cell.label(axis) for axis in AXES if len(self.values(axis)) == 1)
 
 
 def read_scales(text: str, name: str) -> tuple[float, ...]:
-    """Read '1, 2, 3.5' as numbers from 0 to 1000."""
-    return _once([_scale(part, name) for part in _parts(text, name, "1, 2, 3, 5")], name)
+    """Read '1, 2, 3.5' as numbers from 0 to 1000. name: what the list is called in an error."""
+    return _unique(tuple(_scale(part, name) for part in _split(text, name)), name)
 
 
 def read_steps(text: str, name: str) -> tuple[str, ...]:
     """Read '10, 30, fast27' as step counts and respacing strings.
 
-    Sections are separated by commas themselves ('10,10,3,2,2'): with a semicolon in the text,
-    that is what separates the entries.
+    Respacing sections contain commas ('10,10,3,2,2'): if the text contains a semicolon, semicolons
+    separate the entries.
     """
     found = []
-    for part in _parts(text, name, "10, 30, fast27"):
+    for part in _split(text, name):
         spec = part.replace(" ", "")
         try:
             kept = len(space_timesteps(TRAINED_STEPS, spec))
         except GlideError as error:
             raise GlideError(f"{name}: {error}") from error
         if not 1 <= kept <= TRAINED_STEPS:
-            raise GlideError(f"{name}: {part} is out of range: expected 1 to {TRAINED_STEPS} steps")
+            raise GlideError(f"{name}: {part} is out of range. Allowed: 1 to {TRAINED_STEPS} steps")
         found.append(str(int(spec)) if spec.isdigit() else spec)
-    return _once(found, name)
+    return _unique(tuple(found), name)
 
 
 def read_samplers(text: str, name: str) -> tuple[str, ...]:
     """Read 'ddim, ancestral' as names of samplers."""
-    found = _parts(text, name, "ddim, ancestral")
+    found = _split(text, name)
     for part in found:
         if part not in SAMPLERS:
-            known = ", ".join(SAMPLERS)
-            raise GlideError(f"{name}: there is no sampler {part!r}: expected some of {known}")
-    return _once(found, name)
+            raise GlideError(f"{name}: unknown sampler {part!r}. Allowed: {', '.join(SAMPLERS)}")
+    return _unique(tuple(found), name)
 
 
-def _parts(text: str, name: str, example: str) -> list[str]:
-    mark = ";" if ";" in text else ","
-    parts = [part.strip() for part in text.split(mark)]
-    if parts and parts[-1] == "":
-        parts.pop()  # '1, 2,' as it stands while someone types
+# The readers in the order of the axes.
+READERS = (read_scales, read_scales, read_steps, read_samplers)
+
+
+def read_grid(lists: Sequence[str], names: Sequence[str]) -> Grid:
+    """Read four lists in the order of the axes. names: what each is called in an error."""
+    scales, clip_scales, steps, samplers = lists
+    return Grid(
+        read_scales(scales, names[0]),
+        read_scales(clip_scales, names[1]),
+        read_steps(steps, names[2]),
+        read_samplers(samplers, names[3]),
+    )
+
+
+def _split(text: str, name: str) -> list[str]:
+    parts = [part.strip() for part in text.split(";" if ";" in text else ",")]
+    if parts[-1] == "":
+        parts.pop()  # a trailing comma is allowed
     if not parts or "" in parts:
-        raise GlideError(
-            f"{name}: {text!r} is no list: expected values with commas between them, such as "
-            f"{example!r}"
-        )
+        raise GlideError(f"{name}: {text!r} is not a list of values separated by commas")
     return parts
 
 
@@ -168,16 +161,16 @@ def _scale(part: str, name: str) -> float:
         value = float(part)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= LARGEST_SCALE:  # NaN is not in it either
+    if not 0 <= value <= MAX_SCALE:  # also false for NaN
         raise GlideError(
-            f"{name}: {part!r} is no scale: expected numbers from 0 to {LARGEST_SCALE:g} with "
-            "commas between them, such as '1, 2, 3, 5'"
+            f"{name}: {part!r} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}, separated "
+            "by commas"
         )
     return value
 
 
-def _once(values: list[T], name: str) -> tuple[T, ...]:
+def _unique(values: tuple[T, ...], name: str) -> tuple[T, ...]:
     for value in values:
         if values.count(value) > 1:
-            raise GlideError(f"{name}: {value} is in the list twice: name it once")
-    return tuple(values)
+            raise GlideError(f"{name}: {value} is listed twice. Expected each value once")
+    return values

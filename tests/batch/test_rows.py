@@ -78,6 +78,15 @@ def test_a_prompt_can_be_empty_hold_line_breaks_and_any_language(tmp_path: Path)
 SEVENTEEN = "prompt,steps\n" + "a,5\n" * 16
 
 
+def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("# a comment\na fox, red\n\n  a cat \n", encoding="utf-8")
+    assert [(row.number, row.prompt) for row in read_rows(path).rows] == [
+        (1, "a fox, red"),
+        (2, "a cat"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "name", "expected"),
     [
@@ -101,7 +110,7 @@ SEVENTEEN = "prompt,steps\n" + "a,5\n" * 16
         ("prompt,steps,respacing\na,5,fast27\n", "list.csv", ["row 1", "steps and respacing"]),
         (b"prompt\nok\ncaf\xe9\n", "list.csv", ["not UTF-8", "line 3", "0xe9"]),
         ("prompt\na\0b\n", "list.csv", ["NUL", "line 2"]),
-        ("prompt\na\n", "list.txt", [".csv", ".jsonl"]),
+        ("prompt\na\n", "list.xlsx", [".csv", ".jsonl", ".txt"]),
         ('{"prompt": "a"}\n{"prompt": \n', "list.jsonl", ["row 2 (line 2)", "not JSON"]),
         ('["a"]\n', "list.jsonl", ["row 1", "list", "object"]),
         ('{"prompt": "a", "sed": 1}\n', "list.jsonl", ["row 1", "'sed'", "seed"]),

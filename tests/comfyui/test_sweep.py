@@ -27,7 +27,7 @@ def given(comfy: Any) -> dict[str, Any]:
         "steps": "3",
         "samplers": "ancestral",
         "seed": 5,
-        "pictures": 2,
+        "images": 2,
     }
 
 

@@ -1,4 +1,4 @@
-"""`glide evaluate` from files to numbers: what it reads, names, writes and refuses."""
+"""`glide evaluate` from files to numbers: input, output and errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from glide_core.cli import evaluate, main
+from glide_core.cli import main
 from glide_core.errors import GlideError
-from glide_core.evaluation import measure
-from glide_core.evaluation.features import extractor_of
-from glide_core.evaluation.pictures import Picture, find_pictures
-from glide_core.evaluation.protocol import Measurement, read_json
+from glide_core.evaluation.feature_set import FeatureSet, read_features
+from glide_core.evaluation.features import FeatureExtractor, load_extractor
+from glide_core.evaluation.image_set import LoadedImage, find_images
 
 CAPTIONS = ["a red apple", "a blue car", "a green fox", "a cat", "a dog", "a sun"]
 
@@ -42,7 +41,7 @@ def fill(folder: Path, count: int, start: int = 0, **options: Any) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return fill(tmp_path / "pictures", 6)
+    return fill(tmp_path / "images", 6)
 
 
 @pytest.fixture
@@ -60,15 +59,11 @@ def add_texts(folder: Path) -> None:
         path.with_suffix(".txt").write_text(caption + "\nanother caption\n")
 
 
-def results(path: Path) -> dict[str, Measurement]:
-    return {one.metric: one for one in read_json(path)}
+def results(path: Path) -> dict[str, Any]:
+    return {one["metric"]: one for one in json.loads(path.read_text())}
 
 
-def test_the_metrics_in_the_help_are_those_there_are() -> None:
-    assert evaluate.METRICS == measure.METRICS
-
-
-def test_a_reference_gives_four_numbers_each_with_its_protocol(
+def test_a_reference_gives_four_values_and_their_provenance(
     folder: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
@@ -77,32 +72,35 @@ def test_a_reference_gives_four_numbers_each_with_its_protocol(
     found = results(out)
     assert list(found) == ["frechet", "kid", "precision", "recall"]
     for one in found.values():
-        protocol = one.protocol
-        assert (protocol.n, protocol.n_reference, protocol.seed) == (6, 8, 7)
-        assert (protocol.crop, protocol.size) == ("centre square", "64x64")
-        assert (protocol.extractor, protocol.sha256, protocol.dimension) == ("pixels:1", "", 3)
-        assert set(protocol.versions) == {"glide", "torch"}
-        assert protocol.command == f"glide evaluate {folder} --reference {reference} " + (
+        how = one["provenance"]
+        assert (how["n"], how["n_reference"], how["seed"]) == (6, 8, 7)
+        assert (how["crop"], how["size"]) == ("centre square", "64x64")
+        assert (how["extractor"], how["sha256"], how["dimension"]) == ("pixels:1", "", 3)
+        assert set(how["versions"]) == {"glide", "torch"}
+        assert how["command"] == f"glide evaluate {folder} --reference {reference} " + (
             "--features pixels:1 --seed 7"
         )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and lines[0] == found["frechet"].line()
-    assert "n=6 against 8; crop centre square; 64x64; pixels:1, 3 features" in lines[0]
+    assert [line.split()[0] for line in lines[:4]] == list(found)
+    assert float(lines[0].split()[1]) == pytest.approx(found["frechet"]["value"], rel=1e-5)
+    assert lines[1].endswith("(subsets 100, subset_size 6)")
+    assert len(lines) == 5  # the provenance is equal for all and is printed once
+    assert lines[4].startswith(
+        "6 images against 8; crop centre square; size 64x64; pixels:1, 3 features"
+    )
     kid = found["kid"]
-    assert kid.std is not None and kid.details == {"subsets": 100, "subset_size": 6}
+    assert kid["std"] is not None and kid["details"] == {"subsets": 100, "subset_size": 6}
 
 
 def test_a_folder_against_itself_is_perfect(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     assert glide(folder, "--reference", folder, "--features", "pixels:1", "--out", out) == 0
     found = results(out)
-    assert found["frechet"].value == pytest.approx(0, abs=1e-9)
-    assert found["precision"].value == found["recall"].value == 1
+    assert found["frechet"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["precision"]["value"] == found["recall"]["value"] == 1
 
 
-def test_saved_statistics_stand_for_the_pictures(
-    folder: Path, reference: Path, tmp_path: Path
-) -> None:
+def test_saved_statistics_replace_the_images(folder: Path, reference: Path, tmp_path: Path) -> None:
     stats, one, other = tmp_path / "ref.npz", tmp_path / "1.json", tmp_path / "2.json"
     pixels = ["--features", "pixels:1"]
     assert glide(reference, *pixels, "--save-stats", stats) == 0
@@ -110,8 +108,8 @@ def test_saved_statistics_stand_for_the_pictures(
     assert glide(folder, "--reference", stats, *pixels, "--out", other) == 0
     for name, value in results(one).items():
         again = results(other)[name]
-        assert (again.value, again.std) == pytest.approx((value.value, value.std))
-        assert again.protocol.n_reference == 8
+        assert (again["value"], again["std"]) == pytest.approx((value["value"], value["std"]))
+        assert again["provenance"]["n_reference"] == 8
 
 
 def test_statistics_of_another_extractor_are_refused(
@@ -120,10 +118,10 @@ def test_statistics_of_another_extractor_are_refused(
     stats = tmp_path / "ref.npz"
     assert glide(folder, "--features", "pixels:2", "--save-stats", stats) == 0
     assert glide(folder, "--reference", stats, "--features", clip) == 1
-    assert "the reference is of pixels:2" in capsys.readouterr().err
+    assert "reference was measured with pixels:2" in capsys.readouterr().err
 
 
-def test_foreign_statistics_serve_frechet_alone(
+def test_statistics_of_other_programs_are_enough_for_frechet(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stats = tmp_path / "foreign.npz"
@@ -132,10 +130,10 @@ def test_foreign_statistics_serve_frechet_alone(
     assert glide(*words, "frechet") == 0
     assert "does not say which extractor" in capsys.readouterr().err
     assert glide(*words, "kid") == 1
-    assert "mean and covariance alone" in capsys.readouterr().err
+    assert "only their mean and covariance" in capsys.readouterr().err
 
 
-def test_captions_beside_pictures_are_scored_and_found(
+def test_captions_beside_images_are_scored_and_found(
     folder: Path, tmp_path: Path, clip: str
 ) -> None:
     add_texts(folder)
@@ -143,21 +141,21 @@ def test_captions_beside_pictures_are_scored_and_found(
     metrics = ["--metrics", "clip-score", "retrieval", "is", "--splits", 2]
     assert glide(folder, "--features", clip, *metrics, "--out", out) == 0
     found = results(out)
-    assert found["clip-score"].details["s"] == 100
-    assert found["clip-score"].value == pytest.approx(found["clip-score"].details["100cos"])
-    assert found["retrieval-caption-top1"].details["captions"] == 6
-    assert found["is"].details == {"splits": 2, "classes": 6}
-    assert found["clip-score"].protocol.n_reference is None
-    assert len(found["clip-score"].protocol.sha256) == 64
+    assert found["clip-score"]["details"]["s"] == 100
+    assert found["clip-score"]["value"] == pytest.approx(found["clip-score"]["details"]["100cos"])
+    assert found["retrieval-caption-top1"]["details"]["captions"] == 6
+    assert found["is"]["details"] == {"splits": 2, "classes": 6}
+    assert found["clip-score"]["provenance"]["n_reference"] is None
+    assert len(found["clip-score"]["provenance"]["sha256"]) == 64
 
 
 def test_captions_come_from_text_json_png_list_and_shards_alike(
     folder: Path, tmp_path: Path
 ) -> None:
     def read(where: object) -> list[tuple[str, str]]:
-        read = list(find_pictures(str(where)).read())
-        assert all(isinstance(one, Picture) for one in read)
-        return [(Path(p.name).name, p.caption) for p in read if isinstance(p, Picture)]
+        read = list(find_images(str(where)).read())
+        assert all(isinstance(one, LoadedImage) for one in read)
+        return [(Path(p.name).name, p.caption) for p in read if isinstance(p, LoadedImage)]
 
     names = sorted(path.name for path in folder.glob("*.png"))
     wanted = list(zip(names, CAPTIONS, strict=True))
@@ -192,12 +190,12 @@ def test_captions_come_from_text_json_png_list_and_shards_alike(
     assert len(read(shards / "shard-{00000..00001}.tar")) == 6
 
     listed = tmp_path / "list.jsonl"
-    rows = [{"image": f"pictures/{name}", "caption": caption} for name, caption in wanted]
+    rows = [{"image": f"images/{name}", "caption": caption} for name, caption in wanted]
     listed.write_text("\n".join(json.dumps(row) for row in rows))
     assert read(listed) == wanted
 
     plain = tmp_path / "list.txt"
-    plain.write_text("\n".join(f"pictures/{name}" for name in names))
+    plain.write_text("\n".join(f"images/{name}" for name in names))
     assert read(plain) == [(name, "") for name in names]
 
     add_texts(folder)
@@ -210,17 +208,17 @@ def test_a_captions_file_is_matched_by_line_or_by_name(folder: Path, tmp_path: P
     rows = [f"{i:03}.png,{caption}" for i, caption in enumerate(CAPTIONS)]
     table.write_text("\n".join(["image,caption", *reversed(rows)]))
     for file in (lines, table):
-        found = find_pictures(folder).captioned(file)
+        found = find_images(folder).with_captions(file)
         assert [entry.captions[0] for entry in found.entries] == CAPTIONS
     lines.write_text("\n".join(CAPTIONS[:4]))
-    with pytest.raises(GlideError, match="4 captions for 6 pictures"):
-        find_pictures(folder).captioned(lines)
+    with pytest.raises(GlideError, match="4 captions for 6 images"):
+        find_images(folder).with_captions(lines)
     table.write_text("image,caption\n000.png,a sun")
-    with pytest.raises(GlideError, match=r"no caption for 001.png"):
-        find_pictures(folder).captioned(table)
+    with pytest.raises(GlideError, match=r"001\.png is missing"):
+        find_images(folder).with_captions(table)
 
 
-def test_a_picture_without_a_caption_is_named(
+def test_an_image_without_a_caption_is_named(
     folder: Path, clip: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_texts(folder)
@@ -229,26 +227,26 @@ def test_a_picture_without_a_caption_is_named(
     assert "003.png has no caption" in capsys.readouterr().err
 
 
-def test_unreadable_pictures_are_named_counted_and_left_out(
+def test_unreadable_images_are_named_counted_and_left_out(
     folder: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = (folder / "002.png").read_bytes()
     (folder / "002.png").write_bytes(data[: len(data) // 2])
-    (folder / "004.png").write_text("no picture")
+    (folder / "004.png").write_text("no image")
     out = tmp_path / "results.json"
     words = [folder, "--reference", reference, "--features", "pixels:1", "--metrics", "frechet"]
     assert glide(*words, "--out", out) == 0
     said = capsys.readouterr()
     assert "left out: 002.png" in said.err and "left out: 004.png" in said.err
-    protocol = results(out)["frechet"].protocol
-    assert (protocol.n, protocol.skipped) == (4, 2)
-    assert "n=4 (2 unreadable) against 8" in said.out
+    provenance = results(out)["frechet"]["provenance"]
+    assert (provenance["n"], provenance["skipped"]) == (4, 2)
+    assert "4 images (2 unreadable) against 8" in said.out
 
 
 def test_batches_change_nothing_but_rounding(folder: Path, clip: str) -> None:
     image(9, size=(90, 64)).save(folder / "0015.png")  # another size, in the middle
-    pictures, extractor = find_pictures(folder, crop="none"), extractor_of(clip)
-    one, many = (measure.read_features(extractor, pictures, batch=b) for b in (1, 5))
+    source, extractor = find_images(folder, crop="none"), load_extractor(clip)
+    one, many = (read_features(extractor, source, batch=b) for b in (1, 5))
     assert one.names == many.names and one.size == many.size == "mixed"
     assert one.features is not None and many.features is not None
     assert torch.allclose(one.features, many.features, atol=1e-5)
@@ -259,44 +257,42 @@ def test_the_middle_square_is_measured_and_resized_when_asked(tmp_path: Path) ->
     (tmp_path / "in").mkdir()
     wide.save(tmp_path / "in" / "a.png")
     wide.crop((30, 0, 70, 40)).save(tmp_path / "in" / "b.png")
-    found = find_pictures(tmp_path / "in", size=16)
+    found = find_images(tmp_path / "in", size=16)
     a, b = found.read()
-    assert isinstance(a, Picture) and isinstance(b, Picture)
+    assert isinstance(a, LoadedImage) and isinstance(b, LoadedImage)
     assert a.pixels.shape == (3, 16, 16) and torch.equal(a.pixels, b.pixels)
     assert found.crop_name == "centre square, PIL bicubic to 16x16"
 
 
-def test_n_pictures_are_drawn_by_the_seed_and_keep_their_order(folder: Path) -> None:
-    pictures = find_pictures(folder)
-    chosen = [[e.name for e in pictures.chosen(4, seed).entries] for seed in (0, 0, 1)]
+def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) -> None:
+    source = find_images(folder)
+    chosen = [[e.name for e in source.subset(4, seed).entries] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] == sorted(chosen[0]) and len(chosen[0]) == 4
     assert chosen[2] != chosen[0]
-    with pytest.raises(GlideError, match="6 pictures, not 7"):
-        pictures.chosen(7, 0)
+    with pytest.raises(GlideError, match="6 images, and --n asks for 7"):
+        source.subset(7, 0)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing to measure. Expected PICTURES"),
-        (["{folder}"], "nothing to measure. Expected --metrics"),
-        (["nowhere", "--metrics", "is"], "there is no nowhere"),
-        (["{empty}", "--metrics", "is"], "holds no picture"),
-        (["{folder}", "--metrics", "kid"], "kid compares two sets"),
-        (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "reads no text"),
-        (["{folder}", "--metrics", "is", "--features", "pixels"], "knows none"),
+        (["{folder}"], "Nothing to measure: give --metrics"),
+        (["nowhere", "--metrics", "is"], "There is no nowhere"),
+        (["{empty}", "--metrics", "is"], "holds no images"),
+        (["{folder}", "--metrics", "kid"], "kid needs a second set"),
+        (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "needs a CLIP, not pixe"),
+        (["{folder}", "--metrics", "is", "--features", "pixels"], "needs a classifier or a CLIP"),
         (["{folder}", "--reference", "{file}.npz", "--features", "pixels"], "no statistics"),
-        (["{folder}", "--reference", "no.npz", "--features", "pixels"], "there is no file no.npz"),
-        (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists already"),
-        (["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"], "is no folder"),
+        (["{folder}", "--reference", "no.npz", "--features", "pixels"], "There is no file no.npz"),
+        (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists. Choose a new name"),
+        (["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"], "There is no folder no"),
         (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no such file"),
         (["{folder}", "--metrics", "is", "--splits", "4"], "split into 4 parts"),
-        (["{folder}/000.png", "--metrics", "is"], "is one picture"),
-        (["--bundled", "no.npz"], "there is no file no.npz"),
-        (["{one}", "--metrics", "kid", "--reference", "{folder}"], "gives 1 readable picture. Exp"),
+        (["{folder}/000.png", "--metrics", "is"], "is a single image"),
+        (["{one}", "--metrics", "kid", "--reference", "{folder}"], "has 1 readable image. Exp"),
     ],
 )
-def test_what_cannot_be_measured_is_said(
+def test_an_impossible_measurement_is_an_error(
     words: list[str],
     message: str,
     folder: Path,
@@ -321,25 +317,39 @@ def test_what_cannot_be_measured_is_said(
     assert message in said.err and said.out == ""
 
 
-def test_an_extractor_that_gives_nan_names_the_picture(folder: Path) -> None:
-    class Broken:
-        name, sha256, dimension, side, resize, library = "broken", "", 2, 8, "none", ""
+def test_an_extractor_that_gives_nan_names_the_image(folder: Path) -> None:
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        values = pixels.mean(dim=(2, 3))[:, :2]
+        values[1] = torch.nan
+        return values
 
-        def __call__(self, pictures: torch.Tensor, /) -> torch.Tensor:
-            values = pictures.mean(dim=(2, 3))[:, :2]
-            values[1] = torch.nan
-            return values
-
+    broken = FeatureExtractor("broken", 2, "none", encode_image)
     with pytest.raises(GlideError, match=r"broken gives NaN or infinity for 001\.png"):
-        measure.read_features(Broken(), find_pictures(folder))
+        read_features(broken, find_images(folder))
 
 
-def test_bundled_asks_for_the_exact_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glide_core.evaluation import bundled
+def test_worker_processes_read_the_same_images(folder: Path) -> None:
+    (folder / "003.png").write_text("no image")
+    pixels, state = load_extractor("pixels:4"), torch.get_rng_state()
+    alone, workers = (read_features(pixels, find_images(folder), workers=n) for n in (0, 2))
+    assert alone.names == workers.names and alone.skipped == workers.skipped
+    assert alone.features is not None and workers.features is not None
+    assert torch.equal(alone.features, workers.features)
+    assert torch.equal(state, torch.get_rng_state())
 
-    given: list[Any] = []
-    monkeypatch.setattr(bundled, "main", given.append)
-    store = tmp_path / "store.npz"
-    store.touch()
-    assert glide("--bundled", store) == 0
-    assert given == [[str(store)]]
+
+def test_a_saved_feature_set_loads_as_it_was(folder: Path, tmp_path: Path) -> None:
+    saved = read_features(load_extractor("pixels:2"), find_images(folder, size=32))
+    saved.save(tmp_path / "set.npz")
+    loaded = FeatureSet.load(tmp_path / "set.npz")
+    assert loaded.features is not None and saved.features is not None
+    assert torch.equal(loaded.features, saved.features)
+    assert (loaded.n, loaded.crop, loaded.size) == (6, saved.crop, "32x32")
+    assert loaded.extractor == saved.extractor
+
+
+def test_metrics_without_images_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        glide("--metrics", "kid")
+    assert stopped.value.code == 2
+    assert "IMAGES" in capsys.readouterr().err

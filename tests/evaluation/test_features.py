@@ -1,4 +1,4 @@
-"""Feature extractors on tiny networks: what they see, who they say they are, how they refuse."""
+"""Feature extractors on tiny networks: their features, their identity, their errors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from torch import Tensor
 
 from glide_core.checkpoints.loading import load_clip
 from glide_core.errors import GlideError
+from glide_core.evaluation.evaluate import MetricParams, measure
+from glide_core.evaluation.feature_set import read_features
 from glide_core.evaluation.features import (
-    Classifies,
     FeatureExtractor,
-    NoisyClipFeatures,
-    OpenClipFeatures,
-    ReadsText,
     extract,
-    extractor_of,
+    load_extractor,
+    noisy_clip_features,
+    open_clip_features,
 )
+from glide_core.evaluation.image_set import find_images
 from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
 
 
-def pictures(count: int, side: int = 64, seed: int = 0) -> Tensor:
-    """Random pictures of 8-bit levels, as files hold them."""
+def random_images(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    """Random images of 8-bit levels, as files hold them."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, side, side), generator=rng).float() / 127.5 - 1
+
+
+def encoded(extractor: FeatureExtractor, caption: str) -> Tensor:
+    assert extractor.encode_text is not None
+    return extractor.encode_text([caption])
 
 
 @pytest.fixture(scope="session")
@@ -73,42 +79,41 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pixels_are_means_over_equal_areas() -> None:
-    picture = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
-    found = extractor_of("pixels:2")(picture)
+    pixels = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    found = load_extractor("pixels:2").encode_image(pixels)
     assert found.tolist() == [[2.5, 4.5, 10.5, 12.5] * 3]
     assert found.dtype == torch.float64
 
 
-def test_every_extractor_says_who_it_is(
+def test_every_extractor_is_identified(
     model_folder: Path, open_clip_model: tuple[Any, Any]
 ) -> None:
     clip = model_folder / "tiny_clip.safetensors"
     for extractor in (
-        extractor_of("pixels"),
-        extractor_of(f"clip:{clip}"),
-        OpenClipFeatures.of(*open_clip_model, "tiny"),
+        load_extractor("pixels"),
+        load_extractor(f"clip:{clip}"),
+        open_clip_features(*open_clip_model, "tiny"),
     ):
-        assert isinstance(extractor, FeatureExtractor)
         for side in (64, 100, 20):
-            found = extractor(pictures(2, side))
+            found = extractor.encode_image(random_images(2, side))
             assert found.shape == (2, extractor.dimension) and found.isfinite().all()
-        assert extractor.side > 0 and extractor.resize
+        assert extractor.name and extractor.resize
     digest = hashlib.sha256(clip.read_bytes()).hexdigest()
-    assert extractor_of(f"clip:{clip}").sha256 == digest
-    assert extractor_of("pixels").sha256 == ""
+    assert load_extractor(f"clip:{clip}").sha256 == digest
+    assert load_extractor("pixels").sha256 == ""
 
 
-def test_the_bundled_clip_knows_a_drawing_when_it_sees_one() -> None:
-    bundled = extractor_of("clip:bundled")
-    assert isinstance(bundled, ReadsText) and not isinstance(bundled, Classifies)
-    assert len(bundled.sha256) == 64 and bundled.side == 64
+def test_the_bundled_clip_reads_text_and_is_identified_by_its_hash() -> None:
+    bundled = load_extractor("clip:bundled")
+    assert bundled.encode_text is not None and bundled.logits is None
+    assert len(bundled.sha256) == 64 and "64x64" in bundled.resize
 
 
 def test_noisy_clip_features_give_the_scores_that_nodes_show(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
-    extractor, seen = NoisyClipFeatures.of(clip), pictures(3, 80)
-    image = torch.nn.functional.normalize(extractor(seen), dim=1)
-    text = torch.nn.functional.normalize(extractor.encode_text(["a red apple"]), dim=1)
+    extractor, seen = noisy_clip_features(clip), random_images(3, 80)
+    image = torch.nn.functional.normalize(extractor.encode_image(seen), dim=1)
+    text = torch.nn.functional.normalize(encoded(extractor, "a red apple"), dim=1)
     wanted = noisy_clip_scores(clip, seen, "a red apple")
     assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
 
@@ -116,9 +121,9 @@ def test_noisy_clip_features_give_the_scores_that_nodes_show(model_folder: Path)
 def test_open_clip_features_give_the_scores_that_nodes_show(
     open_clip_model: tuple[Any, Any],
 ) -> None:
-    extractor, seen = OpenClipFeatures.of(*open_clip_model, "tiny"), pictures(3, 80)
-    image = torch.nn.functional.normalize(extractor(seen), dim=1)
-    text = torch.nn.functional.normalize(extractor.encode_text(["a red apple"]), dim=1)
+    extractor, seen = open_clip_features(*open_clip_model, "tiny"), random_images(3, 80)
+    image = torch.nn.functional.normalize(extractor.encode_image(seen), dim=1)
+    text = torch.nn.functional.normalize(encoded(extractor, "a red apple"), dim=1)
     wanted = open_clip_scores(*open_clip_model, seen, "a red apple")
     assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
     assert extractor.logit_scale == pytest.approx(1 / 0.07)  # a fresh model's
@@ -130,18 +135,22 @@ def test_open_clip_sees_squares_as_by_its_own_preprocessing(
     """PIL's bicubic on 8 bits there, torch's on floats here: a level or two of 255 apart."""
     import open_clip
 
-    smooth = torch.nn.functional.interpolate(pictures(2, 8), 96, mode="bicubic").clamp(-1, 1)
+    smooth = torch.nn.functional.interpolate(random_images(2, 8), 96, mode="bicubic").clamp(-1, 1)
     levels = ((smooth + 1) * 127.5).round().to(torch.uint8)
     preprocess = open_clip.image_transform(32, is_train=False)
     views = [preprocess(Image.fromarray(p)) for p in levels.movedim(1, -1).numpy()]
     model, _ = open_clip_model
     theirs = model.encode_image(torch.stack(views))
-    ours = OpenClipFeatures.of(*open_clip_model, "tiny")(levels.float() / 127.5 - 1)
+    tiny = open_clip_features(*open_clip_model, "tiny")
+    ours = tiny.encode_image(levels.float() / 127.5 - 1)
     assert torch.nn.functional.cosine_similarity(ours, theirs).min() > 0.9999
 
 
 def test_batches_change_nothing_but_rounding(model_folder: Path) -> None:
-    extractor, seen = extractor_of(f"clip:{model_folder / 'tiny_clip.safetensors'}"), pictures(7)
+    extractor, seen = (
+        load_extractor(f"clip:{model_folder / 'tiny_clip.safetensors'}"),
+        random_images(7),
+    )
     alone, together = extract(extractor, seen, batch=1), extract(extractor, seen, batch=7)
     assert torch.allclose(alone, together, atol=1e-5)
 
@@ -155,23 +164,20 @@ def test_inception_equals_torch_fidelity_from_files_to_numbers(
     All but FID, whose roots of 2048x2048 take it a minute: test_metrics.py compares that.
     """
     torch_fidelity = pytest.importorskip("torch_fidelity", reason="pip install torch-fidelity")
-    from glide_core.evaluation.measure import Choices, measure, read_features
-    from glide_core.evaluation.pictures import find_pictures
-
-    extractor = extractor_of(f"inception:{inception_file}")
-    assert isinstance(extractor, Classifies) and extractor.dimension == 2048
+    extractor = load_extractor(f"inception:{inception_file}")
+    assert extractor.logits is not None and extractor.dimension == 2048
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder, seed in zip(folders, (0, 1), strict=True):
         folder.mkdir()
-        for i, picture in enumerate(pictures(6, 20 + 4 * seed, seed)):
-            levels = ((picture + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+        for i, image in enumerate(random_images(6, 20 + 4 * seed, seed)):
+            levels = ((image + 1) * 127.5).round().byte().movedim(0, -1).numpy()
             Image.fromarray(np.ascontiguousarray(levels)).save(folder / f"{i}.png")
-    found, reference = (read_features(extractor, find_pictures(f), batch=4) for f in folders)
+    found, reference = (read_features(extractor, find_images(f), batch=4) for f in folders)
     wanted = ["kid", "precision", "recall", "is"]
     ours = {
         one.metric: one.value
         for one in measure(
-            wanted, extractor, found, reference, choices=Choices(neighbours=2, splits=1)
+            wanted, extractor, found, reference, params=MetricParams(neighbours=2, splits=1)
         )
     }
     theirs = torch_fidelity.calculate_metrics(
@@ -211,26 +217,26 @@ def test_inception_weights_that_carry_code_are_refused(tmp_path: Path) -> None:
 
     torch.save({"fc.weight": Evil()}, path)
     with pytest.raises(GlideError, match="could run any code"):
-        extractor_of(f"inception:{path}")
+        load_extractor(f"inception:{path}")
     assert not marker.exists()
 
 
 def test_weights_of_another_network_are_not_inception(model_folder: Path) -> None:
     pytest.importorskip("torch_fidelity", reason="pip install torch-fidelity")
     with pytest.raises(GlideError, match=r"does not hold the weights .* Expected pytorch-fid's"):
-        extractor_of(f"inception:{model_folder / 'tiny_clip.safetensors'}")
+        load_extractor(f"inception:{model_folder / 'tiny_clip.safetensors'}")
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("vgg", "no feature extractor 'vgg'"),
-        ("inception", "no feature extractor"),
-        ("pixels:65", "no side in pixels"),
-        ("pixels:many", "no side in pixels"),
+        ("vgg", "Unknown feature extractor 'vgg'"),
+        ("inception", "Unknown feature extractor"),
+        ("pixels:65", "invalid size"),
+        ("pixels:many", "invalid size"),
         ("inception:nowhere.pth", "There is no file nowhere.pth"),
         ("clip:nowhere.safetensors", "no model 'nowhere.safetensors'"),
-        ("open_clip:ViT-B-32:nowhere.pt", "there is no file nowhere.pt"),
+        ("open_clip:ViT-B-32:nowhere.pt", "There is no file nowhere.pt"),
         ("open_clip:ViT-B-99:openai", "no architecture 'ViT-B-99'"),
         ("open_clip:ViT-B-32:no_tag", "no weights 'no_tag'"),
     ],
@@ -240,7 +246,7 @@ def test_unknown_extractors_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GlideError, match=message):
-        extractor_of(spec)
+        load_extractor(spec)
 
 
 def test_open_clip_weights_that_are_not_here_are_not_downloaded(
@@ -251,6 +257,6 @@ def test_open_clip_weights_that_are_not_here_are_not_downloaded(
 
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": "http://x/y.pt"})
     with pytest.raises(GlideError, match="not on this machine"):
-        extractor_of("open_clip:ViT-B-32:openai")
+        load_extractor("open_clip:ViT-B-32:openai")
     with pytest.raises(GlideError, match="cache holds no weights for ViT-B-32"):
-        extractor_of("open_clip:ViT-B-32")
+        load_extractor("open_clip:ViT-B-32")

@@ -1,4 +1,4 @@
-"""`glide sweep` on tiny models: what it writes, how it goes on, what it refuses."""
+"""`glide sweep` on tiny models: output, resuming and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from glide_core.cli import main
+from glide_core.cli.sweep import read_prompts
 from glide_core.diffusion.types import StepInfo
+from glide_core.errors import GlideError
 
 QUICK = ["--steps", "2", "--model", "tiny_base.safetensors", "--scorer", "clipped", "--quiet"]
 
@@ -35,7 +37,7 @@ def rows(prompts: Path) -> list[dict[str, str]]:
         ]
 
 
-def test_it_writes_a_table_a_grid_and_plots(
+def test_a_table_a_grid_and_plots_are_written(
     prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--clip-scale", "0,2", "--clip", "tiny_clip.safetensors", "-n", 2]
@@ -48,19 +50,19 @@ def test_it_writes_a_table_a_grid_and_plots(
         ("3", "0"),
         ("3", "2"),
     ]
-    assert {row["sampler"] for row in found} == {"ancestral"}  # CLIP guides: as the paper
-    assert {row["pictures"] for row in found} == {"4"}
+    assert {row["sampler"] for row in found} == {"ancestral"}  # with CLIP guidance, as in the paper
+    assert {row["images"] for row in found} == {"4"}
     out = prompts.parent / "out"
     written = [Path(line) for line in capsys.readouterr().out.split()]
     assert all(path.is_file() and path.parent == out for path in written)
     kinds = [path.suffix for path in written]
     assert written[0].name == "sweep.csv" and kinds.count(".svg") == kinds.count(".png") - 1 >= 2
-    assert len(list((out / "pictures").iterdir())) == 4
+    assert len(list((out / "images").iterdir())) == 4
     assert Image.open(out / "grid.png").width > 400
     assert not list(out.rglob(".*"))
 
 
-def test_stopped_by_ctrl_c_it_keeps_its_rows_and_goes_on(
+def test_interrupted_by_ctrl_c_it_keeps_its_rows_and_resumes(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from glide_core.cli.session import Session
@@ -105,7 +107,7 @@ def test_stopped_by_ctrl_c_it_keeps_its_rows_and_goes_on(
     assert len(told) == 2 and rows(prompts)[:3] == after
     told.clear()
     assert sweep(prompts, "--cfg", "1,4") == 0
-    assert told == [] and len(rows(prompts)) == 4  # nothing is drawn, nothing is lost
+    assert told == [] and len(rows(prompts)) == 4  # nothing is generated, nothing is lost
 
 
 def test_another_sweep_in_the_same_folder_is_refused(
@@ -115,7 +117,7 @@ def test_another_sweep_in_the_same_folder_is_refused(
     before = (prompts.parent / "out" / "sweep.csv").read_bytes()
     for words, named in (
         (["--seed", 5], "seed"),
-        (["-n", 2], "pictures per prompt"),
+        (["-n", 2], "images per prompt"),
         (["--scorer", "diversity"], "scorers"),
     ):
         assert sweep(prompts, "--cfg", "1", *words) == 1
@@ -130,15 +132,15 @@ def test_another_sweep_in_the_same_folder_is_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--scorer", "beauty"], "no scorer 'beauty'"),
+        (["--scorer", "beauty"], "Unknown scorer 'beauty'"),
         (["--scorer", "clip:tiny_base.safetensors"], "noisy CLIP"),
-        (["--scorer", "frechet:nowhere"], "holds 0 pictures"),
+        (["--scorer", "frechet:nowhere"], "There is no nowhere"),
         (["--model", "tiny_upsampler.safetensors"], "upsampler"),
         (["--clip-scale", "1", "--clip", "nothing.safetensors"], "no model 'nothing"),
-        (["--prompts", "nowhere.txt"], "cannot be read from nowhere.txt"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(
+def test_an_impossible_sweep_is_one_line_of_error(
     prompts: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(prompts, *words) == 1
@@ -148,7 +150,7 @@ def test_what_cannot_be_is_said_in_a_line(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("# only this\n\n", "no prompt"), ("a\nb\na\n", "'a' twice")]
+    ("content", "said"), [("# only this\n\n", "holds no row"), ("a\nb\na\n", "'a' twice")]
 )
 def test_prompts_are_there_and_each_once(
     prompts: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
@@ -166,3 +168,25 @@ def test_a_bad_list_is_wrong_usage(
         sweep(prompts, *words)
     assert stopped.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.csv", "prompt,seed\na red apple,5\na blue car,\n"),
+        ("list.jsonl", '{"prompt": "a red apple", "seed": 5}\n{"prompt": "a blue car"}\n'),
+    ],
+)
+def test_prompts_are_the_lists_of_generate(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    prompts, seeds = read_prompts(path, 2, 100)
+    assert prompts == ["a red apple"] * 2 + ["a blue car"] * 2
+    assert seeds == [5, 6, 102, 103]
+
+
+def test_a_column_that_the_grid_sets_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("prompt,cfg\na red apple,3\n")
+    with pytest.raises(GlideError, match=r"row 1 sets cfg.*only the columns prompt and seed"):
+        read_prompts(path, 1, 0)

@@ -61,7 +61,7 @@ def given() -> dict[str, Any]:
         "steps": "2",
         "samplers": "ddim",
         "seed": 7,
-        "pictures": 2,
+        "images": 2,
     }
 
 
@@ -76,7 +76,9 @@ def run(given: dict[str, Any], **changes: Any) -> tuple[Any, Any, list[list[str]
     return grid, plot, list(csv.reader(io.StringIO(table)))
 
 
-def test_it_gives_a_grid_a_plot_and_a_row_for_every_cell(given: dict[str, Any], noisy: Any) -> None:
+def test_it_returns_a_grid_a_plot_and_a_row_for_every_cell(
+    given: dict[str, Any], noisy: Any
+) -> None:
     grid, plot, (header, *rows) = run(given, clip=noisy, clip_scales="0, 2", samplers="ancestral")
     assert [row[:4] for row in rows] == [
         [cfg, clip, "2", "ancestral"] for cfg in ("1", "3") for clip in ("0", "2")
@@ -89,7 +91,7 @@ def test_it_gives_a_grid_a_plot_and_a_row_for_every_cell(given: dict[str, Any], 
     assert Watched.told == [(i, 8) for i in range(8)]  # one bar through all cells
 
 
-def test_a_cell_is_what_the_sampler_draws(given: dict[str, Any], noisy: Any) -> None:
+def test_a_cell_equals_the_samplers_output(given: dict[str, Any], noisy: Any) -> None:
     sampler: Any = NODE_CLASS_MAPPINGS["GlideSampler"]()
     score: Any = NODE_CLASS_MAPPINGS["GlideClipScore"]()
     common = {k: given[k] for k in ("positive", "negative", "seed")}
@@ -105,8 +107,8 @@ def test_a_cell_is_what_the_sampler_draws(given: dict[str, Any], noisy: Any) -> 
         assert float(row[column]) == pytest.approx(sum(cosines) / 2, abs=1e-3)
 
 
-def test_without_a_clip_and_with_one_picture_there_is_still_a_plot(given: dict[str, Any]) -> None:
-    _, plot, (header, *rows) = run(given, pictures=1)
+def test_without_a_clip_and_with_one_image_there_is_still_a_plot(given: dict[str, Any]) -> None:
+    _, plot, (header, *rows) = run(given, images=1)
     assert plot.shape[1] > 300 and len(rows) == 2
     assert not any(name.startswith(("clip [", "diversity")) for name in header)
 
@@ -121,20 +123,20 @@ def test_cancelling_stops_within_a_step(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"clip_scales": "0, 2"}, r"clip_scales holds 2.*'clip'.*Connect GLIDE CLIP Loader"),
-        ({"negative": None}, r"cfg_scales holds 3.*'negative'.*Connect GLIDE Text Encode"),
-        ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is no scale"),
-        ({"samplers": "magic"}, "samplers: there is no sampler 'magic'"),
+        ({"clip_scales": "0, 2"}, r"clip_scales contains 2.*'clip'.*Connect GLIDE CLIP Loader"),
+        ({"negative": None}, r"cfg_scales contains 3.*'negative'.*Connect GLIDE Text Encode"),
+        ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is not a scale"),
+        ({"samplers": "magic"}, "samplers: unknown sampler 'magic'"),
         ({"steps": ", ".join(map(str, range(1, 200)))}, "398 combinations.*at most 256"),
     ],
 )
-def test_what_cannot_be_names_inputs_and_connections(
+def test_an_invalid_input_is_named_before_sampling(
     given: dict[str, Any], changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(GlideError, match=words) as caught:
         run(given, **changes)
     assert str(caught.value).startswith("GLIDE Guidance Sweep: ")
-    assert Watched.told == []  # before anything is drawn
+    assert Watched.told == []  # before sampling
 
 
 def test_an_upsampler_in_the_base_s_place_is_an_error(given: dict[str, Any]) -> None:

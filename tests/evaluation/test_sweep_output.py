@@ -1,0 +1,169 @@
+"""Output of a sweep: the labelled image grid, the Pareto front, the plots."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from glide_core.errors import GlideError
+from glide_core.evaluation import sweep_plots
+from glide_core.evaluation.sweep import CellResult, Score, Scorer
+from glide_core.evaluation.sweep_grid import Grid
+from glide_core.evaluation.sweep_output import image_grid
+from glide_core.evaluation.sweep_plots import pareto_front
+
+GRID = Grid((1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"))
+SCORERS = [
+    Scorer("clip", lambda made, prompts: made, "cosine"),
+    Scorer("frechet", lambda made, prompts: made, higher_is_better=False),
+]
+
+
+def entries(grid: Grid = GRID, count: int = 1, side: int = 64) -> list[CellResult]:
+    made = []
+    for i, cell in enumerate(grid.cells()):
+        scores = {"clip": Score(0.2 + 0.01 * i), "frechet": Score(10.0 + (i - 3) ** 2)}
+        level = torch.full((count, 3, side, side), i / len(grid.cells()))
+        made.append(CellResult(cell, count, 10 + i, 0.1, scores, level))
+    return made
+
+
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, ...]]]:
+    """Collect every text of an image grid with its bounding box."""
+    found: list[tuple[str, tuple[float, ...]]] = []
+    real = ImageDraw.ImageDraw.text
+
+    def text(self, xy, words, **options):  # type: ignore[no-untyped-def]
+        box = self.textbbox(xy, words, font=options["font"], anchor=options.get("anchor"))
+        found.append((words, box))
+        return real(self, xy, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return found
+
+
+def level(result: CellResult) -> float:
+    assert result.images is not None
+    return float(result.images[0, 0, 0, 0])
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_the_grid_labels_every_column_and_row_without_overlap(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = texts(monkeypatch)
+    image = image_grid(entries(count=count), GRID, title="a fox on a blue background " * 4)
+    said = [text for text, _ in words]
+    assert [text for text in said if text.startswith("cfg")] == ["cfg 1", "cfg 2", "cfg 5"]
+    rows = ["clip 0", "10 steps", "clip 0", "fast27", "clip 3", "10 steps", "clip 3", "fast27"]
+    assert said[-8:] == rows
+    assert any("ddim" in text for text in said)  # what does not vary
+    assert any("the first 4 shown" in text for text in said) == (count == 9)
+    for i, (_, box) in enumerate(words):
+        assert box[0] >= 0 and box[1] >= 0 and box[2] <= image.width and box[3] <= image.height
+        assert not any(overlap(box, other) for _, other in words[i + 1 :])
+
+
+def test_the_grid_grows_with_its_images() -> None:
+    one = image_grid(entries(Grid((1.0, 2.0, 3.0))), Grid((1.0, 2.0, 3.0)))
+    assert one.width >= 3 * 128 and one.height >= 128
+    four = image_grid(entries(Grid((1.0, 2.0, 3.0)), 4), Grid((1.0, 2.0, 3.0)))
+    assert four.width - one.width >= 3 * 128 - 60 and four.height - one.height == 128
+
+
+def test_images_are_in_their_column_and_row_and_a_missing_cell_stays_white() -> None:
+    grid = Grid((1.0, 2.0), (0.0, 3.0))
+    all_four = entries(grid)
+    whole = np.asarray(image_grid(all_four, grid))
+    levels = {round((level(d) + 1) * 127.5) for d in all_four}
+    assert levels <= set(np.unique(whole))
+    where = [np.argwhere(whole[..., 0] == level).mean(axis=0) for level in sorted(levels)]
+    (y0, x0), (y1, x1), (y2, x2), _ = where  # cells come with the CLIP scale running faster
+    assert y0 < y1 and abs(x0 - x1) < 5 and x0 < x2 and abs(y0 - y2) < 5
+    short = np.asarray(image_grid(all_four[:3], grid))
+    assert short.shape == whole.shape
+    assert sorted(levels)[3] not in np.unique(short[int(where[3][0]), int(where[3][1])])
+
+
+def test_the_front_holds_the_points_that_no_other_dominates() -> None:
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.0, 0.0), (math.nan, 9.0)]
+    assert pareto_front(points, (True, True)) == [0, 1, 3]
+    assert pareto_front(points, (False, True)) == [4, 0]
+    assert pareto_front(points, (False, False)) == [4]
+    assert pareto_front([(1.0, 1.0), (1.0, 1.0)], (True, True)) == [0, 1]
+    assert pareto_front([], (True, False)) == []
+
+
+def figure(grid: Grid = GRID, title: str = "a fox"):  # type: ignore[no-untyped-def]
+    results = entries(grid)
+    (x, y), *_ = sweep_plots.axes_of(results, SCORERS, grid)
+    return sweep_plots.plot(results, grid, x, y, title=title)
+
+
+def test_every_point_is_labelled_with_its_scale_and_every_curve_is_in_the_legend() -> None:
+    (axes,) = figure().axes
+    labels = sorted(text.get_text() for text in axes.texts)
+    assert labels == sorted(f"{one.cell.guidance_scale:g}" for one in entries())
+    assert "point labels: guidance scale" in axes.get_title()
+    curves = ["clip 0, 10 steps", "clip 0, fast27", "clip 3, 10 steps", "clip 3, fast27"]
+    assert axes.get_legend_handles_labels()[1] == [*curves, "Pareto front"]
+    assert "clip [cosine], higher is better" in axes.get_ylabel()
+    assert "frechet, lower is better" in axes.get_xlabel()
+
+
+def test_the_svg_is_xml_and_the_same_every_time(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    sweep_plots.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), first)
+    sweep_plots.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), second)
+    assert ElementTree.parse(first).getroot().tag.endswith("svg")
+    assert first.read_bytes() == second.read_bytes()
+    png = sweep_plots.save(figure(), tmp_path / "c.png")
+    assert Image.open(png).size == sweep_plots.to_image(figure()).size
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.svg", "b.svg", "c.png"]
+    with pytest.raises(GlideError, match=r"\.png and \.svg"):
+        sweep_plots.save(figure(), tmp_path / "d.gif")
+
+
+def test_plotting_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
+    import sys
+
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    sweep_plots.save(figure(), tmp_path / "a.svg")
+    assert dict(matplotlib.rcParams) == before
+    pyplot = sys.modules.get("matplotlib.pyplot")  # others may have imported it
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_one_cell_and_one_score_still_make_a_plot() -> None:
+    grid = Grid()
+    results = entries(grid)
+    found = sweep_plots.axes_of(results, SCORERS[:1], grid)
+    assert [(x.name, y.name) for x, y in found] == [("guidance_scale", "clip")]
+    sweep_plots.to_image(sweep_plots.plot(results, grid, *found[0]))
+    nan = [CellResult(one.cell, 1, 5, 0.1, {"clip": Score(math.nan)}) for one in results]
+    (x, y), *_ = sweep_plots.axes_of(nan, SCORERS[:1], grid)
+    sweep_plots.to_image(sweep_plots.plot(nan, grid, x, y))
+    undefined = Scorer("clip", SCORERS[0].score), Scorer("frechet", SCORERS[1].score)
+    both = [CellResult(one.cell, 1, 5, 0.1, dict.fromkeys(("clip", "frechet"), Score(math.nan)))
+            for one in results]  # fmt: skip
+    for x, y in sweep_plots.axes_of(both, undefined, grid):
+        sweep_plots.to_image(sweep_plots.plot(both, grid, x, y))
+    assert sweep_plots.axes_of([], [], grid) == []
+
+
+def test_a_missing_matplotlib_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_plots, "find_spec", lambda name: None)
+    with pytest.raises(GlideError, match="pip install matplotlib"):
+        sweep_plots.check_matplotlib()
