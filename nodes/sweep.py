@@ -93,7 +93,7 @@ class GlideGuidanceSweep:
                 "clip": (
                     "GLIDE_CLIP",
                     {
-                        "tooltip": "Scores the images, and guides where clip_scales is above 0. "
+                        "tooltip": "Scores the images, and guides where the CLIP scale is above 0. "
                         "From GLIDE CLIP Loader (noisy) or GLIDE Open CLIP Loader."
                     },
                 ),
