@@ -1,7 +1,7 @@
-"""Inpainting a picture of any size: cut a square around the mask out, and stitch it back in.
+"""Inpaint an image of any size: crop a square around the mask, and stitch the result back in.
 
-The models see 64x64 and 256x256. What is repainted is cut out with some of its surroundings, at the
-sharpness the picture has, and only pixels under the mask are changed afterwards.
+The models work at 64x64 and 256x256. The masked area is cropped with some of its surroundings, and
+only pixels under the mask are changed afterwards.
 """
 
 from __future__ import annotations
@@ -13,94 +13,94 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
-from glide_core.images import cycle, from_comfy, keep_mask, resize, to_comfy
+from glide_core.images import cycle, from_comfy, keep_mask, resize, resize_keep, to_comfy
 
-_MOST_SIDE = 8192  # memory; the models see 256 pixels of it at most
-_FIELD_SIDE = 256  # differences of shade are smooth: worked out no finer than this
-_SHADE = 0.15  # differences about so large are a shade, much larger ones another thing
-_FADE = 31  # pixels, of _FIELD_SIDE, over which shades fade out towards the middle
-_LEAST_SIDE = 256  # a smaller square would be enlarged for the last stage: wasted pixels
+_MAX_SIDE = 8192  # of a crop, for memory; the models see 256 pixels of it at most
+_MIN_SIDE = 256  # a smaller crop would be enlarged for the last stage
+_FIELD_SIDE = 256  # colour shifts are smooth: they are computed at this resolution at most
+_COLOUR_SHIFT = 0.15  # threshold separating a colour shift from a real edge
+_FADE = 31  # pixels, of _FIELD_SIDE, over which colour shifts fade out towards the middle
 
 
 @dataclass(frozen=True)
 class Region:
-    """A square of a picture, in its pixels; it may reach beyond the picture's edges."""
+    """A square of an image, in its pixels; it may extend beyond the image's edges."""
 
     top: int
     left: int
     side: int
 
     def inside(self, height: int, width: int) -> tuple[slice, slice]:
-        """The rows and columns of a picture that the square covers."""
+        """The rows and columns of an image that the square covers."""
         return (
             slice(max(self.top, 0), min(self.top + self.side, height)),
             slice(max(self.left, 0), min(self.left + self.side, width)),
         )
 
     def margins(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """How far it reaches beyond the left, right, top and bottom edge (as `F.pad` wants it)."""
+        """How far it extends beyond the left, right, top and bottom edge (the order of `F.pad`)."""
         right, bottom = self.left + self.side - width, self.top + self.side - height
         return max(-self.left, 0), max(right, 0), max(-self.top, 0), max(bottom, 0)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A region as the models want it: one picture and one keep_mask for each asked size."""
+    """A region at the models' sizes: one image and one keep_mask for each size."""
 
     region: Region
     images: tuple[Tensor, ...]  # each [B, 3, S, S] in [-1, 1]
     keep_masks: tuple[Tensor, ...]  # each [B, 1, S, S], 1 = keep
-    soft: bool  # the mask had soft edges, cut at one half
+    soft: bool  # the mask had values between 0 and 1
 
 
 def crop_for_inpainting(
     image: Tensor, mask: Tensor, sizes: tuple[int, ...] = (64, 256), context: float = 0.5
 ) -> Crop:
-    """Cut a square around what a MASK marks (1 = repaint) out of an IMAGE.
+    """Crop a square around the masked area (MASK, 1 = inpaint) of an IMAGE.
 
-    context: how much surroundings it gets on each side, as a part of the marked extent.
-    A mask of another size or batch is fitted to the image. One square serves the whole batch.
+    context: surroundings on each side, as a part of the mask's extent. A mask of another size or
+    batch is fitted to the image. One square serves the whole batch.
     """
-    if context < 0:
-        raise GlideError(f"The context is {context}. Expected 0 or more; 0.5 is usual.")
-    pictures = from_comfy(image)
-    batch, _, height, width = pictures.shape
+    if not context >= 0:
+        raise GlideError(f"context is {context}: expected 0 or more, usually 0.5")
+    whole = from_comfy(image)
+    batch, _, height, width = whole.shape
     keep, soft = keep_mask(mask, (height, width), batch)
-    region = region_around(1 - keep, context)
-    if region.side > _MOST_SIDE:
+    region = region_around(keep, context)
+    if region.side > _MAX_SIDE:
         raise GlideError(
-            f"The mask marks {region.side} pixels of a {width}x{height} picture. Expected at most "
-            f"{_MOST_SIDE} from side to side. Mask a smaller part, or shrink the picture."
+            f"the mask covers {region.side} pixels of a {width}x{height} image: expected at most "
+            f"{_MAX_SIDE} from side to side"
         )
     rows, columns = region.inside(height, width)
     margins = region.margins(height, width)
-    # beyond the edges nothing is known: the model may go on as it likes, and it is cut off again
-    picture = F.pad(pictures[..., rows, columns], margins, mode="replicate")
-    hole = F.pad(1 - keep[..., rows, columns], margins, value=1.0)
+    # beyond the image's edges the model may generate anything: it is cut off again
+    square = F.pad(whole[..., rows, columns], margins, mode="replicate")
+    keep = F.pad(keep[..., rows, columns], margins, value=0.0)
     return Crop(
         region=region,
-        images=tuple(resize(picture, (size, size)) for size in sizes),
-        keep_masks=tuple(keep_mask(hole, (size, size)).keep for size in sizes),
+        images=tuple(resize(square, (size, size)) for size in sizes),
+        keep_masks=tuple(resize_keep(keep, (size, size)) for size in sizes),
         soft=soft,
     )
 
 
-def region_around(hole: Tensor, context: float) -> Region:
-    """The square around the ones of [B, 1, H, W], moved inside the picture where it fits.
+def region_around(keep: Tensor, context: float) -> Region:
+    """The square around the zeros of a keep_mask [B, 1, H, W], moved inside the image if it fits.
 
-    An empty mask gives the square around the whole picture.
+    A mask without zeros gives the square around the whole image.
     """
-    height, width = hole.shape[2:]
-    marked = hole.amax(dim=(0, 1)).nonzero()  # [N, 2]
+    height, width = keep.shape[2:]
+    marked = (keep < 1).amax(dim=(0, 1)).nonzero()  # [N, 2]
     if len(marked) == 0:
         top, left, bottom, right = 0, 0, height, width
     else:
         top, left = (int(v) for v in marked.amin(dim=0))
         bottom, right = (int(v) + 1 for v in marked.amax(dim=0))
     extent = max(bottom - top, right - left)
-    # more than the picture's smaller side would only add unknown pixels
+    # more than the image's smaller side would only add unknown pixels
     most = max(extent, min(height, width))
-    side = min(max(round(extent * (1 + 2 * context)), _LEAST_SIDE), most)
+    side = min(max(round(extent * (1 + 2 * context)), _MIN_SIDE), most)
     return Region(
         top=_placed((top + bottom) // 2, side, height),
         left=_placed((left + right) // 2, side, width),
@@ -109,21 +109,21 @@ def region_around(hole: Tensor, context: float) -> Region:
 
 
 def _placed(centre: int, side: int, length: int) -> int:
-    """Where a side around `centre` starts: inside 0..length if it fits, else centred on it."""
+    """Where a side around `centre` starts: inside 0..length if it fits, else centred."""
     if side >= length:
         return (length - side) // 2
     return min(max(centre - side // 2, 0), length - side)
 
 
 def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: int = 8) -> Tensor:
-    """Put a repainted patch [B, C, S, S] in [-1, 1] back into an IMAGE, under the MASK alone.
+    """Put an inpainted patch [B, C, S, S] in [-1, 1] back into an IMAGE, under the MASK only.
 
-    feather: over how many pixels, inside the mask, the old picture fades into the new one; less
-        where the mask is thin. The patch's colours are first moved to meet the picture's around the
-        mask. Pixels outside the mask come back bit for bit.
+    feather: pixels inside the mask over which the old image fades into the new one; fewer where
+        the mask is thin. The patch's colours are first shifted to match the image's around the
+        mask. Pixels outside the mask are returned bit for bit.
     """
     if feather < 0:
-        raise GlideError(f"The feather is {feather} pixels. Expected 0 or more; 8 is usual.")
+        raise GlideError(f"feather is {feather}: expected 0 pixels or more, usually 8")
     if image.ndim == 3:
         image = image[None]
     batch = max(len(image), len(patch))
@@ -156,7 +156,7 @@ def _enlarged(patch: Tensor, side: int) -> Tensor:
 
 
 def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
-    """What to add to the new picture, [B, C, 1, 1], for equal mean colours just around the hole."""
+    """Shift [B, C, 1, 1] of the new image that equalises mean colours just around the hole."""
     reach = max(old.shape[-2:]) // 16 * 2 + 1
     near = _widened(hole, reach) * (1 - hole)
     count = near.sum(dim=(2, 3), keepdim=True)
@@ -164,11 +164,11 @@ def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
 
 
 def _border_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
-    """What to add to the new picture, [B, C, H, W], for surfaces to go on across the hole's border.
+    """Shift [B, C, H, W] of the new image that continues surfaces across the hole's border.
 
-    Models paint a background that goes on into the hole a shade off. Just inside the border each
-    pixel is compared with the old ones just outside; small differences are taken for such a shade,
-    large ones for another thing that begins there. The shades fade out towards the middle.
+    Models generate a background that is slightly off in colour. Just inside the border each pixel
+    is compared with the old ones just outside; small differences are treated as a colour shift,
+    large ones as the edge of an object. The shift fades out towards the middle of the hole.
     """
     height, width = old.shape[-2:]
     shrink = max(height, width, _FIELD_SIDE) / _FIELD_SIDE
@@ -178,16 +178,16 @@ def _border_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
     near = _blurred(outside, 9)
     band = inside * (near > 0.02).float()  # those within a few pixels of the border
     beyond = _blurred(old * outside, 9) / near.clamp(min=0.02)
-    shade = beyond - new
-    alike = band * (-(shade.abs().amax(dim=1, keepdim=True) / _SHADE).square()).exp()
+    shift = beyond - new
+    alike = band * (-(shift.abs().amax(dim=1, keepdim=True) / _COLOUR_SHIFT).square()).exp()
     weight = _blurred(alike, _FADE)
-    field = _blurred(alike * shade, _FADE) / weight.clamp(min=1e-6)
+    field = _blurred(alike * shift, _FADE) / weight.clamp(min=1e-6)
     trust = (weight / _blurred(band, _FADE).clamp(min=1e-6)) * _blurred(outside, _FADE).sqrt()
     return F.interpolate(field * trust, (height, width), mode="bilinear", align_corners=False)
 
 
 def _blurred(x: Tensor, reach: int) -> Tensor:
-    """Three running means over `reach` (odd) pixels, nearly a Gaussian; nothing lies beyond."""
+    """Three running means over `reach` (odd) pixels, nearly a Gaussian; zero beyond the edges."""
     for _ in range(3):
         x = F.avg_pool2d(x, (1, reach), stride=1, padding=(0, reach // 2))
         x = F.avg_pool2d(x, (reach, 1), stride=1, padding=(reach // 2, 0))
@@ -197,7 +197,7 @@ def _blurred(x: Tensor, reach: int) -> Tensor:
 def _widened(values: Tensor, reach: int) -> Tensor:
     """The largest value in a square of `reach` (odd) around each pixel: rows first, for speed."""
     height, width = values.shape[-2:]
-    tall, wide = min(reach, 2 * height - 1), min(reach, 2 * width - 1)  # more meets no pixel
+    tall, wide = min(reach, 2 * height - 1), min(reach, 2 * width - 1)  # wider adds nothing
     rows = F.max_pool2d(values, (1, wide), stride=1, padding=(0, wide // 2))
     return F.max_pool2d(rows, (tall, 1), stride=1, padding=(tall // 2, 0))
 
@@ -205,8 +205,8 @@ def _widened(values: Tensor, reach: int) -> Tensor:
 def _feathered(hole: Tensor, feather: int) -> Tensor:
     """Weights [B, 1, H, W]: 0 outside the hole, rising to 1 over `feather` pixels inside it.
 
-    A pixel's depth is how many erosions it survives; where the hole is nowhere deep, it rises
-    faster, so that a thin stroke is repainted too. The picture's own edge is no border.
+    A pixel's depth is the number of erosions it survives; where the hole is thin, the weight rises
+    faster, so that a thin stroke is inpainted too. The image's own edge does not count as a border.
     """
     depth, rest = hole.clone(), hole
     for _ in range(2 * feather - 1):
@@ -215,5 +215,5 @@ def _feathered(hole: Tensor, feather: int) -> Tensor:
             break
         depth = depth + rest
     reach = 4 * feather + 1
-    local = _widened(depth, reach)  # the hole's depth hereabouts
+    local = _widened(depth, reach)  # the hole's depth nearby
     return (depth / (local / 2).clamp(min=1)).clamp(max=1)

@@ -1,12 +1,14 @@
-"""Pictures and masks between the outside and the core: layouts, value ranges, polarity, files.
+"""Images and masks: layouts, value ranges, mask polarity, files.
 
-Outside (ComfyUI, files): IMAGE [B, H, W, C] float 0..1 and MASK [B, H, W] with 1 = repaint.
-In the core: pictures [B, C, H, W] float32 in [-1, 1] and keep_mask [B, 1, H, W] with 1 = keep.
-Nothing here writes into a tensor that came in.
+ComfyUI and files have IMAGE [B, H, W, C] float in 0..1 and MASK [B, H, W] with 1 = inpaint. The
+models take images [B, C, H, W] float32 in [-1, 1] and keep_mask [B, 1, H, W] with 1 = keep;
+`keep_mask` is the only place where the polarity changes. Input tensors are never written to.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,49 +18,54 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
-SOFT_EDGES = "The mask has soft edges. It was cut at one half: a pixel is repainted or kept."
+# Formats that are decoded in this process. GIF: the first frame.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 50_000_000  # a float32 copy takes 12 bytes a pixel
+SOFT_EDGES = "the mask has soft edges: values from 0.5 up are inpainted, values below are kept"
 
-
-_LONGEST = 16  # times as long as wide: thinner pictures have no shape left for a model to see
+_MAX_ASPECT = 16  # a thinner image has no shape left at 64 pixels
 
 
 class KeepMask(NamedTuple):
-    """A mask as the core wants it, and whether something was lost on the way."""
+    """A mask for the models, and whether it had to be rounded."""
 
     keep: Tensor  # [B, 1, H, W] float32 of 0 and 1, 1 = keep
-    soft: bool  # it had values between 0 and 1 (say SOFT_EDGES)
+    soft: bool  # it had values between 0 and 1 (SOFT_EDGES is the warning)
 
 
 def from_comfy(image: Tensor) -> Tensor:
-    """IMAGE [B, H, W, C] or [H, W, C] in 0..1 to a picture [B, 3, H, W] in [-1, 1].
+    """Convert IMAGE [B, H, W, C] or [H, W, C] in 0..1 to images [B, 3, H, W] in [-1, 1].
 
-    Grey becomes RGB, an alpha channel is dropped, values outside 0..1 are clamped.
+    Grey becomes RGB, an alpha channel is dropped, values outside 0..1 are clamped. GlideError for
+    other shapes and for NaN.
     """
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise GlideError(
-            f"This is no picture: its shape is {list(image.shape)}. Expected an IMAGE of at least "
-            "one picture, [batch, height, width, channels] with 1, 3 or 4 channels."
+            f"an image of shape {list(image.shape)} cannot be used: expected [batch, height, "
+            "width, channels] with 1, 3 or 4 channels and nothing empty"
         )
+    if image.isnan().any():
+        raise GlideError("the image contains NaN: expected values from 0 to 1")
     rgb = image[..., :3].float().expand(*image.shape[:3], 3).movedim(-1, 1)
     return (rgb.clamp(0, 1) * 2 - 1).contiguous()
 
 
-def to_comfy(pictures: Tensor) -> Tensor:
-    """Picture [B, C, H, W] in [-1, 1] to IMAGE [B, H, W, C] in 0..1, clamped."""
-    return ((pictures.float() + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+def to_comfy(images: Tensor) -> Tensor:
+    """Convert images [B, C, H, W] in [-1, 1] to IMAGE [B, H, W, C] in 0..1, clamped."""
+    return ((images.float() + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
 
 
 def keep_mask(
     mask: Tensor, size: tuple[int, int] | None = None, batch: int | None = None
 ) -> KeepMask:
-    """MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = repaint, to the core's keep_mask.
+    """Convert MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = inpaint, to a keep_mask.
 
-    Cut at 0.5 first. Another size (height, width): a pixel is repainted if any part of it is, so
-    that thin strokes survive. Another batch: the masks are used in turn.
+    Rounded at 0.5 first. size: resize to (height, width), see `resize_keep`. batch: the masks are
+    repeated in turn. GlideError for other shapes and for NaN.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -66,45 +73,65 @@ def keep_mask(
         mask = mask[:, None]
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
         raise GlideError(
-            f"This is no mask: its shape is {list(mask.shape)}. Expected a MASK: [height, width], "
-            "[batch, height, width] or [batch, 1, height, width]."
+            f"a mask of shape {list(mask.shape)} cannot be used: expected [height, width], "
+            "[batch, height, width] or [batch, 1, height, width]"
         )
-    repaint = (mask >= 0.5).float()
-    soft = bool((mask != repaint).any())
-    if size is not None and repaint.shape[2:] != size:
-        repaint = F.adaptive_max_pool2d(repaint, size)
-    keep = 1 - repaint
+    if mask.isnan().any():
+        raise GlideError("the mask contains NaN: expected values from 0 to 1")
+    inpaint = mask >= 0.5
+    soft = bool((mask != inpaint).any())
+    keep = (~inpaint).float()
+    if size is not None:
+        keep = resize_keep(keep, size)
     return KeepMask(keep if batch is None else cycle(keep, batch), soft)
 
 
+def resize_keep(keep: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a keep_mask to (height, width): a pixel is kept if all of it is, so that thin strokes
+    to inpaint survive."""
+    if keep.shape[2:] == size:
+        return keep
+    return -F.adaptive_max_pool2d(-keep, size)
+
+
+def check_mask_size(image: Tensor, mask: Tensor) -> None:
+    """Raise GlideError unless mask [B, H, W] and image [B, 3, H, W] have one size."""
+    if image.shape[-2:] != mask.shape[-2:]:
+        (height, width), (mask_height, mask_width) = image.shape[-2:], mask.shape[-2:]
+        raise GlideError(
+            f"the mask is {mask_width}x{mask_height} and the image {width}x{height}: expected a "
+            "mask of the image's size"
+        )
+
+
 def cycle(values: Tensor, batch: int) -> Tensor:
-    """Take the entries of the first axis in turn until there are `batch`."""
+    """Repeat the rows of the first axis in turn until there are `batch`."""
     if batch < 1:
-        raise GlideError(f"The batch size is {batch}. Expected 1 or more.")
+        raise GlideError(f"the batch size is {batch}: expected 1 or more")
     if len(values) == batch:
         return values
     return values[torch.arange(batch, device=values.device) % len(values)]
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
-    """Picture [B, C, H, W] in [-1, 1] to uint8 of the same shape, rounded (the notebooks' way)."""
-    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def to_uint8(images: Tensor) -> Tensor:
+    """Convert images [B, C, H, W] in [-1, 1] to uint8 of the same shape, rounded."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def quantize_8bit(pictures: Tensor) -> Tensor:
-    """Round to the 256 levels of a file, unclamped: what the upsampler was given in training."""
-    return ((pictures + 1) * 127.5).round() / 127.5 - 1
+def quantize_8bit(images: Tensor) -> Tensor:
+    """Round to the 256 levels of a file, unclamped: the upsampler was trained on such images."""
+    return ((images + 1) * 127.5).round() / 127.5 - 1
 
 
-def to_pil(pictures: Tensor) -> list[Image.Image]:
-    """Picture [B, 3, H, W] in [-1, 1] to RGB images."""
-    return [Image.fromarray(p) for p in to_uint8(pictures).movedim(1, -1).cpu().numpy()]
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Convert images [B, 3, H, W] in [-1, 1] to RGB PIL images."""
+    return [Image.fromarray(p) for p in to_uint8(images).movedim(1, -1).cpu().numpy()]
 
 
 def from_pil(image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
-    """RGB image to a picture [1, 3, H, W], resized to (height, width) where asked.
+    """Convert a PIL image to [1, 3, H, W] in [-1, 1], resized to `size` (height, width) if given.
 
-    As the reference does it: PIL's bicubic filter on 8-bit values, whatever the aspect ratio.
+    As in the reference: PIL's bicubic filter on 8-bit values; the aspect ratio is not kept.
     """
     rgb = image.convert("RGB")
     if size is not None and rgb.size != size[::-1]:
@@ -113,52 +140,55 @@ def from_pil(image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
     return values.movedim(-1, 0)[None].float() / 127.5 - 1
 
 
-def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize pictures [B, 3, H, W] to (height, width) by `from_pil`'s filter."""
-    if tuple(pictures.shape[2:]) == size:
-        return pictures
-    resized = [from_pil(image, size) for image in to_pil(pictures)]
-    return torch.cat(resized).to(pictures.device)
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images [B, 3, H, W] to (height, width) with PIL's bicubic filter, as `from_pil`."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    resized = [from_pil(image, size) for image in to_pil(images)]
+    return torch.cat(resized).to(images.device)
 
 
-def fit(pictures: Tensor, shorter: int, multiple: int = 8) -> Tensor:
-    """Resize pictures [B, 3, H, W] so that the shorter side has this many pixels (0: as it is).
+def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
+    """Resize images [B, 3, H, W] so that the shorter side has `shorter` pixels (0: unchanged).
 
-    Both sides become multiples of `multiple`, so that the networks can halve them; the aspect
-    ratio is kept as well as that allows.
+    Both sides become multiples of `multiple`, which the networks need; the aspect ratio is kept as
+    well as that allows.
     """
-    height, width = pictures.shape[2:]
-    if max(height, width) > _LONGEST * min(height, width):
+    height, width = images.shape[2:]
+    if max(height, width) > _MAX_ASPECT * min(height, width):
         raise GlideError(
-            f"The picture is {width}x{height}: too long and thin. Expected one side at most "
-            f"{_LONGEST} times the other. Crop it first."
+            f"an image of {width}x{height} is too long and thin: expected one side to be at most "
+            f"{_MAX_ASPECT} times the other"
         )
     scale = shorter / min(height, width) if shorter else 1.0
     sides = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
-    return resize(pictures, (sides[0], sides[1]))
+    return resize(images, (sides[0], sides[1]))
 
 
-def load_image(path: Path | str) -> Tensor:
-    """Read a picture file as IMAGE [1, H, W, 3], upright, what is transparent on white."""
-    return _levels(on_white(open_image(path)))[None]
+def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read an image file as IMAGE [1, H, W, 3], upright, transparent parts on white."""
+    return _levels(on_white(open_image(path, max_pixels)))[None]
 
 
-def load_mask(path: Path | str) -> Tensor:
-    """Read a mask file as MASK [1, H, W]: white is repainted, or, with transparency, the holes."""
-    return _mask_levels(open_image(path))
+def load_mask(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read a mask file as MASK [1, H, W]: white is inpainted; with transparency, what is
+    transparent."""
+    return _mask_levels(open_image(path, max_pixels))
 
 
 def _mask_levels(image: Image.Image) -> Tensor:
     if _has_alpha(image):
-        return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
-    return _levels(image.convert("L"))[None]
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
+            return 1 - _levels(alpha)[None]
+    return _levels(on_white(image).convert("L"))[None]
 
 
 def load_channel(path: Path | str, channel: str) -> Tensor:
     """Read one channel as ComfyUI's Load Image (as Mask) does, MASK [1, H, W].
 
-    channel: "red", "green", "blue", or "alpha", where the transparent is 1; without any
-    transparency that is a mask of zeros, [1, 64, 64].
+    channel: "red", "green", "blue", or "alpha", where transparent is 1; without an alpha channel
+    that is a mask of zeros, [1, 64, 64].
     """
     image = open_image(path)
     if channel == "alpha":
@@ -168,7 +198,7 @@ def load_channel(path: Path | str, channel: str) -> Tensor:
     return _levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
 
 
-def read_image(image: Any) -> Tensor:
+def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     """An image for the models, [B, 3, H, W] in [-1, 1].
 
     image: a file, a PIL image, an array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1 (uint8:
@@ -180,7 +210,7 @@ def read_image(image: Any) -> Tensor:
             raise GlideError("expected at least one image, and images of one size in a list")
         return torch.cat(rows)
     if isinstance(image, (str, Path)):
-        return from_comfy(load_image(image))
+        return from_comfy(load_image(image, max_pixels))
     if isinstance(image, Image.Image):
         return from_comfy(_levels(on_white(image))[None])
     if isinstance(image, Tensor):
@@ -193,10 +223,10 @@ def read_image(image: Any) -> Tensor:
     )
 
 
-def read_mask(mask: Any) -> Tensor:
+def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     """A MASK [B, H, W], 1 = inpaint, from a file, PIL image, array or tensor [(B, (1,)) H, W]."""
     if isinstance(mask, (str, Path)):
-        return load_mask(mask)
+        return load_mask(mask, max_pixels)
     if isinstance(mask, Image.Image):
         return _mask_levels(mask)
     if isinstance(mask, np.ndarray):
@@ -236,40 +266,53 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Any image as RGB, what is transparent on white."""
+    """Convert any PIL image to RGB, transparent parts on white."""
     if _has_alpha(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 
-def open_image(path: Path | str) -> Image.Image:
-    """Decode a file's first frame, turned as its EXIF says, in at most 8 bits a channel."""
+def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a file's first frame, turned as its EXIF data says, with at most 8 bits a channel.
+
+    GlideError for a missing, unsupported or damaged file, one that is no regular file, or an image
+    of more than `max_pixels`.
+    """
+    shown = shorten(path, 200)
     try:
-        return decode(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise GlideError(f"{shown} is not a regular file: expected an image file")
+        return decode(path, max_pixels)
+    except GlideError as error:
+        raise GlideError(f"{shown}: {error}" if shown not in str(error) else str(error)) from error
     except FileNotFoundError as error:
-        raise GlideError(f"There is no file {path}. Expected a picture: check the name.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise GlideError(
-            f"{path} cannot be read: {error.strerror}. Expected a picture file: name another."
-        ) from error
+        raise GlideError(f"there is no image file {shown}") from error
     except UnidentifiedImageError as error:
+        names = ", ".join(FORMATS)
         raise GlideError(
-            f"{path} is no picture that can be read. Expected PNG, JPEG, WebP, GIF, BMP or TIFF."
+            f"{shown} is an unsupported or damaged image: expected one of {names}"
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise GlideError(
-            f"{path} cannot be read as a picture: {error}. Expected a whole file: save it anew."
-        ) from error
+    except Exception as error:  # decoders raise nearly every type for damaged files
+        reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__
+        raise GlideError(f"{shown} cannot be read as an image: {reason}") from error
 
 
-def decode(file: Path | str | BinaryIO) -> Image.Image:
-    """Do what `open_image` does, on a file or an open one; raises whatever PIL raises."""
-    with Image.open(file) as image:
+def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode like `open_image`, from a path or an open file; raises whatever PIL raises.
+
+    Only `FORMATS` are tried: PIL would start Ghostscript for an EPS file of any name.
+    """
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:  # known from the header, before anything is decoded
+            raise GlideError(
+                f"an image of {width}x{height} has more than the allowed {max_pixels:,} pixels"
+            )
         image.load()
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):  # 16 bits and more, which PIL would clip at 255
-        values = np.array(upright, dtype=np.float64)
+        values = np.nan_to_num(np.array(upright, dtype=np.float64))
         scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535
         levels = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
         return Image.fromarray(levels)

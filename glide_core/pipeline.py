@@ -22,6 +22,7 @@ from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
 from glide_core.images import (
     SOFT_EDGES,
+    check_mask_size,
     fit,
     from_comfy,
     read_image,
@@ -297,6 +298,7 @@ class GlidePipeline:
         roles: list[Role] = ["inpaint", "upsampler_inpaint"]
         models = [self._models.model(role) for role in roles[: 1 + upsample]]
         sides = tuple(model.config.unet.image_size for model in models)
+        check_mask_size(image, mask)
         original = to_comfy(image)
         crop = crop_for_inpainting(original, mask, sides, context)
         if crop.soft:

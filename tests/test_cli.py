@@ -274,9 +274,9 @@ def test_a_picture_too_long_and_thin_is_refused(
     assert not out.exists()
 
 
-def test_a_folder_is_no_picture(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_not_read_as_an_image(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert glide("upscale", out.parent, "x", "--out", out) == 1
-    assert "Expected a picture file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_reading_is_no_error(model_folder: Path) -> None:

@@ -160,7 +160,7 @@ def test_any_feather_is_quick() -> None:
 
 
 def test_a_mask_too_wide_for_memory_is_refused() -> None:
-    with pytest.raises(GlideError, match="marks 20000 pixels"):
+    with pytest.raises(GlideError, match="covers 20000 pixels"):
         crop_for_inpainting(torch.zeros(1, 1, 20000, 3), torch.ones(1, 1, 20000))
 
 

@@ -1,5 +1,6 @@
 """Ranges, polarity and files: what goes in comes out, and what is wrong is said."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from glide_core.errors import GlideError
 from glide_core.images import (
+    check_mask_size,
     cycle,
     from_comfy,
     from_pil,
@@ -16,6 +18,7 @@ from glide_core.images import (
     load_image,
     load_mask,
     quantize_8bit,
+    read_mask,
     resize,
     to_comfy,
     to_pil,
@@ -46,8 +49,8 @@ def test_grey_and_alpha_become_rgb(channels: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 8, 8, 2), (8, 8), (1, 0, 8, 3)])
-def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(GlideError, match="no picture"):
+def test_wrong_image_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GlideError, match="an image of shape"):
         from_comfy(torch.zeros(shape))
 
 
@@ -100,8 +103,8 @@ def test_fewer_or_more_masks_than_images_are_used_in_turn() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4), (4,), (0, 4, 4)])
-def test_what_is_no_mask_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(GlideError, match="no mask"):
+def test_wrong_mask_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GlideError, match="a mask of shape"):
         keep_mask(torch.zeros(shape))
 
 
@@ -174,17 +177,72 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [load_image, load_mask])
-def test_files_that_are_no_pictures_are_named(tmp_path: Path, load: object) -> None:
+def test_unreadable_image_files_are_named(tmp_path: Path, load: object) -> None:
     assert callable(load)
-    with pytest.raises(GlideError, match="no file"):
+    with pytest.raises(GlideError, match="no image file"):
         load(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(GlideError, match=r"text\.png is no picture"):
+    with pytest.raises(GlideError, match=r"text\.png is an unsupported or damaged image"):
         load(tmp_path / "text.png")
-    with pytest.raises(GlideError, match="cannot be read"):
+    with pytest.raises(GlideError, match="not a regular file"):
         load(tmp_path)
     Image.fromarray((noise(64, 64, 3) * 255).byte().numpy()).save(tmp_path / "cut.png")
     whole = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(GlideError, match=r"cut\.png cannot be read"):
         load(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_with_an_opaque_alpha_channel_is_read_by_its_brightness(
+    tmp_path: Path, mode: str
+) -> None:
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (2, 2, 6, 6))
+    mask.convert(mode).save(tmp_path / "mask.png")
+    marked = load_mask(tmp_path / "mask.png")
+    assert marked.sum() == 16 and marked[0, 3, 3] == 1
+    assert torch.equal(read_mask(mask.convert(mode)), marked)
+
+
+def test_a_format_that_starts_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(GlideError, match="unsupported or damaged"):
+        load_image(path)
+
+
+def test_the_pixel_limit_applies_before_decoding_and_can_be_raised(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (8000, 8000)).save(path)
+    with pytest.raises(GlideError, match="8000x8000 has more than the allowed 50,000,000 pixels"):
+        load_image(path)
+    with pytest.raises(GlideError, match="pixels"):
+        load_image(path, max_pixels=63_999_999)
+    assert load_mask(path, max_pixels=64_000_000).shape == (1, 8000, 8000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path(os.devnull)):
+        with pytest.raises(GlideError, match="not a regular file"):
+            load_image(path)
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(GlideError, match="NaN"):
+        from_comfy(torch.full((1, 4, 4, 3), torch.nan))
+    with pytest.raises(GlideError, match="NaN"):
+        keep_mask(torch.full((4, 4), torch.nan))
+
+
+def test_a_mask_of_another_size_than_the_image_is_named() -> None:
+    with pytest.raises(GlideError, match="the mask is 6x4 and the image 8x8"):
+        check_mask_size(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 6))
+
+
+def test_only_the_first_frame_of_a_gif_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "x.gif")[0, 0, 0].tolist() == [1, 0, 0]
