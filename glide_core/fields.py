@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_JSON = 1 << 16  # characters; a whole config has about 1,000
@@ -65,7 +65,7 @@ def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str]
             raise GlideError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
         raw = json.loads(text)
         if not isinstance(raw, dict):
-            raise GlideError(f"it is {shortened(raw)} and not a JSON object")
+            raise GlideError(f"it is {_short(raw)} and not a JSON object")
         if missing := [name for name in needed if name not in raw]:
             raise GlideError(f"it has no {missing[0]}")
         raw.pop(marker, None)
@@ -78,13 +78,11 @@ def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str]
         raise GlideError(f"not a {cls.__name__}: {error}") from None
 
 
-def shortened(value: Any, most: int = 60) -> str:
-    """The value as Python writes it, cut after `most` characters."""
+def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        return shorten(repr(value), 60)
     except ValueError:  # an integer of thousands of digits
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= most else f"{text[:most]}..."
+        return f"a huge {type(value).__name__}"
 
 
 def _explained(cls: type, error: ValidationError) -> str:
@@ -104,10 +102,10 @@ def _sentence(cls: type, found: Mapping[str, Any]) -> str:
     name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found["loc"])
     name = name.removeprefix(".")
     if found["type"] == "unexpected_keyword_argument":
-        return f"There is no field {shortened(name)}. Expected {', '.join(_names(owner))}."
+        return f"There is no field {_short(name)}. Expected {', '.join(_names(owner))}."
     if found["type"] == "dataclass_type":
         expected = f"an object with the fields {', '.join(_names(owner))}"
-    return f"{name} is {shortened(found['input'])}. Expected {expected or found['msg']}."
+    return f"{name} is {_short(found['input'])}. Expected {expected or found['msg']}."
 
 
 def _names(cls: Any) -> Iterable[str]:

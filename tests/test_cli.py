@@ -148,7 +148,7 @@ def test_models_convert_writes_a_safetensors_and_never_over_another(
     assert capsys.readouterr().out.strip() == str(target)
     assert load_file(target).keys() == load_file(model_folder / "tiny_base.safetensors").keys()
     assert glide(*words, "--to", target) == 1
-    assert "there already" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
 
 
 def test_what_is_not_here_is_not_downloaded_unasked(

@@ -1,4 +1,4 @@
-"""What model files exist: OpenAI's six, and the small ones that ship with this package."""
+"""The known model files: bundled, OpenAI's and LAION's; and the files in a person's own folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ FileKind = Literal[
     "base", "upsampler", "inpaint", "upsampler-inpaint", "clip", "clip-image", "clip-text"
 ]
 
+LAION_URL = "https://github.com/afiaka87/laionide/releases/download/Checkpoints/"
 OPENAI_URL = "https://openaipublic.blob.core.windows.net/diffusion/dec-2021/"
 BUNDLED = Path(__file__).parent / "bundled"
+EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
+_MAX_FILES = 1000  # that a listing opens
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Entry:
     sha256: str | None = None  # None: the publisher gives none
     size: int | None = None  # bytes; None: not published
     about: str = ""
+    licence: str = "MIT"  # of the repository that publishes it
+    notes: str = ""  # shown after a download
 
     @property
     def bundled(self) -> bool:
@@ -49,6 +54,20 @@ def _openai(name: str, filename: str, kind: FileKind, parameters: int, about: st
         url=OPENAI_URL + filename,
         parameters=parameters,
         about=about,
+    )
+
+
+def _laion(
+    name: str, filename: str, kind: FileKind, parameters: int, about: str, notes: str
+) -> Entry:
+    return Entry(
+        name=f"laionide-{name}",
+        filename=filename,
+        kind=kind,
+        url=LAION_URL + filename,
+        parameters=parameters,
+        about=about,
+        notes=notes,
     )
 
 
@@ -108,8 +127,36 @@ ENTRIES: tuple[Entry, ...] = (
         398_368_198,
         "fills a mask at 256x256",
     ),
-    _openai("clip-image", "clip_image_enc.pt", "clip-image", 86_443_776, "noisy CLIP, image tower"),
-    _openai("clip-text", "clip_text_enc.pt", "clip-text", 71_679_488, "noisy CLIP, text tower"),
+    _openai(
+        "clip-image", "clip_image_enc.pt", "clip-image", 86_443_776, "noisy CLIP, image encoder"
+    ),
+    _openai("clip-text", "clip_text_enc.pt", "clip-text", 71_679_488, "noisy CLIP, text encoder"),
+    _laion(
+        "v3",
+        "laionide-v3-base.pt",
+        "base",
+        385_030_726,
+        "text to 64x64, fine-tuned on CC12M, COCO, Visual Genome and Open Images",
+        "It was trained on images of people, which OpenAI's models were not. Some outputs have "
+        "watermarks; 'royalty free' in the prompt makes them rarer (its authors). Upsample with "
+        "laionide-v2-upsampler or openai-upsampler.",
+    ),
+    _laion(
+        "v2",
+        "laionide-v2-base.pt",
+        "base",
+        385_030_726,
+        "text to 64x64, fine-tuned on LAION",
+        "It was fine-tuned on web images that were filtered by automatic tags only (its authors).",
+    ),
+    _laion(
+        "v2-upsampler",
+        "laionide-v2-sr.pt",
+        "upsampler",
+        398_361_286,
+        "64x64 to 256x256, fine-tuned on LAION",
+        "It was fine-tuned on web images that were filtered by automatic tags only (its authors).",
+    ),
 )
 
 
@@ -119,7 +166,24 @@ def find(name: str) -> Entry:
         if name in (entry.name, entry.filename):
             return entry
     known = ", ".join(entry.name for entry in ENTRIES)
-    raise GlideError(f"No model is called {name!r}. Known are: {known}.")
+    raise GlideError(f"There is no known model {shorten(repr(name))}. Known are: {known}.")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Regular files in a folder and those below it whose ending is a model file's, sorted.
+
+    At most 1,000; folders that cannot be read are left out.
+    """
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):
+                found.append(path)
+        if len(found) >= _MAX_FILES:
+            break
+    return found[:_MAX_FILES]
 
 
 def find_model(name: str) -> Path:
@@ -151,7 +215,7 @@ def find_model(name: str) -> Path:
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a person's own files live when we run by ourselves.
+    """The folder of a person's own model files outside ComfyUI.
 
     `$GLIDE_MODELS` if it is set; else `models/glide` in the current folder if there is one (which
     is ComfyUI's place for them, when started there); else `~/.cache/glide/models`. Not created.

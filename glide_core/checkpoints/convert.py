@@ -1,4 +1,4 @@
-"""Turn OpenAI's `.pt` files into safetensors that carry their config and open in no time."""
+"""Convert `.pt` files to safetensors that carry their config and are mapped into memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from glide_core.checkpoints.detect import detect_model_type
 from glide_core.checkpoints.files import METADATA_KEY, read_tensors, write_tensors
 from glide_core.checkpoints.loading import (
+    add_mask_channel,
     check_finite,
     check_tensors,
     clip_tensors,
     config_of,
     expected_tensors,
 )
-from glide_core.config import ClipConfig, GlideConfig
+from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
 
 
@@ -26,24 +27,31 @@ def convert(
     *,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    kind: ModelKind | None = None,
+    schedule: ScheduleConfig | None = None,
 ) -> Path:
-    """Write a GLIDE model (one file) or a noisy CLIP (one file or both towers') as safetensors.
+    """Write a GLIDE model (one file) or a noisy CLIP (one file, or one per encoder) as safetensors.
 
     destination: default, the first file's name with the ending `.safetensors`, beside it.
     dtype: of the stored tensors; default, as they are.
+    kind, schedule: of a GLIDE model, to be stored instead of what the file says; see `load_model`.
     GlideError when the destination exists (unless `overwrite`), or the file is not a whole model.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     target = Path(destination) if destination else Path(given[0]).with_suffix(".safetensors")
     if target.exists() and not overwrite:
         raise GlideError(
-            f"{target} is there already and would be overwritten. Give another name, or move it."
+            f"{target} exists and would be overwritten. Choose another name, or move it."
         )
-    config: GlideConfig | ClipConfig
     files = [read_tensors(path) for path in given]
-    if len(files) == 1 and detect_model_type(files[0].shapes, str(files[0].path)) == "glide":
-        tensors, where = dict(files[0].tensors), str(files[0].path)
-        config = config_of(files[0])
+    first = files[0]
+    config: GlideConfig | ClipConfig
+    if len(files) == 1 and detect_model_type(first.shapes, str(first.path)) == "glide":
+        config, where = config_of(first, kind, schedule), str(first.path)
+        assert isinstance(config, GlideConfig)
+        tensors = dict(add_mask_channel(first.tensors, config))
+    elif kind is not None or schedule is not None:
+        raise GlideError("kind and schedule can only be set for one file that is a GLIDE model.")
     else:
         tensors, config, where = clip_tensors(files)
     check_tensors(tensors, expected_tensors(config), where)

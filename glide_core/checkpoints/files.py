@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,15 +12,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
-_WRAPPERS = ("state_dict", "model")  # names under which training programs nest a state dict
+_MAX_TENSORS = 20_000  # the released models have about 800
+_MAX_NAME = 500  # characters of a tensor's name
+_MAX_METADATA = 1 << 20  # characters of all metadata together
+# Names under which training programs nest a state dict; averaged weights before the last ones
+_WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module")
+# What wrappers of a module put before every name: torch.compile, DistributedDataParallel, Lightning
+_PREFIXES = ("_orig_mod.", "module.", "model.")
 
 Shape = tuple[int, ...]
 Format = Literal["safetensors", "zip", "pickle"]
@@ -41,7 +48,10 @@ class TensorFile:
 def read_tensors(path: Path | str) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
-    GlideError for a file that is missing, cut short, not a checkpoint, or that carries code.
+    A state dict nested as training programs do it (`ema`, `state_dict`, `model`, `module`) is taken
+    out, and the prefixes `_orig_mod.`, `module.` and `model.` are removed from its names.
+    GlideError for a file that is missing, cut short, not a checkpoint, or that carries code; for
+    tensors that are sparse, quantized, without data, or larger than their data.
     """
     return _read(Path(path), meta=False)
 
@@ -67,34 +77,52 @@ def _read(path: Path, meta: bool) -> TensorFile:
     try:
         with torch.inference_mode(False):  # a tensor made in inference mode can take no gradient
             if file_format == "safetensors":
-                return _read_safetensors(path, meta)
-            return TensorFile(path, _state_dict(path, _unpickle(path, file_format, meta)))
+                found = _read_safetensors(path, meta)
+            else:
+                found = TensorFile(path, _state_dict(path, _unpickle(path, file_format, meta)))
+            _check_sizes(found, meta)
+            return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
+    except GlideError:
+        raise
     except MemoryError as error:
         raise GlideError(f"{path} does not fit into memory.") from error
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise _cut_short(path, error) from error
+        raise GlideError(
+            f"{path} holds pickled Python objects and not only tensors: loading it could run any "
+            "code, so it is refused. Expected a plain state dict from a trusted source: "
+            "safetensors, or a dict of tensors as OpenAI released."
+        ) from error
+    except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
+        raise _cut_short(path, error) from error
 
 
 def _format(path: Path) -> Format:
-    """Tell the format from the first bytes: names lie."""
+    """Detect the format from the first bytes; the ending of a name proves nothing."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            raise GlideError(f"{path} cannot be read: it is a folder, pipe or device, not a file.")
         with path.open("rb") as file:
             head = file.read(256)
     except FileNotFoundError as error:
         raise GlideError(
-            f"There is no file {path}. Expected a checkpoint: check the name, or see "
-            "`glide models` for what is known and how to get it."
+            f"There is no file {path}. Expected a checkpoint: `glide models` lists the known ones "
+            "and how to get them."
         ) from error
-    except OSError as error:
-        raise GlideError(f"{path} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GlideError(f"{path} cannot be read: {reason}.") from error
     if head[:4] == b"PK\x03\x04":
         return "zip"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return "pickle"
-    if head[8:9] == b"{" and size > 8:
+    if head[8:9] == b"{" and status.st_size > 8:
         return "safetensors"
     raise GlideError(
-        f"{path} is {_what_else(head, size)}. Expected a checkpoint in safetensors or PyTorch's "
-        "`.pt` format: get the file anew."
+        f"{path} is {_what_else(head, status.st_size)}. Expected a checkpoint in safetensors or "
+        "PyTorch's `.pt` format: download or export it again."
     )
 
 
@@ -109,43 +137,37 @@ def _what_else(head: bytes, size: int) -> str:
 
 
 def _read_safetensors(path: Path, meta: bool) -> TensorFile:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, names = file.metadata() or {}, list(file.keys())
-            if meta:
-                shapes = {name: file.get_slice(name).get_shape() for name in names}
-                tensors = {n: torch.empty(shape, device="meta") for n, shape in shapes.items()}
-            else:
-                tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _cut_short(path, error) from error
+    with safe_open(path, framework="pt") as file:
+        metadata, names = file.metadata() or {}, list(file.keys())
+        if meta:
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            tensors = {n: torch.empty(shape, device="meta") for n, shape in shapes.items()}
+        else:
+            tensors = {name: file.get_tensor(name) for name in names}
+    if sum(map(len, metadata.values())) > _MAX_METADATA:
+        raise GlideError(f"{path} has more than {_MAX_METADATA:,} characters of metadata.")
     return TensorFile(path, tensors, metadata)
 
 
 def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
     mapped = file_format == "zip"
-    if mapped and not zipfile.is_zipfile(path):  # the directory of a zip is at its end
-        raise _cut_short(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that are refused in a moment
-            return torch.load(
-                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
-            )
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise _cut_short(path, error) from error
-        raise GlideError(
-            f"{path} holds pickled Python objects and not only tensors: loading it could run any "
-            "code, so it is refused. Expected a plain state dict: get the file from a source you "
-            "trust, as safetensors or as the dict of tensors that OpenAI released."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise _cut_short(path, error) from error
+    if mapped:
+        with zipfile.ZipFile(path) as archive:  # the directory of a zip is at its end
+            compressed = [i for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+        if compressed:  # torch never compresses; unpacking could fill the memory
+            raise GlideError(f"{path} is a compressed zip archive. Expected one as torch.save's.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that are refused anyway
+        return torch.load(
+            path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+        )
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """Unwrap what training programs wrap around a state dict, and insist on plain tensors."""
+    """The state dict in what was pickled; GlideError when there is none."""
+    found = _unwrapped(content)
+    if found is not None:
+        return found
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -153,19 +175,65 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
         raise GlideError(
             f"{path} holds a {type(content).__name__} and not named tensors. Expected a state dict."
         )
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+    key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
+    raise GlideError(
+        f"{path} holds a {type(value).__name__} under {shorten(repr(key))}. Expected a state dict, "
+        "which is tensors by name and nothing else: save only the model's from this checkpoint."
+    )
+
+
+def _unwrapped(content: Any, depth: int = 4) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping) or not content or depth < 0:
+        return None
+    if all(_is_named_tensor(key, value) for key, value in content.items()):
+        return dict(content)
+    inner = (_unwrapped(content.get(name), depth - 1) for name in _WRAPPERS)
+    return next((found for found in inner if found is not None), None)
+
+
+def _is_named_tensor(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _check_sizes(file: TensorFile, meta: bool) -> None:
+    """Refuse tensors that are no plain block of numbers, before anything is done with them."""
+    if len(file.tensors) > _MAX_TENSORS:
+        raise GlideError(
+            f"{file.path} holds {len(file.tensors):,} tensors. Expected {_MAX_TENSORS:,} at most."
+        )
+    for key, tensor in file.tensors.items():
+        if len(key) > _MAX_NAME:
+            raise GlideError(f"{file.path} has a name of {len(key):,} characters: {key[:40]}...")
+        plain = tensor.layout == torch.strided and not tensor.is_quantized
+        # a stride of 0 repeats a few numbers to any size, which a copy would then need
+        if plain and (meta or not tensor.is_meta):
+            plain = tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+        else:
+            plain = False
+        if not plain:
             raise GlideError(
-                f"{path} holds a {type(value).__name__} under {key!r}. Expected a state dict: "
-                "tensors by name and nothing else. If this is a training checkpoint, save the "
-                "model's state dict from it."
+                f"{file.path} holds {key} as a sparse, quantized, repeated or empty (meta) tensor. "
+                "Expected plain tensors with their data."
             )
-    return dict(content)
 
 
-def _cut_short(path: Path, error: Exception | None = None) -> GlideError:
-    detail = f" ({str(error).splitlines()[0]})" if error and str(error) else ""
+def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that all names have, and the counter of torch's AveragedModel."""
+    named = dict(tensors)
+    others = named.keys() - {"n_averaged"}
+    if len(others) == len(named) - 1 and all(key.startswith("module.") for key in others):
+        del named["n_averaged"]
+    while named:
+        common = [p for p in _PREFIXES if all(key.startswith(p) for key in named)]
+        if not common:
+            break
+        named = {key.removeprefix(common[0]): tensor for key, tensor in named.items()}
+    return named
+
+
+def _cut_short(path: Path, error: Exception) -> GlideError:
+    detail = f" ({shorten(error, 150)})" if str(error) else ""
     return GlideError(
         f"{path} is damaged or was cut short ({path.stat().st_size:,} bytes){detail}. "
-        "Expected a whole checkpoint: delete it and get it anew."
+        "Expected a whole checkpoint: delete it and download or export it again."
     )

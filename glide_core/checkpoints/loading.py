@@ -1,8 +1,8 @@
-"""Load and save whole models: config from the file itself, weights mapped and built only once.
+"""Load and save whole models: config from the file itself, weights mapped into memory once.
 
-The module is made on the meta device and takes the file's tensors over, so that a released model
-of 385 M parameters is never initialised for nothing. Weights are made outside inference mode
-(ComfyUI runs nodes inside it), because a weight made inside can take no part in a gradient.
+The module is made on the meta device and takes over the file's tensors, so that a released model of
+385 M parameters is not initialised first. Weights are made outside inference mode (ComfyUI runs
+nodes inside it), because a weight made inside cannot take part in a gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from glide_core.checkpoints.files import (
     read_tensors,
     write_tensors,
 )
-from glide_core.config import ClipConfig, GlideConfig, ModelKind
+from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import Affine, NoisyClip
@@ -35,14 +35,19 @@ PathLike = Path | str
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     """Read a file's config from its names, shapes and metadata, without its weights.
 
-    One tower of a noisy CLIP gives a config whose other half is the released model's.
+    One encoder of a noisy CLIP gives a config whose other half is the released model's.
+    GlideError for every file that is not a model of these types.
     """
     return config_of(read_shapes(path))
 
 
-def config_of(file: TensorFile) -> GlideConfig | ClipConfig:
-    """Read the config of a file's tensors."""
-    return config_from_state_dict(file.shapes, file.metadata, str(file.path))
+def config_of(
+    file: TensorFile, kind: ModelKind | None = None, schedule: ScheduleConfig | None = None
+) -> GlideConfig | ClipConfig:
+    """Read the config of a file's tensors; kind and schedule override what the file says."""
+    return config_from_state_dict(
+        file.shapes, file.metadata, str(file.path), kind=kind, schedule=schedule
+    )
 
 
 def load_model(
@@ -52,18 +57,22 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     config: GlideConfig | None = None,
     kinds: Sequence[ModelKind] = (),
+    kind: ModelKind | None = None,
+    schedule: ScheduleConfig | None = None,
 ) -> GlideModel:
     """Load one GLIDE model, frozen and in eval mode.
 
     dtype: of the heavy layers; norms, embeddings and the head stay float32 (`use_dtype`).
-    config: overrides what the file says of itself.
-    kinds: which kinds will do where it is wanted; any, when empty.
-    GlideError says what the file is when it is not what was asked for, and lists tensors that
-    are missing, too many, of another shape, or not finite.
+    config: replaces the config that the file has or that its tensors show.
+    kinds: the kinds that are allowed; empty: any.
+    kind, schedule: replace only these parts of the config, for models of other programs: a schedule
+        that is not OpenAI's, or an inpainting model that is given no mask (`add_mask_channel`).
+    GlideError says what the file holds when it is not what was asked for, and lists tensors that
+    are missing, unexpected, of another shape, or not finite.
     """
     with torch.inference_mode(False):  # or the weights could take part in no gradient later
         file = read_tensors(path)
-    found = config or config_of(file)
+    found = config or config_of(file, kind, schedule)
     if isinstance(found, ClipConfig):
         raise GlideError(
             f"{path} is {_CLIP_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
@@ -74,7 +83,25 @@ def load_model(
             f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}: "
             "name a file of that kind."
         )
-    return model_from_state_dict(file.tensors, found, device=device, dtype=dtype, where=str(path))
+    tensors = add_mask_channel(file.tensors, found)
+    return model_from_state_dict(tensors, found, device=device, dtype=dtype, where=str(path))
+
+
+def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
+    """Give an inpainting model that takes x and the masked image but no mask a mask channel.
+
+    Its weights are zeros, so that the output is that of the model without it. Other models are
+    returned as they are.
+    """
+    key, folded = "input_blocks.0.0.weight", config.unet.patch_size**2
+    weight = tensors.get(key)
+    if not config.is_inpaint or weight is None or weight.ndim != 4:
+        return tensors
+    if config.first_channels - weight.shape[1] != folded:
+        return tensors
+    known = 2 * config.unet.channels * folded  # x, then the masked image, then the mask
+    mask = weight.new_zeros(weight.shape[0], folded, *weight.shape[2:])
+    return {**tensors, key: torch.cat([weight[:, :known], mask, weight[:, known:]], dim=1)}
 
 
 def model_from_state_dict(
@@ -128,7 +155,7 @@ def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipCo
         if found == "glide":
             raise GlideError(
                 f"{file.path} is a GLIDE model. Expected a noisy CLIP: one safetensors with both "
-                "towers, or OpenAI's clip_image_enc.pt and clip_text_enc.pt."
+                "encoders, or OpenAI's clip_image_enc.pt and clip_text_enc.pt."
             )
         parts[found] = file
     if set(parts) == {"clip"} and len(files) == 1:
@@ -139,7 +166,7 @@ def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipCo
     if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
         raise GlideError(
             f"{where} is {' and '.join(_CLIP_NAMES[found] for found in parts)}. Expected both "
-            "towers: one safetensors that holds them, or OpenAI's clip_image_enc.pt and "
+            "encoders: one safetensors that holds them, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
     image, text = parts["clip-image"], parts["clip-text"]
@@ -163,7 +190,7 @@ def save_model(
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a model with its config as safetensors, whole or not at all.
+    """Write a model with its config as safetensors, atomically.
 
     metadata: further entries (author, licence, ...), text by name.
     """
@@ -178,7 +205,7 @@ def save_clip(
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write both towers of a noisy CLIP with their config; see `save_model`."""
+    """Write both encoders of a noisy CLIP with their config; see `save_model`."""
     stored = {**(metadata or {}), METADATA_KEY: clip.config.to_json()}
     return write_tensors(_as_dtype(clip.state_dict(), dtype), path, stored)
 
@@ -193,13 +220,24 @@ _TEXT_FIELDS = (
 )
 _CLIP_NAMES = {
     "clip": "a noisy CLIP",
-    "clip-image": "the image tower of a noisy CLIP",
-    "clip-text": "the text tower of a noisy CLIP",
+    "clip-image": "the image encoder of a noisy CLIP",
+    "clip-text": "the text encoder of a noisy CLIP",
 }
 
 
+# dtypes that torch converts to float32 on every device
+_STORED = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
+
+
 class _Uninitialised(TorchFunctionMode):
-    """Skip random initialisation: drawing on the meta device first imports a second of torch."""
+    """Skip random initialisation: on the meta device it imports a second's worth of torch first."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -250,18 +288,18 @@ def check_tensors(
     integers = (
         f"{key} ({tensors[key].dtype})"
         for key in expected.keys() & tensors.keys()
-        if expected[key].is_floating_point() and not tensors[key].is_floating_point()
+        if tensors[key].dtype not in _STORED
     )
     faults = [
         *_listed("missing", expected.keys() - tensors.keys()),
         *_listed("not part of the model", tensors.keys() - expected.keys()),
         *_listed("of another shape", misshapen),
-        *_listed("without fractions", integers),
+        *_listed("of a dtype that is not supported", integers),
     ]
     if faults:
         raise GlideError(
             f"{where} does not fit its own config. Tensors {'; '.join(faults)}. "
-            "Expected a whole model of one kind: get the file anew."
+            "Expected a whole model of one kind: download or export it again."
         )
 
 

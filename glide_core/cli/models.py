@@ -1,19 +1,20 @@
-"""`glide models`: what is known, what is here, and how to get or convert the rest."""
+"""`glide models`: list, download and convert model files."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "List every known model, where it is or would come from, and your own files. Nothing is "
-        "ever downloaded but by `glide models download`."
+        "List the known models with their location, and your own files. Only `glide models "
+        "download` downloads anything."
     )
     jobs = parser.add_subparsers(dest="job", metavar="[list | download | convert | convert-lora]")
     jobs.add_parser("list", help="list models (the default)")
-    download = jobs.add_parser("download", help="fetch a model of OpenAI's")
+    download = jobs.add_parser("download", help="download a model")
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
     download.add_argument(
         "--to",
@@ -31,6 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16"),
         help="number format to store (default: as it is)",
     )
+    convert.add_argument(
+        "--kind",
+        choices=("base", "upsampler", "inpaint", "upsampler-inpaint"),
+        help="store this kind instead of the detected one (inpaint: also for a model that is given "
+        "a masked image but no mask)",
+    )
+    convert.add_argument(
+        "--noise-schedule",
+        choices=("linear", "squaredcos_cap_v2"),
+        help="store this noise schedule instead of OpenAI's for this kind",
+    )
+    convert.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="store what the model predicts (default: epsilon)",
+    )
     lora = jobs.add_parser(
         "convert-lora",
         help="turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora",
@@ -46,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from glide_core.checkpoints.catalog import ENTRIES, models_directory
+    from glide_core.checkpoints.catalog import ENTRIES, model_files, models_directory
 
     rows = [("NAME", "SIZE", "WHAT", "WHERE")]
     for entry in ENTRIES:
@@ -56,7 +73,7 @@ def _list(arguments: argparse.Namespace) -> int:
         else:
             size = _megabytes(entry.size) if entry.size else "-"
             where = f"missing from {path.parent}" if entry.bundled else f"not here; {entry.url}"
-        rows.append((entry.name, size, entry.about, where))
+        rows.append((entry.name, size, f"{entry.about} ({entry.licence})", where))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print(
@@ -65,10 +82,11 @@ def _list(arguments: argparse.Namespace) -> int:
         print(f"  {row[3]}")
     folder = models_directory()
     known = {entry.filename for entry in ENTRIES}
-    own = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in known)
+    own = [path for path in model_files(folder) if path.name not in known]
     print(f"\nYour own files in {folder}:" if own else f"\nNo files of your own in {folder}.")
     for path in own:
-        print(f"  {path.relative_to(folder)}  {_megabytes(path.stat().st_size)}  {_kind(path)}")
+        name = str(path.relative_to(folder)).encode(errors="replace").decode()
+        print(f"  {name}  {_megabytes(path.stat().st_size)}  {_kind(path)}")
     return 0
 
 
@@ -114,9 +132,24 @@ def _convert(arguments: argparse.Namespace) -> int:
     import torch
 
     from glide_core.checkpoints.convert import convert
+    from glide_core.checkpoints.files import read_shapes
+    from glide_core.checkpoints.loading import config_of
+    from glide_core.config import ClipConfig
+    from glide_core.errors import GlideError
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    print(convert(arguments.file, arguments.to, dtype=dtype))
+    kind, schedule = arguments.kind, None
+    changes = {
+        name: getattr(arguments, name)
+        for name in ("noise_schedule", "prediction_type")
+        if getattr(arguments, name) is not None
+    }
+    if changes:
+        config = config_of(read_shapes(arguments.file[0]), kind)
+        if isinstance(config, ClipConfig):
+            raise GlideError(f"{arguments.file[0]} is a noisy CLIP, which has no noise schedule.")
+        schedule = replace(config.schedule, **changes)
+    print(convert(arguments.file, arguments.to, dtype=dtype, kind=kind, schedule=schedule))
     return 0
 
 

@@ -40,8 +40,8 @@ CLIP = ClipConfig(
 )
 
 
-def test_six_files_are_openais_and_five_are_ours() -> None:
-    released = [entry for entry in ENTRIES if not entry.bundled]
+def test_six_files_are_openais_three_laions_and_five_ours() -> None:
+    released = [entry for entry in ENTRIES if entry.name.startswith("openai-")]
     assert [entry.filename for entry in released] == [
         "base.pt",
         "upsample.pt",
@@ -52,7 +52,10 @@ def test_six_files_are_openais_and_five_are_ours() -> None:
     ]
     for entry in released:
         assert entry.url is not None and entry.url.endswith(f"/dec-2021/{entry.filename}")
-    assert len(ENTRIES) - len(released) == 5
+    laion = [entry.filename for entry in ENTRIES if entry.name.startswith("laionide-")]
+    assert laion == ["laionide-v3-base.pt", "laionide-v2-base.pt", "laionide-v2-sr.pt"]
+    assert sum(entry.bundled for entry in ENTRIES) == 5 == len(ENTRIES) - 9
+    assert all(entry.licence == "MIT" for entry in ENTRIES)
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
 
 

@@ -1,0 +1,253 @@
+"""Whatever a file holds, loading it gives a model or one GlideError that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from glide_core.checkpoints.files import read_shapes, read_tensors
+from glide_core.checkpoints.loading import inspect, load_clip, load_model
+from glide_core.cli import main
+from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
+from glide_core.errors import GlideError
+from glide_core.models.glide import GlideModel
+from glide_core.models.noisy_clip import NoisyClip
+
+SMALL = GlideConfig(
+    text=TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=2),
+    unet=UNetConfig(
+        image_size=16,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 1),
+        attention_factors=(2,),
+        num_head_channels=16,
+    ),
+    tokenizer="glide-small",
+)
+CLIP = ClipConfig(
+    image_size=16,
+    embedding=16,
+    image_width=32,
+    image_heads=2,
+    image_layers=1,
+    n_vocab=2048,
+    context_length=8,
+    text_width=32,
+    text_heads=2,
+    text_layers=1,
+    tokenizer="glide-small",
+)
+STATE = {key: value.detach() for key, value in GlideModel(SMALL).openai_state_dict().items()}
+CLIP_STATE = dict(NoisyClip(CLIP).state_dict())
+QUICK = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def refused(path: Path) -> str:
+    """The message with which every way of reading refuses a file."""
+    messages = []
+    for read in (inspect, load_model, load_clip):
+        with pytest.raises(GlideError) as caught:
+            read(path)
+        assert path.name in str(caught.value)
+        messages.append(str(caught.value))
+    return messages[1]
+
+
+def legacy(body: bytes) -> bytes:
+    """A pickle that starts as torch's legacy format does."""
+    return pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + body
+
+
+PICKLES = {
+    "no opcode": b"\x80\x02\xff.",
+    "pop from nothing": b"\x80\x020.",
+    "unknown memo": b"\x80\x02h\x05.",
+    "short struct": b"\x80\x02J\x01",
+    "build on a number": b"\x80\x02K\x01}b.",
+    "set item of a number": b"\x80\x02K\x01K\x02K\x03s.",
+    "append to a number": b"\x80\x02K\x01K\x02a.",
+    "persistent id": b"\x80\x02K\x01Q.",
+    "tensor of nothing": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
+    "tensor of numbers": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04tR.",
+    "parameter of a number": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01K\x02K\x03tR.",
+    "nested": b"\x80\x02" + b"]" * 9000 + b"a" * 8999 + b".",
+    "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
+    "dict of lists": pickle.dumps({"a": [1]}, 2),
+    "none": pickle.dumps(None, 2),
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize("form", ["plain", "legacy", "zip"])
+def test_an_odd_pickle_is_refused(name: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.pt"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", PICKLES[name])
+            archive.writestr("archive/version", "3\n")
+    else:
+        path.write_bytes(legacy(PICKLES[name]) if form == "legacy" else PICKLES[name])
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.zeros(2, 2, device="meta"),
+        torch.quantize_per_tensor(torch.zeros(2, 2), 0.1, 0, torch.qint8),
+        torch.zeros(32, 32, 3, 3, dtype=torch.complex64),
+        torch.zeros(32, 32, 3, 3, dtype=torch.bool),
+        torch.zeros(()),
+        torch.zeros(0, 32, 3, 3),
+        torch.zeros(32),
+        torch.zeros(32, 32, 3, 3, 1),
+    ],
+    ids=lambda t: f"{t.layout}-{t.dtype}-{t.ndim}-{t.numel()}",
+)
+def test_a_tensor_that_is_not_a_weight_is_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    for key in ("input_blocks.1.0.in_layers.2.weight", "input_blocks.0.0.weight"):
+        torch.save({**STATE, key: tensor}, tmp_path / "x.pt")
+        with pytest.raises(GlideError, match=r"x\.pt"):
+            load_model(tmp_path / "x.pt", config=SMALL)
+        with pytest.raises(GlideError, match=r"x\.pt"):
+            load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("key", sorted(STATE))
+def test_every_tensor_is_checked_for_rank_before_it_is_used(key: str, tmp_path: Path) -> None:
+    shape = list(STATE[key].shape)
+    for wrong in ([], [0], shape[1:], [*shape, 1], [0, *shape[1:]], [n + 1 for n in shape]):
+        state = {**STATE, key: torch.zeros(wrong)}
+        (tmp_path / "x").write_bytes(save(state, metadata={"glide": SMALL.to_json()}))
+        with pytest.raises(GlideError, match=r"/x "):
+            load_model(tmp_path / "x")
+
+
+def test_metadata_is_limited_in_size_and_depth(tmp_path: Path) -> None:
+    for text in ("[" * 60_000, '{"a":' * 10_000, "x" * 70_000, "9" * 60_000):
+        save_file(STATE, tmp_path / "x", metadata={"glide": text})
+        assert "config that cannot be read" in refused(tmp_path / "x")
+    save_file(STATE, tmp_path / "y", metadata={"other": "x" * 2_000_000})
+    assert "metadata" in refused(tmp_path / "y")
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"0" * 10_000)
+    assert "compressed" in refused(tmp_path / "x.pt")
+
+
+def test_long_names_and_many_tensors_are_refused(tmp_path: Path) -> None:
+    save_file({"input_blocks." * 1000: torch.zeros(1)}, tmp_path / "x")
+    assert "name of 13,000 characters" in refused(tmp_path / "x")
+    save_file({str(i): torch.zeros(1) for i in range(20_001)}, tmp_path / "y")
+    assert "20,001 tensors" in refused(tmp_path / "y")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pt")
+    assert "not a file" in refused(tmp_path / "x.pt")
+    assert "not a file" in refused(Path(os.devnull))
+
+
+def test_one_bad_file_does_not_break_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GLIDE_MODELS", str(tmp_path))
+    save_file(STATE, tmp_path / "good.safetensors", metadata={"glide": SMALL.to_json()})
+    bad = json.loads(SMALL.to_json())
+    bad["unet"]["patch_size"] = 0
+    save_file(STATE, tmp_path / "bad.safetensors", metadata={"glide": json.dumps(bad)})
+    for name, content in PICKLES.items():
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    (tmp_path / "huge.safetensors").write_bytes(struct.pack("<Q", 2**63) + b"{" * 20)
+    (tmp_path / "notes.txt").write_text("not a model")
+    (tmp_path / "loop.pt").symlink_to("loop.pt")
+    (tmp_path / "folder.pt").mkdir()
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert "good.safetensors" in printed and "GLIDE base model" in printed
+    assert printed.count("not a GLIDE model") == len(PICKLES) + 2
+    assert "notes.txt" not in printed
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+JSON = st.recursive(
+    VALUES,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v),
+    max_leaves=5,
+)
+
+
+@QUICK
+@given(section=st.sampled_from(["text", "unet", "schedule"]), value=JSON, data=st.data())
+def test_any_config_in_the_metadata_loads_or_is_a_glide_error(
+    section: str, value: Any, data: st.DataObject, tmp_path: Path
+) -> None:
+    raw = json.loads(SMALL.to_json())
+    raw[section][data.draw(st.sampled_from(sorted(raw[section])))] = value
+    save_file(STATE, tmp_path / "x", metadata={"glide": json.dumps(raw)})
+    try:
+        model = load_model(tmp_path / "x")
+    except GlideError as error:
+        assert str(tmp_path / "x") in str(error)
+    else:
+        assert model.openai_state_dict().keys() == STATE.keys()
+
+
+@QUICK
+@given(data=st.data())
+def test_any_shapes_load_or_are_a_glide_error(data: st.DataObject, tmp_path: Path) -> None:
+    whole = data.draw(st.sampled_from([STATE, CLIP_STATE]))
+    keys = st.sampled_from(sorted(whole))
+    shapes = st.lists(st.integers(0, 9), max_size=5)
+    changed = data.draw(st.dictionaries(keys, shapes, max_size=3))
+    gone = data.draw(st.sets(keys, max_size=3))
+    state = {key: value for key, value in whole.items() if key not in gone}
+    state |= {key: torch.zeros(shape) for key, shape in changed.items()}
+    (tmp_path / "x").write_bytes(save(state))
+    for read in (inspect, load_model, load_clip):
+        try:
+            read(tmp_path / "x")
+        except GlideError as error:
+            assert str(tmp_path / "x") in str(error)
+
+
+@QUICK
+@given(at=st.integers(0, 2000), with_=st.binary(min_size=1, max_size=8))
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_any_damage_is_read_or_a_glide_error(
+    form: str, at: int, with_: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pt"
+    state = {key: STATE[key] for key in ("out.2.weight", "time_embed.0.weight")}
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    content = bytearray(path.read_bytes())
+    at = at if form != "zip" or at % 2 else len(content) - 1 - at // 4  # the zip's directory too
+    content[at : at + len(with_)] = with_
+    path.write_bytes(content)
+    for read in (read_shapes, read_tensors):
+        try:
+            read(path)
+        except GlideError as error:
+            assert str(path) in str(error)
