@@ -1,12 +1,10 @@
-"""Which device and which number format, when the person leaves the choice to us."""
+"""Choose the device and the number format."""
 
 from __future__ import annotations
 
-import textwrap
-
 import torch
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -20,11 +18,11 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" is a device, and holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = textwrap.shorten(str(error).split(". ")[0], 100, placeholder=" ...")
+    except Exception as error:  # backends that are not built in raise nearly every type
+        reason = shorten(str(error).split(". ")[0], 100)
         raise GlideError(
-            f"there is no device {name!r} here ({reason}). Expected cpu, cuda, cuda:1, mps... "
-            "Leave --device out to have one chosen."
+            f"there is no device {shorten(repr(name))} here ({reason}): expected auto, cpu, cuda, "
+            "cuda:1, mps..."
         ) from error
     return device
 

@@ -7,6 +7,10 @@ class GlideError(ValueError):
     """An error that the user can correct: the message says what is wrong and what is allowed."""
 
 
+class UsageError(GlideError):
+    """Command-line options that do not fit together (exit status 2)."""
+
+
 def shorten(value: object, length: int = 80) -> str:
     """Text for an error message: one line of at most `length` characters."""
     text = " ".join(str(value).split())

@@ -152,8 +152,10 @@ def _next_number(base: Path) -> int:
 
 def check_folder(folder: Path) -> None:
     """Raise GlideError for an output folder that cannot be created or written; create nothing."""
-    shown = shorten(folder, 200)
+    shown = shorten(repr(str(folder)) if "\0" in str(folder) else folder, 200)
     try:
+        if "\0" in str(folder):
+            raise ValueError("a path cannot contain a NUL character")
         parents = (folder, *folder.absolute().parents)
         existing = next((p for p in parents if os.path.lexists(p)), folder)
         if not existing.is_dir():

@@ -335,3 +335,86 @@ def test_clip_guidance_samples_the_papers_way_unless_told_otherwise() -> None:
     assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ancestral"
     assert sampler_of(Namespace(sampler="ddim", clip_scale=3.0)) == "ddim"
     assert sampler_of(Namespace(sampler=None)) == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), "glide: out of memory. Use"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "out of memory (Def"),
+        (OSError(28, "No space left on device", "x.png"), "No space left on device: x.png"),
+    ],
+)
+def test_lack_of_memory_or_space_is_one_line(
+    error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from glide_core.cli import generate
+
+    def fail(arguments: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(generate, "run", fail)
+    assert glide("generate", "x") == 1
+    said = capsys.readouterr().err
+    assert expected in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "100000"],
+        ["-n", "9" * 30],
+        ["--size", "80000000"],
+        ["--seed", "9" * 5000],
+        ["--sampler", "x" * 5000],
+        ["--" + "y" * 5000],
+        ["--lora"],
+    ],
+)
+def test_huge_values_are_refused_in_short_messages(words: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        glide("generate", "x", *words)
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err) < 900
+
+
+@pytest.mark.parametrize("device", ["hpu", "gpu9", "xla", "privateuseone", "cuda:99", "a" * 999])
+def test_odd_devices_are_one_line(device: str, out: Path, capsys: Any) -> None:
+    assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out, "--device", device) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "no device" in said[0] and len(said[0]) < 400
+
+
+def test_generate_without_a_prompt_is_wrong_usage(capsys: Any) -> None:
+    assert glide("generate") == 2
+    assert "PROMPT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/dev/null", "a" * 300, "\0", "/dev/full/x"])
+def test_odd_output_folders_are_one_line(folder: str, model_folder: Path, capsys: Any) -> None:
+    assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", folder) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert (len(said) == 1 and "--out" in said[0]) or "cannot write" in said[0]
+
+
+def test_a_prompt_or_size_that_the_model_does_not_know_is_reported(
+    out: Path, model_folder: Path, capsys: Any
+) -> None:
+    from glide_core.checkpoints.loading import load_model, save_model
+
+    path = out.parent / "words.safetensors"
+    metadata = {"glide_vocabulary": json.dumps({"subjects": ["fox", "red apple"]})}
+    save_model(load_model(model_folder / "tiny_base.safetensors"), path, metadata=metadata)
+    words = ["--model", path, "--no-upsample", *QUICK, "--out", out]
+    for prompt, known in [("two foxes", True), ("Red Apples!", True), ("a quokka", False)]:
+        assert glide("generate", prompt, *words) == 0
+        assert ("names no subject" not in capsys.readouterr().err) == known
+    assert glide("generate", "a fox", *words, "--size", "96x64") == 0
+    assert "trained on 64x64 only" in capsys.readouterr().err
+
+
+def test_an_image_limit_can_be_raised(out: Path, photo: Path, capsys: Any) -> None:
+    words = ["upscale", photo, "x", "--model", "tiny_upsampler.safetensors", "--steps", 1]
+    assert glide(*words, "--max-pixels", 5399, "--quiet", "--out", out) == 1
+    assert "90x60 has more than the allowed 5,399 pixels" in capsys.readouterr().err
+    assert glide(*words, "--max-pixels", 5400, "--quiet", "--out", out) == 0

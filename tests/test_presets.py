@@ -10,6 +10,7 @@ from glide_pack.nodes.sampling import CUSTOM, GlideSampler
 from glide_core.cli import options
 from glide_core.diffusion import SAMPLERS
 from glide_core.names import PRESETS
+from glide_core.request import default_sampler
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -21,13 +22,21 @@ def parsed(*words: str) -> argparse.Namespace:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_sets_steps_and_sampler(name: str) -> None:
     found = parsed("--preset", name)
-    assert (found.steps, found.sampler) == (PRESETS[name].steps, PRESETS[name].sampler)
-    assert found.sampler in SAMPLERS
+    assert found.steps == PRESETS[name].steps
+    assert (found.sampler or default_sampler()) == PRESETS[name].sampler
+    assert PRESETS[name].sampler in SAMPLERS
 
 
-def test_what_is_said_after_a_preset_wins() -> None:
-    found = parsed("--preset", "fast", "--steps", "13")
-    assert (found.steps, found.sampler) == (13, PRESETS["fast"].sampler)
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_explicit_option_wins_over_a_preset_in_either_order(order: int) -> None:
+    words = [("--preset", "fast"), ("--steps", "13"), ("--sampler", "euler")][::order]
+    found = parsed(*(word for pair in words for word in pair))
+    assert (found.steps, found.sampler) == (13, "euler")
+
+
+def test_a_preset_leaves_the_default_sampler_to_clip_guidance() -> None:
+    assert parsed("--preset", "fast").sampler is None
+    assert parsed("--preset", "reference").sampler == PRESETS["reference"].sampler
 
 
 def test_without_a_preset_nothing_changes() -> None:

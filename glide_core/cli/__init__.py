@@ -1,4 +1,4 @@
-"""The `glide` command. Each subcommand is a module of its own, imported when it is asked for."""
+"""The `glide` command. Each subcommand is a module, imported when it is used."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 from glide_core import __version__
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, UsageError, shorten
 
 COMMANDS = {  # name: (module, what it does)
-    "generate": ("glide_core.cli.generate", "draw pictures of a prompt"),
-    "upscale": ("glide_core.cli.upscale", "enlarge a picture four times, with a prompt"),
-    "inpaint": ("glide_core.cli.inpaint", "repaint the masked part of a picture"),
-    "edit": ("glide_core.cli.edit", "redraw a picture by a prompt (SDEdit)"),
+    "generate": ("glide_core.cli.generate", "generate images from a prompt"),
+    "upscale": ("glide_core.cli.upscale", "enlarge an image four times, with a prompt"),
+    "inpaint": ("glide_core.cli.inpaint", "replace the masked part of an image"),
+    "edit": ("glide_core.cli.edit", "change an image by a prompt (SDEdit)"),
     "run": (
         "glide_pack.nodes.host.standalone.command",
         "run a ComfyUI workflow, here or on a server",
     ),
-    "models": ("glide_core.cli.models", "list, download and convert models"),
-    "evaluate": ("glide_core.cli.evaluate", "measure pictures: frechet, kid, CLIP score..."),
+    "models": ("glide_core.cli.models", "list, download, convert and merge models"),
+    "evaluate": ("glide_core.cli.evaluate", "measure images: frechet, kid, CLIP score..."),
     "sweep": ("glide_core.cli.sweep", "compare guidance scales, steps and samplers"),
     "train": ("glide_core.cli.train", "train a model"),
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in two lines: the usage of all options would bury it."""
+    """Reports an error in two lines instead of the usage of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
+        quoted = re.sub(r"'([^']{81,})'", lambda m: repr(shorten(m.group(1))), message)
+        self.exit(2, f"{self.prog}: {shorten(quoted, 600)}\nSee `{self.prog} --help`.\n")
 
 
 def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the subcommand that was asked for gets its options."""
+    """Build the parser; only the subcommand `asked` gets its options (None: no subcommand does)."""
     parser = _Parser(
         prog="glide",
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
-        epilog="`glide COMMAND --help` says more. "
-        "Example: glide generate 'a fox on a blue background'",
+        epilog="See `glide COMMAND --help`. Example: glide generate 'a fox on a blue background'",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, line) in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
@@ -55,7 +56,7 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `glide`. Gives 0, or 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run `glide`. Returns 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in given if word in COMMANDS), None)
     parser = build_parser(asked)
@@ -69,31 +70,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = importlib.import_module(COMMANDS[options.command][0])
     try:
         with _warnings_shown():
+            if getattr(options, "threads", None):
+                import torch
+
+                torch.set_num_threads(options.threads)
             return int(module.run(options))
+    except UsageError as error:
+        print(f"glide: {error}\nSee `glide {options.command} --help`.", file=sys.stderr)
+        return 2
     except GlideError as error:
         print(f"glide: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `glide models | head`: nobody reads on
+    except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("glide: stopped.", file=sys.stderr)
         return 130
+    except OSError as error:  # a full disk, a file removed meanwhile
+        where = f": {shorten(error.filename, 200)}" if error.filename else ""
+        print(f"glide: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
+        detail = f" ({shorten(error, 200)})" if str(error) else ""
         print(
-            f"glide: out of memory ({str(error).splitlines()[0]}). Expected room for one batch. "
-            "Make fewer pictures at once (--batch 1), use --dtype bfloat16, or --device cpu.",
+            f"glide: out of memory{detail}. Use a smaller --batch or --size, or another --dtype or "
+            "--device.",
             file=sys.stderr,
         )
         return 1
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    said = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "invalid buffer size")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 @contextmanager

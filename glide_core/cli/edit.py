@@ -1,4 +1,4 @@
-"""`glide edit`: a picture redrawn by a prompt (SDEdit, Meng et al. 2021)."""
+"""`glide edit`: change an image by a prompt (SDEdit, Meng et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from glide_core.cli import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Redraw a picture or a sketch by a prompt: noise is added up to --strength, and the model "
-        "takes it away again."
+        "Change an image or a sketch by a prompt: noise is added up to --strength, and the model "
+        "removes it again."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("prompt", metavar="PROMPT", help="what the picture should show")
+    parser.add_argument("prompt", metavar="PROMPT", help="what the image should show")
     parser.add_argument(
         "--strength",
         type=options.fraction,
         default=0.6,
         metavar="S",
-        help="0 keeps the picture, 1 forgets it, 0.5 to 0.8 keeps its layout (default: 0.6)",
+        help="0 keeps the image, 1 ignores it, 0.5 to 0.8 keeps its layout (default: 0.6)",
     )
     parser.add_argument(
         "--upsample-strength",
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_sampling(parser, steps=50)
     options.add_clip(parser)
     options.add_upsampling(parser, model="upsampler")
+    options.add_input_images(parser)
     options.add_output(parser)
     options.add_device(parser)
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.cli import common
     from glide_core.images import read_image
 
-    original = read_image(arguments.image)
+    original = read_image(arguments.image, arguments.max_pixels)
     upsampler = None if arguments.no_upsample else arguments.upsampler
     pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
     request = replace(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from glide_core.cli import options
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.prompts is None:
         if arguments.prompt is None:
-            raise GlideError(
-                "there is nothing to draw. Expected a PROMPT, or --prompts with a list of them."
-            )
+            raise UsageError("there is no prompt: expected PROMPT, or --prompts LIST")
         given = {"--shard-size": arguments.shard_size, "--format": arguments.format}
         if unused := [name for name, value in given.items() if value is not None]:
             raise GlideError(

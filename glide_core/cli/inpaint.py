@@ -1,4 +1,4 @@
-"""`glide inpaint`: the masked part of a picture of any size, by a prompt."""
+"""`glide inpaint`: replace the masked part of an image of any size by a prompt."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from glide_core.cli import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Repaint where the mask is white (or, in a mask with transparency, where it is "
-        "transparent). The picture may have any size: a square around the mask is repainted and "
+        "Replace the image where the mask is white (or, in a mask with transparency, where it is "
+        "transparent). The image may have any size: a square around the mask is inpainted and "
         "stitched back, and nothing outside the mask changes."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("mask", type=Path, metavar="MASK", help="white is repainted")
-    parser.add_argument("prompt", metavar="PROMPT", help="what the picture should show")
+    parser.add_argument(
+        "mask", type=Path, metavar="MASK", help="of the image's size; white is inpainted"
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what the whole image should show")
     options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "inpaint")
@@ -26,18 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.not_negative,
         default=0.5,
         metavar="PART",
-        help="surroundings the model sees, as a part of the mask's extent (default: 0.5)",
+        help="surroundings that the model sees, as a part of the mask's extent (default: 0.5)",
     )
     parser.add_argument(
         "--feather",
-        type=options.whole,
+        type=options.side_length,
         default=8,
         metavar="PIXELS",
-        help="over how many pixels inside the mask old fades into new (default: 8)",
+        help="pixels inside the mask over which the old image fades into the new one (default: 8)",
     )
     options.add_sampling(parser, steps=30)
     options.add_clip(parser)
     options.add_upsampling(parser, model="upsampler-inpaint")
+    options.add_input_images(parser)
     options.add_output(parser)
     options.add_device(parser)
 
@@ -48,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.cli import common
     from glide_core.images import read_image, read_mask
 
-    image, mask = read_image(arguments.image), read_mask(arguments.mask)
+    image, mask = (
+        read_image(arguments.image, arguments.max_pixels),
+        read_mask(arguments.mask, arguments.max_pixels),
+    )
     upsampler = None if arguments.no_upsample else arguments.upsampler
     pipe = common.load_pipeline(arguments, inpaint=arguments.model, upsampler_inpaint=upsampler)
     request = common.request_of(arguments)

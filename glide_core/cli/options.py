@@ -1,4 +1,4 @@
-"""Options that mean the same in every command. Imports nothing heavy: `--help` must be quick."""
+"""Options that mean the same in every command. Imports no torch: `--help` must be quick."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from glide_core.errors import shorten
 from glide_core.names import PRESETS
 
 # What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
@@ -36,9 +37,19 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("out"),
         metavar="DIR",
-        help="folder for the pictures, numbered on, never overwritten (default: out)",
+        help="output folder; existing files are kept (default: out)",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bars, paths only")
+    group.add_argument("--quiet", action="store_true", help="no progress bars, only paths")
+
+
+def add_input_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-pixels",
+        type=max_pixels,
+        default=50_000_000,
+        metavar="N",
+        help="refuse larger input images before decoding them (default: 50000000)",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +61,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="number format of the heavy layers (default: float16 on CUDA, else float32, which is "
-        "exact; bfloat16 is two to three times as quick on a CPU with AMX or AVX512-BF16)",
+        help="number format of the heavy layers (default: float16 on CUDA, else float32)",
+    )
+    add_threads(group)
+
+
+def add_threads(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--threads",
+        type=thread_count,
+        metavar="N",
+        help="CPU threads (default: PyTorch's, one per core; use fewer on shared cores)",
     )
 
 
@@ -61,29 +81,45 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         type=seed,
         default=0,
         metavar="N",
-        help="decides all noise; picture i is what seed N + i gives alone (default: 0)",
+        help="random seed; image i uses seed N + i (default: 0)",
     )
 
 
 def add_count(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-n", type=positive, default=1, metavar="N", help="how many pictures (default: 1)"
+        "-n", type=image_count, default=1, metavar="N", help="number of images (default: 1)"
     )
     parser.add_argument(
         "--batch",
-        type=positive,
+        type=batch_size,
         default=4,
         metavar="N",
-        help="pictures at once: less takes less memory, and changes no picture (default: 4)",
+        help="images computed at once; lower it to save memory, the images stay the same "
+        "(default: 4)",
     )
 
 
-class _Preset(argparse.Action):
-    """Sets what the preset stands for, and leaves no option of its own behind."""
+class _Explicit(argparse.Action):
+    """Stores an option, and that it was given, so that no preset changes it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        preset = PRESETS[values]
-        namespace.steps, namespace.sampler, namespace.respacing = preset.steps, preset.sampler, ""
+        setattr(namespace, self.dest, values)
+        namespace.explicit = {*getattr(namespace, "explicit", ()), self.dest}
+
+
+class _Preset(argparse.Action):
+    """Sets what the preset stands for, except options that are given before or after it.
+
+    The default sampler is left to `default_sampler`, which depends on CLIP guidance.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        preset, explicit = PRESETS[values], getattr(namespace, "explicit", ())
+        sampler = None if preset.sampler == "ddim" else preset.sampler
+        if "steps" not in explicit and "respacing" not in explicit:
+            namespace.steps = preset.steps
+        if "sampler" not in explicit:
+            namespace.sampler = sampler
 
 
 def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
@@ -96,23 +132,26 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
         default=argparse.SUPPRESS,
         help="steps and sampler in one word: "
         + ", ".join(f"{name} ({p.sampler}, {p.steps})" for name, p in PRESETS.items())
-        + "; --steps and --sampler after it win",
+        + "; --steps, --respacing and --sampler take precedence",
     )
     group.add_argument(
         "--steps",
+        action=_Explicit,
         type=step_count,
         default=steps,
         metavar="N",
-        help=f"model calls (default: {steps})",
+        help=f"sampling steps (default: {steps})",
     )
     group.add_argument(
         "--respacing",
+        action=_Explicit,
         default="",
         metavar="SPEC",
         help="the paper's timestep respacing instead of --steps: 100, ddim50, fast27, 10,10,3,2,2",
     )
     group.add_argument(
         "--sampler",
+        action=_Explicit,
         choices=SAMPLERS,
         metavar="NAME",
         help=f"one of {', '.join(SAMPLERS)} (default: ddim, "
@@ -129,12 +168,15 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
         help=f"classifier-free guidance; 1 is off (default: {cfg:g})",
     )
     group.add_argument(
-        "--negative", default="", metavar="TEXT", help="what guidance moves away from"
+        "--negative",
+        default="",
+        metavar="TEXT",
+        help="negative prompt: what guidance moves away from",
     )
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
-    """--clip-scale, --clip: the noisy CLIP sees 64x64, so that only the first stage has it."""
+    """--clip-scale, --clip: the noisy CLIP works at 64x64, so only in the first stage."""
     group = parser.add_argument_group("CLIP guidance")
     group.add_argument(
         "--clip-scale",
@@ -147,7 +189,7 @@ def add_clip(parser: argparse.ArgumentParser) -> None:
         "--clip",
         action="append",
         metavar="MODEL",
-        help="the noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
+        help="noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
     )
 
 
@@ -166,7 +208,7 @@ def add_upsampling(parser: argparse.ArgumentParser, *, model: str) -> None:
         type=step_count,
         default=27,
         metavar="N",
-        help="model calls of the upsampler; 27 is the paper's uneven spacing (default: 27)",
+        help="steps of the upsampler; 27 uses the paper's uneven spacing (default: 27)",
     )
     group.add_argument(
         "--upsample-cfg",
@@ -219,22 +261,42 @@ def lora(text: str) -> tuple[str, float]:
 
 
 def whole(text: str, low: int = 0, high: float = math.inf) -> int:
-    """A whole number from low to high."""
-    wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    """An integer from low to high."""
+    wanted = f"{low} or more" if high == math.inf else f"{low} to {high:,}"
     try:
         value = int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number: expected {wanted}"
+            f"{shorten(repr(text))} is not an integer: expected {wanted}"
         ) from error
     if not low <= value <= high:
         size = "small" if value < low else "large"
-        raise argparse.ArgumentTypeError(f"{value} is too {size}: expected {wanted}")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is too {size}: expected {wanted}")
     return value
 
 
 def positive(text: str) -> int:
     return whole(text, 1)
+
+
+def image_count(text: str) -> int:
+    return whole(text, 1, 1_000_000)
+
+
+def batch_size(text: str) -> int:
+    return whole(text, 1, 4096)
+
+
+def thread_count(text: str) -> int:
+    return whole(text, 1, 1024)
+
+
+def max_pixels(text: str) -> int:
+    return whole(text, 1, 178_000_000)  # above it PIL refuses images
+
+
+def side_length(text: str) -> int:
+    return whole(text, 0, 4096)
 
 
 def step_count(text: str) -> int:
@@ -248,14 +310,16 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: expected one such as 3 or 2.5")
+        raise argparse.ArgumentTypeError(
+            f"{shorten(repr(text))} is not a number: expected one such as 3 or 2.5"
+        )
     return value
 
 
 def not_negative(text: str) -> float:
     value = number(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is too small: expected 0 or more")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is too small: expected 0 or more")
     return value
 
 
@@ -265,14 +329,16 @@ def seed(text: str) -> int:
     except ValueError:
         value = -1
     if not 0 <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{text} is no seed: expected 0 to 2^64 - 1")
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is not a seed: expected an integer from 0 to 2^64 - 1"
+        )
     return value
 
 
 def fraction(text: str) -> float:
     value = number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: expected 0 to 1")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: expected 0 to 1")
     return value
 
 
@@ -283,8 +349,9 @@ def size(text: str) -> tuple[int, int]:
         found = int(height or width), int(width)
     except ValueError:
         found = 0, 0
-    if min(found) < 8 or found[0] % 8 or found[1] % 8:
+    if min(found) < 8 or max(found) > 4096 or found[0] % 8 or found[1] % 8:
         raise argparse.ArgumentTypeError(
-            f"{text} is no size: expected multiples of 8 from 8 up, such as 64 or 96x64"
+            f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to 4096, such "
+            "as 64 or 96x64"
         )
     return found

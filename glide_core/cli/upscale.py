@@ -1,4 +1,4 @@
-"""`glide upscale`: a picture four times as large."""
+"""`glide upscale`: enlarge an image four times."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from glide_core.cli import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Enlarge a picture four times with GLIDE's upsampler, which reads the prompt too. It was "
-        "made for pictures of 64x64: any other is first resized so that its shorter side is 64."
+        "Enlarge an image four times with GLIDE's upsampler, which reads the prompt too. It was "
+        "trained on 64x64 images: any other is first resized so that its shorter side is 64."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("prompt", metavar="PROMPT", help="what the picture shows")
+    parser.add_argument("prompt", metavar="PROMPT", help="what the image shows")
     options.add_count(parser)
     options.add_seed(parser)
     options.add_model(parser, "upsampler")
     parser.add_argument(
         "--low-size",
-        type=options.whole,
+        type=options.side_length,
         default=64,
         metavar="N",
-        help="pixels of the shorter side before enlarging; 0 leaves it as it is (default: 64)",
+        help="pixels of the shorter side before enlarging; 0 keeps the image's size (default: 64)",
     )
     options.add_sampling(parser, steps=27, cfg=1.0)
     options.add_temperature(parser, "--temperature")
+    options.add_input_images(parser)
     options.add_output(parser)
     options.add_device(parser)
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.request import GenerationRequest, upsample_settings
     from glide_core.stages import PipelineInputs
 
-    low_res = fit(read_image(arguments.image), arguments.low_size)
+    low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments, upsampler=arguments.model)
     settings = upsample_settings(arguments.steps, arguments.cfg, arguments.temperature)
     request = GenerationRequest(
