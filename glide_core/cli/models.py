@@ -125,6 +125,8 @@ def _download(arguments: argparse.Namespace) -> int:
 
             path = download(entry, directory, progress)
         print(path)
+        if entry.notes:
+            print(entry.notes)
     return 0
 
 

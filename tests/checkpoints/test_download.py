@@ -2,6 +2,8 @@
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -39,6 +41,7 @@ class Server:
     etag: str = '"1"'
     cut_at: int | None = None  # close the connection after so many bytes
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # instead of the usual ones
     requests: list[str] = field(default_factory=list)  # the Range of each request
     url: str = ""
 
@@ -54,8 +57,14 @@ class Server:
         if start >= len(self.content):
             handler.send_error(416)
             return
+        if "Location" in self.headers:
+            handler.send_response(302)
+            handler.send_header("Location", self.headers["Location"])
+            handler.end_headers()
+            return
         handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(self.content) - start))
+        length = self.headers.get("Content-Length", str(len(self.content) - start))
+        handler.send_header("Content-Length", length)
         if self.etag:
             handler.send_header("ETag", self.etag)
         if start:
@@ -101,7 +110,7 @@ def entry(server: Server, **changes: object) -> Entry:
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    return sorted(p.name for p in directory.iterdir() if p.suffix != ".lock")
 
 
 def test_a_download_is_whole_and_can_be_loaded(server: Server, tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_a_file_that_is_there_is_left_alone(server: Server, tmp_path: Path) -> N
 
 def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.cut_at = 1000
-    with pytest.raises(GlideError, match=r"goes on where it stopped"):
+    with pytest.raises(GlideError, match="is resumed"):
         download(entry(server), tmp_path)
     assert not (tmp_path / "base.pt").exists()
     server.cut_at = None
@@ -144,9 +153,18 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path:
     assert download(entry(server), tmp_path).read_bytes() == server.content
 
 
+def partial(server: Server, tmp_path: Path) -> Path:
+    """Interrupt a download; gives its partial file."""
+    server.cut_at = 1000
+    with pytest.raises(GlideError):
+        download(entry(server), tmp_path)
+    server.cut_at = None
+    (part,) = tmp_path.glob(".*.part")
+    return part
+
+
 def test_a_part_that_is_too_long_is_fetched_anew(server: Server, tmp_path: Path) -> None:
-    (tmp_path / ".base.pt.part").write_bytes(server.content + b"more")
-    (tmp_path / ".base.pt.part.etag").write_text('"1"')
+    partial(server, tmp_path).write_bytes(server.content + b"more")
     assert download(entry(server), tmp_path).read_bytes() == server.content
 
 
@@ -191,10 +209,96 @@ def test_no_server_at_all_is_said(tmp_path: Path) -> None:
 
 
 def test_local_files_are_no_addresses(tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match="no web address"):
+    with pytest.raises(GlideError, match="not a web address"):
         download(Entry("test", "base.pt", "base", url="file:///etc/hostname"), tmp_path)
 
 
 def test_bundled_models_have_nothing_to_download(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="ships with the package"):
         download(Entry("test", "base.pt", "base"), tmp_path)
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xfe", b"a\r\nX: y", b"", b'W/"1"', b'"' * 5000])
+def test_a_junk_etag_file_means_a_fresh_start(server: Server, tmp_path: Path, junk: bytes) -> None:
+    part = partial(server, tmp_path)
+    part.with_name(part.name + ".etag").write_bytes(junk)
+    assert download(entry(server), tmp_path).read_bytes() == server.content
+    assert server.requests == ["", ""]
+    assert names(tmp_path) == ["base.pt"]
+
+
+def test_a_partial_file_of_another_address_is_not_resumed(server: Server, tmp_path: Path) -> None:
+    partial(server, tmp_path)
+    other = entry(server, url=server.url + "?other")
+    assert download(other, tmp_path).read_bytes() == server.content
+    assert server.requests == ["", ""]
+    assert names(tmp_path) == ["base.pt"]
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "9" * 400, "1e3", ""])
+def test_a_length_that_is_no_number_is_ignored(server: Server, tmp_path: Path, length: str) -> None:
+    server.headers = {"Content-Length": length}
+    try:
+        path = download(entry(server), tmp_path)
+    except GlideError as error:
+        assert "Could not download" in str(error)
+    else:
+        assert path.read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[", "http://a b/", "ftp:///x", "file:///etc/hostname"]
+)
+def test_a_redirect_to_nowhere_is_one_error(server: Server, tmp_path: Path, location: str) -> None:
+    server.headers = {"Location": location}
+    with pytest.raises(GlideError, match="Could not download"):
+        download(entry(server), tmp_path, timeout=2)
+    assert names(tmp_path) == []
+
+
+def test_a_target_that_is_not_a_file_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "base.pt").mkdir()
+    with pytest.raises(GlideError, match="not a file"):
+        download(entry(server), tmp_path)
+    with pytest.raises(GlideError, match="Could not download"):
+        download(entry(server), Path("/dev/null"))
+
+
+def test_the_size_and_the_time_of_a_download_are_limited(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GlideError, match="deadline"):
+        download(entry(server), tmp_path, deadline=-1)
+    monkeypatch.setattr("glide_core.checkpoints.download._MAX_SIZE", 1000)
+    with pytest.raises(GlideError, match="at most 1,000"):
+        download(entry(server), tmp_path)
+
+
+ONE = """
+import sys
+from pathlib import Path
+from glide_core.checkpoints.catalog import Entry
+from glide_core.checkpoints.download import download
+url, folder, sha256 = sys.argv[1:]
+sys.stdin.read(1)
+print(download(Entry("test", "base.pt", "base", url=url, sha256=sha256), Path(folder)))
+"""
+
+
+def test_three_processes_give_one_whole_file(server: Server, tmp_path: Path) -> None:
+    partial(server, tmp_path)
+    arguments = [server.url, str(tmp_path), hashlib.sha256(server.content).hexdigest()]
+    command = [sys.executable, "-c", ONE, *arguments]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    for process in started:
+        assert process.communicate()[0].decode().strip() == str(tmp_path / "base.pt")
+        assert process.returncode == 0
+    assert (tmp_path / "base.pt").read_bytes() == server.content
+    assert server.requests == ["", "bytes=1000-"]  # one resumed it, two waited
+    assert names(tmp_path) == ["base.pt"]
