@@ -58,7 +58,7 @@ def draw(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     dtype = DTYPES[args.dtype]
     base, upsampler = (load_model(folder / f"{name}.safetensors", dtype=dtype) for name in CONFIGS)
     clock.lap("load_s")
-    settings = SamplerConfig(steps=args.steps, sampler="ancestral", guidance_scale=GUIDANCE)
+    settings = SamplerConfig(steps=args.steps, sampler="ddpm", guidance_scale=GUIDANCE)
     small = text_to_image(base, [PROMPT], seeds=[0], settings=settings)
     clock.lap("base_s")
     settings = SamplerConfig(

@@ -321,6 +321,8 @@ class SamplerConfig:
         Field(description="two sigmas from 0 to 1000000, the smaller first, or None"),
     ] = None
     clip_denoised: Annotated[bool, Field(strict=True, description="True or False")] = True
+    # Clip x0 after CLIP guidance too; the reference does not
+    clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
 
     def __post_init__(self) -> None:

@@ -1,8 +1,29 @@
-"""Steps and sampler in one word, chosen from the table in docs/findings.md."""
+"""Names of samplers and presets; imports no torch, so that menus and --help are instant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+# Each with the model calls that N steps of the schedule take; classifier-free guidance doubles the
+# batch of a call, not their number. The order is that of menus.
+SAMPLERS: dict[str, str] = {
+    "ddpm": "ancestral sampling with the learned variance, the paper's: N calls",
+    "ddim": "deterministic, or stochastic with eta: N calls",
+    "plms": "pseudo linear multistep: N + 1 calls",
+    "dpmpp_2m": "DPM-Solver++(2M): N - 1 calls",
+    "dpmpp_2m_sde": "DPM-Solver++(2M) with noise: N - 1 calls",
+    "unipc": "UniPC: N - 1 calls",
+    "deis": "DEIS: N calls",
+    "euler": "Euler's method, the same as ddim with eta 0: N calls",
+    "euler_ancestral": "Euler's method with noise, the same as ddim with eta 1: N calls",
+    "heun": "Heun's method: up to 2 N - 1 calls",
+}
+SAMPLER_ALIASES: dict[str, str] = {"ancestral": "ddpm"}  # accepted wherever a sampler is named
+
+
+def canonical_sampler(name: str) -> str:
+    """Resolve an alias; any other name comes back unchanged."""
+    return SAMPLER_ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -10,14 +31,14 @@ class Preset:
     """How the first stage is sampled; everything else stays as it is."""
 
     steps: int
-    sampler: str  # one of glide_core.diffusion.SAMPLERS
+    sampler: str  # one of SAMPLERS
     about: str
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(8, "ddim", "the fewest steps that match 250 ancestral ones"),
+    "fast": Preset(8, "ddim", "the fewest steps that match 250 of ddpm"),
     "balanced": Preset(20, "ddim", "as near to what was asked for as any number of steps comes"),
-    "reference": Preset(250, "ancestral", "the paper's sampler, with as many steps as it took"),
+    "reference": Preset(250, "ddpm", "the paper's sampler, with as many steps as it took"),
 }
 
 METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")

@@ -285,7 +285,7 @@ class GlidePipeline:
         """
         own = CallOptions(**options)
         cut = self.inpaint_inputs(read_image(image), read_mask(mask), own.upsample, context)
-        requests = own.each(own.request(upsample_sampler="ancestral"), prompt)
+        requests = own.each(own.request(upsample_sampler="ddpm"), prompt)
         return self._run(own, requests, cut.inputs, lambda new: cut.stitch(new, feather))
 
     def inpaint_inputs(

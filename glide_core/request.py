@@ -29,8 +29,8 @@ MAX_SIDE = 4096  # pixels of the first stage; memory grows with the square
 BASE_SETTINGS = SamplerConfig()
 # The released notebooks' upsampling: DDIM on fast27, initial noise times 0.997, no guidance.
 UPSAMPLE_SETTINGS = SamplerConfig(respacing="fast27", guidance_scale=1.0, temperature=0.997)
-# ... and their inpainting: ancestral on fast27, so that known pixels and new ones mix.
-UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ancestral")
+# ... and their inpainting: ddpm on fast27, so that known pixels and new ones mix.
+UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ddpm")
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,12 @@ def batches(
 
 
 def default_sampler(clip_guidance_scale: float = 0.0) -> str:
-    """ddim; under CLIP guidance the paper's ancestral sampler.
+    """ddim; under CLIP guidance the paper's ancestral sampler (ddpm).
 
     Ancestral sampling weights CLIP's gradient by each step's variance. DDIM does not, and
     oversaturates images at scales that are mild there.
     """
-    return "ancestral" if clip_guidance_scale else "ddim"
+    return "ddpm" if clip_guidance_scale else "ddim"
 
 
 def upsample_respacing(steps: int) -> str:

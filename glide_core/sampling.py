@@ -1,25 +1,28 @@
-"""One sampling run of one model: `bind` ties a model to its prompts, `run` samples.
+"""One sampling run: `condition_model` binds prompts and images, `sample_model` samples.
 
-ComfyUI calls `run` with a denoiser of its own.
+A host with models of its own (ComfyUI) builds a ConditionedModel around its own `predict`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from glide_core.config import GlideConfig, SamplerConfig
 from glide_core.diffusion import Schedule, SeededNoise, sample
-from glide_core.diffusion.prediction import split
+from glide_core.diffusion.denoiser import parse_model_output
 from glide_core.diffusion.types import (
-    BranchDenoiser,
     ConditionFn,
+    CondUncondModel,
     DenoisedFn,
-    Denoiser,
+    EpsModel,
     Prediction,
     StepCallback,
+    StepInfo,
 )
 from glide_core.errors import GlideError
 from glide_core.guidance import GuidanceCallback, classifier_free
@@ -29,68 +32,95 @@ from glide_core.models.unet import TextContext
 from glide_core.tokenizer import Tokens, get_tokenizer
 
 
-def bind(
+@dataclass(frozen=True)
+class ConditionedModel:
+    """A model with its prompts, images and guides: all that a run needs of it."""
+
+    predict: CondUncondModel
+    config: GlideConfig
+    device: torch.device | str = "cpu"  # where x_t is to be
+    has_uncond: bool = True  # whether classifier-free guidance is possible
+    cond_fn: ConditionFn | None = None  # the sum of all guides
+    denoised_fn: DenoisedFn | None = None
+    # Called at every step: with the distance that classifier-free guidance moved x0, and at the end
+    # of the step, before the run's own callback.
+    guidance_callback: GuidanceCallback | None = None
+    callback: StepCallback | None = None
+
+
+def condition_model(
     model: GlideModel,
-    branches: Sequence[Sequence[Tokens]],
+    cond: Sequence[Tokens],
+    uncond: Sequence[Tokens] | None = None,
     *,
     low_res: Tensor | None = None,
     image: Tensor | None = None,
     keep_mask: Tensor | None = None,
-) -> BranchDenoiser:
-    """Tie a model to prompts and pictures: the denoiser of every branch.
+    cond_fn: ConditionFn | None = None,
+) -> ConditionedModel:
+    """Bind a model to prompts and images.
 
-    branches: conditional first, then unconditional or negative; one Tokens per image in each. The
-        text is encoded here, once per different prompt, and projected once per attention layer.
+    cond, uncond: one Tokens per image; uncond (negative or empty prompts) may be left out where
+        nothing is guided by it. The text is encoded here, once per different prompt.
     low_res [B, C, h, w], image [B, C, H, W], keep_mask [B, 1, H, W] (1 = keep): what the model's
-        kind takes, in [-1, 1].
+        kind takes, in [-1, 1]; one serves all images. Known pixels are pasted into every x0
+        estimate.
     """
     config, device = model.config, model.device
     schedule = model_schedule(config)
-    contexts = [_context(model, tokens) for tokens in branches]
-    pictures = {"low_res": low_res, "image": image, "keep_mask": keep_mask}
-    given = {k: v.to(device) for k, v in pictures.items() if v is not None}
-    repeated: dict[tuple[int, ...], tuple[TextContext, dict[str, Tensor]]] = {}
+    contexts = [_context(model, tokens) for tokens in (cond, uncond) if tokens is not None]
+    given = {"low_res": low_res, "image": image, "keep_mask": keep_mask}
+    extra = {
+        name: expand_batch(value.to(device), len(cond), name)
+        for name, value in given.items()
+        if value is not None
+    }
 
-    def inputs(wanted: tuple[int, ...]) -> tuple[TextContext, dict[str, Tensor]]:
-        if wanted not in repeated:  # the same at every step: joined once
-            joined = TextContext.cat([contexts[i] for i in wanted])
-            repeated[wanted] = joined, {k: v.repeat(len(wanted), 1, 1, 1) for k, v in given.items()}
-        return repeated[wanted]
+    @functools.cache  # the same at every step
+    def inputs(count: int) -> tuple[TextContext, dict[str, Tensor]]:
+        repeated = {name: value.repeat(count, 1, 1, 1) for name, value in extra.items()}
+        return TextContext.cat(contexts[:count]), repeated
 
-    def denoise(x_t: Tensor, t: Tensor, wanted: tuple[int, ...], /) -> tuple[Prediction, ...]:
-        context, extra = inputs(wanted)
-        raw = model.unet(x_t.repeat(len(wanted), 1, 1, 1), t.repeat(len(wanted)), context, **extra)
+    def predict(x_t: Tensor, t: Tensor, uncond: bool, /) -> tuple[Prediction, ...]:
+        count = 2 if uncond else 1
+        context, images = inputs(count)
+        t = t.to(device, non_blocking=True)
+        raw = model.unet(x_t.repeat(count, 1, 1, 1), t.repeat(count), context, **images)
         kind = config.schedule.prediction_type
-        return tuple(split(part, x_t, t, schedule, kind) for part in raw.chunk(len(wanted)))
+        return tuple(parse_model_output(half, x_t, t, schedule, kind) for half in raw.chunk(count))
 
-    return denoise
+    denoised_fn = None
+    if image is not None and keep_mask is not None:
+        denoised_fn = inpaint_denoised_fn(extra["image"], extra["keep_mask"])
+    return ConditionedModel(
+        predict,
+        config,
+        device,
+        has_uncond=uncond is not None,
+        cond_fn=cond_fn,
+        denoised_fn=denoised_fn,
+    )
 
 
-def run(
-    denoise: BranchDenoiser,
-    config: GlideConfig,
+def sample_model(
+    model: ConditionedModel,
     settings: SamplerConfig,
     *,
     seeds: Sequence[int],
     size: tuple[int, int] | None = None,
-    guided: bool = True,
     init: Tensor | None = None,
     strength: float = 1.0,
-    denoised_fn: DenoisedFn | None = None,
-    cond_fn: ConditionFn | None = None,
     callback: StepCallback | None = None,
-    guidance_callback: GuidanceCallback | None = None,
-    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Sample pictures [B, C, H, W] in [-1, 1], one per seed.
+    """Sample images [B, C, H, W] in [-1, 1], one per seed.
 
-    size: (height, width); default the model's own. guided: whether branch 1 exists, so that
-    classifier-free guidance can be applied. init, strength: start from this picture, noised so far
-    that `strength` (0..1] of the steps remain (SDEdit). guidance_callback: called at every step
-    with the distance that classifier-free guidance moved x0. GlideError for what does not fit.
+    size: (height, width); default the model's own. init [B, C, H, W] or [1, C, H, W], strength:
+    start from this image, noised so far that `strength` (0..1] of the steps remain (SDEdit).
+    GlideError for what does not fit.
     """
+    config = model.config
     if not seeds:
-        raise GlideError("a batch of 0 pictures was asked for: expected 1 or more")
+        raise GlideError("there are no seeds: expected one seed per image, 1 or more")
     if not 0 < strength <= 1:
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
     trained = config.schedule.diffusion_steps
@@ -100,37 +130,28 @@ def run(
             "model was trained on"
         )
     schedule = model_schedule(config).respaced(settings.respacing or settings.steps)
-    if guided and settings.guidance_scale != 1:
-        denoiser: Denoiser = classifier_free(
-            denoise,
-            settings.guidance_scale,
-            schedule=schedule,
-            rescale=settings.guidance_rescale,
-            interval=settings.guidance_interval,
-            guidance_callback=guidance_callback,
-        )
-    else:
-        denoiser = _first_branch(denoise)
     noise = SeededNoise(seeds)
     side = config.unet.image_size
-    height, width = size or (side, side)
-    like = torch.empty(len(seeds), config.unet.channels, height, width, device=device)
-    x, start = noise(like) * settings.temperature, None
+    shape = (len(seeds), config.unet.channels, *(size or (side, side)))
+    x = noise(torch.empty(shape, device=model.device)) * settings.temperature
+    start = None
     if init is not None and strength < 1:
         start = max(1, round(strength * len(schedule))) - 1
-        x = schedule.q_sample(init.to(device).expand_as(like), start, x)
-    with keep_freed_memory(like.device):
+        init = expand_batch(init.to(model.device), len(seeds), "init")
+        x = schedule.q_sample(init, start, x)
+    with keep_freed_memory(x.device):
         return sample(
             settings.sampler,
-            denoiser,
+            _guided(model, settings, schedule),
             x,
             schedule,
             noise=noise,
             eta=settings.eta,
             clip_denoised=settings.clip_denoised,
-            denoised_fn=denoised_fn,
-            cond_fn=cond_fn,
-            callback=callback,
+            denoised_fn=model.denoised_fn,
+            cond_fn=model.cond_fn,
+            clip_guided=settings.clip_guided,
+            callback=_both(model.callback, callback),
             start=start,
         )
 
@@ -151,12 +172,33 @@ def model_schedule(config: GlideConfig) -> Schedule:
 
 
 def tokenize(config: GlideConfig, prompts: Sequence[str]) -> list[Tokens]:
-    """Prompts as this model reads them."""
+    """Encode prompts with a model's tokenizer, to its context length."""
     tokenizer = get_tokenizer(config.tokenizer)
     return [tokenizer.encode(prompt, config.text.context_length) for prompt in prompts]
 
 
+def expand_batch(value: Tensor, batch: int, name: str) -> Tensor:
+    """Repeat [1, ...] for a batch; GlideError if the input has neither 1 nor `batch` images."""
+    if len(value) not in (1, batch):
+        raise GlideError(f"{name} has {len(value)} images: expected 1, or {batch} as the prompts")
+    return value.expand(batch, *value.shape[1:])
+
+
+def _guided(model: ConditionedModel, settings: SamplerConfig, schedule: Schedule) -> EpsModel:
+    """Apply classifier-free guidance, where the model has an unconditional prompt."""
+    scale = settings.guidance_scale if model.has_uncond else 1.0
+    return classifier_free(
+        model.predict,
+        scale,
+        schedule=schedule,
+        rescale=settings.guidance_rescale,
+        interval=settings.guidance_interval,
+        guidance_callback=None if scale == 1 else model.guidance_callback,
+    )
+
+
 def _context(model: GlideModel, tokens: Sequence[Tokens]) -> TextContext:
+    """Encode one prompt per image, each different one once."""
     different: dict[str, Tokens] = {t.text: t for t in tokens}
     ids = torch.stack([t.ids for t in different.values()]).to(model.device)
     mask = torch.stack([t.mask for t in different.values()]).to(model.device)
@@ -165,8 +207,12 @@ def _context(model: GlideModel, tokens: Sequence[Tokens]) -> TextContext:
     return context.select(torch.tensor(rows, device=model.device))
 
 
-def _first_branch(denoise: BranchDenoiser) -> Denoiser:
-    def denoiser(x_t: Tensor, t: Tensor, /) -> Prediction:
-        return denoise(x_t, t, (0,))[0]
+def _both(first: StepCallback | None, second: StepCallback | None) -> StepCallback | None:
+    if first is None or second is None:
+        return first or second
 
-    return denoiser
+    def step(info: StepInfo) -> None:
+        first(info)
+        second(info)
+
+    return step

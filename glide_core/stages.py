@@ -28,7 +28,7 @@ from glide_core.request import (
     GenerationRequest,
     shared_settings,
 )
-from glide_core.sampling import bind, inpaint_denoised_fn, run, tokenize
+from glide_core.sampling import condition_model, sample_model, tokenize
 from glide_core.tokenizer import Tokens
 
 StageCallback = Callable[[str, StepInfo], None]  # ("base" or "upsampler", step)
@@ -190,23 +190,17 @@ def sample_stage(
     )
     if low_res is not None:
         low_res = quantize_8bit(low_res)  # as the upsampler saw it in training
-    paste = None
-    if image is not None and keep_mask is not None:
-        paste = inpaint_denoised_fn(image, keep_mask)
-    texts = _texts(config, prompts, seeds, negative)
+    known = {"low_res": low_res, "image": image, "keep_mask": keep_mask}
+    cond, uncond = _texts(config, prompts, seeds, negative)
     with torch.inference_mode():
-        return run(
-            bind(model, texts, low_res=low_res, image=image, keep_mask=keep_mask),
-            config,
+        return sample_model(
+            condition_model(model, cond, uncond, cond_fn=cond_fn, **known),
             settings or default_settings(config),
             seeds=seeds,
             size=inputs.size or _size(low_res, image if image is not None else inputs.init),
             init=inputs.init,
             strength=inputs.strength,
-            denoised_fn=paste,
-            cond_fn=cond_fn,
             callback=callback,
-            device=model.device,
         )
 
 
@@ -251,12 +245,12 @@ def _size(low_res: Tensor | None, image: Tensor | None) -> tuple[int, int] | Non
 
 def _texts(
     config: GlideConfig, prompts: Sequence[str], seeds: Sequence[int], negative: str
-) -> list[list[Tokens]]:
+) -> tuple[list[Tokens], list[Tokens]]:
     if len(prompts) != len(seeds):
         raise GlideError(
             f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
         )
-    return [tokenize(config, prompts), tokenize(config, [negative]) * len(seeds)]
+    return tokenize(config, prompts), tokenize(config, [negative]) * len(seeds)
 
 
 def text_to_image(

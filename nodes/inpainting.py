@@ -142,7 +142,7 @@ class GlideInpaint:
                     upsampler,
                     prompts,
                     stages.upsample_settings(
-                        upsample_steps, sampler="ancestral", temperature=temperature
+                        upsample_steps, sampler="ddpm", temperature=temperature
                     ),
                     seed=seed,
                     batch=batch,

@@ -67,13 +67,13 @@ def steps(default: int, tooltip: str = "") -> Declared:
 
 
 def sampler_name(default: str) -> Declared:
-    from glide_core.diffusion import SAMPLERS
+    from glide_core.names import SAMPLER_ALIASES, SAMPLERS
 
     return (
-        list(SAMPLERS),
+        [*SAMPLERS, *SAMPLER_ALIASES],
         {
             "default": default,
-            "tooltip": "ancestral, ddim and plms are the paper's, exactly; the others need "
+            "tooltip": "ddpm, ddim and plms are the paper's, exactly; the others need "
             "fewer steps for the same quality.",
         },
     )

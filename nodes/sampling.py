@@ -56,7 +56,14 @@ class GlideSampler:
         "respacing, classifier-free guidance, CLIP guidance of the MODEL. KSampler works on the "
         "same MODEL, with ComfyUI's own samplers."
     )
-    SEARCH_ALIASES = ["glide ksampler", "ddim", "ancestral sampler", "plms", "text to image"]
+    SEARCH_ALIASES = [
+        "glide ksampler",
+        "ddim",
+        "ddpm",
+        "ancestral sampler",
+        "plms",
+        "text to image",
+    ]
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE", "LATENT")
     OUTPUT_TOOLTIPS = (

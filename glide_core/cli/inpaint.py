@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipe = common.load_pipeline(arguments, inpaint=arguments.model, upsampler_inpaint=upsampler)
     request = common.request_of(arguments)
     if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
-        request = replace(request, upsampler=replace(request.upsampler, sampler="ancestral"))
+        request = replace(request, upsampler=replace(request.upsampler, sampler="ddpm"))
     cut = pipe.inpaint_inputs(image, mask, upsampler is not None, arguments.context)
     return common.generate_and_write(
         pipe, request, arguments, cut.inputs, lambda new: cut.stitch(new, arguments.feather)

@@ -8,24 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glide_core.errors import shorten
-from glide_core.names import PRESETS
-
-# What glide_core.diffusion.SAMPLERS holds, repeated so that --help need not import torch;
-# a test keeps the two equal.
-SAMPLERS = (
-    "ancestral",
-    "ddim",
-    "plms",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "unipc",
-    "deis",
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "ddpm",
-)
-
+from glide_core.names import PRESETS, SAMPLERS, canonical_sampler
 
 MOST_STEPS = 1000  # what the models were trained on; a workflow's widget ends there too
 
@@ -140,7 +123,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
         type=step_count,
         default=steps,
         metavar="N",
-        help=f"sampling steps (default: {steps})",
+        help=f"steps of the schedule (default: {steps})",
     )
     group.add_argument(
         "--respacing",
@@ -152,10 +135,11 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.
     group.add_argument(
         "--sampler",
         action=_Explicit,
-        choices=SAMPLERS,
+        type=canonical_sampler,
+        choices=tuple(SAMPLERS),
         metavar="NAME",
         help=f"one of {', '.join(SAMPLERS)} (default: ddim, "
-        "and ancestral with --clip-scale, as in the paper)",
+        "and ddpm with --clip-scale, as in the paper)",
     )
     group.add_argument(
         "--eta", type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1 (default: 0)"

@@ -97,14 +97,14 @@ def warn_if_cut(config: GlideConfig, arguments: argparse.Namespace) -> None:
 
 
 def sampler_of(arguments: argparse.Namespace) -> str:
-    """The sampler asked for; by default ddim, and the paper's ancestral under CLIP guidance.
+    """The sampler asked for; by default ddim, and the paper's ddpm under CLIP guidance.
 
     Ancestral sampling weighs CLIP's gradient by each step's variance. DDIM does not, and burns
     pictures at scales that are mild there.
     """
     if arguments.sampler is not None:
         return str(arguments.sampler)
-    return "ancestral" if getattr(arguments, "clip_scale", 0) else "ddim"
+    return "ddpm" if getattr(arguments, "clip_scale", 0) else "ddim"
 
 
 def settings_of(arguments: argparse.Namespace) -> SamplerConfig:

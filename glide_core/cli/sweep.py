@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from glide_core.cli import options
 from glide_core.errors import GlideError
+from glide_core.names import SAMPLERS
 
 if TYPE_CHECKING:
     from glide_core.cli.session import Session
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         type=_list_of("read_samplers"),
         metavar="LIST",
-        help=f"any of {', '.join(options.SAMPLERS)} (default: ddim; ancestral with CLIP guidance)",
+        help=f"any of {', '.join(SAMPLERS)} (default: ddim; ddpm with CLIP guidance)",
     )
     group = parser.add_argument_group("settings of every cell")
     group.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_matplotlib()
     guided = any(scale > 0 for scale in arguments.clip_scale)
-    samplers = arguments.sampler or (("ancestral",) if guided else ("ddim",))
+    samplers = arguments.sampler or (("ddpm",) if guided else ("ddim",))
     grid = Grid(arguments.cfg, arguments.clip_scale, arguments.steps, samplers)
     prompts, seeds = read_prompts(arguments.prompts, arguments.n, arguments.seed)
     inputs = SweepInputs(prompts, seeds, arguments.negative, arguments.eta, arguments.batch)

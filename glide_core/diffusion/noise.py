@@ -13,18 +13,22 @@ from glide_core.errors import GlideError
 class SeededNoise:
     """Standard normal noise from one CPU generator per image.
 
-    Image i gets the same stream whatever the batch, the device or the chunk it is drawn in.
+    Image i gets the same stream in any batch, on any device and in any chunk.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, like: Tensor, /) -> Tensor:
-        """Fresh noise [B, ...] shaped like `like`, float32, on its device; B is the seeds'."""
+        """Fresh noise [B, ...] shaped like `like`, float32, on its device; one image per seed."""
         if len(like) != len(self._generators):
             raise GlideError(
-                f"noise was asked for {len(like)} images but seeded for {len(self._generators)}: "
+                f"noise for {len(like)} images was requested from {len(self._generators)} seeds: "
                 "give one seed per image"
             )
-        drawn = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
-        return torch.stack(drawn).to(like.device)
+        # dtype and device are named: the process's defaults must not change an image
+        noise = [
+            torch.randn(like.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+            for generator in self._generators
+        ]
+        return torch.stack(noise).to(like.device, non_blocking=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -121,6 +121,9 @@ class Schedule:
     betas: Table  # [N]
     timestep_map: NDArray[np.int64]  # [N] original timestep of each index
     original_alphas_cumprod: Table  # [original_steps] before respacing
+    _on_devices: dict[torch.device, DeviceTables] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @staticmethod
     def named(noise_schedule: str, steps: int = 1000) -> Schedule:
@@ -194,9 +197,37 @@ class Schedule:
             / (1.0 - self.alphas_cumprod)
         )
 
+    @cached_property
+    def log_betas(self) -> Table:
+        return np.log(self.betas)
+
+    @cached_property
+    def original_sqrt_alphas_cumprod(self) -> Table:
+        return np.sqrt(self.original_alphas_cumprod)
+
+    @cached_property
+    def original_sqrt_one_minus_alphas_cumprod(self) -> Table:
+        return np.sqrt(1.0 - self.original_alphas_cumprod)
+
+    @cached_property
+    def original_sqrt_recip_alphas_cumprod(self) -> Table:
+        return np.sqrt(1.0 / self.original_alphas_cumprod)
+
+    @cached_property
+    def original_sigmas(self) -> Table:
+        """sqrt((1 - ab) / ab), the noise level, by original timestep."""
+        return np.sqrt((1.0 - self.original_alphas_cumprod) / self.original_alphas_cumprod)
+
     def timestep(self, index: int) -> int:
         """Original timestep of an index."""
         return int(self.timestep_map[index])
+
+    def on(self, device: torch.device) -> DeviceTables:
+        """The tables as float32 tensors on a device; copied there once, so that no step waits."""
+        tables = self._on_devices.get(device)
+        if tables is None:
+            tables = self._on_devices[device] = DeviceTables(self, device)
+        return tables
 
     def q_sample(self, x0: Tensor, index: int | Tensor, noise: Tensor) -> Tensor:
         """Noise clean x0 [B, ...] to an index, one for all or one per image [B]."""
@@ -207,22 +238,38 @@ class Schedule:
 
     def alpha_sigma(self, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
         """sqrt(ab) and sqrt(1 - ab) at original timesteps t [B], float32 [B, 1, ...]."""
-        ab = self.original_alphas_cumprod
-        return extract(np.sqrt(ab), t, ndim), extract(np.sqrt(1.0 - ab), t, ndim)
+        tables, shape = self.on(t.device), t.shape + (1,) * (ndim - t.ndim)
+        return (
+            tables.original_sqrt_alphas_cumprod[t].reshape(shape),
+            tables.original_sqrt_one_minus_alphas_cumprod[t].reshape(shape),
+        )
 
     def sigma(self, t: Tensor | int) -> Tensor:
-        """sqrt((1 - ab) / ab) at original timesteps, float32 of t's shape."""
-        ab = self.original_alphas_cumprod
+        """sqrt((1 - ab) / ab) at original timesteps, float32 of t's shape, on t's device."""
         t = torch.as_tensor(t)
-        return extract(np.sqrt((1.0 - ab) / ab), t, t.ndim)
+        return self.on(t.device).original_sigmas[t]
+
+
+class DeviceTables:
+    """A schedule's tables as float32 tensors [N] on one device, under the schedule's names.
+
+    An entry is looked up with a plain number, which needs no synchronisation with the device.
+    float64 tables rounded to float32 where they are used are the precision of the reference.
+    """
+
+    def __init__(self, schedule: Schedule, device: torch.device) -> None:
+        self._schedule, self._device = schedule, device
+
+    def __getattr__(self, name: str) -> Tensor:  # only for what is not there yet
+        if name.startswith("_"):
+            raise AttributeError(name)
+        with torch.inference_mode(False):  # training uses the same tables
+            table = torch.from_numpy(getattr(self._schedule, name)).float().to(self._device)
+        setattr(self, name, table)
+        return table
 
 
 def extract(table: Table, index: Tensor, ndim: int) -> Tensor:
     """Look up float64 `table` at indices [B]; float32 [B, 1, ...] of `ndim` axes."""
     values = torch.from_numpy(table)[index.cpu()].float().to(index.device)
     return values.reshape(values.shape + (1,) * (ndim - values.ndim))
-
-
-def scalar(table: Table, index: int) -> Tensor:
-    """One entry of a float64 table as a float32 scalar tensor: the precision the reference uses."""
-    return torch.tensor(table[index], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The machine's plugs: what a denoiser, a guide, a noise source and a callback look like."""
+"""Protocols shared by models, guidance, samplers and hosts."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t, in float32.
+    """What a model predicts at x_t, in float32.
 
     eps: predicted noise, [B, C, H, W].
-    variance: raw interpolation value v in about [-1, 1], same shape, not clamped;
+    model_var_values: raw interpolation value v in about [-1, 1], same shape, not clamped;
         None when the model has no learned variance.
     """
 
     eps: Tensor
-    variance: Tensor | None
+    model_var_values: Tensor | None
 
 
-class Denoiser(Protocol):
-    """x_t [B, C, H, W] float32 and original timesteps t [B] int64 (0..999) to a Prediction."""
+class EpsModel(Protocol):
+    """x_t [B, C, H, W] float32 and original timesteps t [B] (0..999) to a Prediction.
+
+    t is int64 and on the CPU, whatever the device of x_t: guidance looks at its values, and reading
+    them from a GPU would wait for everything queued there.
+    """
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction: ...
 
 
-class BranchDenoiser(Protocol):
-    """One Prediction per asked text branch (0 = conditional, 1 = unconditional or negative, ...),
-    all from one batched forward pass."""
+class CondUncondModel(Protocol):
+    """An EpsModel with two prompts: the Prediction of the prompt and, when `uncond` is set, that of
+    the negative or empty prompt after it, both from one batched forward pass."""
 
-    def __call__(
-        self, x_t: Tensor, t: Tensor, branches: tuple[int, ...], /
-    ) -> tuple[Prediction, ...]: ...
+    def __call__(self, x_t: Tensor, t: Tensor, uncond: bool, /) -> tuple[Prediction, ...]: ...
 
 
 class ConditionFn(Protocol):
     """Gradient of a log-probability with respect to x_t, [B, C, H, W] float32.
 
-    x0 is the sampler's current (clipped) estimate of the clean picture; guides that look at noised
-    pictures ignore it.
+    t: original timesteps [B], on the CPU in this library's samplers (see EpsModel). x0 is the
+    sampler's current (clipped) estimate of the clean image; guides that look at noised images
+    ignore it.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor: ...
@@ -52,12 +55,12 @@ class NoiseSource(Protocol):
 
 
 class StepInfo(NamedTuple):
-    """What a sampler tells its callback after each step."""
+    """What a sampler passes to its callback after each step."""
 
     # steps done so far minus one: 0 .. total - 1 (tuple.index, which this hides, is not used)
     index: int  # type: ignore[assignment]
     total: int
-    timestep: int  # original timestep of the model call
+    timestep: int  # original timestep that the step started from
     x_t: Tensor  # state after the step
     x0: Tensor  # clean estimate of this step, in [-1, 1] when clipping is on
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
-from glide_core.guidance.clip import LOGIT_SCALE, _preprocessing
-from glide_core.guidance.score import _resized
+from glide_core.guidance.clip import LOGIT_SCALE, clip_preprocessing
+from glide_core.guidance.score import resize_square
 from glide_core.images import to_uint8
 from glide_core.io import sha256_file
 from glide_core.models.noisy_clip import NoisyClip
@@ -89,7 +89,7 @@ def noisy_clip_features(clip: NoisyClip, name: str = "clip", sha256: str = "") -
     side = clip.config.image_size
 
     def encode_image(pixels: Tensor) -> Tensor:
-        small = _resized(pixels, side)
+        small = resize_square(pixels, side)
         t = torch.zeros(len(small), dtype=torch.int64, device=small.device)
         with torch.no_grad():
             return clip.encode_image(small, t).float()
@@ -110,11 +110,11 @@ def open_clip_features(
 ) -> FeatureExtractor:
     """Use the unnormalised image features of an open_clip model."""
     clip: Any = model
-    side, mean, std = _preprocessing(model)
+    side, mean, std = clip_preprocessing(model)
     device = next(model.parameters()).device
 
     def encode_image(pixels: Tensor) -> Tensor:
-        views = (_resized(pixels, side) + 1) / 2
+        views = (resize_square(pixels, side) + 1) / 2
         views = (views - mean.to(views.device)) / std.to(views.device)
         with torch.no_grad():
             features: Tensor = clip.encode_image(views).float()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from glide_core.config import SamplerConfig
-from glide_core.diffusion import SAMPLERS, space_timesteps
+from glide_core.diffusion import space_timesteps
 from glide_core.errors import GlideError
+from glide_core.names import SAMPLERS, canonical_sampler
 
 # Fields of Cell, with the field of Grid that holds their values.
 AXES = {
@@ -124,8 +125,8 @@ def read_steps(text: str, name: str) -> tuple[str, ...]:
 
 
 def read_samplers(text: str, name: str) -> tuple[str, ...]:
-    """Read 'ddim, ancestral' as names of samplers."""
-    found = _split(text, name)
+    """Read 'ddim, ddpm' as names of samplers."""
+    found = [canonical_sampler(part) for part in _split(text, name)]
     for part in found:
         if part not in SAMPLERS:
             raise GlideError(f"{name}: unknown sampler {part!r}. Allowed: {', '.join(SAMPLERS)}")

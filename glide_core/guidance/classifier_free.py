@@ -6,35 +6,34 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import BranchDenoiser, Denoiser, Prediction
+from glide_core.diffusion.types import CondUncondModel, EpsModel, Prediction
 from glide_core.guidance.condition import (
     GuidanceCallback,
     Interval,
     guidance_strength,
+    per_image,
     sigma_inside,
 )
 
-CONDITIONAL, UNCONDITIONAL = 0, 1  # branches
-
 
 def classifier_free(
-    denoise: BranchDenoiser,
+    model: CondUncondModel,
     scale: float,
     *,
     schedule: Schedule,
     rescale: float = 0.0,
     interval: Interval | None = None,
     guidance_callback: GuidanceCallback | None = None,
-) -> Denoiser:
-    """Push eps away from the unconditional (or negative) branch: u + scale * (c - u).
+) -> EpsModel:
+    """Move eps away from the unconditional or negative prompt's: uncond + scale * (cond - uncond).
 
-    rescale: 0 to 1, how far eps is brought back to the conditional one's spread per image, against
-        over-exposure at high scales (Lin et al. 2023, section 3.4).
+    rescale: 0 to 1, how far the standard deviation of eps, per image, is brought back to that of
+        cond, against over-exposure at high scales (Lin et al. 2023, section 3.4).
     interval: guide only where sigma = sqrt((1 - ab) / ab) lies in it (Kynkaanniemi et al. 2024);
-        outside, and everywhere at scale 1, the conditional branch is all that is computed.
-    guidance_callback: told at every call of the `guidance_strength`, 0 where there was none.
+        outside, and everywhere at scale 1, only cond is computed.
+    guidance_callback: called every time with the `guidance_strength`, 0 where nothing was guided.
 
-    Only eps is guided; the conditional branch's variance is kept, as in the paper.
+    Only eps is guided; the variance of cond is kept, as in the paper.
     """
 
     def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
@@ -42,20 +41,21 @@ def classifier_free(
         if scale == 1 or (inside is not None and not inside.any()):
             if guidance_callback is not None:
                 guidance_callback(t, x_t.new_zeros(len(x_t)))
-            return denoise(x_t, t, (CONDITIONAL,))[0]
-        cond, uncond = denoise(x_t, t, (CONDITIONAL, UNCONDITIONAL))
+            return model(x_t, t, False)[0]
+        cond, uncond = model(x_t, t, True)
         eps = uncond.eps + scale * (cond.eps - uncond.eps)
         if rescale:
-            eps = torch.lerp(eps, eps * (_spread(cond.eps) / _spread(eps)), rescale)
+            eps = torch.lerp(eps, eps * (_std(cond.eps) / _std(eps)), rescale)
         if inside is not None:
-            eps = torch.where(inside.reshape(-1, *[1] * (eps.ndim - 1)), eps, cond.eps)
+            inside = per_image(inside, eps)
+            eps = torch.where(inside, eps, cond.eps)
         if guidance_callback is not None:
-            a, s = schedule.alpha_sigma(t, x_t.ndim)
+            a, s = (per_image(table, eps) for table in schedule.alpha_sigma(t, 1))
             guidance_callback(t, guidance_strength((x_t - s * eps) / a, (x_t - s * cond.eps) / a))
-        return Prediction(eps, cond.variance)
+        return Prediction(eps, cond.model_var_values)
 
     return guided
 
 
-def _spread(eps: Tensor) -> Tensor:
+def _std(eps: Tensor) -> Tensor:
     return eps.std(dim=list(range(1, eps.ndim)), keepdim=True)

@@ -1,4 +1,4 @@
-"""CLIP guidance by a CLIP trained on noised pictures, and by any other (paper, section 2.4)."""
+"""CLIP guidance by a CLIP trained on noised images, and by any other (paper, section 2.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glide_core.diffusion.schedule import Schedule, extract
+from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
 from glide_core.guidance.condition import (
@@ -17,6 +17,7 @@ from glide_core.guidance.condition import (
     clone_if_inference,
     encode_image_for_grad,
     gradient,
+    per_image,
 )
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 LOGIT_SCALE = 100.0  # exp of CLIP's trained temperature; in the reference an option, not a weight
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_SMALLEST_CUTOUT = 0.6  # of the picture's shorter side
+_SMALLEST_CUTOUT = 0.6  # of the image's shorter side
 
 
-def normalise(features: Tensor) -> Tensor:
-    """Divide features [B, n] by their length, the reference's way."""
+def normalize(features: Tensor) -> Tensor:
+    """Divide features [B, n] by their length, as the reference does."""
     length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     return features / (length + 1e-12)
 
@@ -43,16 +44,17 @@ def noisy_clip_guide(
 ) -> ConditionFn:
     """Gradient of scale * 100 * cos(image, text) at the noised x_t itself: the reference's cond_fn.
 
-    text_embedding: [B, n] or [1, n], `clip.encode_text`'s output; need not be normalised.
-    guidance_callback: told at every call of the cosine, -1 to 1.
+    text_embedding: [B, n] or [1, n], `clip.encode_text`'s output; need not be normalized.
+    guidance_callback: called every time with the cosine, -1 to 1.
     """
     logit_scale = clip.config.logit_scale
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = clone_if_inference(normalise(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(normalize(text_embedding.detach().float()).to(x_t.device))
+        times = t.to(x_t.device, non_blocking=True)
 
         def score(x: Tensor) -> Tensor:
-            image = normalise(encode_image_for_grad(clip, x, clone_if_inference(t)).float())
+            image = normalize(encode_image_for_grad(clip, x, clone_if_inference(times)).float())
             cosine = (text * image).sum(-1)
             if guidance_callback is not None:
                 guidance_callback(t, cosine.detach())
@@ -74,24 +76,24 @@ def open_clip_guide(
     blend: bool = True,
     guidance_callback: GuidanceCallback | None = None,
 ) -> ConditionFn:
-    """Gradient of scale * 100 * mean cos(cutout, text), by a CLIP that knows only clean pictures.
+    """Gradient of scale * 100 * mean cos(cutout, text), by a CLIP trained on clean images.
 
-    It looks at the x0 estimate, or, with `blend`, at fac * x0 + (1 - fac) * x_t where
-    fac = sqrt(1 - ab) (Crowson 2021): late in the run x_t is clean itself and shows what the step
-    will keep. The gradient at that picture stands for the one at x_t: the way back through eps
-    would cost the UNet's backward pass, and dx0/dx_t = 1/sqrt(ab) alone is 20291 at cosine's start.
+    It is given the x0 estimate, or, with `blend`, fac * x0 + (1 - fac) * x_t where
+    fac = sqrt(1 - ab) (Crowson 2021): late in the run x_t is nearly clean and is what the step will
+    keep. The gradient at that image stands for the one at x_t: the way back through eps would cost
+    the UNet's backward pass, and dx0/dx_t = 1/sqrt(ab) alone is 20291 at cosine's start.
 
     model: an open_clip model (`encode_image`, `visual`). text_embedding: [B, n] or [1, n].
-    seed: of the cutouts; one per image where images shall differ. cutouts: the whole picture and
-        cutouts - 1 random squares of 60 to 100 % of its side, fresh at every timestep.
-    guidance_callback: told at every call of the cosine, -1 to 1, the mean over an image's cutouts.
+    seed: of the cutouts; one per image where they are to differ. cutouts: the whole image and
+        cutouts - 1 random squares of 60 to 100 % of its side, new at every timestep.
+    guidance_callback: called every time with the cosine, -1 to 1, the mean over an image's cutouts.
     """
     if cutouts < 1:
-        raise GlideError(f"{cutouts} cutouts show CLIP nothing: expected 1 or more")
-    size, mean, std = _preprocessing(model)
+        raise GlideError(f"cutouts is {cutouts}: expected 1 or more")
+    size, mean, std = clip_preprocessing(model)
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = clone_if_inference(normalise(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(normalize(text_embedding.detach().float()).to(x_t.device))
         seeds = [seed] * len(x_t) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(x_t):
             raise GlideError(
@@ -106,18 +108,18 @@ def open_clip_guide(
             views = _cut(x, boxes, size)  # [B * cutouts, C, size, size] in [-1, 1]
             views = ((views + 1) / 2 - mean.to(x.device)) / std.to(x.device)
             dtype = next(model.parameters(), views).dtype
-            image = normalise(encode_image_for_grad(model, views.to(dtype)).float())
-            cosine = (text[:, None] * image.reshape(len(x), cutouts, -1)).sum(-1)
+            features = normalize(encode_image_for_grad(model, views.to(dtype)).float())
+            cosine = (text[:, None] * features.reshape(len(x), cutouts, -1)).sum(-1)
             mean_cosine = cosine.mean(1)
             if guidance_callback is not None:
                 guidance_callback(t, mean_cosine.detach())
             return LOGIT_SCALE * mean_cosine
 
-        picture = x0
+        image = x0
         if blend:
-            fac = extract((1 - schedule.original_alphas_cumprod) ** 0.5, t, x_t.ndim)
-            picture = fac * x0 + (1 - fac) * x_t
-        return gradient(score, picture) * scale
+            fac = per_image(schedule.alpha_sigma(t, 1)[1], x_t)
+            image = fac * x0 + (1 - fac) * x_t
+        return gradient(score, image) * scale
 
     return cond_fn
 
@@ -126,7 +128,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def _boxes(seed: int, timestep: int, shape: Sequence[int], count: int) -> list[Box]:
-    """The whole picture and count - 1 random squares, the same for the same seed and timestep."""
+    """The whole image and count - 1 random squares, the same for the same seed and timestep."""
     height, width = shape
     generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**63)
     boxes: list[Box] = [(0, 0, height, width)]
@@ -151,8 +153,8 @@ def _cut(x: Tensor, boxes: Sequence[Sequence[Box]], size: int) -> Tensor:
     return torch.cat(views)
 
 
-def _preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
-    """Input side, and mean and std [3, 1, 1] for pictures in [0, 1], of an open_clip model."""
+def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
+    """Input side, and mean and std [3, 1, 1] for images in [0, 1], of an open_clip model."""
     visual: Any = getattr(model, "visual", None)
     side = getattr(visual, "image_size", 224)
     with torch.inference_mode(False):

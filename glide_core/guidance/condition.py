@@ -1,4 +1,4 @@
-"""What guides are made of: gradients that work anywhere, sums, intervals, a denoiser's shift."""
+"""Parts of guides: gradients in any grad mode, sums, intervals."""
 
 from __future__ import annotations
 
@@ -9,31 +9,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import ConditionFn, Denoiser, Prediction
+from glide_core.diffusion.types import ConditionFn
 
 Interval = tuple[float, float]  # lowest and highest sigma = sqrt((1 - ab) / ab), both included
-# Told of a step while it is taken: timesteps [B] and one value an image [B], detached. It sees
+# Called while a step is taken: timesteps [B] and one value per image [B], detached. It receives
 # what was computed anyway and changes nothing.
 GuidanceCallback = Callable[[Tensor, Tensor], None]
 
 
-def condition_score(denoiser: Denoiser, cond_fn: ConditionFn, schedule: Schedule) -> Denoiser:
-    """Guide a denoiser: eps - sqrt(1 - ab) * gradient (Song et al. 2020).
-
-    The guide gets the x0 estimate clipped to [-1, 1]. The variance is left alone.
-    """
-
-    def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
-        eps, variance = denoiser(x_t, t)
-        a, s = schedule.alpha_sigma(t, x_t.ndim)
-        x0 = ((x_t - s * eps) / a).clamp(-1, 1)
-        return Prediction(eps - s * cond_fn(x_t, t, x0).float(), variance)
-
-    return guided
-
-
 def add_guides(*guides: ConditionFn) -> ConditionFn:
-    """Follow several guides at once: the sum of their gradients."""
+    """Apply several guides at once: the sum of their gradients."""
 
     def total(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
         gradient = torch.zeros_like(x_t)
@@ -45,31 +30,37 @@ def add_guides(*guides: ConditionFn) -> ConditionFn:
 
 
 def limit_to_interval(cond_fn: ConditionFn, interval: Interval, schedule: Schedule) -> ConditionFn:
-    """Follow a guide only where sigma is in `interval`; elsewhere it is not even asked."""
+    """Apply a guide only where sigma is in `interval`; elsewhere it is not called."""
 
     def limited(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
         inside = sigma_inside(t, interval, schedule)
         if not inside.any():
             return torch.zeros_like(x_t)
         gradient = cond_fn(x_t, t, x0)
-        return gradient * inside.to(gradient.dtype).reshape(-1, *[1] * (x_t.ndim - 1))
+        return gradient * per_image(inside.to(gradient.dtype), gradient)
 
     return limited
 
 
 def sigma_inside(t: Tensor, interval: Interval, schedule: Schedule) -> Tensor:
-    """Which images [B] are at a noise level within the interval, ends included."""
+    """Which images [B] are at a noise level within the interval, ends included, on t's device."""
     low, high = interval
     sigma = schedule.sigma(t)
     return (low <= sigma) & (sigma <= high)
 
 
-def guidance_strength(guided: Tensor, plain: Tensor, limit: float | None = 1.0) -> Tensor:
-    """How far guidance moved the estimate of the clean picture: RMS over each image's pixels [B].
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape one value per image [B] to [B, 1, ...] for `like`, on its device."""
+    values = values.reshape(-1, *[1] * (like.ndim - 1))
+    return values.to(like.device, non_blocking=True)
 
-    guided, plain: x0 [B, C, H, W] with and without it, in [-1, 1]; what lies outside +-`limit` is
-    no picture and does not count, or the first steps, whose x0 is noise divided by nearly nothing,
-    would dwarf all others. None for latents, which have no such range.
+
+def guidance_strength(guided: Tensor, plain: Tensor, limit: float | None = 1.0) -> Tensor:
+    """How far guidance moved the estimate of the clean image: RMS over each image's pixels [B].
+
+    guided, plain: x0 [B, C, H, W] with and without it. Both are clamped to +-`limit`, or the first
+    steps, whose x0 is noise divided by nearly nothing, would outweigh all others. None for latents,
+    which have no such range.
     """
     if limit is not None:
         guided, plain = guided.clamp(-limit, limit), plain.clamp(-limit, limit)
@@ -80,7 +71,7 @@ def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Gradient of sum(score(x)) with respect to x, float32, under any grad or inference mode.
 
     Hosts run samplers under torch.inference_mode, whose tensors autograd refuses: leave it for the
-    gradient alone, on a clone. Whatever else `score` uses must be cloned by `usable`.
+    gradient alone, on a clone. All else that `score` uses must go through `clone_if_inference`.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.clone().float().requires_grad_()

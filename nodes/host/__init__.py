@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .values import Bound, ClipGuide, Conditioning, GlideClip
+from .values import ClipGuide, Conditioning, GlideClip
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import StepCallback
+    from glide_core.sampling import ConditionedModel
 
 # What a file is for; bundled files are listed by it, the files in models/glide all are.
 Purpose = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip", "open_clip"]
@@ -78,7 +79,7 @@ class Host(Protocol):
         """Give a clone of MODEL that is guided; the given MODEL stays as it was.
 
         In ComfyUI every core sampler then sees the guidance (a patch on the clone). `sample`
-        hands the sum of all guides to the job as `Bound.cond_fn` instead, so that the exact
+        hands the sum of all guides to the job as `cond_fn` instead, so that the exact
         sampler applies it the reference's way, once.
         """
         ...
@@ -87,7 +88,7 @@ class Host(Protocol):
         self,
         model: Any,
         branches: Sequence[Conditioning],
-        job: Callable[[Bound], Tensor],
+        job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
         low_res: Tensor | None = None,

@@ -1,4 +1,4 @@
-"""What travels between nodes and hosts: the noisy CLIP plug, a guide, a bound denoiser, a prompt.
+"""What travels between nodes and hosts: GLIDE_CLIP, a guide, a prompt.
 
 Everything here is a value: frozen, host-neutral, never changed after it is made.
 """
@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from glide_core.errors import GlideError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from glide_core.config import GlideConfig
-    from glide_core.diffusion.types import BranchDenoiser, ConditionFn, StepCallback
-    from glide_core.guidance import GuidanceCallback
     from glide_core.tokenizer import Tokens
 
 # CONDITIONING, as in ComfyUI: one [states [1, L, W], extras] per part of a combined prompt.
@@ -58,19 +55,6 @@ class ClipGuide:
     cutouts: int = 16  # crops an un-noised CLIP looks at per step
     seed: int = 0  # of the cutouts
     vae: Any = None  # for an un-noised CLIP on a latent model that is not GLIDE's (ComfyUI only)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A MODEL loaded, on its device, with its prompts and pictures bound: ready to be sampled."""
-
-    denoise: BranchDenoiser  # branch 0 = positive, 1 = negative where there is one
-    config: GlideConfig
-    cond_fn: ConditionFn | None  # the sum of the MODEL's guides
-    device: torch.device | str
-    # The host's own ears: of classifier-free guidance, and of every finished step.
-    guidance_callback: GuidanceCallback | None = None
-    callback: StepCallback | None = None
 
 
 def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:

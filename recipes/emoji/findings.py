@@ -23,12 +23,12 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.types import ConditionFn
 from glide_core.guidance import noisy_clip_guide
-from glide_core.guidance.clip import normalise
+from glide_core.guidance.clip import normalize
 from glide_core.guidance.condition import clone_if_inference, encode_image_for_grad, gradient
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.sampling import bind, inpaint_denoised_fn, run, tokenize
+from glide_core.sampling import condition_model, inpaint_denoised_fn, sample_model, tokenize
 from glide_core.stages import inpaint, text_to_image
 from recipes.emoji.curves import Curve, Point, plot_curves
 from recipes.emoji.drawings import Scene, Sprites
@@ -36,7 +36,7 @@ from recipes.emoji.scenes import scene_list
 from recipes.emoji.score import BUNDLED, draw, in_chunks
 from recipes.emoji.subjects import score_scenes
 
-ANCESTRAL = SamplerConfig(steps=25, sampler="ancestral", guidance_scale=1.0)
+ANCESTRAL = SamplerConfig(steps=25, sampler="ddpm", guidance_scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def judge(asked: Asked, pictures: Tensor) -> dict[str, float]:
 def cosine(clip: NoisyClip, pictures: Tensor, captions: Sequence[str]) -> Tensor:
     """Cosine [B] of pictures with their captions at t = 0."""
     with torch.no_grad():
-        text = normalise(clip.encode_prompts(list(captions)))
-        image = normalise(clip.encode_image(pictures, torch.zeros(len(pictures)).long()))
+        text = normalize(clip.encode_prompts(list(captions)))
+        image = normalize(clip.encode_image(pictures, torch.zeros(len(pictures)).long()))
     return (image * text).sum(dim=1)
 
 
@@ -83,10 +83,10 @@ def clean_clip_guide(clip: NoisyClip, text: Tensor, scale: float, *, on_x0: bool
     """Guidance by a CLIP that knows no noise: it is told t = 0, and sees x_t or the x0 estimate."""
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        wanted = clone_if_inference(normalise(text.detach().float()))
+        wanted = clone_if_inference(normalize(text.detach().float()))
 
         def score(x: Tensor) -> Tensor:
-            image = normalise(
+            image = normalize(
                 encode_image_for_grad(clip, x, clone_if_inference(torch.zeros_like(t))).float()
             )
             return clip.config.logit_scale * (wanted * image).sum(-1)
@@ -158,16 +158,14 @@ def _on_x_t(clip: NoisyClip, text: Tensor, scale: float) -> ConditionFn:
 
 
 STEPS = (4, 8, 12, 20, 30)
-SAMPLERS = ("ancestral", "ddim", "plms", "dpmpp_2m", "unipc", "euler_ancestral", "heun")
+SAMPLERS = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "euler_ancestral", "heun")
 
 
 def ask_steps(asked: Asked, out: Path) -> None:
     """Steps that each sampler needs before it matches 250 steps of the reference's sampler."""
     asked = replace(asked, clips={})
-    reference = SamplerConfig(steps=250, sampler="ancestral")
-    curves = [
-        Curve("ancestral, 250", [Point(250, judge(asked, classifier_free(asked, reference)))])
-    ]
+    reference = SamplerConfig(steps=250, sampler="ddpm")
+    curves = [Curve("ddpm, 250", [Point(250, judge(asked, classifier_free(asked, reference)))])]
     for sampler in SAMPLERS:
         settings = [SamplerConfig(steps=steps, sampler=sampler) for steps in STEPS]
         points = [Point(one.steps, judge(asked, classifier_free(asked, one))) for one in settings]
@@ -216,18 +214,15 @@ def seam(found: Tensor, pictures: Tensor, keep: Tensor) -> float:
 
 
 def _implicit(asked: Asked, pictures: Tensor, keep: Tensor, part: slice) -> Tensor:
-    branches = [
-        tokenize(asked.base.config, asked.captions[part]),
-        tokenize(asked.base.config, [""]) * len(pictures),
-    ]
+    cond = tokenize(asked.base.config, asked.captions[part])
+    uncond = tokenize(asked.base.config, [""]) * len(pictures)
     with torch.inference_mode():
-        return run(
-            bind(asked.base, branches),
-            asked.base.config,
-            SamplerConfig(),
-            seeds=asked.seeds[part],
+        # the base model, which is not given the image: only its x0 estimates are
+        model = replace(
+            condition_model(asked.base, cond, uncond),
             denoised_fn=inpaint_denoised_fn(pictures, keep),
         )
+        return sample_model(model, SamplerConfig(), seeds=asked.seeds[part])
 
 
 def _keep(name: str, count: int) -> Tensor:

@@ -20,7 +20,7 @@ from glide_core.checkpoints.catalog import BUNDLED
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
-from glide_core.guidance.clip import normalise
+from glide_core.guidance.clip import normalize
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.request import UPSAMPLE_SETTINGS
 from glide_core.sampling import model_schedule
@@ -31,9 +31,9 @@ from recipes.emoji.scenes import LISTS, scene_list
 from recipes.emoji.subjects import SceneScore, score_scenes
 from recipes.emoji.vocabulary import TEMPLATES, fill, with_article
 
-# ancestral, as the paper: DDIM does not weigh the gradient by the variance, and burns
+# ddpm, as the paper: DDIM does not weigh the gradient by the variance, and burns
 CLIP_SCALES = (0.0, 1.0, 3.0, 10.0, 30.0)
-CLIP_ALONE = SamplerConfig(sampler="ancestral", guidance_scale=1.0)
+CLIP_ALONE = SamplerConfig(sampler="ddpm", guidance_scale=1.0)
 
 
 def draw(scenes: Sequence[Scene], sprites: Sprites) -> Tensor:
@@ -159,7 +159,7 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
     with torch.no_grad():
         text = torch.cat(
             [
-                normalise(clip.encode_prompts(captions[i : i + 256]))
+                normalize(clip.encode_prompts(captions[i : i + 256]))
                 for i in range(0, len(captions), 256)
             ]
         )
@@ -170,7 +170,7 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
             for timestep in (0, 250, 500, 750):
                 t = torch.full((len(scenes),), timestep)
                 noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-                image = normalise(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
+                image = normalize(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
                 rank = (image @ text.T).topk(5, dim=1).indices == wanted[:, None]
                 top1, top5 = (float(rank[:, :k].any(dim=1).float().mean()) for k in (1, 5))
                 results[f"{name} t={timestep}"] = {"top1": top1, "top5": top5}

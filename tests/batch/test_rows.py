@@ -105,7 +105,7 @@ def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
         ("prompt,seed\na,-1\n", "list.csv", ["row 1", "seed", "0 to 2^64"]),
         ("prompt,cfg\na,nan\n", "list.csv", ["row 1", "cfg"]),
         ("prompt,size\na,65\n", "list.csv", ["row 1", "size", "multiples of 8"]),
-        ("prompt,sampler\na,magic\n", "list.csv", ["row 1", "sampler", "ancestral"]),
+        ("prompt,sampler\na,magic\n", "list.csv", ["row 1", "sampler", "ddpm"]),
         ("prompt,respacing\na,swift9\n", "list.csv", ["row 1", "respacing", "swift9"]),
         ("prompt,steps,respacing\na,5,fast27\n", "list.csv", ["row 1", "steps and respacing"]),
         (b"prompt\nok\ncaf\xe9\n", "list.csv", ["not UTF-8", "line 3", "0xe9"]),

@@ -29,7 +29,7 @@ from recipes.emoji.subjects import score_scenes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS, CFG = 20, 3.0
-EXACT = ("ancestral", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
+EXACT = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
 HEAD = "| {} | subject | background | roughness | distance | s/picture |\n|---|---|---|---|---|---|"
 # what is said to suit a sampler better than normal at guidance 3 does
 PAIRS = (

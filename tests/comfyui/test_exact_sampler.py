@@ -38,7 +38,7 @@ def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -
     return found[1]["samples"].clone()
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "plms", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "plms", "dpmpp_2m"])
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) -> None:
     model, _, positive, negative, core = glide
@@ -52,9 +52,9 @@ def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) 
 
 def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any) -> None:
     model, _, positive, negative, _ = glide
-    several = {"latent_image": comfy.empty(3), "sampler_name": "ancestral"}
+    several = {"latent_image": comfy.empty(3), "sampler_name": "ddpm"}
     three = draw(comfy, model, positive, negative, **several)
-    alone = draw(comfy, model, positive, negative, seed=7, sampler_name="ancestral")
+    alone = draw(comfy, model, positive, negative, seed=7, sampler_name="ddpm")
     torch.testing.assert_close(three[2:], alone, rtol=0, atol=2e-2)  # rounding, at sigma 20291
 
 
@@ -97,17 +97,17 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
         checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
     )  # fmt: skip
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=4.0)
-    found = draw(comfy, guided, positive, negative, sampler_name="ancestral")
+    found = draw(comfy, guided, positive, negative, sampler_name="ddpm")
     clip = load_clip(comfy.checkpoints.path("clip.safetensors"))
     expected = pipeline.text_to_image(
         core,
         [PROMPT],
         seeds=[5],
-        settings=SamplerConfig(steps=6, sampler="ancestral", guidance_scale=3.0),
+        settings=SamplerConfig(steps=6, sampler="ddpm", guidance_scale=3.0),
         cond_fn=noisy_clip_guide(clip, clip.encode_prompts(["blue"]).detach(), 4.0),
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
-    plain = draw(comfy, model, positive, negative, sampler_name="ancestral")
+    plain = draw(comfy, model, positive, negative, sampler_name="ddpm")
     assert float((found - plain).abs().max()) > 1e-2
 
 
@@ -243,7 +243,7 @@ def ddpm_against_ancestral(
     with pytest.MonkeyPatch.context() as patch:
         if fixed:
             patch.setattr(sinks, "take", lambda *unused: None)
-        ours = draw(comfy, model, *prompts, steps=steps, sampler_name="ancestral")
+        ours = draw(comfy, model, *prompts, steps=steps, sampler_name="ddpm")
     return float((ours - core).square().mean().sqrt())
 
 

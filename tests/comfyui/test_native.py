@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from glide_core.diffusion.prediction import split
 
 from glide_core.checkpoints.loading import load_model
-from glide_core.diffusion.prediction import split
 from glide_core.diffusion.schedule import Schedule
 
 FEW = (

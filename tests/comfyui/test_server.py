@@ -75,7 +75,7 @@ def graph() -> dict[str, Any]:
         "swept": node(
             "GlideGuidanceSweep",
             model=["base", 0], clip=["clip", 0], cfg_scales="1, 3", clip_scales="0, 2", steps="2",
-            samplers="ancestral", seed=0, pictures=1, **prompts,
+            samplers="ddpm", seed=0, pictures=1, **prompts,
         ),
         "photo": node("LoadImage", image="photo.png"),
         "inpainted": node(
@@ -126,7 +126,7 @@ def test_every_node_runs(server: Any) -> None:
     assert sizes["upsampled"] == sizes["shown"] == (128, 128)
     assert sizes["inpainted"] == (96, 80)
     assert "picture" in run.outputs["scored"]["text"][0]
-    assert run.outputs["swept"]["text"][0].count("ancestral") == 4  # a row for each cell
+    assert run.outputs["swept"]["text"][0].count("ddpm") == 4  # a row for each cell
 
 
 def sampling(**changes: Any) -> dict[str, Any]:

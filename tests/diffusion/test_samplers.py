@@ -11,7 +11,7 @@ from gaussian import textured
 from torch import Tensor
 
 from glide_core.diffusion import (
-    SAMPLERS,
+    Denoiser,
     Schedule,
     SeededNoise,
     invert_ddim,
@@ -20,6 +20,7 @@ from glide_core.diffusion import (
 )
 from glide_core.diffusion.types import Prediction, StepInfo
 from glide_core.errors import GlideError
+from glide_core.names import SAMPLER_ALIASES, SAMPLERS
 
 # diffusers' own, with new numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -54,35 +55,35 @@ def test_all_randomness_comes_from_the_noise_source(sampler: str) -> None:
 
     first = drawn(0, 7)
     torch.testing.assert_close(first, drawn(1, 7), rtol=0, atol=0)
-    stochastic = sampler in ("ancestral", "ddim", "dpmpp_2m_sde", "euler_ancestral", "ddpm")
+    stochastic = sampler in ("ddpm", "ddim", "dpmpp_2m_sde", "euler_ancestral")
     assert torch.equal(first, drawn(0, 8)) != stochastic
 
 
 @every_sampler
 @pytest.mark.parametrize("respacing", ["fast27", "10"])
-def test_the_model_is_asked_at_original_timesteps_from_noise_to_picture(
+def test_the_model_is_called_at_original_timesteps_from_noise_to_image(
     sampler: str, respacing: str
 ) -> None:
-    asked: list[int] = []
+    called: list[int] = []
 
     def denoise(x_t: Tensor, t: Tensor, /) -> Prediction:
         assert t.dtype == torch.int64
         assert t.shape == (2,)
         assert x_t.dtype == torch.float32
-        asked.append(int(t[0]))
+        called.append(int(t[0]))
         return textured(x_t, t)
 
     schedule = COSINE.respaced(respacing)
     noise, x_T = noise_and_start(0, 1)
     sample(sampler, denoise, x_T, schedule, noise=noise)
-    assert set(asked) <= set(schedule.timestep_map.tolist())
-    in_order = sorted(set(asked), reverse=True)
+    assert set(called) <= set(schedule.timestep_map.tolist())
+    in_order = sorted(set(called), reverse=True)
     wanted = schedule.timestep_map[::-1].tolist()
     if sampler in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
         wanted = wanted[:-1]  # t = 0 spoils their last step
     assert in_order == wanted
     if sampler not in ("plms", "heun"):  # these ask twice, PLMS once ahead
-        assert asked == wanted
+        assert called == wanted
 
 
 @every_sampler
@@ -106,12 +107,12 @@ def test_raising_in_the_callback_stops_within_the_step(sampler: str) -> None:
     with pytest.raises(Cancelled):
         sample(sampler, denoise, x_T, LINEAR.respaced("20"), noise=noise, callback=cancel)
     assert len(seen) == 3
-    # one call a step, and PLMS's one more; linear's first timestep is crossed without it
-    assert next(calls) <= 4
+    # one call a step, one more for PLMS, and two a step for Heun
+    assert next(calls) <= (6 if sampler == "heun" else 4)
 
 
 @every_sampler
-def test_the_callback_hears_of_every_step_and_of_the_last_picture(sampler: str) -> None:
+def test_the_callback_gets_every_step_and_the_last_image(sampler: str) -> None:
     seen: list[StepInfo] = []
     noise, x_T = noise_and_start(0)
     x = sample(sampler, textured, x_T, COSINE.respaced("10"), noise=noise, callback=seen.append)
@@ -126,7 +127,7 @@ def test_the_callback_hears_of_every_step_and_of_the_last_picture(sampler: str) 
 
 
 @every_sampler
-def test_clipping_keeps_the_picture_within_bounds(sampler: str) -> None:
+def test_clipping_keeps_the_image_within_bounds(sampler: str) -> None:
     def wild(x_t: Tensor, t: Tensor, /) -> Prediction:
         return Prediction(-3 * x_t, torch.zeros_like(x_t))
 
@@ -169,7 +170,7 @@ def test_an_exact_guide_draws_from_the_conditional_distribution(
     denoise = gaussian.exact_eps(full)
     x = sample(sampler, denoise, x_T, full.respaced("50"), noise=noise, cond_fn=tilt)
     # condition-mean moves by each step's variance, which coarse steps underestimate
-    tolerance = 0.06 if sampler == "ancestral" else 0.02
+    tolerance = 0.06 if sampler == "ddpm" else 0.02
     wanted = gaussian.MEAN + k * gaussian.STD**2
     assert float(x.mean()) == pytest.approx(wanted, abs=tolerance)
     assert float(x.std()) == pytest.approx(gaussian.STD, rel=0.2)
@@ -177,25 +178,25 @@ def test_an_exact_guide_draws_from_the_conditional_distribution(
 
 
 @every_sampler
-def test_starting_from_a_picture_takes_the_rest_of_the_steps_and_stays_near_it(
+def test_starting_from_a_image_takes_the_rest_of_the_steps_and_stays_near_it(
     sampler: str,
 ) -> None:
     schedule = COSINE.respaced("27")
     full = gaussian.exact_eps(COSINE)
-    asked: list[int] = []
+    called: list[int] = []
 
     def denoise(x_t: Tensor, t: Tensor, /) -> Prediction:
-        asked.append(int(t[0]))
+        called.append(int(t[0]))
         return full(x_t, t)
 
     noise = SeededNoise([0])
-    picture = gaussian.MEAN + gaussian.STD * noise(torch.empty(1, 3, 32, 32))
+    image = gaussian.MEAN + gaussian.STD * noise(torch.empty(1, 3, 32, 32))
     start = 3
-    noised = schedule.q_sample(picture, start, noise(picture))
+    noised = schedule.q_sample(image, start, noise(image))
     x = sample(sampler, denoise, noised, schedule, noise=noise, start=start)
-    assert asked[0] == schedule.timestep(start)
+    assert called[0] == schedule.timestep(start)
     sigma = float(schedule.sigma(schedule.timestep(start)))
-    assert float((x - picture).abs().mean()) < 1.2 * sigma
+    assert float((x - image).abs().mean()) < 1.2 * sigma
     assert float(x.std()) == pytest.approx(gaussian.STD, rel=0.15)
 
 
@@ -233,24 +234,77 @@ def test_sampling_works_where_a_host_turned_gradients_off(sampler: str) -> None:
     torch.testing.assert_close(x.clone(), wanted, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("alias", "name"), SAMPLER_ALIASES.items())
+def test_an_alias_is_the_sampler_it_stands_for(alias: str, name: str) -> None:
+    def drawn(sampler: str) -> Tensor:
+        noise, x_T = noise_and_start(0)
+        return sample(sampler, textured, x_T, LINEAR.respaced("5"), noise=noise)
+
+    assert torch.equal(drawn(alias), drawn(name))
+
+
+@every_sampler
+def test_model_calls_and_steps_are_as_documented(sampler: str) -> None:
+    calls, steps = count(), count()
+
+    def model(x_t: Tensor, t: Tensor, /) -> Prediction:
+        next(calls)
+        return textured(x_t, t)
+
+    noise, x_T = noise_and_start(0)
+    schedule = LINEAR.respaced("10")
+    sample(sampler, model, x_T, schedule, noise=noise, callback=lambda info: next(steps) and None)
+    documented = SAMPLERS[sampler].rpartition(": ")[2].removesuffix(" calls")
+    # linear's first timestep is all but pure noise, which PLMS and Heun cross with one call
+    expected = {"N": 10, "N + 1": 11, "N - 1": 9, "up to 2 N - 1": 18}[documented]
+    assert next(calls) == expected
+    assert next(steps) == (9 if documented == "N - 1" else 10)
+
+
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
     noise, x_T = noise_and_start(0)
-    with pytest.raises(GlideError, match=r"'eulr'.*ancestral, ddim, plms, dpmpp_2m"):
+    with pytest.raises(GlideError, match=r"'eulr'.*ddpm, ddim, plms, dpmpp_2m"):
         sample("eulr", textured, x_T, LINEAR, noise=noise)
 
 
 @every_sampler
-def test_nan_from_the_model_is_an_error_at_once(sampler: str) -> None:
-    calls = count()
-
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity_from_the_model_are_errors_that_name_the_timestep(
+    sampler: str, value: float
+) -> None:
     def broken(x_t: Tensor, t: Tensor, /) -> Prediction:
-        next(calls)
-        return Prediction(torch.full_like(x_t, float("nan")), None)
+        if t[0] > 600:
+            return textured(x_t, t)
+        return Prediction(torch.full_like(x_t, value), None)  # clipping would hide infinity
+
+    noise, x_T = noise_and_start(0)
+    with pytest.raises(GlideError, match="timestep 555 contains NaN or infinity"):
+        sample(sampler, broken, x_T, LINEAR.respaced("10"), noise=noise)
+
+
+@every_sampler
+def test_a_result_that_is_not_finite_is_an_error(sampler: str) -> None:
+    def guide(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
+        return torch.full_like(x_t, 1e38) * 100
 
     noise, x_T = noise_and_start(0)
     with pytest.raises(GlideError, match="NaN or infinity"):
-        sample(sampler, broken, x_T, LINEAR.respaced("10"), noise=noise)
-    assert next(calls) == 1
+        sample(
+            sampler,
+            textured,
+            x_T,
+            LINEAR.respaced("10"),
+            noise=noise,
+            cond_fn=guide,
+            clip_guided=False,
+        )
+
+
+@pytest.mark.parametrize("eta", [float("-inf"), float("nan"), 1e38])
+def test_an_eta_that_gives_no_image_is_an_error(eta: float) -> None:
+    noise, x_T = noise_and_start(0)
+    with pytest.raises(GlideError, match="NaN or infinity"):
+        sample("ddim", textured, x_T, LINEAR.respaced("10"), noise=noise, eta=eta)
 
 
 @pytest.mark.parametrize("start", [-1, 10, 999])
@@ -261,23 +315,25 @@ def test_a_start_outside_the_schedule_is_refused(start: int) -> None:
 
 
 def test_ddim_with_eta_and_no_noise_source_is_refused() -> None:
-    with pytest.raises(GlideError, match="draws noise"):
-        sample_ddim(textured, torch.zeros(1, 3, 8, 8), LINEAR.respaced("10"), eta=0.5)
+    with pytest.raises(GlideError, match="needs noise"):
+        sample_ddim(
+            Denoiser(textured, LINEAR), torch.zeros(1, 3, 8, 8), LINEAR.respaced("10"), eta=0.5
+        )
 
 
-def test_ddim_inverted_and_run_again_gives_the_picture_back() -> None:
-    schedule, denoise = COSINE.respaced("ddim100"), gaussian.exact_eps(COSINE)
+def test_ddim_inverted_and_run_again_gives_the_image_back() -> None:
+    schedule, denoise = COSINE.respaced("ddim100"), Denoiser(gaussian.exact_eps(COSINE), COSINE)
     noise = SeededNoise([0])
-    picture = (gaussian.MEAN + gaussian.STD * noise(torch.empty(1, 3, 16, 16))).clamp(-1, 1)
-    inverted = invert_ddim(denoise, picture, schedule)
+    image = (gaussian.MEAN + gaussian.STD * noise(torch.empty(1, 3, 16, 16))).clamp(-1, 1)
+    inverted = invert_ddim(denoise, image, schedule)
     assert float(inverted.std()) == pytest.approx(1, abs=0.1)
     again = sample_ddim(denoise, inverted, schedule)
-    torch.testing.assert_close(again, picture, atol=0.06, rtol=0)
+    torch.testing.assert_close(again, image, atol=0.06, rtol=0)
 
 
 def test_inversion_can_stop_half_way() -> None:
     seen: list[StepInfo] = []
     schedule = COSINE.respaced("ddim10")
-    picture = torch.zeros(1, 3, 8, 8)
-    invert_ddim(textured, picture, schedule, stop=4, callback=seen.append)
+    image = torch.zeros(1, 3, 8, 8)
+    invert_ddim(Denoiser(textured, COSINE), image, schedule, stop=4, callback=seen.append)
     assert [step.timestep for step in seen] == [0, 100, 200, 300, 400]

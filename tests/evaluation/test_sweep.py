@@ -70,11 +70,11 @@ def one_pixel(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
 
 
 def test_every_combination_has_a_row_and_no_other() -> None:
-    grid = Grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ancestral"))
+    grid = Grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ddpm"))
     rows = list(run_cells(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
     found = [row.cell for row in rows]
     assert len(found) == len(set(found)) == 16
-    assert Cell(3.0, 1.0, "2", "ancestral") in found
+    assert Cell(3.0, 1.0, "2", "ddpm") in found
     table = list(csv.reader(io.StringIO(to_csv(rows, [MEAN]))))
     assert len(table) == 17 and "guidance_scale [1 is off]" in table[0]
     assert "mean [grey, mean]" in table[0]
@@ -90,7 +90,7 @@ def test_scale_1_is_plain_sampling() -> None:
 
 
 def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
-    grid = Grid((1.0, 4.0), steps=("2",), samplers=("ancestral",))
+    grid = Grid((1.0, 4.0), steps=("2",), samplers=("ddpm",))
     together, apart = generated(grid.cells()), generated(grid.cells(), batch=1)
     for one, other in zip(together, apart, strict=True):
         settings = one.cell.settings()
@@ -101,7 +101,7 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
 
 def test_clip_guides_each_picture_to_its_own_prompt(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
-    grid = Grid((1.0,), (0.0, 300.0), ("4",), ("ancestral",))
+    grid = Grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
     scorer = clip_scorer(lambda made, text: noisy_clip_scores(clip, made, text))
     plain, guided = generated(grid.cells(), [scorer], clip=clip)
     assert guided.scores["clip"].mean > plain.scores["clip"].mean
@@ -225,7 +225,7 @@ def test_lists_are_read_from_text() -> None:
     assert read_scales(" 1, 2.5 ,3,", "cfg") == (1.0, 2.5, 3.0)
     assert read_steps("10, fast27, ddim50", "steps") == ("10", "fast27", "ddim50")
     assert read_steps("30; 10, 10, 3, 2, 2", "steps") == ("30", "10,10,3,2,2")
-    assert read_samplers("ddim,ancestral", "samplers") == ("ddim", "ancestral")
+    assert read_samplers("ddim,ddpm", "samplers") == ("ddim", "ddpm")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])

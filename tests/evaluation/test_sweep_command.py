@@ -50,7 +50,7 @@ def test_a_table_a_grid_and_plots_are_written(
         ("3", "0"),
         ("3", "2"),
     ]
-    assert {row["sampler"] for row in found} == {"ancestral"}  # with CLIP guidance, as in the paper
+    assert {row["sampler"] for row in found} == {"ddpm"}  # with CLIP guidance, as in the paper
     assert {row["images"] for row in found} == {"4"}
     out = prompts.parent / "out"
     written = [Path(line) for line in capsys.readouterr().out.split()]

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from recordings import Case, Recordings, compare
 from torch import Tensor
 
 from glide_core.diffusion import (
+    Denoiser,
     Schedule,
     ddim_reverse_step,
     ddim_step,
+    ddpm_step,
     invert_ddim,
-    p_step,
-    sample_ancestral,
     sample_ddim,
+    sample_ddpm,
 )
 from glide_core.diffusion.samplers import Step
 from glide_core.diffusion.types import (
-    BranchDenoiser,
     ConditionFn,
+    CondUncondModel,
     DenoisedFn,
-    Denoiser,
+    EpsModel,
     Prediction,
     StepInfo,
 )
 from glide_core.errors import GlideError
 from glide_core.guidance import classifier_free, noisy_clip_guide
 from glide_core.models.glide import GlideModel
-from glide_core.sampling import bind, inpaint_denoised_fn
+from glide_core.sampling import condition_model, inpaint_denoised_fn
 from glide_core.tokenizer import Tokens, get_tokenizer
 
 LOOPS = ("p_sample", "ddim", "ddim_reverse")
@@ -44,8 +44,7 @@ class _Run:
     label: str
     denoiser: Denoiser
     kept: slice
-    denoised_fn: DenoisedFn | None
-    cond_fn: ConditionFn | None
+    cond_fn: ConditionFn | None  # of the ancestral steps; other loops have it in the denoiser
 
 
 def check_trajectory(recordings: Recordings, case: Case) -> None:
@@ -72,28 +71,30 @@ def check_trajectory(recordings: Recordings, case: Case) -> None:
 
 def _runs(recordings: Recordings, case: Case, model: GlideModel, full: Schedule) -> Iterator[_Run]:
     scale, batch = case.option("cfg_scale"), len(case.input("x_T"))
-    everything = _bound(case, model, slice(None), [slice(None)])
+    everything = _conditioned(case, model, slice(None), [slice(None)])
     if scale is None:
         alone = classifier_free(everything, 1.0, schedule=full)
-        yield _run(recordings, case, "", alone, slice(None))
+        yield _run(recordings, case, "", alone, slice(None), full)
         return
     if batch % 2:
         raise GlideError(f"a guided run's batch must be even, not {batch}")
     half = batch // 2
-    branches = _bound(case, model, slice(half), [slice(half), slice(half, None)])
-    guided = classifier_free(branches, scale, schedule=full)
+    both = _conditioned(case, model, slice(half), [slice(half), slice(half, None)])
+    guided = classifier_free(both, scale, schedule=full)
 
     def doubled(x_t: Tensor, t: Tensor, /) -> Prediction:
         # the notebooks' model_fn: the first half of x_t twice, eps shared, variances not
-        ((eps, variance),) = everything(torch.cat([x_t[:half], x_t[:half]]), t, (0,))
+        ((eps, variance),) = everything(torch.cat([x_t[:half], x_t[:half]]), t, False)
         cond, uncond = eps.chunk(2)
         return Prediction((uncond + scale * (cond - uncond)).repeat(2, 1, 1, 1), variance)
 
-    yield _run(recordings, case, "kept half, ", guided, slice(half))
-    yield _run(recordings, case, "both halves, ", doubled, slice(None))
+    yield _run(recordings, case, "kept half, ", guided, slice(half), full)
+    yield _run(recordings, case, "both halves, ", doubled, slice(None), full)
 
 
-def _run(recordings: Recordings, case: Case, label: str, denoiser: Denoiser, kept: slice) -> _Run:
+def _run(
+    recordings: Recordings, case: Case, label: str, model: EpsModel, kept: slice, full: Schedule
+) -> _Run:
     denoised_fn: DenoisedFn | None = None
     if case.option("denoised_fn"):
         image, keep_mask = case.input("inpaint_image"), case.input("inpaint_mask")
@@ -111,40 +112,42 @@ def _run(recordings: Recordings, case: Case, label: str, denoiser: Denoiser, kep
             text = clip.encode_text(torch.stack([t.ids for t in tokens]), lengths)
         text = text.repeat(max(1, len(case.input("x_T")) // len(text)), 1)  # doubled batches too
         cond_fn = noisy_clip_guide(clip, text[kept], case.option("clip_scale"))
-    return _Run(label, denoiser, kept, denoised_fn, cond_fn)
+    denoiser = Denoiser(
+        model,
+        full,
+        clip_denoised=case.option("clip_denoised"),
+        denoised_fn=denoised_fn,
+        cond_fn=None if case.option("loop") == "p_sample" else cond_fn,
+        clip_guided=False,  # as the reference
+    )
+    return _Run(label, denoiser, kept, cond_fn)
 
 
-def _bound(case: Case, model: GlideModel, pictures: slice, branches: list[slice]) -> BranchDenoiser:
+def _conditioned(
+    case: Case, model: GlideModel, kept: slice, prompts: list[slice]
+) -> CondUncondModel:
     """The recorded model as the pipeline runs it, on those rows of the recorded batch."""
     ids, mask = case.input("tokens"), case.input("mask")
     # a text of its own for every row: what was recorded is the ids
     rows = [Tokens(f"row {i}", ids[i], mask[i], truncated=0) for i in range(len(ids))]
 
-    def picture(name: str) -> Tensor | None:
+    def image(name: str) -> Tensor | None:
         recorded = case.optional_input(name)
-        return None if recorded is None else recorded[pictures]
+        return None if recorded is None else recorded[kept]
 
     with torch.no_grad():
-        return bind(
+        return condition_model(
             model,
-            [rows[branch] for branch in branches],
-            low_res=picture("low_res"),
-            image=picture("inpaint_image"),
-            keep_mask=picture("inpaint_mask"),
-        )
-
-
-def _options(case: Case, run: _Run) -> dict[str, Any]:
-    return {
-        "clip_denoised": case.option("clip_denoised"),
-        "denoised_fn": run.denoised_fn,
-        "cond_fn": run.cond_fn,
-    }
+            *(rows[part] for part in prompts),
+            low_res=image("low_res"),
+            image=image("inpaint_image"),
+            keep_mask=image("inpaint_mask"),
+        ).predict
 
 
 def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> None:
     """Take each step from the recorded state before it: an error cannot hide behind a later one."""
-    samples, options = case.output("samples")[:, run.kept], _options(case, run)
+    samples = case.output("samples")[:, run.kept]
     noise, loop = case.optional_input("noise"), case.option("loop")
     allowed = case.option("teacher_forced_fair_atol_per_step")
     if len(allowed) != steps:
@@ -152,11 +155,10 @@ def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> No
 
     def take(x: Tensor, index: int, z: Tensor | None) -> Step:
         if loop == "p_sample":
-            return p_step(run.denoiser, x, index, schedule, z, **options)
+            return ddpm_step(run.denoiser, x, index, schedule, z, run.cond_fn)
         if loop == "ddim":
-            eta = case.option("eta")
-            return ddim_step(run.denoiser, x, index, schedule, z, eta=eta, **options)
-        return ddim_reverse_step(run.denoiser, x, index, schedule, **options)
+            return ddim_step(run.denoiser, x, index, schedule, z, case.option("eta"))
+        return ddim_reverse_step(run.denoiser, x, index, schedule)
 
     state = case.input("x_T")[run.kept]
     clipped = []
@@ -166,9 +168,9 @@ def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> No
             out = take(state, index, None if noise is None else noise[i][run.kept])
         label = f"{run.label}teacher-forced step {i}"
         case.comparisons.append(
-            compare(label, out.x_prev, samples[i], atol=float(allowed[i]), rtol=0.0)
+            compare(label, out.x_next, samples[i], atol=float(allowed[i]), rtol=0.0)
         )
-        clipped.append(out.clipped_fraction)
+        clipped.append((out.x0.abs() >= 1).float().mean())
         state = samples[i]
     if case.has_output("clip_frac") and run.kept == slice(None):
         # A count of pixels at the bound has no rounding error that could grow: it is compared from
@@ -178,7 +180,7 @@ def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> No
 
 def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None:
     """Sample the way a user does and compare every state on the way."""
-    options, x_T = _options(case, run), case.input("x_T")[run.kept]
+    x_T = case.input("x_T")[run.kept]
     noise = case.optional_input("noise")
     supply = iter(() if noise is None else noise[:, run.kept])
 
@@ -189,10 +191,11 @@ def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None
         return drawn
 
     taken: list[StepInfo] = []
-    options["callback"] = taken.append
-    loop = case.option("loop")
+    loop, options = case.option("loop"), {"callback": taken.append}
     if loop == "p_sample":
-        sample_ancestral(run.denoiser, x_T, schedule, noise=recorded_noise, **options)
+        sample_ddpm(
+            run.denoiser, x_T, schedule, noise=recorded_noise, cond_fn=run.cond_fn, **options
+        )
     elif loop == "ddim":
         eta = case.option("eta")
         sample_ddim(run.denoiser, x_T, schedule, noise=recorded_noise, eta=eta, **options)

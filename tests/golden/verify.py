@@ -17,7 +17,7 @@ from trajectories import check_trajectory
 
 from glide_core.diffusion.schedule import Schedule, named_betas
 from glide_core.errors import GlideError
-from glide_core.guidance.clip import noisy_clip_guide, normalise
+from glide_core.guidance.clip import noisy_clip_guide, normalize
 from glide_core.models.layers import timestep_embedding
 from glide_core.tokenizer import get_tokenizer
 
@@ -156,7 +156,7 @@ def _check_clip(recordings: Recordings, case: Case) -> None:
     ids = torch.stack([entry.ids for entry in tokens])
     lengths = torch.tensor([int(entry.mask.sum()) for entry in tokens])
     text, image = clip.encode_text(ids, lengths), clip.encode_image(x, t)
-    cosine = (normalise(text) * normalise(image)).sum(-1)
+    cosine = (normalize(text) * normalize(image)).sum(-1)
 
     def gradient(scale: float) -> Tensor:
         return noisy_clip_guide(clip, text, scale)(x, t, x)
@@ -164,9 +164,9 @@ def _check_clip(recordings: Recordings, case: Case) -> None:
     case.check("text_ids", ids)
     case.check("text_lens", lengths)
     case.check("text_unnormalised", text)
-    case.check("text_embedding", normalise(text))
+    case.check("text_embedding", normalize(text))
     case.check("image_unnormalised", image)
-    case.check("image_embedding", normalise(image))
+    case.check("image_embedding", normalize(image))
     case.check("logits_diag", clip.config.logit_scale * cosine)
     case.check("grad_scale1", gradient(1.0))
     case.check("grad_scaled", gradient(case.option("grad_scale")))

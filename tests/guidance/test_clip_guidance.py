@@ -11,7 +11,7 @@ from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.types import ConditionFn, Prediction
 from glide_core.errors import GlideError
 from glide_core.guidance import noisy_clip_guide, open_clip_guide
-from glide_core.guidance.clip import normalise
+from glide_core.guidance.clip import normalize
 from glide_core.models.noisy_clip import NoisyClip
 
 FULL = Schedule.named("squaredcos_cap_v2")
@@ -83,7 +83,7 @@ def test_the_noisy_guide_is_the_gradient_of_100_cosines_at_x_t() -> None:
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
 
     def score(x: Tensor) -> float:
-        cosine = (normalise(clip.encode_image(x, t)) * normalise(text())).sum(-1)
+        cosine = (normalize(clip.encode_image(x, t)) * normalize(text())).sum(-1)
         return float(2.0 * 100.0 * cosine.double().sum())
 
     step = 3e-3
@@ -191,7 +191,7 @@ def test_guides_work_with_weights_that_a_host_moved_under_inference_mode(name: s
     assert all(parameter.is_inference() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_a_guided_run_scores_higher(sampler: str) -> None:
     clip = noisy_clip()
     guide = noisy_clip_guide(clip, text(), 4.0)
@@ -202,7 +202,7 @@ def test_a_guided_run_scores_higher(sampler: str) -> None:
 
     def score(x: Tensor) -> float:
         features = clip.encode_image(x, torch.zeros(2, dtype=torch.int64))
-        return float((normalise(features) * normalise(text())).sum(-1).mean())
+        return float((normalize(features) * normalize(text())).sum(-1).mean())
 
     scores = []
     for cond_fn in (None, guide):
@@ -215,7 +215,7 @@ def test_a_guided_run_scores_higher(sampler: str) -> None:
 
 
 def test_no_cutouts_and_a_seed_too_few_are_refused() -> None:
-    with pytest.raises(GlideError, match="0 cutouts"):
+    with pytest.raises(GlideError, match="cutouts is 0"):
         open_clip_guide(clean_clip(), text(), 1.0, schedule=FULL, cutouts=0)
     guide = open_clip_guide(clean_clip(), text(), 1.0, schedule=FULL, seed=[1])
     with pytest.raises(GlideError, match="1 cutout seeds for 2 images"):

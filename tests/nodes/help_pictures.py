@@ -175,7 +175,7 @@ def text_encode() -> Picture:
 def clip_guidance() -> Picture:
     """A model that is told nothing: only the CLIP knows the text."""
     clip = noisy_clip()
-    how = {"cfg": 1.0, "sampler_name": "ancestral", "steps": 50}
+    how = {"cfg": 1.0, "sampler_name": "ddpm", "steps": 50}
     rows = []
     for text, seed in (
         ("a strawberry on a white background", 2),
@@ -286,7 +286,7 @@ def guidance_sweep() -> Picture:
     model, clip = base()
     drawing = call(
         "GlideGuidanceSweep", model=model, clip=noisy_clip(), cfg_scales="1, 3, 8",
-        clip_scales="0, 3", steps="20", samplers="ancestral", seed=1, pictures=4,
+        clip_scales="0, 3", steps="20", samplers="ddpm", seed=1, pictures=4,
         **prompts(clip, "a hedgehog on a white background"),
     )[0]  # fmt: skip
     picture = pictures(drawing, 1)[0]

@@ -39,7 +39,7 @@ SAME_NAME = {
 TERMS = """
 GLIDE OpenAI ComfyUI KSampler CLIP VAE MODEL LATENT Latent CFG cfg eta CSV ViT MB
 Classifier Free Guidance open_clip float32 token emoji x64 x256 upsampler inpaint
-auto ancestral ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
+auto ddpm ancestral ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
 models glide download openai base clip_image_enc clip_text_enc
 """
 # What betrays English among the languages that share its letters, and is no word of theirs.

@@ -18,13 +18,13 @@ from torch import Tensor
 from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
+from glide_core.sampling import ConditionedModel
 
 from .. import Purpose
 from ..values import (
     INPAINT_IMAGE,
     INPAINT_MASK,
     LOW_RES,
-    Bound,
     ClipGuide,
     Conditioning,
     GlideClip,
@@ -100,7 +100,7 @@ class ComfyHost:
         self,
         model: Any,
         branches: Sequence[Conditioning],
-        job: Callable[[Bound], Tensor],
+        job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
         low_res: Tensor | None = None,

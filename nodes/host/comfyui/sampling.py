@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.types import Prediction
-from glide_core.sampling import model_schedule
+from glide_core.sampling import ConditionedModel, model_schedule
 
-from ..values import Bound, Conditioning
+from ..values import Conditioning
 from . import step_events
 from .guidance import condition_of, guides_of
 from .model import VARIANCE_SINK, VarianceSink, clip_denoised
@@ -33,7 +33,7 @@ class GlideGuider(comfy.samplers.CFGGuider):
     additional models loaded, wrappers and hooks applied, clean-up at the end.
     """
 
-    def __init__(self, patcher: Any, job: Callable[[Bound], Tensor]) -> None:
+    def __init__(self, patcher: Any, job: Callable[[ConditionedModel], Tensor]) -> None:
         super().__init__(patcher)
         self.job = job
 
@@ -50,23 +50,24 @@ class GlideGuider(comfy.samplers.CFGGuider):
         model: Any = self.inner_model
         options = comfy.model_patcher.create_model_options_clone(self.model_options)
         options["transformer_options"]["sample_sigmas"] = sigmas
-        bound = Bound(
-            denoise=BoundModel(model, self.conds, options, device),
+        loaded = ConditionedModel(
+            predict=LoadedModel(model, self.conds, options, device),
             config=model.glide_config,
-            cond_fn=condition_of(self.model_options),
             device=device,
+            has_uncond="negative" in self.conds,
+            cond_fn=condition_of(self.model_options),
         )
         if step_events.listening() is not None:
             schedule = model_schedule(model.glide_config)
             watch = step_events.Watch(guides_of(self.model_options), schedule)
-            bound = replace(
-                bound, cond_fn=watch.cond_fn, guidance_callback=watch.record, callback=watch.step
+            loaded = replace(
+                loaded, cond_fn=watch.cond_fn, guidance_callback=watch.record, callback=watch.step
             )
-        return self.job(bound).to(comfy.model_management.intermediate_device())
+        return self.job(loaded).to(comfy.model_management.intermediate_device())
 
 
-class BoundModel:
-    """The BranchDenoiser of a loaded model: every branch in one batched, patched call."""
+class LoadedModel:
+    """The CondUncondModel of a loaded MODEL: both prompts in one batched, patched call."""
 
     def __init__(
         self, model: Any, conds: dict[str, Any], options: dict[str, Any], device: Any
@@ -76,9 +77,7 @@ class BoundModel:
         self.shape: torch.Size | None = None  # of x_t; conditions are prepared for it
         self.ready: dict[str, Any] = {}
 
-    def __call__(
-        self, x_t: Tensor, t: Tensor, branches: tuple[int, ...], /
-    ) -> tuple[Prediction, ...]:
+    def __call__(self, x_t: Tensor, t: Tensor, uncond: bool, /) -> tuple[Prediction, ...]:
         """Predict at x_t [B, C, H, W] and original timesteps t [B]."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         x_t, t = x_t.to(self.device), t.to(self.device)
@@ -88,15 +87,16 @@ class BoundModel:
         wide = sigma[:, None, None, None]
         x = x_t.float() * (1 + wide**2).sqrt()  # ComfyUI's variance-exploding coordinates
         asked = [
-            self.ready[name] if index in branches else None
-            for index, name in enumerate(NAMES)
+            self.ready[name] if uncond or name == NAMES[0] else None
+            for name in NAMES
             if name in self.ready
         ]
         sink = VarianceSink()
         options = comfy.model_patcher.create_model_options_clone(self.options)
         options["transformer_options"][VARIANCE_SINK] = sink
         clean = self._run(asked, x, sigma, options)
-        return tuple(Prediction((x - clean[i]) / wide, sink.take(i, x.shape)) for i in branches)
+        found = range(2 if uncond else 1)
+        return tuple(Prediction((x - clean[i]) / wide, sink.take(i, x.shape)) for i in found)
 
     def _run(self, conds: list[Any], x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Any:
         replaced = options.get("sampler_calc_cond_batch_function")
@@ -119,7 +119,7 @@ class BoundModel:
 def sample(
     patcher: Any,
     branches: Sequence[Conditioning],
-    job: Callable[[Bound], Tensor],
+    job: Callable[[ConditionedModel], Tensor],
     *,
     shape: tuple[int, int, int, int],
 ) -> Tensor:

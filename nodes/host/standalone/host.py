@@ -20,7 +20,6 @@ from ..values import (
     GLIDE_MASK,
     GLIDE_TEXT,
     GLIDE_TOKENIZER,
-    Bound,
     ClipGuide,
     Conditioning,
     GlideClip,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import StepCallback, StepInfo
     from glide_core.models.glide import GlideModel
+    from glide_core.sampling import ConditionedModel
 
 log = logging.getLogger("glide")
 
@@ -171,7 +171,7 @@ class StandaloneHost:
         self,
         model: Any,
         branches: Sequence[Conditioning],
-        job: Callable[[Bound], Tensor],
+        job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
         low_res: Tensor | None = None,
@@ -190,17 +190,14 @@ class StandaloneHost:
         ]
         pictures = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
         with torch.inference_mode():
-            denoise = sampling.bind(
-                glide,
-                [[tokens_for(extra, glide.config)] * batch for extra in extras],
-                **{
-                    name: None if value is None else value.to(glide.device)
-                    for name, value in pictures.items()
-                },
-            )
             guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
-            cond_fn = add_guides(*guides) if guides else None
-            return job(Bound(denoise, glide.config, cond_fn, glide.device)).cpu()
+            loaded = sampling.condition_model(
+                glide,
+                *([tokens_for(extra, glide.config)] * batch for extra in extras),
+                **pictures,
+                cond_fn=add_guides(*guides) if guides else None,
+            )
+            return job(loaded).cpu()
 
     @contextmanager
     def progress(self, label: str, stages: int = 1) -> Iterator[StepCallback]:
