@@ -15,20 +15,20 @@ FILES = {
     "LICENSE",
     "CHANGELOG.md",
 }
-MOST = 32 * 2**20  # bytes; the bundled weights are 24 MB of it
+MAX_BYTES = 32 * 2**20  # the bundled weights are 24 MB of it
 
 
 def main(repository: Path, archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         check({name for name in file.namelist() if not name.endswith("/")}, repository)
         file.extractall(folder)
-    if archive.stat().st_size > MOST:
-        sys.exit(f"{archive} has {archive.stat().st_size} bytes. Expected at most {MOST}.")
-    print(f"{archive}: {archive.stat().st_size / 2**20:.1f} MiB, as the repository has it")
+    if archive.stat().st_size > MAX_BYTES:
+        sys.exit(f"{archive} has {archive.stat().st_size} bytes. Expected at most {MAX_BYTES}.")
+    print(f"{archive}: {archive.stat().st_size / 2**20:.1f} MiB, complete")
 
 
 def check(packed: set[str], repository: Path) -> None:
-    """Exit with a list of what is missing and what is too much."""
+    """Exit with a list of missing and unexpected files."""
 
     def names(*files: Path) -> set[str]:
         found = (path.relative_to(repository) for path in files if path.is_file())
@@ -39,7 +39,7 @@ def check(packed: set[str], repository: Path) -> None:
     if missing := sorted(needed - packed):
         sys.exit(f"the zip lacks {', '.join(missing)}. See .comfyignore.")
     if extra := sorted(packed - needed - manuals):
-        sys.exit(f"the zip has {', '.join(extra)} too much. See .comfyignore.")
+        sys.exit(f"the zip has unexpected files: {', '.join(extra)}. See .comfyignore.")
 
 
 if __name__ == "__main__":

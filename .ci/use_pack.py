@@ -1,6 +1,6 @@
 """Use an unpacked pack as ComfyUI does, by path: python -B use_pack.py FOLDER.
 
-Fails when something of the pack is missing, or is found anywhere but in FOLDER. Draws a picture
+Fails when something of the pack is missing, or is found anywhere but in FOLDER. Generates an image
 with the bundled model.
 """
 
@@ -43,7 +43,7 @@ def look(pack: Any, folder: Path) -> None:
     print(f"{len(files)} bundled models: {', '.join(file.name for file in files)}")
 
 
-def draw(pack: Any) -> None:
+def generate(pack: Any) -> None:
     """Two steps of the bundled base model, through the nodes and their defaults."""
 
     def call(name: str, **inputs: Any) -> Any:
@@ -62,15 +62,15 @@ def draw(pack: Any) -> None:
         for name, text in (("positive", "a fox on a blue background"), ("negative", ""))
     }
     latent = call("GlideEmptyLatent")[0]
-    drawn = call("GlideSampler", model=model, latent_image=latent, steps=2, **prompts)
-    image = drawn["result"][0] if isinstance(drawn, dict) else drawn[0]
+    output = call("GlideSampler", model=model, latent_image=latent, steps=2, **prompts)
+    image = output["result"][0] if isinstance(output, dict) else output[0]
     assert tuple(image.shape) == (1, 64, 64, 3)
     assert 0 <= image.min() < image.max() <= 1
-    print(f"drew {tuple(image.shape)}")
+    print(f"generated {tuple(image.shape)}")
 
 
 if __name__ == "__main__":
     here = Path(sys.argv[1]).resolve()
     loaded = load(here)
     look(loaded, here)
-    draw(loaded)
+    generate(loaded)

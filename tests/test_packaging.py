@@ -89,6 +89,31 @@ assert "nodes" not in sys.modules and "glide_pack" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_nodes_and_help_import_without_the_libraries_that_they_need_only_at_run_time() -> None:
+    code = """
+import sys
+for name in ("matplotlib", "diffusers", "open_clip", "torchvision", "torch_fidelity", "accelerate"):
+    sys.modules[name] = None  # importing it raises ImportError
+import glide_core.evaluation.evaluate, glide_core.diffusion
+from glide_pack.nodes import NODE_CLASS_MAPPINGS
+for node in NODE_CLASS_MAPPINGS.values():
+    node.INPUT_TYPES()
+from glide_core.cli import main
+try:
+    main(["sweep", "--help"])
+except SystemExit as end:
+    assert end.code == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recipes_and_repository_files_are_not_in_the_registrys_archive() -> None:
+    ignored = (ROOT / ".comfyignore").read_text().splitlines()
+    assert {"recipes/", "tests/", "benchmarks/", ".ci/", ".github/"} <= set(ignored)
+    assert not any("recipes" in name for name in SETTINGS["tool"]["setuptools"]["packages"])
+
+
 def test_the_root_bears_being_imported_alone_as_pytest_does() -> None:
     spec = importlib.util.spec_from_file_location("__init__", ROOT / "__init__.py")
     assert spec is not None and spec.loader is not None
