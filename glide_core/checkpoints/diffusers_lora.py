@@ -8,13 +8,18 @@ separate ones side by side.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from glide_core.checkpoints.diffusers_format import fuse, modules
+from glide_core.checkpoints.files import TensorFile
 from glide_core.config import UNetConfig
+from glide_core.errors import GlideError, shorten
 
 _HALVES = (
     (".lora_A.weight", ".lora_B.weight"),
@@ -22,16 +27,64 @@ _HALVES = (
     (".lora_down.weight", ".lora_up.weight"),
 )
 _ALPHA = ".alpha"
+_MAX_CONFIG = 1 << 20  # bytes
 
 Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], alpha / rank in it
 
 
-def lora_from_diffusers(tensors: Mapping[str, Tensor], unet: UNetConfig) -> dict[str, Pair] | None:
+def file_alpha(file: TensorFile) -> float | None:
+    """The alpha of a LoRA whose layers have none of their own; None when it is nowhere.
+
+    From the metadata (kohya's `ss_network_alpha`, diffusers' `lora_adapter_metadata`), or from
+    peft's adapter_config.json beside the file. GlideError for one that is not a finite number.
+    """
+    found: Any = file.metadata.get("ss_network_alpha") or file.metadata.get("lora_alpha")
+    beside = file.path.with_name("adapter_config.json")
+    try:
+        if found is None and "lora_adapter_metadata" in file.metadata:
+            found = _alpha_in(json.loads(file.metadata["lora_adapter_metadata"]))
+        if found is None and beside.is_file() and beside.stat().st_size < _MAX_CONFIG:
+            found = _alpha_in(json.loads(beside.read_text(encoding="utf-8")))
+        alpha = None if found is None else float(found)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise GlideError(
+            f"{file.path} has an alpha that cannot be read: {shorten(error)}"
+        ) from error
+    if alpha is not None and not math.isfinite(alpha):
+        raise GlideError(f"{file.path} has the alpha {alpha}. Expected a finite number.")
+    return alpha
+
+
+def _alpha_in(config: Any) -> Any:
+    names = ("lora_alpha", "unet.lora_alpha")
+    return next((config[n] for n in names if isinstance(config, dict) and n in config), None)
+
+
+def lora_scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
+    """alpha / rank of one layer; without an alpha of the layer or the file, 1.
+
+    GlideError for an alpha that is not one finite number.
+    """
+    alpha = tensors.get(name + _ALPHA)
+    if alpha is None:
+        return 1.0 if default is None else default / max(1, rank)
+    if alpha.numel() != 1 or alpha.is_complex() or not math.isfinite(float(alpha)):
+        raise GlideError(
+            f"The LoRA's {name}{_ALPHA} has the shape {list(alpha.shape)} or is not finite. "
+            "Expected one finite number."
+        )
+    return float(alpha) / max(1, rank)
+
+
+def lora_from_diffusers(
+    tensors: Mapping[str, Tensor], unet: UNetConfig, alpha: float | None = None
+) -> dict[str, Pair] | None:
     """Give the changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
 
+    alpha: of layers that have none of their own.
     None when the tensors are not, all of them, a LoRA of this UNet in diffusers' form.
     """
-    pairs = dict(_pairs(tensors))
+    pairs = dict(_pairs(tensors, alpha))
     alphas = sum(key.endswith(_ALPHA) for key in tensors)
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         return None
@@ -43,7 +96,7 @@ def lora_from_diffusers(tensors: Mapping[str, Tensor], unet: UNetConfig) -> dict
     return None if pairs else found
 
 
-def _pairs(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Pair]]:
+def _pairs(tensors: Mapping[str, Tensor], default: float | None) -> Iterator[tuple[str, Pair]]:
     """Layers by diffusers' names, underscores for dots."""
     for key in tensors:
         for first, second in _HALVES:
@@ -51,8 +104,9 @@ def _pairs(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Pair]]:
             if name == key or name + second not in tensors:
                 continue
             down, up = tensors[key].float(), tensors[name + second].float()
-            alpha = tensors.get(name + _ALPHA)
-            scale = 1.0 if alpha is None else float(alpha) / len(down)
+            if down.ndim < 2 or up.ndim < 2:
+                continue
+            scale = lora_scale(tensors, name, len(down), default)
             yield _flat(name.removeprefix("unet.").removeprefix("lora_unet_")), (down, up * scale)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glide_core.checkpoints.diffusers_lora import lora_from_diffusers
+from glide_core.checkpoints.diffusers_lora import file_alpha, lora_from_diffusers, lora_scale
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
@@ -127,7 +127,7 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
             "it."
         )
     file = read_tensors(path)
-    pairs = lora_from_diffusers(file.tensors, config.unet)
+    pairs = lora_from_diffusers(file.tensors, config.unet, _alpha_of(file))
     if pairs is None:
         raise GlideError(
             f"{path} is not a LoRA of this {config.kind} model's UNet in diffusers' form. Expected "
@@ -144,7 +144,8 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
 def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, Tensor, float]]:
     """(down, up, alpha / rank) by layer, float32."""
     tensors = file.tensors
-    theirs = lora_from_diffusers(tensors, config.unet)
+    common = _alpha_of(file)
+    theirs = lora_from_diffusers(tensors, config.unet, common)
     if theirs is not None:
         return {lora_key(name): (*pair, 1.0) for name, pair in theirs.items()}
     names = [key.removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)]
@@ -158,8 +159,7 @@ def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, T
     changes = {}
     for name in names:
         down, up = tensors[name + _DOWN].float(), tensors[name + _UP].float()
-        alpha = tensors.get(name + _ALPHA)
-        scale = 1.0 if alpha is None else float(alpha) / len(down)
+        scale = lora_scale(tensors, name, len(down), common)
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
             raise GlideError(
                 f"{file.path} holds NaN or infinite values in {name}. Expected finite weights: the "
@@ -167,6 +167,18 @@ def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, T
             )
         changes[name] = (down, up, scale)
     return changes
+
+
+def _alpha_of(file: TensorFile) -> float | None:
+    """The alpha of the whole file; a warning when neither it nor its layers have one."""
+    alpha = file_alpha(file)
+    if alpha is None and not any(key.endswith(_ALPHA) for key in file.tensors):
+        log.warning(
+            "%s does not say its alpha: it is taken to be the rank. If it was trained with another "
+            "alpha, put adapter_config.json beside it, or change the strength",
+            file.path,
+        )
+    return alpha
 
 
 def _check_layers(

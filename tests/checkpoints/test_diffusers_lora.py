@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from glide_core.checkpoints.diffusers_format import from_diffusers, to_diffusers
 from glide_core.checkpoints.loading import save_model
@@ -118,3 +119,48 @@ def test_the_command_converts_for_a_model(
     assert main(["models", "convert-lora", *map(str, arguments)]) == 0
     assert capsys.readouterr().out.strip() == str(target)
     apply_lora(made(), target)
+
+
+@pytest.mark.parametrize("where", ["adapter_config.json", "lora_adapter_metadata"])
+def test_the_alpha_of_a_peft_file_is_read(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(made(), "peft", path)
+    tensors = load_file(path)
+    plain = apply_lora(made(), path, 4.0).openai_state_dict()
+    alpha = {"lora_alpha": 8.0} if where == "adapter_config.json" else {"unet.lora_alpha": 8.0}
+    if where == "adapter_config.json":
+        (tmp_path / where).write_text(json.dumps(alpha))
+    kept = {key: value for key, value in tensors.items() if len(tensors[rank_of(key)]) == 2}
+    rest = {where: json.dumps(alpha)} if where != "adapter_config.json" else None
+    save_file(kept, path, metadata=rest)  # the layers of rank 2: a scale of 8 / 2
+    scaled = apply_lora(made(), path).openai_state_dict()
+    changed = fixed = 0
+    for key, value in made().openai_state_dict().items():
+        if torch.equal(scaled[key], value):
+            fixed += 1
+        elif "qkv" not in key and "encoder_kv" not in key:
+            torch.testing.assert_close(scaled[key], plain[key], rtol=1e-5, atol=1e-5)
+            changed += 1
+    assert changed and fixed
+
+
+def rank_of(key: str) -> str:
+    """The down half of the layer that a key belongs to."""
+    return key.replace("lora_B", "lora_A")
+
+
+def test_a_missing_alpha_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(made(), "peft", tmp_path / "lora.safetensors")
+    apply_lora(made(), tmp_path / "lora.safetensors")
+    assert "does not say its alpha" in caplog.text
+
+
+@pytest.mark.parametrize("alpha", [torch.ones(3), torch.tensor(float("nan"))], ids=str)
+def test_an_alpha_that_is_not_one_number_is_refused(tmp_path: Path, alpha: torch.Tensor) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(made(), "kohya", path)
+    tensors = load_file(path)
+    key = next(key for key in tensors if key.endswith(".alpha"))
+    save_file({**tensors, key: alpha}, path)
+    with pytest.raises(GlideError, match="one finite number"):
+        apply_lora(made(), path)
