@@ -184,7 +184,7 @@ def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
         raise GlideError(
             f"This diffusers UNet is not of GLIDE's family ({type(error).__name__}: {error}). "
             "Expected Resnet- and SimpleCrossAttn- blocks, twice as many output channels as a "
-            "picture has, and the input channels of one of GLIDE's four kinds."
+            "an image has, and the input channels of one of GLIDE's four kinds."
         ) from error
     like = diffusers_config(GlideConfig(kind=kind, unet=unet))
     like["cross_attention_dim"] = config.get("cross_attention_dim")  # checked with the text encoder

@@ -1,7 +1,7 @@
 """LoRA files: low-rank changes of a model's weights, with kohya's names as ComfyUI reads them.
 
 A layer's weight W becomes W + strength * (alpha / rank) * up @ down (Hu et al. 2021). The UNet's
-layers are `lora_unet_...` with underscores for dots, the text tower's
+layers are `lora_unet_...` with underscores for dots, the text encoder's
 `text_encoders.glide....`, the generic name under which ComfyUI's LoraLoader finds our CLIP.
 """
 
@@ -61,8 +61,8 @@ def fingerprint(model: GlideModel) -> str:
 
 def lora_key(module: str) -> str:
     """The file's name of a layer, from its name in a GlideModel (`unet. ...` or `text. ...`)."""
-    tower, _, rest = module.partition(".")
-    return f"text_encoders.glide.{rest}" if tower == "text" else f"lora_unet_{_flat(rest)}"
+    part, _, rest = module.partition(".")
+    return f"text_encoders.glide.{rest}" if part == "text" else f"lora_unet_{_flat(rest)}"
 
 
 def save_lora(
@@ -96,7 +96,7 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     """Merge a LoRA into a model's weights, in place; gives the model.
 
     strength: 0 changes nothing, 1 is what was trained, negative takes it away.
-    GlideError when the file is no LoRA, or one for a model with other layers, another prediction
+    GlideError when the file is not a LoRA, or is one for a model with other layers, another prediction
     type or tokenizer. A LoRA from other weights of the same build is merged, with a warning.
     """
     file = read_tensors(path)
@@ -119,7 +119,7 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
     """Rewrite a LoRA that was trained on the UNet in diffusers' form, as ComfyUI's LoraLoader and
     `apply_lora` read it. config: of the model that it is for.
 
-    GlideError when the destination exists, or the file is no such LoRA of this model.
+    GlideError when the destination exists, or the file is not such a LoRA of this model.
     """
     if Path(destination).exists():
         raise GlideError(
@@ -223,8 +223,7 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
             )
     if info.fingerprint != fingerprint(model):
         log.warning(
-            "%s was trained from other weights (%s, a %s model) than these: the pictures may "
-            "suffer",
+            "%s was trained from other weights (%s, a %s model) than these: the images may suffer",
             file.path,
             info.base,
             info.kind,
