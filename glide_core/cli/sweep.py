@@ -238,26 +238,13 @@ def _default_scorers(count: int) -> list[str]:
 def _scorer(name: str, here: Session) -> Scorer:
     import torch
 
-    from glide_core.checkpoints.catalog import find_model
     from glide_core.evaluation import sweep
+    from glide_core.evaluation.features import load_extractor
     from glide_core.evaluation.image_set import LoadedImage, find_images
-    from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
 
     kind, _, rest = name.partition(":")
-    if kind == "clip" and rest:
-        clip = _load_clip(here, [find_model("clip" if rest == "bundled" else rest)])
-        return sweep.clip_scorer(
-            lambda made, text: noisy_clip_scores(clip, made.to(here.device), text), name
-        )
-    if kind == "open_clip" and rest.count(":") == 1:
-        from glide_core.guidance.open_clip import load_open_clip
-
-        architecture, weights = rest.split(":")
-        file = Path(weights) if Path(weights).is_file() else None
-        model, tokenizer = load_open_clip(architecture, file, weights, device=here.device)
-        return sweep.clip_scorer(
-            lambda made, text: open_clip_scores(model, tokenizer, made.to(here.device), text), name
-        )
+    if kind in ("clip", "open_clip") and rest:
+        return sweep.clip_scorer(load_extractor(name, device=here.device), here.device)
     if kind == "frechet" and rest:
         found = list(find_images(rest, crop="none", size=REFERENCE_SIDE).read())
         readable = [one.pixels for one in found if isinstance(one, LoadedImage)]

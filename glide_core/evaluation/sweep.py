@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import pixel_features
-from glide_core.evaluation.metrics import frechet, statistics
+from glide_core.evaluation.features import FeatureExtractor, pixel_features
+from glide_core.evaluation.metrics import caption_indices, distinct, frechet, statistics
 from glide_core.evaluation.sweep_grid import Cell
 from glide_core.guidance import noisy_clip_guide
 from glide_core.models.glide import GlideModel
@@ -208,17 +209,17 @@ def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:
     return Score(float(values.mean()), std / math.sqrt(len(values)))
 
 
-def clip_scorer(cosines: Callable[[Tensor, str], list[float]], name: str = "clip") -> Scorer:
-    """Score each image by its cosine with its prompt; cosines: of images [B, ...] with one text."""
+def clip_scorer(extractor: FeatureExtractor, device: torch.device | str = "cpu") -> Scorer:
+    """Score each image by the cosine with its prompt. extractor: a CLIP on `device`."""
+    encode_text = extractor.encode_text
+    if encode_text is None:
+        raise GlideError(f"{extractor.name} is not a CLIP, so it cannot score prompts.")
 
     def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        values = torch.zeros(len(made))
-        for text in dict.fromkeys(prompts):  # each prompt is encoded once
-            rows = torch.tensor([i for i, prompt in enumerate(prompts) if prompt == text])
-            values[rows] = torch.tensor(cosines(made[rows], text))
-        return values
+        text = encode_text(distinct(prompts))[caption_indices(prompts)]
+        return F.cosine_similarity(extractor.encode_image(made.to(device)).cpu(), text)
 
-    return Scorer(name, score, "cosine")
+    return Scorer(extractor.name, score, "cosine")
 
 
 def diversity() -> Scorer:

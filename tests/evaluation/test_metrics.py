@@ -256,7 +256,7 @@ def test_frechet_equals_torch_fidelity_with_few_images_to_its_own_rounding() -> 
 
 
 def test_kid_equals_torch_fidelity(sets: tuple[Tensor, Tensor]) -> None:
-    """On whole sets: the two draw their subsets by other generators."""
+    """On whole sets: the two select subsets with different generators."""
     kid = pytest.importorskip("torch_fidelity.metric_kid", reason="pip install torch-fidelity")
     x, y = sets[0], sets[1][:60]
     theirs = kid.kid_features_to_metric(x, y, kid_subsets=2, kid_subset_size=60, **SILENT)

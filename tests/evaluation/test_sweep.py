@@ -19,6 +19,7 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
+from glide_core.evaluation.features import noisy_clip_features, pixel_features
 from glide_core.evaluation.sweep import (
     CellResult,
     Score,
@@ -99,10 +100,10 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
         assert float((images_of(one) - images_of(other)).abs().mean()) < 1e-4  # rounding
 
 
-def test_clip_guides_each_picture_to_its_own_prompt(model_folder: Path) -> None:
+def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
     grid = Grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
-    scorer = clip_scorer(lambda made, text: noisy_clip_scores(clip, made, text))
+    scorer = clip_scorer(noisy_clip_features(clip))
     plain, guided = generated(grid.cells(), [scorer], clip=clip)
     assert guided.scores["clip"].mean > plain.scores["clip"].mean
     each = [noisy_clip_scores(clip, images_of(plain)[i, None], PROMPTS[i])[0] for i in (0, 1)]
@@ -179,6 +180,8 @@ def test_scores_of_known_images() -> None:
     shifted = value(distance, [near + 1], ["a"] * 50)[0]
     assert shifted == pytest.approx(3 * 8**2, rel=1e-4)  # |1|^2 in each number
     assert value(distance, [far], ["a"] * 50)[0] > 0
+    with pytest.raises(GlideError, match="pixels:8 is not a CLIP"):
+        clip_scorer(pixel_features())
     with pytest.raises(GlideError, match="1 image"):
         pixel_frechet(black)
 
