@@ -96,8 +96,9 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     """Merge a LoRA into a model's weights, in place; gives the model.
 
     strength: 0 changes nothing, 1 is what was trained, negative takes it away.
-    GlideError when the file is not a LoRA, or is one for a model with other layers, another prediction
-    type or tokenizer. A LoRA from other weights of the same build is merged, with a warning.
+    GlideError when the file is not a LoRA, or is one for a model with other layers, another
+    prediction type or tokenizer. A LoRA from other weights of the same build is merged, with a
+    warning.
     """
     file = read_tensors(path)
     changes = _changes(file, model.config)
