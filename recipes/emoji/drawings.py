@@ -7,7 +7,7 @@ later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +35,9 @@ from recipes.emoji.vocabulary import (
 HIGH = 256  # side of the stored drawings
 LOW = 64
 FILL = 0.875  # share of its box that a drawing takes
+PAIRS, SMALL = 0.25, 0.25  # shares of the training scenes: two subjects, one at half size
+TINTED = 0.2  # share of the other scenes
+MAX_VARIANTS = 3  # of a scene, in a batch whose captions must be told apart
 UNSEEN_BY_UPSAMPLERS = 10  # every tenth label
 
 # upper left corner of the half-size box, in quarters of the side
@@ -165,7 +168,7 @@ class Sprites:
         return fill(TEMPLATES[max(0, pick - 3)], subject, background)  # the first, half the time
 
     def scene(self, rng: torch.Generator) -> Scene:
-        """A random scene that training may show: mostly one subject that fills the picture."""
+        """A random scene that training may show: one subject in half of them, filling the image."""
         while True:
             kind, tint = torch.rand(2, generator=rng).tolist()
             a, b = torch.randint(len(self.subjects), (2,), generator=rng).tolist()
@@ -174,17 +177,48 @@ class Sprites:
                 for n in (len(self.colours), len(TINTS), len(STYLES), len(PLACES) + 1)
             )
             found = Scene((a,), background, style)
-            if kind < 0.07:
+            if kind < PAIRS:
                 found = Scene((a, b), background, style)
-            elif kind < 0.17:
+            elif kind < PAIRS + SMALL:
                 where = (*PLACES, "middle")[place]
                 found = Scene((a,), background, style, place=where)
-            elif tint < 0.12:
+            elif tint < TINTED:
                 found = Scene((a,), background, style, tint=colour)
-            same = found.tint is not None and TINTS[colour] == self.colours[background]
-            twice = a == b and len(found.subjects) == 2
-            if not (same or twice or found.held_out) and self.has(found):
+            if self.trains_on(found):
                 return found
+
+    def scenes(self, rng: torch.Generator, size: int) -> list[Scene]:
+        """Random scenes that training may show."""
+        return [self.scene(rng) for _ in range(size)]
+
+    def trains_on(self, scene: Scene) -> bool:
+        """Whether training may show a scene: drawable, visible on its background, not held out."""
+        hidden = scene.tint is not None and TINTS[scene.tint] == self.colours[scene.background]
+        twice = len(set(scene.subjects)) < len(scene.subjects)
+        return not (hidden or twice or scene.held_out) and self.has(scene)
+
+    def variant(self, scene: Scene, rng: torch.Generator) -> Scene:
+        """The same subjects on another background, in the other style or in another tint."""
+        background, tint, kind = (
+            int(torch.randint(n, (), generator=rng)) for n in (len(self.colours), len(TINTS), 3)
+        )
+        if kind == 0:
+            return replace(scene, style=1 - scene.style)
+        if kind == 1 and len(scene.subjects) == 1 and not scene.place:
+            return replace(scene, tint=tint if scene.tint is None else None)
+        return replace(scene, background=background)
+
+    def distinct_scenes(self, rng: torch.Generator, size: int) -> list[Scene]:
+        """Different scenes, many of them variants of each other: hard negatives for CLIP."""
+        scenes: dict[Scene, None] = {}
+        while len(scenes) < size:
+            scene = self.scene(rng)
+            scenes[scene] = None
+            for _ in range(int(torch.randint(MAX_VARIANTS + 1, (), generator=rng))):
+                scene = self.variant(scene, rng)
+                if self.trains_on(scene):
+                    scenes[scene] = None
+        return list(scenes)[:size]
 
     def batch(
         self,
@@ -196,25 +230,13 @@ class Sprites:
         distinct: bool = False,
     ) -> Batch:
         """See `Source`. Beyond 64 pixels: any drawing of the store, named or not."""
-        pictures: list[Tensor] = []
-        captions: list[str] = []
-        scenes: set[Scene] = set()
-        while len(pictures) < size:
-            if side > LOW:
-                picture, caption = self._high(rng, side)
-            else:
-                scene = self.scene(rng)
-                if distinct and scene in scenes:
-                    continue
-                scenes.add(scene)
-                picture, caption = self.render(scene, side), self.caption(scene, rng)
-            if crop is not None:
-                room = (side - crop) // 4 + 1
-                y, x = (4 * v for v in torch.randint(room, (2,), generator=rng).tolist())
-                picture = picture[:, y : y + crop, x : x + crop]
-            pictures.append(picture)
-            captions.append(caption)
-        return Batch(torch.stack(pictures), captions)
+        if side <= LOW:
+            make = self.distinct_scenes if distinct else self.scenes
+            shown = [(self.render(s, side), self.caption(s, rng)) for s in make(rng, size)]
+        else:
+            shown = [self._high(rng, side) for _ in range(size)]
+        images = [image if crop is None else random_crop(image, crop, rng) for image, _ in shown]
+        return Batch(torch.stack(images), [caption for _, caption in shown])
 
     def _high(self, rng: torch.Generator, side: int) -> tuple[Tensor, str]:
         pool = self.seen_by_upsamplers
@@ -224,6 +246,13 @@ class Sprites:
         noun = ("flat " if self.styles[row] == 1 else "") + self.labels[row].lower()
         picture = over(self.layers(row, side, share), self.palette[colour])
         return picture, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
+
+
+def random_crop(image: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """Cut a square out of [C, H, H], on the pixel grid of the low-resolution image."""
+    room = (image.shape[-1] - side) // 4 + 1
+    y, x = (4 * v for v in torch.randint(room, (2,), generator=rng).tolist())
+    return image[:, y : y + side, x : x + side]
 
 
 def over(layers: Tensor, background: Tensor) -> Tensor:

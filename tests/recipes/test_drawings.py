@@ -152,3 +152,11 @@ def test_a_missing_store_says_how_to_build_it(tmp_path: Path) -> None:
 )
 def test_articles_follow_the_sound_of_the_noun(noun: str, phrase: str) -> None:
     assert with_article(noun) == phrase
+
+
+def test_a_distinct_batch_holds_variants_that_share_a_subject(sprites: Sprites) -> None:
+    scenes = sprites.distinct_scenes(rng(), 40)
+    assert len(set(scenes)) == len(scenes) == 40
+    assert all(sprites.trains_on(scene) for scene in scenes)
+    alone = [scene.subjects for scene in scenes if len(scene.subjects) == 1]
+    assert len(set(alone)) < len(alone)
