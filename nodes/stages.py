@@ -74,7 +74,14 @@ def sample(
         )
 
     return host.sample(
-        model, branches, job, batch=batch, low_res=low_res, image=image, keep_mask=keep_mask
+        model,
+        branches,
+        job,
+        batch=batch,
+        cfg=settings.guidance_scale,
+        low_res=low_res,
+        image=image,
+        keep_mask=keep_mask,
     )
 
 

@@ -8,13 +8,14 @@ text keys and values, projected once per prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import GlideConfig
+from glide_core.models.block_patches import AttentionHook, BlockPatches
 from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.layers import (
     add,
@@ -55,22 +56,6 @@ class TextContext(NamedTuple):
                 for layer in layers
             ),
         )
-
-
-class BlockPatches(Protocol):
-    """What a host may change between blocks; `number` is the block's index in the state dict."""
-
-    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
-        """Change what input block `number` gave, before the skip connection takes it."""
-        ...
-
-    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
-        """Change what goes on from input block `number`, the skip connection left alone."""
-        ...
-
-    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
-        """Change what output block `number` gets: its own input, and the skip connection's."""
-        ...
 
 
 class ResBlock(nn.Module):
@@ -158,16 +143,30 @@ class AttentionBlock(nn.Module):
         k, v = split_heads(pointwise(self.encoder_kv, states), 2, self.head_channels)
         return k, v
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        b, c, height, width = x.shape
-        h = self.norm_act(self.norm, x, act=False)
-        tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
-        q, k, v = split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
+    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Project normalised tokens [B, L, C] to queries, keys, values [B, heads, L, d]."""
+        return split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
+
+    def joint_attention(self, tokens: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """Attend from tokens [B, HW, C] to the text and the tokens; no output projection."""
+        q, k, v = self.queries_keys_values(tokens)
         text_k, text_v = keys_values
         k = torch.cat([text_k.to(k.dtype), k], dim=2)  # text first, as in the reference
         v = torch.cat([text_v.to(v.dtype), v], dim=2)
         # No mask on text positions: padding is attended. 1/sqrt(d) as 64**-0.25 on each side.
-        out = pointwise(self.proj_out, merge_heads(attention(q, k, v)))
+        return merge_heads(attention(q, k, v))
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], hook: AttentionHook | None = None
+    ) -> Tensor:
+        b, c, height, width = x.shape
+        h = self.norm_act(self.norm, x, act=False)
+        tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
+        if hook is None:
+            out = self.joint_attention(tokens, keys_values)
+        else:
+            out = hook(self, tokens, keys_values)
+        out = pointwise(self.proj_out, out)
         return add(x, out.reshape(b, height, width, c).permute(0, 3, 1, 2))
 
 
@@ -306,18 +305,22 @@ class UNet(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
         h, skips = x, []
         for number, block in enumerate(self.input_blocks):
-            h = _run(block, h, emb, keys_values) if number else call_in_weight_dtype(first, h)
+            if number:
+                h = _run(block, h, emb, keys_values, patches, "input", number)
+            else:
+                h = call_in_weight_dtype(first, h)
             if patches is not None:
                 h = patches.before_skip(h, number)
             skips.append(h)
             if patches is not None:
                 h = patches.after_skip(h, number)
-        h = _run(self.middle_block, h, emb, keys_values)
+        h = _run(self.middle_block, h, emb, keys_values, patches, "middle", 0)
         for number, block in enumerate(self.output_blocks):
             skip = skips.pop()
             if patches is not None:
                 h, skip = patches.before_output(h, skip, number)
-            h = _run(block, torch.cat([h, skip], dim=1), emb, keys_values)
+            h = torch.cat([h, skip], dim=1)
+            h = _run(block, h, emb, keys_values, patches, "output", number)
         norm, _, conv = self.out
         # the reference's head runs in float32: eps is differenced and amplified downstream
         out = call_in_weight_dtype(conv, norm_act(norm, h.float(), act=True)).float()
@@ -335,11 +338,18 @@ class UNet(nn.Module):
 
 
 def _run(
-    block: Any, h: Tensor, emb: Tensor, keys_values: Iterator[tuple[Tensor, Tensor]]
+    block: Any,
+    h: Tensor,
+    emb: Tensor,
+    keys_values: Iterator[tuple[Tensor, Tensor]],
+    patches: BlockPatches | None,
+    place: str,
+    number: int,
 ) -> Tensor:
     for layer in block:
         if isinstance(layer, AttentionBlock):
-            h = layer(h, next(keys_values))
+            hook = None if patches is None else patches.attention(place, number, h)
+            h = layer(h, next(keys_values), hook)
         else:
             h = layer(h, emb)
     return h

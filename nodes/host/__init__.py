@@ -91,6 +91,7 @@ class Host(Protocol):
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
+        cfg: float = 1.0,
         low_res: Tensor | None = None,
         image: Tensor | None = None,
         keep_mask: Tensor | None = None,
@@ -98,6 +99,7 @@ class Host(Protocol):
         """Load the MODEL, bind everything, run `job` with it, and give what it gives, on the CPU.
 
         branches: positive first, then negative where there is one; each serves all `batch` images.
+        cfg: the job's guidance scale; in ComfyUI, CFG patches of the MODEL are called with it.
         low_res [batch, C, h, w], image [batch, C, H, W] in [-1, 1], keep_mask [batch, 1, H, W]
         (1 = keep): where None, those that the positive CONDITIONING carries (`values.spatial`).
         The job runs while the model is loaded (in ComfyUI: as the sampler of a guider), so a host

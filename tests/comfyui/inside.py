@@ -16,8 +16,7 @@ from comfyui.tiny import Checkpoints
 
 def import_comfyui(comfyui: Path) -> Any:
     """Import a ComfyUI into this process, for the CPU; gives its `comfy.samplers`."""
-    if str(comfyui) not in sys.path:
-        sys.path.insert(0, str(comfyui))
+    sys.path.insert(0, str(comfyui))  # before this repository, which has a `nodes`, too
     args = importlib.import_module("comfy.cli_args").args
     args.cpu = True  # before comfy.model_management looks for a GPU
     return importlib.import_module("comfy.samplers")

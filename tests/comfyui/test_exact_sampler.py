@@ -141,15 +141,6 @@ def test_a_lora_like_patch_reaches_it(comfy: Any, glide: Any) -> None:
     assert torch.equal(draw(comfy, model, positive, negative), plain)
 
 
-def test_patches_of_the_cfg_step_are_named_in_the_log(
-    comfy: Any, glide: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, _, positive, negative, _ = glide
-    rescaled = comfy("RescaleCFG", model=model, multiplier=0.7)
-    draw(comfy, rescaled, positive, negative, steps=1)
-    assert "model_advanced.RescaleCFG. Use KSampler" in caplog.text
-
-
 @pytest.mark.parametrize("name", ["upsampler"])
 def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
     _, _, positive, _, _ = glide

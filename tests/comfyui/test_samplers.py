@@ -197,22 +197,3 @@ def test_patches_of_blocks_act(comfy: Any, glide: Any, node: str) -> None:
         for m in (model, comfy(node, model=model, **options))
     ]  # fmt: skip
     assert float((exact[0] - exact[1]).abs().max()) > 1e-3
-
-
-def test_a_patch_that_replaces_attention_is_refused(comfy: Any, glide: Any) -> None:
-    model, _, positive, negative = glide
-    patched = comfy("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)
-    with pytest.raises(
-        ValueError, match=r"attention \(nodes_sag.SelfAttentionGuidance\).*remove that node"
-    ):
-        comfy.ksampler(patched, positive, negative, steps=3)
-
-
-@pytest.mark.parametrize("node", ["HyperTile", "TomePatchModel"])
-def test_a_patch_that_can_do_nothing_is_named(
-    comfy: Any, glide: Any, node: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, _, positive, negative = glide
-    comfy.ksampler(comfy(node, model=model, **PATCHES[node]), positive, negative, steps=1)
-    assert "do nothing" in caplog.text
-    assert f".{node}" in caplog.text

@@ -103,6 +103,7 @@ class ComfyHost:
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
+        cfg: float = 1.0,
         low_res: Tensor | None = None,
         image: Tensor | None = None,
         keep_mask: Tensor | None = None,
@@ -124,7 +125,8 @@ class ComfyHost:
             size = (image.shape[-2], image.shape[-1])
         elif low_res is not None:
             size = (4 * low_res.shape[-2], 4 * low_res.shape[-1])
-        return sample(model, prompts, job, shape=(batch, config.unet.channels, *size))
+        shape = (batch, config.unet.channels, *size)
+        return sample(model, prompts, job, shape=shape, cfg=cfg)
 
     def progress(self, label: str, stages: int = 1) -> Any:
         return progress(label, stages)

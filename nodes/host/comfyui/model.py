@@ -130,7 +130,7 @@ class GlideUNet(UNet):
             low_res=low_res,
             image=image,
             keep_mask=keep_mask,
-            patches=ModelPatches.of(transformer_options),
+            patches=ModelPatches.of(transformer_options, self.config, context, x.shape),
         )
         sink = transformer_options.get(VARIANCE_SINK)
         if sink is not None:
@@ -146,8 +146,15 @@ class VarianceSink:
 
     def __init__(self) -> None:
         self._found: dict[int, list[Tensor]] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Take no more: the calls that follow are those of guidance patches."""
+        self._closed = True
 
     def put(self, variance: Tensor, branches: list[int]) -> None:
+        if self._closed:
+            return
         for branch, part in zip(branches, variance.chunk(len(branches)), strict=True):
             self._found.setdefault(branch, []).append(part)
 
@@ -314,13 +321,24 @@ def encode_foreign_prompts(
 ) -> Any:
     """Encode with the MODEL's own tower every prompt that another model's tower encoded.
 
-    The last look at a MODEL before it is loaded: patches that GLIDE has no place for are named.
+    The last check of a MODEL before it is loaded: patches that cannot act on GLIDE are named.
     """
-    check_patches(model.model_options)
+    check_patches(model.model_options, model.model.diffusion_model)
+    check_conditions(conds)
     text: LoadedText | None = getattr(model.model, "text", None)
     if text is not None:
         conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}
     return executor(model, noise_shape, conds, *args, **options)
+
+
+def check_conditions(conds: dict[str, list[dict[str, Any]]]) -> None:
+    """GlideError for prompts with conditions that GLIDE does not have."""
+    for name, label in (("control", "ControlNet"), ("gligen", "GLIGEN")):
+        if any(cond.get(name) is not None for parts in conds.values() for cond in parts):
+            raise GlideError(
+                f"a CONDITIONING of this GLIDE MODEL carries {label}, which GLIDE does not "
+                f"support. Remove the {label} node."
+            )
 
 
 def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:

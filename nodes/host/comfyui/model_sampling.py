@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import comfy.samplers
@@ -82,8 +83,13 @@ def clamp_start_sigma(
 
 def is_end_weighted(function: Any) -> bool:
     """Whether this is the function of a sampler in `_END_WEIGHTED`, a new closure or not."""
-    code = getattr(function, "__code__", None)
     names = [name for name in _END_WEIGHTED if name in comfy.samplers.KSampler.SAMPLERS]
+    code = code_of(function)
     return code is not None and any(
-        comfy.samplers.ksampler(name).sampler_function.__code__ is code for name in names
+        code_of(comfy.samplers.ksampler(name).sampler_function) is code for name in names
     )
+
+
+def code_of(function: Any) -> Any:
+    """Give the code of a function as it was written, without its decorators."""
+    return getattr(inspect.unwrap(function), "__code__", None) if function else None

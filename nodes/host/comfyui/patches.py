@@ -1,7 +1,6 @@
-"""ComfyUI's patches of a UNet's blocks (FreeU, Deep Shrink), and those that GLIDE has no place for.
+"""ComfyUI's patches of a UNet as glide_core's `BlockPatches`, and the patches that cannot act.
 
-GLIDE's attention reads the text and the picture in one sequence, so that what replaces or changes
-ComfyUI's self-attention ("attn1") or cross-attention ("attn2") has nothing to act on.
+FreeU and Deep Shrink change what passes between blocks; `attention_patches` has those of attention.
 """
 
 from __future__ import annotations
@@ -12,28 +11,59 @@ from typing import Any
 
 from torch import Tensor
 
+from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
+from glide_core.models.unet import AttentionBlock, UNet
+
+from .attention_patches import ATTENTION_PATCHES, REPLACED, PatchedAttention, blocks_of
 
 logger = logging.getLogger("glide")
 
 _BEFORE_SKIP = "input_block_patch"
 _AFTER_SKIP = "input_block_patch_after_skip"
 _OUTPUT = "output_block_patch"
-_SUPPORTED = {_BEFORE_SKIP, _AFTER_SKIP, _OUTPUT}
+_SUPPORTED = {_BEFORE_SKIP, _AFTER_SKIP, _OUTPUT, *ATTENTION_PATCHES}
 
 
 class ModelPatches:
     """The block patches of one model call, as glide_core's UNet asks for them."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.options = options
-        self.found: Mapping[str, list[Callable[..., Any]]] = options["patches"]
+    def __init__(
+        self, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
+    ) -> None:
+        self.options, self.states = options, states
+        self.found: Mapping[str, list[Callable[..., Any]]] = options.get("patches", {})
+        self.replaced = options.get("patches_replace", {})
+        self.everywhere = any(self.found.get(name) for name in ATTENTION_PATCHES)
+        factors = config.unet.attention_factors or (2 ** (len(config.unet.channel_mult) - 1),)
+        scale = min(factors) * config.unet.patch_size
+        self.grid = (size[-2] // scale, size[-1] // scale)
+        self.layers = 0
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> ModelPatches | None:
-        """Give the patches in transformer_options; None where there are none."""
-        found = options.get("patches", {})
-        return cls(options) if _SUPPORTED & found.keys() else None
+    def of(
+        cls, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
+    ) -> ModelPatches | None:
+        """Give the patches in transformer_options; None where there are none.
+
+        states: the text encoder's [B, L, W]. size: the shape of x.
+        """
+        replaced = options.get("patches_replace", {})
+        if not _SUPPORTED & options.get("patches", {}).keys() and not any(
+            replaced.get(name) for name in REPLACED
+        ):
+            return None
+        return cls(options, config, states, size)
+
+    def attention(self, place: str, number: int, h: Tensor, /) -> PatchedAttention | None:
+        layer, self.layers = self.layers, self.layers + 1
+        block = (place, number)
+        if not self.everywhere and not any(
+            block in blocks_of(self.replaced.get(name, {})) for name in REPLACED
+        ):
+            return None
+        options = {**self.options, "transformer_index": layer}
+        return PatchedAttention(options, block, h, self.states, self.grid)
 
     def before_skip(self, h: Tensor, number: int, /) -> Tensor:
         return self._input(_BEFORE_SKIP, h, number)
@@ -52,18 +82,41 @@ class ModelPatches:
         return h
 
 
-def check_patches(options: Mapping[str, Any]) -> None:
-    """Name what cannot act on GLIDE: an error for replaced attention, a log line for the rest."""
+def attention_places(unet: UNet) -> set[tuple[str, int]]:
+    """Give the blocks of a UNet that have attention, as (place, number)."""
+    groups = {
+        "input": unet.input_blocks,
+        "middle": [unet.middle_block],
+        "output": unet.output_blocks,
+    }
+    return {
+        (place, number)
+        for place, blocks in groups.items()
+        for number, block in enumerate(blocks)
+        if any(isinstance(layer, AttentionBlock) for layer in block)  # type: ignore[attr-defined]
+    }
+
+
+def check_patches(options: Mapping[str, Any], unet: UNet) -> None:
+    """Name what cannot act on GLIDE: an error for replaced blocks, a log line for the rest."""
     transformer = options.get("transformer_options", {})
     replaced = transformer.get("patches_replace", {})
-    functions = [fn for found in replaced.values() for fn in found.values()]
-    if functions:
+    foreign = [
+        fn for name, found in replaced.items() if name not in REPLACED for fn in found.values()
+    ]
+    if foreign:
         raise GlideError(
-            f"this GLIDE MODEL carries a patch that replaces attention ({named(functions)}), and "
-            "GLIDE's attention reads text and picture in one, where it does not fit. Expected a "
-            "MODEL without it: remove that node (Self-Attention Guidance, IPAdapter and the like)."
+            f"this GLIDE MODEL carries a patch that replaces a layer GLIDE does not have "
+            f"({named(foreign)}). Remove the node that adds it."
         )
+    places = attention_places(unet)
     ignored = [
+        fn
+        for name in REPLACED
+        for key, fn in replaced.get(name, {}).items()
+        if (key[0], key[1]) not in places
+    ]
+    ignored += [
         fn
         for name, found in transformer.get("patches", {}).items()
         if name not in _SUPPORTED
@@ -71,14 +124,12 @@ def check_patches(options: Mapping[str, Any]) -> None:
     ]
     if ignored:
         logger.warning(
-            "these patches of the MODEL change attention or layers that GLIDE has not, and do "
-            "nothing: %s",
-            named(ignored),
+            "Ignored model patches, for layers that GLIDE does not have: %s.", named(ignored)
         )
 
 
 def named(functions: Iterable[Any]) -> str:
-    """Name patches for a person: the module's last name and the node or function that made each.
+    """Name patches for a message: the module's last name and the node or function that made each.
 
     ComfyUI gives modules of node packs their path for a name.
     """

@@ -64,7 +64,8 @@ def noise_sampler(
 
 def is_brownian(function: Callable[..., Any]) -> bool:
     """Whether a sampler takes its noise from a Brownian path, itself or in a sampler it calls."""
-    used = [vars(k_diffusion).get(name) for name in function.__code__.co_names]
+    names = inspect.unwrap(function).__code__.co_names
+    used = [vars(k_diffusion).get(name) for name in names]
     return k_diffusion.BrownianTreeNoiseSampler in used or any(
         is_brownian(other)
         for other in used

@@ -11,9 +11,11 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from glide_core.diffusion.types import Prediction
+from glide_core.errors import GlideError
 from glide_core.sampling import ConditionedModel, model_schedule
 
 from ..values import Conditioning
@@ -33,9 +35,12 @@ class GlideGuider(comfy.samplers.CFGGuider):
     additional models loaded, wrappers and hooks applied, clean-up at the end.
     """
 
-    def __init__(self, patcher: Any, job: Callable[[ConditionedModel], Tensor]) -> None:
+    def __init__(
+        self, patcher: Any, job: Callable[[ConditionedModel], Tensor], cfg: float
+    ) -> None:
         super().__init__(patcher)
         self.job = job
+        self.set_cfg(cfg)
 
     def inner_sample(
         self,
@@ -51,7 +56,7 @@ class GlideGuider(comfy.samplers.CFGGuider):
         options = comfy.model_patcher.create_model_options_clone(self.model_options)
         options["transformer_options"]["sample_sigmas"] = sigmas
         loaded = ConditionedModel(
-            predict=LoadedModel(model, self.conds, options, device),
+            predict=LoadedModel(model, self.conds, options, device, self.cfg),
             config=model.glide_config,
             device=device,
             has_uncond="negative" in self.conds,
@@ -67,13 +72,23 @@ class GlideGuider(comfy.samplers.CFGGuider):
 
 
 class LoadedModel:
-    """The CondUncondModel of a loaded MODEL: both prompts in one batched, patched call."""
+    """The CondUncondModel of a loaded MODEL: both prompts in one batched, patched call.
+
+    Where the MODEL carries CFG patches, both predictions are the one that they made of the two:
+    glide_core's own guidance between equal predictions changes nothing.
+    """
 
     def __init__(
-        self, model: Any, conds: dict[str, Any], options: dict[str, Any], device: Any
+        self,
+        model: Any,
+        conds: dict[str, Any],
+        options: dict[str, Any],
+        device: Any,
+        cfg: float,
     ) -> None:
-        self.model, self.options, self.device = model, options, device
-        self.conds = conds
+        self.model, self.options, self.device = model, cfg_options(options), device
+        self.conds, self.cfg = conds, cfg
+        self.patched = has_cfg_patches(self.options)
         self.shape: torch.Size | None = None  # of x_t; conditions are prepared for it
         self.ready: dict[str, Any] = {}
 
@@ -95,8 +110,49 @@ class LoadedModel:
         options = comfy.model_patcher.create_model_options_clone(self.options)
         options["transformer_options"][VARIANCE_SINK] = sink
         clean = self._run(asked, x, sigma, options)
-        found = range(2 if uncond else 1)
-        return tuple(Prediction((x - clean[i]) / wide, sink.take(i, x.shape)) for i in found)
+        branches = range(2 if uncond else 1)
+        variances = [sink.take(i, x.shape) for i in branches]
+        if self.patched:
+            sink.close()
+            guided = self._guide(asked, clean, x, sigma, options)
+            clean = [guided] * len(asked)
+        return tuple(
+            Prediction((x - clean[i]) / wide, variance)
+            for i, variance in zip(branches, variances, strict=True)
+        )
+
+    def _guide(
+        self, conds: list[Any], clean: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]
+    ) -> Tensor:
+        """Make one x0 of every branch's, as ComfyUI's `sampling_function` does."""
+        both = len(conds) > 1 and conds[1] is not None
+        cfg, found = (self.cfg if both else 1.0), list(clean)
+        conds = [conds[0], conds[1] if both else None]
+        if not both:
+            if options.get("disable_cfg1_optimization"):
+                raise GlideError(
+                    "a patch of this MODEL needs the negative prompt at every step, and without "
+                    "guidance GLIDE Sampler does not compute it. Set cfg above 1 and leave "
+                    "cfg_sigma_min and cfg_sigma_max as they are."
+                )
+            found = [clean[0], torch.zeros_like(clean[0])]
+        args = {
+            "conds": conds,
+            "cond_scale": cfg,
+            "timestep": sigma,
+            "sigma": sigma,
+            "input": x,
+            "model": self.model,
+            "model_options": options,
+        }
+        for function in options.get("sampler_pre_cfg_function", []):
+            found = function({**args, "conds_out": found})
+        guided = comfy.samplers.cfg_function(
+            self.model, found[0], found[1], cfg, x, sigma, model_options=options,
+            cond=conds[0], uncond=conds[1],
+        )  # fmt: skip
+        assert isinstance(guided, Tensor)
+        return guided
 
     def _run(self, conds: list[Any], x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Any:
         replaced = options.get("sampler_calc_cond_batch_function")
@@ -122,29 +178,57 @@ def sample(
     job: Callable[[ConditionedModel], Tensor],
     *,
     shape: tuple[int, int, int, int],
+    cfg: float = 1.0,
 ) -> Tensor:
-    """Run a job with the MODEL loaded; `shape` [B, C, H, W] is for the estimate of memory."""
-    warn_of_ignored(patcher.model_options)
-    guider = GlideGuider(patcher, job)
+    """Run a job with the MODEL loaded.
+
+    shape: [B, C, H, W], for the estimate of memory. cfg: the guidance scale of the job, for CFG
+    patches of the MODEL.
+    """
+    warn_of_ignored(patcher)
+    guider = GlideGuider(patcher, job, cfg)
     guider.inner_set_conds(dict(zip(NAMES, branches, strict=False)))
     sigmas = patcher.get_model_object("model_sampling").sigmas.flip(0)
     noise = torch.zeros(shape)
     return guider.sample(noise, noise, None, sigmas, disable_pbar=True)
 
 
-def warn_of_ignored(options: dict[str, Any]) -> None:
-    """Say which patches act inside a core sampler's CFG step, which the exact sampler has not."""
+def cfg_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Copy a MODEL's options without its CLIP guides, which the job applies itself.
+
+    `clip_denoised` stays: the functions after it get the clipped estimate, as in KSampler.
+    """
+    kept = [
+        function
+        for function in options.get("sampler_post_cfg_function", [])
+        if not hasattr(function, "glide_guide")
+    ]
+    return {**options, "sampler_post_cfg_function": kept}
+
+
+def has_cfg_patches(options: dict[str, Any]) -> bool:
+    """Whether options from `cfg_options` change what guidance makes of the predictions."""
+    after = [fn for fn in options["sampler_post_cfg_function"] if fn is not clip_denoised]
+    return bool(
+        options.get("sampler_cfg_function") or options.get("sampler_pre_cfg_function") or after
+    )
+
+
+def warn_of_ignored(patcher: Any) -> None:
+    """Name the patches that act inside ComfyUI's samplers, which a job of glide_core replaces."""
+    kinds = (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE)
     ignored = [
         fn
-        for key in ("sampler_pre_cfg_function", "sampler_post_cfg_function")
-        for fn in options.get(key, [])
-        if fn is not clip_denoised and not hasattr(fn, "glide_guide")
+        for kind in kinds
+        for fn in get_all_wrappers(kind, patcher.model_options, is_model_options=True)
     ]
-    if "sampler_cfg_function" in options:
-        ignored.append(options["sampler_cfg_function"])
+    ignored += [
+        fn for kind in kinds for found in patcher.wrappers.get(kind, {}).values() for fn in found
+    ]
+    if "denoise_mask_function" in patcher.model_options:
+        ignored.append(patcher.model_options["denoise_mask_function"])
     if ignored:
         logger.warning(
-            "the GLIDE sampler does its own guidance and ignores these patches of the MODEL: %s. "
-            "Use KSampler to have them.",
+            "GLIDE Sampler ignores these patches of the MODEL: %s. Use KSampler to have them.",
             named(ignored),
         )

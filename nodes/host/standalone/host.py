@@ -174,6 +174,7 @@ class StandaloneHost:
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
+        cfg: float = 1.0,
         low_res: Tensor | None = None,
         image: Tensor | None = None,
         keep_mask: Tensor | None = None,

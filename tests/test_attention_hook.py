@@ -1,0 +1,49 @@
+"""The hook by which a host replaces the attention of a block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny_model
+from torch import Tensor
+
+from glide_core.models.block_patches import AttentionHook
+from glide_core.models.unet import AttentionBlock
+
+
+class Joint:
+    """BlockPatches that change nothing; `hooked`: by computing the joint attention in a hook."""
+
+    def __init__(self, hooked: bool) -> None:
+        self.hooked = hooked
+        self.places: list[tuple[str, int]] = []
+
+    def attention(self, place: str, number: int, h: Tensor, /) -> AttentionHook | None:
+        self.places.append((place, number))
+        return AttentionBlock.joint_attention if self.hooked else None
+
+    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
+        return h
+
+    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
+        return h
+
+    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
+        return h, skip
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_hook_is_asked_for_every_attention_layer_and_changes_no_bit(hooked: bool) -> None:
+    model = tiny_model("base")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, model.config.unet.image_size, 64, generator=generator)
+    length = model.config.text.context_length
+    ids = torch.zeros(2, length, dtype=torch.int64)
+    patches = Joint(hooked)
+    with torch.no_grad():
+        features = model.encode(ids, torch.ones(2, length, dtype=torch.bool))
+        plain = model.unet(x, torch.tensor([5, 500]), features)
+        found = model.unet(x, torch.tensor([5, 500]), features, patches=patches)
+    assert torch.equal(found, plain)
+    assert len(patches.places) == len(model.unet.attention_layers())
+    assert ("middle", 0) in patches.places
