@@ -44,7 +44,7 @@ def euler_on_glide_steps(comfy: Any, glide: Any, model: Any) -> torch.Tensor:
         "SamplerCustom", model=model, add_noise=True, noise_seed=5, cfg=3.0, positive=glide[1],
         negative=glide[2], sampler=comfy("KSamplerSelect", sampler_name="euler"),
         sigmas=torch.cat([sigmas, torch.zeros(1)]), latent_image=comfy.empty(),
-    )[0]["samples"].clamp(-1, 1)  # fmt: skip
+    )[0]["samples"]  # fmt: skip
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -52,7 +52,9 @@ def test_cfg_patches_act_as_under_ksampler(comfy: Any, glide: Any, node: str) ->
     if comfy.find(node) is None:
         pytest.skip(f"this ComfyUI has no {node}")
     patched = comfy(node, model=glide[0], **NODES[node])
-    found, plain = (sample(comfy, glide, m) for m in (patched, glide[0]))
+    # patches get a clipped estimate in both samplers; only GLIDE Sampler clips what they make of it
+    run = {"clip_denoised": False}
+    found, plain = (sample(comfy, glide, m, **run) for m in (patched, glide[0]))
     assert torch.isfinite(found).all()
     assert float((found - plain).abs().max()) > 1e-3
     expected = euler_on_glide_steps(comfy, glide, patched)

@@ -351,7 +351,7 @@ def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
         return cond
     features = [cond[key] for key in ("cross_attn", POOLED) if cond.get(key) is not None]
     if features and not any(feature.any() for feature in features):
-        cond = {**cond, GLIDE_SEGMENTS: (("", 1.0),)}
+        cond = {**cond, GLIDE_SEGMENTS: '[["", 1.0]]'}
     elif cond.get(GLIDE_TEXT_ENCODER) == text.fingerprint:
         return cond
     states, extras = encode_again(text.clip, cond)

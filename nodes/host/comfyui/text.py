@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,7 +24,8 @@ from .operations import GlideOperations
 from .versions import text_encoder
 
 # Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
-# the MODELs that must encode it with a tower of their own.
+# the MODELs that must encode it with a text encoder of their own. The weights are JSON: ComfyUI's
+# training node walks tuples and fails on the strings in them.
 GLIDE_TEXT_ENCODER = "glide_tower"
 GLIDE_SEGMENTS = "glide_segments"
 
@@ -153,7 +155,7 @@ class GlideTextModel(nn.Module):
         }
         segments = getattr(prompt, "segments", None)
         if segments is not None:
-            found[GLIDE_SEGMENTS] = segments
+            found[GLIDE_SEGMENTS] = json.dumps(segments)
             found[GLIDE_TEXT] = "".join(piece for piece, _ in segments)
         return found
 
@@ -225,7 +227,10 @@ def build_clip(tower: TextEncoder, config: GlideConfig) -> LoadedText:
 
 def encode_again(clip: comfy.sd.CLIP, extras: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Encode a CONDITIONING's prompt, weights and all, with this tower: its states and extras."""
-    segments = extras.get(GLIDE_SEGMENTS) or ((str(extras[GLIDE_TEXT]), 1.0),)
+    stored = extras.get(GLIDE_SEGMENTS)
+    segments: Segments = ((str(extras[GLIDE_TEXT]), 1.0),)
+    if stored:
+        segments = tuple((piece, weight) for piece, weight in json.loads(stored))
     tokens = {"glide": clip.tokenizer.tokenize_segments(segments)}
     found = clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
     return found.pop("cond"), found
