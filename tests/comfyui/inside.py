@@ -76,6 +76,7 @@ class Inside:
                 result = getattr(cls(), cls.FUNCTION)(**inputs)
         if isinstance(result, dict):
             result = result.get("result", ())
+        result = () if result is None else result
         return result[0] if len(result) == 1 else result
 
     def load(self, name: str = "base") -> tuple[Any, Any, Any]:

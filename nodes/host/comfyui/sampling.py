@@ -35,9 +35,7 @@ class GlideGuider(comfy.samplers.CFGGuider):
     additional models loaded, wrappers and hooks applied, clean-up at the end.
     """
 
-    def __init__(
-        self, patcher: Any, job: Callable[[ConditionedModel], Tensor], cfg: float
-    ) -> None:
+    def __init__(self, patcher: Any, job: Callable[[ConditionedModel], Tensor], cfg: float) -> None:
         super().__init__(patcher)
         self.job = job
         self.set_cfg(cfg)
