@@ -232,6 +232,16 @@ def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
     return content.getvalue()
 
 
+def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Text chunks of a PNG: all settings as JSON, and as the text that image viewers show."""
+    lines = [str(metadata.get("prompt", ""))]
+    if metadata.get("negative_prompt"):
+        lines.append(f"Negative prompt: {metadata['negative_prompt']}")
+    rest = [(k, v) for k, v in metadata.items() if k not in ("prompt", "negative_prompt")]
+    lines.append(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in rest))
+    return {"parameters": "\n".join(lines), "glide": dict(metadata)}
+
+
 def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
     content = encode_png(image, text)
     try:

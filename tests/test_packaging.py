@@ -150,7 +150,7 @@ def test_everything_that_is_imported_is_required() -> None:
     used -= {*sys.stdlib_module_names, "glide_core", "glide_pack", *OF_COMFYUI, *MAKER_ONLY}
     always = requirements((ROOT / "requirements.txt").read_text().splitlines())
     extras = SETTINGS["project"]["optional-dependencies"]
-    chosen = requirements([*extras["train"], *extras["metrics"]])
+    chosen = requirements([*extras["train"], *extras["metrics"], *extras["ray"]])
     assert used <= always | chosen
     assert always <= used
 

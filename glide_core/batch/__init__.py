@@ -1,1 +1,1 @@
-"""Many pictures from a list: shards that survive a kill, drawn by any number of processes."""
+"""Lists of prompts: read rows, generate them in shards, on one machine or with Ray."""

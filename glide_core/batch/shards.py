@@ -1,201 +1,166 @@
-"""Shards on the disk: a folder while it is drawn, a tar (webdataset layout) or a folder when whole.
-
-What is there is the truth: a shard is done when its final name exists, and that name appears by one
-move, after everything in it.
-"""
+"""Generate rows with one loaded pipeline, and write them as one shard: a tar or a Parquet file."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from glide_core.batch.disk import explained, flush, sync_folder, write_whole
-from glide_core.errors import GlideError
+from glide_core.batch.storage import Folder
+from glide_core.errors import GlideError, shorten
+from glide_core.io import encode_png, png_text
+from glide_core.request import GenerationRequest
 
-Format = Literal["tar", "folder"]
-FORMATS: tuple[Format, ...] = ("tar", "folder")
-_DONE: dict[Format, re.Pattern[str]] = {
-    "tar": re.compile(r"shard-(\d+)\.tar"),
-    "folder": re.compile(r"shard-(\d+)"),
-}
+if TYPE_CHECKING:
+    from PIL import Image
 
+    from glide_core.pipeline import GlidePipeline
 
-@dataclass(frozen=True)
-class Shard:
-    """Consecutive rows that are written together."""
-
-    number: int  # from 0
-    first: int  # row, from 1
-    rows: int
-
-    @property
-    def name(self) -> str:
-        return f"shard-{self.number:05d}"
-
-    @property
-    def members(self) -> range:
-        """Its rows' numbers."""
-        return range(self.first, self.first + self.rows)
-
-
-def plan(rows: int, size: int) -> tuple[Shard, ...]:
-    """Cut `rows` rows into shards of `size`; the last takes what is left."""
-    starts = range(0, rows, size)
-    return tuple(Shard(i, s + 1, min(size, rows - s)) for i, s in enumerate(starts))
+Format = Literal["tar", "parquet"]
+FORMATS: tuple[Format, ...] = ("tar", "parquet")
+_NAME = re.compile(r"shard-(\d{8,})-(\d{8,})\.(tar|parquet)")
+Numbered = tuple[int, GenerationRequest]  # a row's number, and what it asks for
 
 
 @dataclass(frozen=True)
-class Store:
-    """A job's folder."""
+class Result:
+    """One row: its image, or why there is none."""
 
-    folder: Path
-    format: Format
-    rows: int  # of the whole list
-
-    def stem(self, row: int) -> str:
-        """The name of a row's two files, without .png and .json."""
-        return f"{row:0{max(6, len(str(self.rows)))}d}"
-
-    def path(self, shard: Shard) -> Path:
-        """Where the shard is when it is done."""
-        return self.folder / (f"{shard.name}.tar" if self.format == "tar" else shard.name)
-
-    def partial(self, shard: Shard) -> Path:
-        """Where its pictures are until then."""
-        return self.folder / f"{shard.name}.partial"
-
-    def lock(self, name: str) -> Path:
-        """The file that whoever works on `name` holds a lock on."""
-        return self.folder / f".{name}.lock"
-
-    def unlock(self, name: str) -> None:
-        """Remove a lock's file; only when there is nothing left to do under it."""
-        with suppress(OSError):  # Windows removes no open file
-            self.lock(name).unlink(missing_ok=True)
-
-    def done(self) -> set[int]:
-        """Numbers of the shards that are done."""
-        names = map(_DONE[self.format].fullmatch, _names(self.folder))
-        return {int(name[1]) for name in names if name}
-
-    def count(self, shards: Sequence[Shard]) -> int:
-        """How many pictures there are, those of unfinished shards too."""
-        done = self.done()
-        whole = sum(shard.rows for shard in shards if shard.number in done)
-        begun = [name for name in _names(self.folder) if name.endswith(".partial")]
-        # a folder can be moved away, finished, between the two looks
-        drawn = sum(name.endswith(".png") for b in begun for name in _names(self.folder / b))
-        return min(whole + drawn, self.rows)
-
-    def begin(self, shard: Shard) -> None:
-        """Make the folder that its pictures go to."""
-        with explained(self.partial(shard)):
-            self.partial(shard).mkdir(parents=True, exist_ok=True)
-
-    def kept(self, shard: Shard, marks: Mapping[int, str]) -> set[int]:
-        """Rows of an unfinished shard whose picture is there, whole, and of this very row.
-
-        marks: by row, what its .json must say in "id".
-        """
-        return {row for row in shard.members if self._is_whole(shard, row, marks[row])}
-
-    def save(self, shard: Shard, row: int, png: bytes, facts: Mapping[str, Any]) -> None:
-        """Put a picture and its facts into the unfinished shard; the picture comes last."""
-        base = self.partial(shard) / self.stem(row)
-        text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-        write_whole(base.with_suffix(".json"), text.encode())
-        write_whole(base.with_suffix(".png"), png)
-
-    def finish(self, shard: Shard) -> Path:
-        """Make the whole shard of its pictures, on the disk before it gets its name."""
-        partial, final = self.partial(shard), self.path(shard)
-        names = self._members(shard)
-        with explained(final):
-            if self.format == "tar":
-                hidden = final.with_name(f".{final.name}.tmp")
-                _pack(partial, names, hidden)
-                os.replace(hidden, final)
-                sync_folder(self.folder)
-                shutil.rmtree(partial)
-            else:
-                for name in set(_names(partial)) - set(names):
-                    (partial / name).unlink()  # a temporary file that a kill left
-                for name in names:
-                    with (partial / name).open("rb+") as file:
-                        flush(file)
-                sync_folder(partial)
-                os.rename(partial, final)
-                sync_folder(self.folder)
-        return final
-
-    def tidy(self, shard: Shard) -> None:
-        """Remove what a kill between a shard's move and its cleaning left."""
-        shutil.rmtree(self.partial(shard), ignore_errors=True)
-        self.unlock(shard.name)
-
-    def check(self, shard: Shard) -> None:
-        """Refuse a finished shard that does not hold each of its rows exactly once."""
-        path = self.path(shard)
-        try:
-            if self.format == "tar":
-                with tarfile.open(path) as tar:
-                    found = tar.getnames()
-            else:
-                found = _names(path)
-        except (OSError, tarfile.TarError) as error:
-            raise _damaged(path, f"it cannot be read ({error})") from error
-        wanted = self._members(shard)
-        if sorted(found) != sorted(wanted):
-            amiss = sorted(set(found) ^ set(wanted)) or ["a name twice"]
-            raise _damaged(path, f"missing or too many: {', '.join(amiss[:4])}")
-
-    def _members(self, shard: Shard) -> list[str]:
-        # a sample's files are neighbours, as webdataset wants them
-        return [f"{self.stem(row)}{end}" for row in shard.members for end in (".png", ".json")]
-
-    def _is_whole(self, shard: Shard, row: int, mark: str) -> bool:
-        from PIL import Image
-
-        base = self.partial(shard) / self.stem(row)
-        try:
-            facts = json.loads(base.with_suffix(".json").read_bytes())
-            with Image.open(base.with_suffix(".png")) as picture:
-                picture.load()
-        except (OSError, ValueError, SyntaxError):  # none, or cut short by a power cut
-            return False
-        return isinstance(facts, dict) and facts.get("id") == mark
+    number: int
+    request: GenerationRequest
+    image: Image.Image | None = None
+    error: str = ""
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def generate(
+    pipe: GlidePipeline, rows: Iterable[Numbered], *, batch_size: int = 4
+) -> Iterator[Result]:
+    """Generate rows, those with equal settings together; a row that fails stops no other.
 
+    On a CPU images are computed one at a time: as fast, and equal to the last bit in any grouping.
+    On a GPU a short batch is filled up, because the size of a batch decides how sums are rounded.
+    """
+    from glide_core.images import to_pil
 
-def _pack(folder: Path, names: Sequence[str], path: Path) -> None:
-    """Write a tar of these files and nothing else: no times or owners, so equal jobs are equal."""
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for name in names:
-                content = (folder / name).read_bytes()
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(content), 0o644
-                tar.addfile(entry, io.BytesIO(content))
-        flush(file)
-
-
-def _damaged(path: Path, how: str) -> GlideError:
-    return GlideError(
-        f"{path} is not as it was written: {how}. Expected each of its rows once. Delete it and "
-        "run the same command again: it is drawn anew."
+    size = 1 if pipe.device.type == "cpu" else batch_size
+    alike: dict[GenerationRequest, list[Numbered]] = {}
+    for row in rows:
+        alike.setdefault(row[1].settings, []).append(row)
+    waiting = deque(
+        group[start : start + size]
+        for group in alike.values()
+        for start in range(0, len(group), size)
     )
+    while waiting:
+        batch = waiting.popleft()
+        requests = [request for _, request in batch]
+        requests += requests[-1:] * (size - len(batch))
+        try:
+            images = to_pil(pipe.generate(requests))
+        except (GlideError, RuntimeError, MemoryError) as error:
+            # Out of memory with several images at once says nothing of any row.
+            if not (isinstance(error, GlideError) or (size == 1 and is_out_of_memory(error))):
+                raise
+            if len(batch) == 1:
+                yield Result(*batch[0], error=shorten(error, 300) or "out of memory")
+            else:
+                waiting.extendleft([row] for row in reversed(batch))  # find the one that failed
+            continue
+        for row, image in zip(batch, images, strict=False):
+            yield Result(*row, image=image)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
+
+
+def shard_name(first: int, last: int, kind: Format) -> str:
+    return f"shard-{first:08d}-{last:08d}.{kind}"
+
+
+def finished(names: Iterable[str]) -> list[tuple[int, int]]:
+    """The ranges of rows (first, last) that these files hold."""
+    found = filter(None, map(_NAME.fullmatch, names))
+    return sorted((int(match[1]), int(match[2])) for match in found)
+
+
+def write_shard(
+    pipe: GlidePipeline,
+    rows: Sequence[Numbered],
+    folder: Folder,
+    kind: Format,
+    batch_size: int,
+    about: Mapping[str, Any],
+) -> tuple[str, int]:
+    """Generate rows and write their shard; returns its path and the number of failed rows.
+
+    about: what every image's metadata says besides its request. Failed rows are recorded before
+    the shard gets its name.
+    """
+
+    def encode(result: Result) -> tuple[int, bytes, dict[str, Any]]:
+        image = result.image
+        assert image is not None
+        said = {**result.request.metadata(), **about, "size": f"{image.width}x{image.height}"}
+        return result.number, encode_png(image, png_text(said)), {"row": result.number, **said}
+
+    pipe.warn_about([request for _, request in rows])
+    encoded: list[Future[tuple[int, bytes, dict[str, Any]]]] = []
+    failed: list[Result] = []
+    with ThreadPoolExecutor(1) as pool:  # encodes while the next batch is computed
+        for result in generate(pipe, rows, batch_size=batch_size):
+            if result.image is not None:
+                encoded.append(pool.submit(encode, result))
+            else:
+                failed.append(result)
+    samples = sorted((one.result() for one in encoded), key=lambda sample: sample[0])
+    name = shard_name(rows[0][0], rows[-1][0], kind)
+    if failed:
+        lines = [
+            json.dumps({"row": r.number, "prompt": r.request.prompt, "error": r.error}) + "\n"
+            for r in sorted(failed, key=lambda result: result.number)
+        ]
+        folder.write(f"{name}.failed.jsonl", "".join(lines).encode())
+    folder.write(name, (_tar if kind == "tar" else _parquet)(samples))
+    return folder.path(name), len(failed)
+
+
+def _tar(samples: Sequence[tuple[int, bytes, dict[str, Any]]]) -> bytes:
+    """webdataset's layout; no times or owners, so that equal images make equal files."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, png, said in samples:
+            text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+            for suffix, data in (("png", png), ("json", text.encode())):
+                entry = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                entry.size, entry.mode = len(data), 0o644
+                tar.addfile(entry, io.BytesIO(data))
+    return content.getvalue()
+
+
+def _parquet(samples: Sequence[tuple[int, bytes, dict[str, Any]]]) -> bytes:
+    """One row per image; `image` as Hugging Face's datasets store it, `metadata` as JSON."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = [("row", pa.int64()), ("prompt", pa.string()), ("seed", pa.uint64())]
+    schema = pa.schema([*columns, ("image", image), ("metadata", pa.string())])
+    rows = [
+        {
+            **{key: said[key] for key in ("row", "prompt", "seed")},
+            "image": {"bytes": png, "path": f"{number:08d}.png"},
+            "metadata": json.dumps(said),
+        }
+        for number, png, said in samples
+    ]
+    content = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), content)
+    return content.getvalue()

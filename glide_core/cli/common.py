@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def generate_and_write(
         with step_bars(disable=arguments.quiet) as step:
             images = to_pil(finish(pipe.generate(batch, inputs, step)))
         each = [
-            png_text({**own.metadata(), **about, "size": f"{image.width}x{image.height}"})
+            io.png_text({**own.metadata(), **about, "size": f"{image.width}x{image.height}"})
             for own, image in zip(batch, images, strict=True)
         ]
         for path in io.save_images(images, arguments.out, each=each):
@@ -102,13 +102,3 @@ def model_metadata(arguments: argparse.Namespace) -> dict[str, Any]:
         found["clip"] = None
     plain = {k: v.name if isinstance(v, Path) else v for k, v in found.items() if v}
     return {**plain, "glide_version": __version__}
-
-
-def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Text chunks of a PNG: all settings as JSON, and as the text that image viewers show."""
-    lines = [str(metadata.get("prompt", ""))]
-    if metadata.get("negative_prompt"):
-        lines.append(f"Negative prompt: {metadata['negative_prompt']}")
-    rest = [(k, v) for k, v in metadata.items() if k not in ("prompt", "negative_prompt")]
-    lines.append(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in rest))
-    return {"parameters": "\n".join(lines), "glide": dict(metadata)}

@@ -1,23 +1,32 @@
-"""`glide generate`: pictures of a prompt, or of a list of them."""
+"""`glide generate`: images of a prompt, or of a list of prompts."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glide_core.cli import options
-from glide_core.errors import GlideError, UsageError
+from glide_core.errors import GlideError, UsageError, shorten
+
+if TYPE_CHECKING:
+    from glide_core.batch.rows import Row
+    from glide_core.pipeline import GlidePipeline
+    from glide_core.request import GenerationRequest
+
+FORMATS = ("tar", "parquet")  # glide_core.batch.shards.FORMATS, without importing what it needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draw pictures of a prompt: 64x64 first, then 256x256. The models that come with the "
+        "Generate images of a prompt: 64x64 first, then 256x256. The models that come with the "
         "package know 260 emoji subjects on named backgrounds: 'a fox on a blue "
-        "background'. With --prompts, draw a whole list of prompts, on as many processes as you "
-        "like, and go on after a stop: docs/bulk.md tells how."
+        "background'. With --prompts, generate a whole list of prompts, on one machine or with Ray "
+        "on many; the same command resumes after an interruption (docs/batch.md)."
     )
     parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="?", help="what to draw; '' draws anything"
+        "prompt", metavar="PROMPT", nargs="?", help="what the image shows; '' for any image"
     )
     options.add_count(parser)
     options.add_seed(parser)
@@ -30,68 +39,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
     )
-    _add_bulk(parser)
+    _add_list(parser)
     options.add_sampling(parser, steps=30)
     options.add_clip(parser)
     options.add_upsampling(parser, model="upsampler")
-    options.add_output(parser)
+    options.add_output(parser, options.folder_or_url)
     options.add_device(parser)
 
 
-def _add_bulk(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("a list of prompts (docs/bulk.md)")
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a list of prompts (docs/batch.md)")
     group.add_argument(
         "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="a .csv or .jsonl with a picture a row: prompt, seed, and any of the settings below; "
-        "what a row leaves out is as the options say. Writes shards, manifest.json and index.csv "
-        "into --out; the same command goes on where a stopped one ended",
+        metavar="LIST",
+        help="a .csv, .jsonl, .parquet or .txt file or URL with one image per row: prompt, seed, "
+        "and any of the settings below; what a row leaves out is as the options say. Writes shards "
+        "into --out, a folder or a URL such as s3://bucket/folder",
     )
     group.add_argument(
-        "--shard-size", type=options.positive, metavar="N", help="rows in a shard (default: 64)"
+        "--shard-size", type=options.positive, metavar="N", help="rows per shard (default: 64)"
     )
     group.add_argument(
         "--format",
-        choices=("tar", "folder"),
-        help="a shard is a tar in webdataset's layout, or a folder (default: tar)",
+        choices=FORMATS,
+        help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="generate on a Ray cluster: auto, ray://HOST:10001; without an address on the GPUs of "
+        "this machine",
+    )
+    group.add_argument(
+        "--workers",
+        type=options.positive,
+        metavar="N",
+        help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    if arguments.prompts is not None:
-        from glide_core.batch import job
-
-        return job.run(arguments)
-    return _one_prompt(arguments)
+    return _one_prompt(arguments) if arguments.prompts is None else _list(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.prompts is None:
         if arguments.prompt is None:
-            raise UsageError("there is no prompt: expected PROMPT, or --prompts LIST")
-        given = {"--shard-size": arguments.shard_size, "--format": arguments.format}
-        if unused := [name for name, value in given.items() if value is not None]:
-            raise GlideError(
-                f"{' and '.join(unused)} is for a list of prompts. Expected --prompts FILE with it."
+            raise UsageError("there is no prompt. Expected PROMPT, or --prompts LIST.")
+        for name in ("shard_size", "format", "ray", "workers"):
+            if getattr(arguments, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} is for a list of prompts. Expected --prompts LIST.")
+        if isinstance(arguments.out, str):
+            raise UsageError(
+                f"--out {shorten(arguments.out)} is a URL, which is for a list of prompts. "
+                "Expected a folder."
             )
-        return
-    if arguments.prompt is not None:
-        raise GlideError(
-            f"prompts were given twice: {arguments.prompt!r} and the list {arguments.prompts}. "
-            "Expected one of them."
+    elif arguments.prompt is not None:
+        raise UsageError(
+            f"prompts were given twice: {shorten(arguments.prompt)!r} and the list "
+            f"{shorten(arguments.prompts)}. Expected one of them."
         )
-    if arguments.lora:
-        raise GlideError(
-            "--lora is for a single prompt. Expected --prompts without it: merge the LoRA into a "
-            "model first, as docs/training.md says, and give that with --model."
+    elif arguments.n != 1:
+        raise UsageError(
+            f"-n {arguments.n} is for a single prompt. Expected one row per image in "
+            f"{shorten(arguments.prompts)}: repeat a row to generate it with another seed."
         )
-    if arguments.n != 1:
-        raise GlideError(
-            f"-n {arguments.n} is for a single prompt. Expected a row in {arguments.prompts} for "
-            "every picture: repeat a row to draw it with another seed."
-        )
+    elif arguments.workers is not None and arguments.ray is None:
+        raise UsageError("--workers is for Ray. Expected --ray.")
 
 
 def _one_prompt(arguments: argparse.Namespace) -> int:
@@ -100,3 +118,101 @@ def _one_prompt(arguments: argparse.Namespace) -> int:
     upsampler = None if arguments.no_upsample else arguments.upsampler
     pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from functools import partial
+
+    from glide_core.batch.job import Job, on_this_machine, run_job
+    from glide_core.batch.rows import read_rows
+    from glide_core.batch.storage import Folder
+    from glide_core.cli import common
+    from glide_core.devices import pick_device, pick_dtype
+
+    Folder(arguments.out)  # where nothing can be written is reported first
+    guided = any(
+        dict(row.settings).get("clip_scale", arguments.clip_scale)
+        for row in read_rows(arguments.prompts)
+    )
+    files = _model_files(arguments, guided)
+    shared = common.request_of(arguments).metadata()
+    del shared["prompt"]
+    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
+    about = {**common.model_metadata(arguments), "dtype": dtype, "models": files}
+    job = Job(
+        source=arguments.prompts,
+        out=str(arguments.out),
+        load=partial(_load_checked, arguments, guided, files),
+        make_request=_Requests(arguments),
+        settings={**shared, "seed": arguments.seed, "dtype": dtype, "models": files},
+        about=about,
+        kind=arguments.format or "tar",
+        shard_size=arguments.shard_size or 64,
+        batch_size=arguments.batch,
+    )
+    driver = on_this_machine
+    if arguments.ray is not None:
+        from glide_core.batch.ray_driver import on_ray
+
+        driver = partial(on_ray, address=arguments.ray, workers=arguments.workers or 0)
+    failed = 0
+    for path, count in run_job(job, driver, quiet=arguments.quiet):
+        print(path, flush=True)
+        failed += count
+    return 1 if failed else 0
+
+
+class _Requests:
+    """Makes the request of a row; rows with equal settings share the work."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.known: dict[tuple[tuple[str, object], ...], GenerationRequest] = {}
+
+    def __call__(self, row: Row) -> GenerationRequest:
+        from glide_core.cli.common import request_of
+        from glide_core.request import image_seeds
+
+        if row.settings not in self.known:
+            if len(self.known) > 1000:  # a list in which every row has settings of its own
+                self.known.clear()
+            own = {**vars(self.arguments), **dict(row.settings)}
+            self.known[row.settings] = request_of(argparse.Namespace(**own))
+        seed = row.seed
+        if seed is None:  # the command's seed plus the rows before this one, as -n counts
+            (seed,) = image_seeds(self.arguments.seed + row.number - 1, 1)
+        return replace(self.known[row.settings], prompt=row.prompt, seed=seed)
+
+
+def _model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[dict[str, str]]]:
+    """Names and hashes of the files of every model, found without loading any."""
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.io import sha256_file
+
+    paths = {"base": [find_model(arguments.model)]}
+    if not arguments.no_upsample:
+        paths["upsampler"] = [find_model(arguments.upsampler)]
+    if guided:
+        paths["clip"] = [find_model(name) for name in arguments.clip or ["clip"]]
+    files = {
+        role: [{"file": path.name, "sha256": sha256_file(path)} for path in found]
+        for role, found in paths.items()
+    }
+    for name, strength in arguments.lora or ():
+        path = Path(name).expanduser()
+        own = {"file": path.name, "sha256": sha256_file(path), "strength": f"{strength:g}"}
+        files.setdefault("lora", []).append(own)
+    return files
+
+
+def _load_checked(
+    arguments: argparse.Namespace, guided: bool, files: dict[str, list[dict[str, str]]]
+) -> GlidePipeline:
+    """Load the pipeline of a list, on this machine or on a worker that must have the same files."""
+    from glide_core.cli import common
+
+    if _model_files(arguments, guided) != files:
+        raise GlideError("the model files on this machine are not those that the job began with")
+    own = argparse.Namespace(**{**vars(arguments), "out": None, "clip_scale": float(guided)})
+    upsampler = None if arguments.no_upsample else arguments.upsampler
+    return common.load_pipeline(own, base=arguments.model, upsampler=upsampler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ from glide_core.names import PRESETS, SAMPLERS, canonical_sampler
 MOST_STEPS = 1000  # what the models were trained on; a workflow's widget ends there too
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def folder_or_url(text: str) -> Path | str:
+    """A local folder as a Path; a URL such as s3://bucket/folder stays text."""
+    return text if "://" in text else Path(text)
+
+
+def add_output(parser: argparse.ArgumentParser, kind: Callable[[str], Path | str] = Path) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=kind,
         default=Path("out"),
         metavar="DIR",
         help="output folder; existing files are kept (default: out)",

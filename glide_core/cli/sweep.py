@@ -201,10 +201,10 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
 
     prompts: list[str] = []
     seeds: list[int] = []
-    for row in read_rows(path).rows:
-        if row.given:
+    for row in read_rows(path):
+        if row.settings:
             raise GlideError(
-                f"{path}, row {row.number} sets {', '.join(name for name, _ in row.given)}. A "
+                f"{path}, row {row.number} sets {', '.join(name for name, _ in row.settings)}. A "
                 "sweep allows only the columns prompt and seed."
             )
         first = (seed + len(seeds)) if row.seed is None else row.seed

@@ -1,27 +1,26 @@
-"""A list of prompts is read whole, and what is wrong with it is named by row and column."""
+"""A list of prompts is read row by row, and what is wrong with it is named by row and column."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import json
+import os
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from glide_core.batch.rows import _DESTINATIONS, COLUMNS, RowList, read_rows
+from glide_core.batch import rows as module
+from glide_core.batch.rows import COLUMNS, Row, read_rows
 from glide_core.cli import generate
 from glide_core.errors import GlideError
 
-COMMAND = Namespace(seed=40, steps=30, respacing="", cfg=3.0, base_size=None, negative="")
 
-
-def written(folder: Path, text: str | bytes, name: str = "list.csv") -> Path:
+def rows_of(folder: Path, text: str | bytes, name: str = "list.csv") -> list[Row]:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def rows_of(folder: Path, text: str | bytes, name: str = "list.csv") -> RowList:
-    return read_rows(written(folder, text, name))
+    return list(read_rows(path))
 
 
 def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
@@ -35,87 +34,95 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
         '{"steps": 25, "prompt": "a car, blue", "seed": null}\n',
         "list.jsonl",
     )
-    assert table.rows == lines.rows
-    assert table.rows_sha256 == lines.rows_sha256
-    assert table.file_sha256 != lines.file_sha256
-    first = table.rows[0]
-    assert (first.number, first.prompt, first.seed) == (1, "a red apple", 7)
-    assert dict(first.given) == {"base_size": (64, 96), "cfg": 2.5}
+    assert table == lines
+    assert (table[0].number, table[0].prompt, table[0].seed) == (1, "a red apple", 7)
+    assert dict(table[0].settings) == {"base_size": (64, 96), "cfg": 2.5}
 
 
-def test_what_a_row_leaves_out_is_the_commands(tmp_path: Path) -> None:
-    found = rows_of(tmp_path, "prompt,cfg,seed\na,,\nb,5,3\nc,,\n").rows
-    own = [row.options(COMMAND) for row in found]
-    assert [o.cfg for o in own] == [3.0, 5.0, 3.0]
-    assert [o.seed for o in own] == [40, 3, 42]  # as -n counts on from --seed
-    assert [o.prompt for o in own] == ["a", "b", "c"]
+def test_a_row_without_a_seed_has_the_commands_plus_the_rows_before_it(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    generate.add_arguments(parser)
+    command = parser.parse_args(["--seed", "40", "--respacing", "fast27"])
+    requests = generate._Requests(command)
+    found = [requests(row) for row in rows_of(tmp_path, "prompt,steps,seed\na,,\nb,10,3\nc,,\n")]
+    assert [request.seed for request in found] == [40, 3, 42]
+    # a row's steps replace the command's respacing
+    assert [r.base.respacing for r in found if r.base] == ["fast27", "", "fast27"]
 
 
-def test_a_rows_steps_win_over_the_commands_respacing(tmp_path: Path) -> None:
-    command = Namespace(**{**vars(COMMAND), "respacing": "fast27"})
-    found = rows_of(tmp_path, "prompt,steps\na,10\nb,\n").rows
-    assert [row.options(command).respacing for row in found] == ["", "fast27"]
+def test_the_default_sampler_follows_a_rows_clip_guidance(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    generate.add_arguments(parser)
+    for given_sampler in ([], ["--sampler", "plms"]):
+        requests = generate._Requests(parser.parse_args(given_sampler))
+        single = [
+            generate._Requests(parser.parse_args([*given_sampler, "--clip-scale", scale]))
+            for scale in ("0", "2")
+        ]
+        found = rows_of(tmp_path, "prompt,clip_scale\na,0\na,2\n")
+        plain = Row(1, "a")
+        for row, command in zip(found, single, strict=True):
+            assert requests(row).base == command(plain).base
 
 
-def test_equal_rows_are_two_pictures(tmp_path: Path) -> None:
-    first, second = rows_of(tmp_path, "prompt,seed\na,1\na,1\n").rows
+def test_a_text_file_has_a_prompt_per_line(tmp_path: Path) -> None:
+    found = rows_of(tmp_path, "# subjects\n\na fox, red\n  a car \n", "list.txt")
+    assert [(row.number, row.prompt) for row in found] == [(1, "a fox, red"), (2, "a car")]
+
+
+def test_equal_rows_are_two_images(tmp_path: Path) -> None:
+    first, second = rows_of(tmp_path, "prompt,seed\na,1\na,1\n")
     assert first != second and first.number == 1 and second.number == 2
 
 
 def test_spellings_of_spreadsheets_are_read(tmp_path: Path) -> None:
-    found = rows_of(
-        tmp_path, b"\xef\xbb\xbfPrompt,Guidance Scale,seed\r\n\r\na fox,4,12.0\r\n"
-    ).rows
-    assert len(found) == 1 and found[0].seed == 12
-    assert dict(found[0].given) == {"cfg": 4.0}
+    (row,) = rows_of(
+        tmp_path, b"\xef\xbb\xbfPrompt,Guidance Scale,seed,Size\r\n\r\na fox,4,12.0,64.0\r\n"
+    )
+    assert row.seed == 12 and dict(row.settings) == {"cfg": 4.0, "base_size": (64, 64)}
 
 
 def test_a_prompt_can_be_empty_hold_line_breaks_and_any_language(tmp_path: Path) -> None:
-    found = rows_of(tmp_path, 'prompt,seed\n,1\n"a\nb",2\n\u72d0\U0001f98a,3\n').rows
+    found = rows_of(tmp_path, 'prompt,seed\n,1\n"a\nb",2\n\u72d0\U0001f98a,3\n')
     assert [row.prompt for row in found] == ["", "a\nb", "\u72d0\U0001f98a"]
 
 
 SEVENTEEN = "prompt,steps\n" + "a,5\n" * 16
 
 
-def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    path.write_text("# a comment\na fox, red\n\n  a cat \n", encoding="utf-8")
-    assert [(row.number, row.prompt) for row in read_rows(path).rows] == [
-        (1, "a fox, red"),
-        (2, "a cat"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "name", "expected"),
     [
         ("", "list.csv", ["empty", "header"]),
-        ("prompt,seed\n", "list.csv", ["no row", "below the header"]),
-        ("\n\n", "list.jsonl", ["no row"]),
+        ("prompt,seed\n", "list.csv", ["no rows"]),
+        ("\n\n", "list.jsonl", ["no rows"]),
         ("words,seed\na,1\n", "list.csv", ["header", "'words'", "prompt"]),
         ("seed,cfg\n1,2\n", "list.csv", ["no prompt"]),
         ("prompt,sed\na,1\n", "list.csv", ["'sed'", "Did you mean 'seed'?", "upsample_steps"]),
         ("prompt,cfg,guidance_scale\na,1,2\n", "list.csv", ["cfg twice"]),
         ("prompt;seed\na;1\n", "list.csv", ["semicolons", "commas"]),
         ("prompt,seed\na, b,1\n", "list.csv", ["row 1 (line 2)", "3 cells", "quotes"]),
-        ('prompt,seed\n"a,1\n', "list.csv", ["line 2", "CSV"]),
-        (SEVENTEEN + "a,many\n", "list.csv", ["row 17 (line 18)", "steps", "'many'", "1 to 1000"]),
-        (SEVENTEEN + "a,0\n", "list.csv", ["row 17 (line 18)", "steps", "too small"]),
-        ("prompt,seed\na,-1\n", "list.csv", ["row 1", "seed", "0 to 2^64"]),
+        ('prompt,seed\n"a,1\n', "list.csv", ["CSV"]),
+        (SEVENTEEN + "a,many\n", "list.csv", ["row 17 (line 18)", "steps", "'many'", "integer"]),
+        (
+            SEVENTEEN + "a,0\n",
+            "list.csv",
+            ["row 17 (line 18)", "steps", "greater than or equal to 1"],
+        ),
+        ("prompt,seed\na,-1\n", "list.csv", ["row 1", "seed", "greater than or equal to 0"]),
         ("prompt,cfg\na,nan\n", "list.csv", ["row 1", "cfg"]),
-        ("prompt,size\na,65\n", "list.csv", ["row 1", "size", "multiples of 8"]),
-        ("prompt,sampler\na,magic\n", "list.csv", ["row 1", "sampler", "ddpm"]),
+        ("prompt,size\na,6x\n", "list.csv", ["row 1", "size", "96x64"]),
+        ("prompt,sampler\na,magic\n", "list.csv", ["row 1", "sampler", "ddim"]),
         ("prompt,respacing\na,swift9\n", "list.csv", ["row 1", "respacing", "swift9"]),
         ("prompt,steps,respacing\na,5,fast27\n", "list.csv", ["row 1", "steps and respacing"]),
         (b"prompt\nok\ncaf\xe9\n", "list.csv", ["not UTF-8", "line 3", "0xe9"]),
         ("prompt\na\0b\n", "list.csv", ["NUL", "line 2"]),
-        ("prompt\na\n", "list.xlsx", [".csv", ".jsonl", ".txt"]),
+        ("prompt\na\n", "list.xls", [".csv", ".jsonl"]),
         ('{"prompt": "a"}\n{"prompt": \n', "list.jsonl", ["row 2 (line 2)", "not JSON"]),
         ('["a"]\n', "list.jsonl", ["row 1", "list", "object"]),
         ('{"prompt": "a", "sed": 1}\n', "list.jsonl", ["row 1", "'sed'", "seed"]),
         ('{"seed": 1}\n', "list.jsonl", ["row 1", "no prompt"]),
-        ('{"prompt": null}\n', "list.jsonl", ["row 1", "no prompt"]),
+        ('{"prompt": null}\n', "list.jsonl", ["row 1", "prompt", "string"]),
         ('{"prompt": 7}\n', "list.jsonl", ["row 1", "prompt", "string"]),
         ('{"prompt": "a", "steps": true}\n', "list.jsonl", ["row 1", "steps", "number"]),
         ('{"prompt": "a", "size": [64, 64]}\n', "list.jsonl", ["row 1", "size"]),
@@ -132,17 +139,83 @@ def test_a_bad_list_is_explained(
         assert words in str(error.value)
 
 
-def test_a_missing_list_is_named(tmp_path: Path) -> None:
+def test_a_list_that_is_missing_or_not_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match=r"none\.csv cannot be read"):
-        read_rows(tmp_path / "none.csv")
+        list(read_rows(tmp_path / "none.csv"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(GlideError, match="not a regular file"):
+        list(read_rows(tmp_path / "pipe.csv"))
 
 
-def test_every_option_that_shapes_a_picture_is_a_column_or_the_whole_jobs() -> None:
-    """A new option of the command must be thought of here too."""
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("prompt" + ",x" * 1_000_000, "list.csv", "line 1 is longer than"),
+        ("prompt" + ",x" * 100_000, "list.csv", "100001 columns"),
+        (json.dumps({f"c{i}": 1 for i in range(50_000)}), "list.jsonl", "50000 columns"),
+        (json.dumps({"x" * 500_000: 1, "prompt": ""}), "list.jsonl", "unknown columns"),
+        ("prompt,cfg\na," + "9" * 100_000, "list.csv", "cfg"),
+        ("prompt,steps\na," + "9" * 100_000, "list.csv", "steps"),
+        ('prompt\n"' + "a\n" * 200_000, "list.csv", "CSV"),
+        ('{"prompt": ' + "[" * 100_000, "list.jsonl", "not JSON"),
+        ('{"prompt": ' + "[" * 500 + "]" * 500 + "}", "list.jsonl", "prompt"),
+    ],
+)
+def test_large_and_deep_lists_end_in_a_short_message(
+    text: str, name: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(GlideError, match=words) as error:
+        rows_of(tmp_path, text, name)
+    assert len(str(error.value)) < 1500
+
+
+def test_rows_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(module, "_row", lambda number, *_: made.append(number) or number)
+    path = tmp_path / "list.csv"
+    path.write_text("prompt\n" + "a\n" * 100)
+    reader = read_rows(path)
+    assert next(reader) == 1 and made == [1]
+
+
+CELL = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+NAMES = st.sampled_from([*COLUMNS, "Guidance Scale", "x", ""])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.dictionaries(NAMES, CELL | st.lists(CELL, max_size=2), max_size=4), max_size=3))
+def test_any_json_lines_are_read_or_refused(lines: list[dict[str, object]]) -> None:
+    where = ("row 1", "row 1 (line 1)")
+    for line in lines:
+        try:
+            names = module._columns(json.loads(json.dumps(line)), where[0])
+            row = module._row(1, where[1], dict(zip(names, line.values(), strict=True)))
+        except GlideError as error:
+            assert len(str(error)) < 1000
+        else:
+            row.prompt.encode()
+            assert row.seed is None or 0 <= row.seed < 2**64
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: f"prompt,seed\n{t}".encode()))
+def test_any_bytes_are_a_list_or_refused(content: bytes) -> None:
+    import io
+
+    for kind in (module._csv_rows, module._json_rows, module._text_rows):
+        try:
+            for where, cells in kind(io.BytesIO(content)):
+                module._row(1, where, cells)
+        except GlideError as error:
+            assert len(str(error)) < 1500
+
+
+def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> None:
+    """A new option of the command must be considered here too."""
     parser = ArgumentParser()
     generate.add_arguments(parser)
-    columns = {_DESTINATIONS.get(name, name) for name in COLUMNS}
-    job_wide = {"model", "upsampler", "clip", "no_upsample", "dtype"}
-    no_matter = {"prompts", "shard_size", "format", "out", "quiet", "device", "batch", "n"}
-    refused = {"lora"}  # beside --prompts
-    assert set(vars(parser.parse_args([]))) == columns | job_wide | no_matter | refused
+    columns = {module._OPTIONS.get(name, name) for name in COLUMNS}
+    job_wide = {"model", "upsampler", "clip", "no_upsample", "dtype", "lora"}
+    lists = {"prompts", "shard_size", "format", "ray", "workers"}
+    no_matter = {"out", "quiet", "device", "batch", "n", "threads"}
+    assert set(vars(parser.parse_args([]))) == columns | job_wide | lists | no_matter

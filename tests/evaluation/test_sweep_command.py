@@ -150,7 +150,7 @@ def test_an_impossible_sweep_is_one_line_of_error(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("# only this\n\n", "holds no row"), ("a\nb\na\n", "'a' twice")]
+    ("content", "said"), [("# only this\n\n", "has no rows"), ("a\nb\na\n", "'a' twice")]
 )
 def test_prompts_are_there_and_each_once(
     prompts: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
