@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,13 +16,20 @@ def step_bars(**tqdm_options: Any) -> Iterator[StageCallback]:
     """A callback that shows one bar per stage, with the time left; options are tqdm's."""
     from tqdm import tqdm
 
-    with ExitStack() as stack:
-        bars: dict[str, Any] = {}
+    bars: dict[str, Any] = {}
 
-        def step(stage: str, info: StepInfo) -> None:
-            if stage not in bars:
-                options = {"desc": stage, "unit": "step", "total": info.total, **tqdm_options}
-                bars[stage] = stack.enter_context(tqdm(**options))
-            bars[stage].update(1)
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
 
+    def step(stage: str, info: StepInfo) -> None:
+        if stage not in bars:
+            close()
+            options = {"desc": stage, "unit": "step", "total": info.total, **tqdm_options}
+            bars[stage] = tqdm(**options)
+        bars[stage].update(1)
+
+    try:
         yield step
+    finally:
+        close()
