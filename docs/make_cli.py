@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the command's parsers: `python docs/make_cli.py` (--check: compare only)."""
+"""Write docs/cli.md from the parsers: `python docs/make_cli.py`; --check only compares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("cli.md")
 INTRODUCTION = """# Command line
 
-Written by `python docs/make_cli.py` from the commands' `--help`. Exit status: 0 success, 1 error, 2 wrong usage, 130 interrupted with Ctrl-C.
-Messages go to standard error, paths of written files to standard output. Nothing is downloaded except by `glide models download`, and no file is overwritten.
+Written by `python docs/make_cli.py` from the commands' `--help`.
+
+Exit status: 0 success, 1 error, 2 wrong usage, 130 interrupted with Ctrl-C. Messages go to standard
+error, paths of written files to standard output. Only `glide models download` downloads anything.
 """
 
 

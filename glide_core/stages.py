@@ -29,7 +29,6 @@ from glide_core.request import (
     shared_settings,
 )
 from glide_core.sampling import condition_model, sample_model, tokenize
-from glide_core.tokenizer import Tokens
 
 StageCallback = Callable[[str, StepInfo], None]  # ("base" or "upsampler", step)
 
@@ -191,11 +190,19 @@ def sample_stage(
     if low_res is not None:
         low_res = quantize_8bit(low_res)  # as the upsampler saw it in training
     known = {"low_res": low_res, "image": image, "keep_mask": keep_mask}
-    cond, uncond = _texts(config, prompts, seeds, negative)
+    settings = settings or default_settings(config)
+    if len(prompts) != len(seeds):
+        raise GlideError(
+            f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
+        )
+    uncond = None  # not needed without guidance
+    if settings.guidance_scale != 1:
+        uncond = tokenize(config, [negative]) * len(seeds)
+    cond = tokenize(config, prompts)
     with torch.inference_mode():
         return sample_model(
             condition_model(model, cond, uncond, cond_fn=cond_fn, **known),
-            settings or default_settings(config),
+            settings,
             seeds=seeds,
             size=inputs.size or _size(low_res, image if image is not None else inputs.init),
             init=inputs.init,
@@ -241,16 +248,6 @@ def _size(low_res: Tensor | None, image: Tensor | None) -> tuple[int, int] | Non
     if image is not None:
         return image.shape[2], image.shape[3]
     return None if low_res is None else upsampled_size(low_res)
-
-
-def _texts(
-    config: GlideConfig, prompts: Sequence[str], seeds: Sequence[int], negative: str
-) -> tuple[list[Tokens], list[Tokens]]:
-    if len(prompts) != len(seeds):
-        raise GlideError(
-            f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
-        )
-    return tokenize(config, prompts), tokenize(config, [negative]) * len(seeds)
 
 
 def text_to_image(
