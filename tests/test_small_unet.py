@@ -17,7 +17,7 @@ from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.layers import coord_channels
 from glide_core.models.precondition import Precondition
-from glide_core.training.start import start_from
+from glide_core.training.start import widened
 
 V = ScheduleConfig("linear", prediction_type="v_prediction")
 SMALL = GlideConfig(
@@ -97,7 +97,7 @@ def test_inpainting_starts_as_the_model_that_it_is_widened_from() -> None:
         unet = replace(SMALL.unet, coord_channels=2, sigma_data=std)
         narrow = model_of(replace(SMALL, kind=kind, unet=unet))
         wide = model_of(replace(SMALL, kind=wider, unet=unet))
-        start_from(wide, narrow.openai_state_dict())
+        wide.load_openai_state_dict(widened(narrow.openai_state_dict(), wide.config))
         x, t = torch.randn(1, 3, 32, 32), torch.tensor([300])
         extra = {"low_res": torch.randn(1, 3, 8, 8)} if kind == "upsampler" else {}
         known = {"image": torch.randn(1, 3, 32, 32), "keep_mask": torch.ones(1, 1, 32, 32)}

@@ -1,4 +1,4 @@
-"""Small runs for the trainer's tests: coloured pictures, tiny models, one thread."""
+"""Small runs for the trainer's tests: coloured images, tiny models, one thread."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from glide_core.data.types import Batch
 from glide_core.training.config import TrainConfig
-from glide_core.training.loop import RunConfig, Trainer
+from glide_core.training.trainer import RunConfig, Trainer
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 
 
 class Colours:
-    """A Source of flat pictures named by their colour, a little brighter or darker each time."""
+    """A Source of flat images named by their colour, a little brighter or darker each time."""
 
     names: list[str]
 
@@ -23,7 +23,7 @@ class Colours:
         shades = [f"{shade} {name}" for shade in ("", "dark", "pale", "deep") for name in COLOURS]
         self.names = [name.strip() for name in shades[:count]]
 
-    def picture(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
         colour = torch.tensor(COLOURS[self.names[index].split()[-1]])
         return (colour * (1 - 0.2 * (index // 3)))[:, None, None]
 
@@ -42,8 +42,8 @@ class Colours:
             drawn = torch.randint(len(self.names), (size,), generator=rng).tolist()
         side = crop or side
         noise = 0.05 * torch.randn(len(drawn), 3, side, side, generator=rng)
-        pictures = torch.stack([self.picture(i).expand(3, side, side) for i in drawn]) + noise
-        return Batch(pictures.clamp(-1, 1), [self.names[i] for i in drawn])
+        images = torch.stack([self.image(i).expand(3, side, side) for i in drawn]) + noise
+        return Batch(images.clamp(-1, 1), [self.names[i] for i in drawn])
 
 
 TINY = TrainConfig("base", steps=4, batch=4, warmup=1, bf16=False, size=16, lr=1e-3)
@@ -56,7 +56,7 @@ def trainer(config: TrainConfig, folder: Path, start: Path | None = None) -> Tra
         log_every=1,
         save_every=10**6,
         sample_every=0,
-        start_from=[start] if start else [],
+        init_from=[start] if start else [],
     )
     return Trainer(config, where, Colours(12))
 

@@ -1,46 +1,51 @@
-"""`glide train`: arguments and the run. `docs/training.md` says how to use it.
+"""`glide train`: arguments and the run. `docs/training.md` describes its use.
 
-On several processes: `accelerate launch -m glide_core.cli.train JOB ...`.
+With several processes: `accelerate launch -m glide_core.cli.train JOB ...`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glide_core.cli import options
 from glide_core.errors import GlideError
 from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
+    from glide_core.data.source import ImageSource
     from glide_core.data.types import Source
-    from glide_core.training.loop import Trainer
+    from glide_core.training.trainer import Trainer
 
-# As weighting.WEIGHTINGS, samples.TIMESTEPS and lora.CHOICES have them: --help need not import
-# torch. A test keeps them equal.
+# As losses.WEIGHTINGS, examples.TIMESTEPS and lora.CHOICES: --help need not import torch. A test
+# keeps them equal.
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
 TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
 LORA_LAYERS = ("attention", "all")
 _LORA = ("lora", "lora_alpha", "lora_layers", "lora_text")
-_CHANGES = (  # options that replace a field of TrainConfig
+_FIELDS = (  # options that replace a field of TrainConfig
     *("steps", "batch", "lr", "seed", "grad_accum_steps", "weighting", "timesteps", "prediction"),
-    *("size", "crop", "gradient_checkpointing", "caption_dropout", *_LORA),
+    *("size", "crop", "gradient_checkpointing", "caption_dropout", "prior_weight", *_LORA),
 )
+_WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
+_FEW = 256  # images: fewer are decoded quickly, without workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a model on pictures with captions: from scratch, or on from a bundled model, a "
-        "released checkpoint or a run's own file. A run found in --out goes on where it was. "
-        "Ctrl-C saves and stops."
+        "Train a model on images with captions: from scratch, or starting from a bundled model, a "
+        "released checkpoint or a run's own file. A run found in --out is resumed. Ctrl-C saves "
+        "and stops."
     )
-    parser.add_argument("job", choices=JOBS, help="which model to train")
+    parser.add_argument("job", choices=JOBS, help="model to train")
     parser.add_argument(
         "--out",
         type=Path,
@@ -48,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for checkpoints, log and samples (default: runs/JOB)",
     )
     _add_data(parser)
-    _add_start(parser)
-    _add_learning(parser)
+    _add_model(parser)
+    _add_optimization(parser)
     _add_running(parser)
 
 
@@ -60,146 +65,204 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="a folder of pictures with .txt captions, a JSONL or CSV list, or webdataset "
-        "shards (.tar)",
+        help="a folder of images with .txt captions, a JSONL or CSV list, or webdataset shards "
+        "(.tar)",
     )
     group.add_argument(
-        "--skip-bad", action="store_true", help="leave bad files out (default: refuse to start)"
+        "--skip-bad", action="store_true", help="ignore unusable files (default: an error)"
     )
     group.add_argument(
-        "--caption-key", default="txt", metavar="KEY", help="ending or column of captions (txt)"
-    )
-    group.add_argument("--centre", action="store_true", help="cut squares from the middle")
-    group.add_argument("--flip", action="store_true", help="mirror every other picture")
-    group.add_argument(
-        "--size", type=options.positive, metavar="N", help="side of the pictures (the model's own)"
+        "--caption-key",
+        default="txt",
+        metavar="KEY",
+        help="ending or column of the captions (default: txt)",
     )
     group.add_argument(
-        "--crop", type=options.positive, metavar="N", help="of an upsampler's pictures (128)"
+        "--center-crop", action="store_true", help="crop squares from the center, not at random"
+    )
+    group.add_argument("--flip", action="store_true", help="mirror half of the images")
+    group.add_argument(
+        "--size", type=options.positive, metavar="N", help="image size (default: the model's)"
+    )
+    group.add_argument(
+        "--crop",
+        type=options.positive,
+        metavar="N",
+        help="size of the crops upsamplers are trained on (default: 128)",
     )
     group.add_argument(
         "--caption-dropout",
         type=options.fraction,
-        metavar="SHARE",
-        help="of captions that are dropped, so that guidance can be had (default: 0.2)",
+        metavar="P",
+        help="caption dropout probability, for classifier-free guidance (default: 0.2)",
+    )
+    group.add_argument(
+        "--prior-prompts",
+        type=Path,
+        metavar="FILE",
+        help="captions, one per line, whose images must not change (default: from the vocabulary "
+        "of a bundled model)",
+    )
+    group.add_argument(
+        "--prior-weight",
+        type=options.not_negative,
+        metavar="W",
+        help="weight of the loss on images of --prior-prompts (default: 1)",
+    )
+    group.add_argument(
+        "--no-prior", action="store_true", help="disable prior preservation when fine-tuning"
     )
 
 
-def _add_start(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to start from")
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
     group.add_argument(
-        "--start-from",
+        "--init-from",
         action="append",
         default=[],
         metavar="MODEL",
-        help="a name of `glide models` or a file, of the same kind, or the base for inpaint and "
-        "the upsampler for upsampler-inpaint; twice for OpenAI's two CLIP files (default: fresh)",
+        help="initial weights: a name of `glide models` or a file, of the same kind, or base for "
+        "inpaint and upsampler for upsampler-inpaint; twice for OpenAI's two CLIP files (default: "
+        "random weights)",
     )
     group.add_argument(
         "--prediction",
         choices=("epsilon", "v_prediction"),
-        help="what a fresh model predicts (default: v_prediction)",
+        help="prediction type, from scratch only (default: v_prediction)",
     )
     group.add_argument(
-        "--lora", type=options.positive, metavar="RANK", help="train a LoRA of this rank alone"
+        "--lora", type=options.positive, metavar="RANK", help="train a LoRA of this rank"
     )
     group.add_argument(
-        "--lora-alpha",
-        type=options.not_negative,
-        metavar="A",
-        help="its scale times the rank (default: the rank)",
+        "--lora-alpha", type=options.not_negative, metavar="A", help="LoRA alpha (default: RANK)"
     )
     group.add_argument(
-        "--lora-layers", choices=LORA_LAYERS, help="which layers it changes (default: all)"
+        "--lora-layers", choices=LORA_LAYERS, help="layers the LoRA adapts (default: all)"
     )
     group.add_argument(
-        "--lora-text", action="store_true", default=None, help="the text tower's layers too"
+        "--lora-text", action="store_true", default=None, help="adapt the text encoder, too"
     )
 
 
-def _add_learning(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("learning")
-    group.add_argument("--steps", type=options.positive, metavar="N", help="optimiser steps in all")
-    group.add_argument("--batch", type=options.positive, metavar="N", help="pictures of a step")
+def _add_optimization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--steps", type=options.positive, metavar="N", help="optimizer steps")
+    group.add_argument("--batch", type=options.positive, metavar="N", help="images per step")
     group.add_argument(
         "--grad-accum",
         dest="grad_accum_steps",
         type=options.positive,
         metavar="N",
-        help="compute each batch in N parts: the same result in less memory (default: 1)",
+        help="gradient accumulation steps: the same result in less memory (default: 1)",
     )
     group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
-    group.add_argument("--seed", type=int, metavar="N", help="of weights, data and noise (0)")
     group.add_argument(
-        "--weighting", choices=WEIGHTINGS, help="of the noise levels' losses (default: uniform)"
+        "--seed", type=int, metavar="N", help="random seed of weights, data and noise (default: 0)"
     )
     group.add_argument(
-        "--timesteps", choices=TIMESTEPS, help="which are drawn how often (default: uniform)"
+        "--weighting", choices=WEIGHTINGS, help="loss weighting of noise levels (default: uniform)"
+    )
+    group.add_argument(
+        "--timesteps",
+        choices=TIMESTEPS,
+        help="timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)",
     )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
-    group.add_argument("--device", default="auto", help="cpu, cuda, mps (a GPU if there is one)")
-    group.add_argument("--threads", type=options.positive, metavar="N", help="of the processor")
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps (default: a GPU if there is one)"
+    )
+    group.add_argument(
+        "--threads",
+        type=options.positive,
+        metavar="N",
+        help="CPU threads (default: the cores that other programs leave free)",
+    )
+    group.add_argument(
+        "--workers",
+        type=options.whole,
+        metavar="N",
+        help="processes that decode images ahead (default: up to 4; none for few images)",
+    )
     group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
     group.add_argument(
         "--gradient-checkpointing",
         action="store_true",
         default=None,
-        help="compute activations twice: less memory, slower, the same gradients",
+        help="recompute activations in the backward pass: less memory, slower, same gradients",
     )
-    group.add_argument("--log-every", type=options.positive, default=10, metavar="N", help="(10)")
-    group.add_argument(
-        "--save-every", type=options.positive, default=100, metavar="N", help="(100)"
-    )
+    for name, default, help_text in (
+        ("--log-every", 10, "steps between rows of log.csv"),
+        ("--save-every", 100, "steps between checkpoints"),
+    ):
+        group.add_argument(
+            name,
+            type=options.positive,
+            default=default,
+            metavar="N",
+            help=f"{help_text} (default: {default})",
+        )
     group.add_argument(
         "--sample-every",
         type=options.whole,
         default=200,
         metavar="N",
-        help="0 draws no sample grids (200)",
+        help="steps between sample grids; 0: none (default: 200)",
     )
-    group.add_argument("--tensorboard", action="store_true", help="log to DIR/tensorboard too")
+    group.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train; a run found in the folder is resumed. SIGINT and SIGTERM save and stop."""
+    """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
     import torch
 
-    from glide_core.devices import pick_device
-    from glide_core.training import parallel
-    from glide_core.training.loop import RunConfig, Trainer
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.data.check import save_check
+    from glide_core.io import check_folder
+    from glide_core.training import distributed
+    from glide_core.training.trainer import RunConfig, Trainer
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    start = find_start(arguments.start_from)
-    config = config_of(arguments, start)
-    where = RunConfig(
-        folder=arguments.out or Path("runs") / arguments.job,
-        log_every=arguments.log_every,
-        save_every=arguments.save_every,
-        sample_every=arguments.sample_every,
-        start_from=start,
-        device=str(pick_device(arguments.device)),
-        tensorboard=arguments.tensorboard,
-    )
+    folder = arguments.out or Path("runs") / arguments.job
+    check_folder(folder)
+    torch.set_num_threads(arguments.threads or free_cores())
+    start = [find_model(name) for name in arguments.init_from]
+    config = make_config(arguments, start)
+    captions = prior_captions(arguments, start)
+    accelerator = distributed.make_accelerator(config, arguments.device)
+    main = accelerator.is_main_process
     try:
-        first = parallel.start(where.device)[0] == 0
-        trainer = Trainer(config, where, open_data(arguments, config, say=first))
-        with told_to_stop() as told:
-            finished = _train(trainer, told, show=first)
+        once: Callable[[Callable[[], Any]], Any] = partial(distributed.on_main, accelerator)
+        source = open_data(arguments, config, folder / "data.json", show=main, once=once)
+        where = RunConfig(
+            folder=folder,
+            log_every=arguments.log_every,
+            save_every=arguments.save_every,
+            sample_every=arguments.sample_every,
+            init_from=start,
+            device=arguments.device,
+            workers=worker_count(len(source)) if arguments.workers is None else arguments.workers,
+            tensorboard=arguments.tensorboard,
+        )
+        prior = partial(make_prior, captions=captions, once=once)
+        trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
+        if main and source.checked is not None:
+            save_check(source.checked, folder / "data.json")
+        with graceful_stop() as signals:
+            finished = train(trainer, lambda: bool(signals), show=main)
     finally:
-        parallel.stop()
-    if first:
+        distributed.leave()
+    if main:
         if not finished:
-            print(f"stopped at step {trainer.step}; the same command goes on from there")
+            print(f"stopped at step {trainer.step}; the same command resumes")
         if trainer.exported.exists():
             print(trainer.exported)
-    return 128 + told[0] if told else 0
+    return 128 + signals[0] if signals else 0
 
 
-def _train(trainer: Trainer, told: list[int], *, show: bool) -> bool:
+def train(trainer: Trainer, stop: Callable[[], bool], *, show: bool) -> bool:
+    """Train with a progress bar; returns whether the last step was reached."""
     from tqdm import tqdm
 
     steps = trainer.config.steps
@@ -210,84 +273,138 @@ def _train(trainer: Trainer, told: list[int], *, show: bool) -> bool:
             shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
             bar.set_postfix(shown)
 
-        finished = trainer.train(report, lambda: bool(told))
+        finished = trainer.train(report, stop)
         bar.update(trainer.step - bar.n)
         return finished
 
 
-def find_start(names: list[str]) -> list[Path]:
-    """Resolve --start-from: names of `glide models`, or files."""
-    from glide_core.checkpoints.catalog import find_model
-
-    return [find_model(name) for name in names]
-
-
-def config_of(arguments: argparse.Namespace, start: list[Path]) -> TrainConfig:
-    """The job's defaults, or those of fine-tuning, with what was asked for put in."""
+def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainConfig:
+    """The job's defaults, or those of fine-tuning, with the given options applied."""
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
-    if start and arguments.job in _kinds(start):
-        config = fine_tuning(config, _parameters(start))
-    asked = {name: getattr(arguments, name) for name in _CHANGES}
-    config = replace(config, **{name: v for name, v in asked.items() if v is not None})
+    if start:
+        from glide_core.training.start import kind_of, parameters_of
+
+        if arguments.job in {kind_of(path) for path in start}:
+            config = fine_tuning(config, sum(parameters_of(path) for path in start))
+    given = {name: getattr(arguments, name) for name in _FIELDS}
+    config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if not config.lora and (config.lora_alpha or config.lora_text or arguments.lora_layers):
         raise GlideError("--lora-alpha, --lora-layers and --lora-text need --lora RANK beside them")
     return replace(config, bf16=not arguments.fp32)
 
 
-def open_data(arguments: argparse.Namespace, config: TrainConfig, *, say: bool) -> Source:
-    """Open --data and check it; say: show how far, and print what was found."""
+def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list[str]:
+    """Captions of prior preservation: of --prior-prompts, or of the initial model's vocabulary."""
+    if arguments.no_prior or arguments.job not in _WITH_PRIOR or not start:
+        if arguments.prior_prompts:
+            raise GlideError("--prior-prompts is for base and inpaint with --init-from")
+        return []
+    if arguments.prior_prompts:
+        try:
+            lines = arguments.prior_prompts.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise GlideError(f"{arguments.prior_prompts} cannot be read: {error}") from error
+        captions = [line.strip() for line in lines if line.strip()]
+        if not captions:
+            raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
+        return captions
+    from glide_core.training import samples
+    from glide_core.training.start import metadata_of
+
+    vocabulary = metadata_of(start[0]).get(samples.VOCABULARY_KEY)
+    return samples.prior_captions(vocabulary) if vocabulary else []
+
+
+def make_prior(
+    trainer: Trainer, captions: Sequence[str], once: Callable[[Callable[[], None]], None]
+) -> Source | None:
+    """Generate the images of prior preservation with the initial model, and open them."""
+    if not captions:
+        return None
+    from tqdm import tqdm
+
+    from glide_core.models.glide import GlideModel
+    from glide_core.training import samples
+
+    model, folder = trainer.model, trainer.run.folder / "prior"
+    assert isinstance(model, GlideModel)
+    with tqdm(
+        unit="image", desc="prior", disable=not trainer.accelerator.is_main_process, leave=False
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        once(lambda: samples.make_prior(model, captions, folder, progress))
+    return samples.open_prior(folder, model.config.unet.image_size)
+
+
+def open_data(
+    arguments: argparse.Namespace,
+    config: TrainConfig,
+    known: Path,
+    *,
+    show: bool,
+    once: Callable[[Callable[[], Any]], Any],
+) -> ImageSource:
+    """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
     from tqdm import tqdm
 
     from glide_core.data import open_source
 
-    side = config.size or (256 if config.job.startswith("upsampler") else 64)
-    with tqdm(unit="picture", desc="checking", disable=not say, leave=False) as bar:
+    with tqdm(unit="image", desc="checking", disable=not show, leave=False) as bar:
 
-        def progress(done: int, every: int) -> None:
-            bar.total = every
+        def progress(done: int, total: int) -> None:
+            bar.total = total
             bar.update(done - bar.n)
 
         return open_source(
             arguments.data,
             on_bad="skip" if arguments.skip_bad else "refuse",
             caption_key=arguments.caption_key,
-            centre=arguments.centre,
+            center_crop=arguments.center_crop,
             flip=arguments.flip,
-            side_min=side,
-            report=(lambda line: bar.write(line, file=sys.stderr)) if say else None,
+            side=config.size or (256 if config.job.startswith("upsampler") else 64),
+            report=(lambda line: bar.write(line, file=sys.stderr)) if show else None,
             progress=progress,
+            known=known,
+            run_once=once,
         )
 
 
+def free_cores() -> int:
+    """CPU threads to use by default: the cores that this process may use and others leave free.
+
+    Threads that wait for a busy core slow down all others: one thread is then faster than two.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, (allowed or 1) - round(busy))
+
+
+def worker_count(images: int) -> int:
+    """Decoding processes to use by default."""
+    return 0 if images < _FEW else min(4, max(1, free_cores() - 1))
+
+
 @contextmanager
-def told_to_stop() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in a list instead of obeying at once; the second one is obeyed."""
-    told: list[int] = []
+def graceful_stop() -> Iterator[list[int]]:
+    """Record SIGINT and SIGTERM in a list instead of acting on them; the second one acts."""
+    received: list[int] = []
     before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
-    def note(number: int, frame: object) -> None:
-        told.append(number)
+    def record(number: int, frame: object) -> None:
+        received.append(number)
         signal.signal(number, before[signal.Signals(number)])
 
     for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, note)
+        before[each] = signal.signal(each, record)
     try:
-        yield told
+        yield received
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _kinds(start: list[Path]) -> set[str]:
-    from glide_core.training.start import kind_of
-
-    return {kind_of(path) for path in start}
-
-
-def _parameters(start: list[Path]) -> int:
-    from glide_core.training.start import parameters_of
-
-    return sum(parameters_of(path) for path in start)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training data: people's own pictures in folders, lists and shards, checked and drawn from."""
+"""Captioned images in folders, lists and webdataset shards."""
 
 from glide_core.data.check import DataReport
 from glide_core.data.opening import open_source

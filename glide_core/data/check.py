@@ -1,170 +1,192 @@
-"""Every picture and caption is tried before the first step: what is bad is named early."""
+"""Decode every image once before the first step, so that bad files are reported early."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from glide_core.data.entries import Entry, Listing, Piece, Unusable, few
-from glide_core.data.pictures import Pixels, Store, read_picture, shrink
+from glide_core.data.decode import PixelCache, Pixels, read_image, shrink
+from glide_core.data.entries import Entry, Listing, Unusable, few
 from glide_core.errors import GlideError
 
 OnBad = Literal["refuse", "skip"]
-SMALLEST = 16  # pixels: below, there is nothing to learn from
-LONGEST = 3  # times as long as wide: a square cut from a longer picture shows too little of it
+SMALLEST = 16  # pixels per side
+LONGEST = 3  # largest aspect ratio: a square cropped from a longer image shows too little of it
 NAMED = 10  # bad files in one message
-_AHEAD = 512  # pictures given to the threads at once
+_AHEAD = 512  # images given to the threads at once
 
 
 @dataclass(frozen=True)
-class Skipped:
-    name: str
-    reason: str
+class Checked:
+    """Result of checking a listing: a size or a reason for every entry, in order."""
 
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+    fingerprint: str  # of the files that were checked
+    sizes: list[tuple[int, int]]  # (width, height); (0, 0): unusable
+    problems: dict[str, str] = field(default_factory=dict)  # index of an entry -> reason
+    duplicates: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a source holds and what of it is used."""
+    """What a data set holds and what of it is used."""
 
     found: int
     used: int
-    captions: int  # different ones, over all pictures
-    skipped: tuple[Skipped, ...] = ()
+    captions: int  # distinct ones, over all images
+    skipped: tuple[str, ...] = ()  # "name: reason"
     warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for the person at the screen."""
-        used = f"{self.used} pictures with {self.captions} different captions"
+        """The report as lines to print."""
+        used = f"{self.used} images with {self.captions} different captions"
         skipped = [f"skipped: {s}" for s in self.skipped]
         return [*skipped, *(f"warning: {w}" for w in self.warnings), used]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A picture that was opened, and its captions, at least one."""
+def fingerprint(listing: Listing) -> str:
+    """Hash names, captions, places, sizes and times of change of all files, without reading them.
 
-    name: str
-    picture: Piece
-    captions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Looked:
-    size: tuple[int, int]  # width, height
-    digest: bytes  # of the file
-    pixels: Pixels | None  # at the side that training asks for, where there is room to keep it
-
-
-@dataclass
-class _Findings:
-    """What deserves a warning, by name, in the order met."""
-
-    small: list[str] = field(default_factory=list)
-    long: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
-
-    def look(self, name: str, width: int, height: int, side: int) -> None:
-        if min(width, height) < side:
-            self.small.append(f"{name} ({width}x{height})")
-        if max(width, height) > LONGEST * min(width, height):
-            self.long.append(f"{name} ({width}x{height})")
-
-    def lines(self, side: int) -> Iterator[str]:
-        for names, what in (
-            (self.small, f"smaller than {side} pixels, will be enlarged"),
-            (self.long, f"more than {LONGEST} times as long as wide, cut to squares"),
-            (self.twice, "there more than once, drawn more often"),
-        ):
-            if names:
-                yield f"{what}: {few(names)}"
+    A data set with the same fingerprint need not be decoded again.
+    """
+    digest = hashlib.sha256()
+    stats: dict[Path, tuple[int, int] | None] = {}
+    for entry in listing.entries:
+        path = entry.image.path
+        if path not in stats:
+            try:
+                found = os.stat(path)
+                stats[path] = (found.st_size, found.st_mtime_ns)
+            except (OSError, ValueError):
+                stats[path] = None
+        facts = (entry.name, entry.captions, entry.problem, entry.image.offset, entry.image.size)
+        digest.update(repr((facts, str(path), stats[path])).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def check(
-    where: str,
     listing: Listing,
-    store: Store,
-    *,
-    on_bad: OnBad,
+    cache: PixelCache,
     side: int,
+    *,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
-) -> tuple[list[Example], DataReport]:
-    """Open and decode every picture once; the small ones made from them go into the store.
+) -> Checked:
+    """Decode every image once, and keep the usable ones in the cache, resized to `side`.
 
-    where: the source's name in messages.
-    on_bad: "refuse" raises GlideError if anything is bad, "skip" only if nothing is left.
-    side: in pixels, of the pictures that training will ask for.
-    progress: called with (done, all) after each picture.
+    progress: called with (done, all) after each image. workers: threads.
     """
-    examples: list[Example] = []
-    skipped: list[Skipped] = []
-    findings = _Findings()
+    result = Checked(fingerprint(listing), [])
     first_of: dict[bytes, str] = {}
-    looks = _look_at(listing.entries, store, side, workers or processors())
-    for done, (entry, looked) in enumerate(zip(listing.entries, looks, strict=True), start=1):
-        if isinstance(looked, _Looked):
-            findings.look(entry.name, *looked.size, side)
-            first = first_of.setdefault(looked.digest, entry.name)
-            if first != entry.name:
-                findings.twice.append(f"{entry.name} (as {first})")
-            if looked.pixels is not None:
-                store.put(len(examples), side, looked.pixels)
-            examples.append(Example(entry.name, entry.picture, entry.captions))
+    found = _inspect_all(listing.entries, cache, side, workers or min(8, os.cpu_count() or 1))
+    used = 0
+    for index, (entry, one) in enumerate(zip(listing.entries, found, strict=True)):
+        if isinstance(one, str):
+            result.problems[str(index)] = one
+            result.sizes.append((0, 0))
         else:
-            skipped.append(Skipped(entry.name, looked))
+            result.sizes.append(one.size)
+            first = first_of.setdefault(one.digest, entry.name)
+            if first != entry.name:
+                result.duplicates.append(f"{entry.name} (as {first})")
+            if one.pixels is not None:
+                cache.reserve((one.pixels.shape[1], one.pixels.shape[0]))
+                cache.put(used, one.pixels)
+            used += 1
         if progress is not None:
-            progress(done, len(listing.entries))
-    if skipped and (on_bad == "refuse" or not examples):
+            progress(index + 1, len(listing.entries))
+    return result
+
+
+def save_check(checked: Checked, path: Path) -> None:
+    """Write a check's result, so that a resumed run need not repeat it."""
+    path.write_text(json.dumps(asdict(checked)), encoding="utf-8")
+
+
+def load_check(path: Path, listing: Listing) -> Checked | None:
+    """Read what `save_check` wrote; None where there is none, or of other files."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        sizes = [(int(width), int(height)) for width, height in raw["sizes"]]
+        checked = Checked(raw["fingerprint"], sizes, raw["problems"], raw["duplicates"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return checked if checked.fingerprint == fingerprint(listing) else None
+
+
+def usable(
+    where: str, listing: Listing, checked: Checked, *, on_bad: OnBad, side: int
+) -> tuple[list[Entry], list[tuple[int, int]], DataReport]:
+    """Return the usable entries, their sizes, and the report.
+
+    where: name of the data set in messages. on_bad: "refuse" raises GlideError if any image is
+    unusable, "skip" only if all are. side: of the images that training asks for, for warnings.
+    """
+    skipped = [f"{listing.entries[int(i)].name}: {why}" for i, why in checked.problems.items()]
+    kept = [(e, s) for e, s in zip(listing.entries, checked.sizes, strict=True) if s != (0, 0)]
+    if skipped and (on_bad == "refuse" or not kept):
         raise GlideError(_refusal(where, skipped, len(listing.entries), on_bad))
-    captions = {c for example in examples for c in example.captions}
-    warnings = (*listing.warnings, *findings.lines(side))
-    found = len(listing.entries)
-    return examples, DataReport(found, len(examples), len(captions), tuple(skipped), warnings)
+    named = [(f"{entry.name} ({w}x{h})", w, h) for entry, (w, h) in kept]
+    notes = {
+        f"smaller than {side} pixels, will be enlarged": [
+            name for name, w, h in named if min(w, h) < side
+        ],
+        f"more than {LONGEST} times as long as wide, cropped to squares": [
+            name for name, w, h in named if max(w, h) > LONGEST * min(w, h)
+        ],
+        "duplicates, used more often": checked.duplicates,
+    }
+    warnings = (*listing.warnings, *(f"{what}: {few(who)}" for what, who in notes.items() if who))
+    captions = {caption for entry, _ in kept for caption in entry.captions}
+    report = DataReport(
+        len(listing.entries), len(kept), len(captions), tuple(skipped), tuple(warnings)
+    )
+    return [entry for entry, _ in kept], [size for _, size in kept], report
 
 
-def processors() -> int:
-    """Threads for decoding: PIL lets go of the interpreter while it decodes."""
-    return min(8, os.cpu_count() or 1)
+@dataclass(frozen=True)
+class _Inspected:
+    size: tuple[int, int]  # width, height
+    digest: bytes  # of the file
+    pixels: Pixels | None  # resized, while there is room for them
 
 
-def _look_at(
-    entries: Sequence[Entry], store: Store, side: int, workers: int
-) -> Iterator[_Looked | str]:
-    """What each picture is, or why it cannot be used, in order."""
+def _inspect_all(
+    entries: Sequence[Entry], cache: PixelCache, side: int, workers: int
+) -> Iterator[_Inspected | str]:
+    """What each image is, or why it cannot be used, in order."""
 
-    def look(entry: Entry) -> _Looked | str:
+    def inspect(entry: Entry) -> _Inspected | str:
         if entry.problem:
             return entry.problem
         try:
-            data = entry.picture.read()
-            image = read_picture(data)
+            data = entry.image.read()
+            image = read_image(data)
         except Unusable as error:
             return str(error)
         width, height = image.size
         if min(width, height) < SMALLEST:
-            return f"is {width}x{height}: expected at least {SMALLEST} pixels a side"
-        pixels = None if store.full else shrink(image, side)
-        return _Looked((width, height), hashlib.sha256(data).digest(), pixels)
+            return f"is {width}x{height}: expected at least {SMALLEST} pixels per side"
+        pixels = None if cache.full else shrink(image, side)
+        return _Inspected((width, height), hashlib.sha256(data).digest(), pixels)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # PIL releases the interpreter while it decodes
         for start in range(0, len(entries), _AHEAD):
-            yield from pool.map(look, entries[start : start + _AHEAD])
+            yield from pool.map(inspect, entries[start : start + _AHEAD])
 
 
-def _refusal(where: str, skipped: Sequence[Skipped], found: int, on_bad: OnBad) -> str:
+def _refusal(where: str, skipped: Sequence[str], found: int, on_bad: OnBad) -> str:
     named = "".join(f"\n  {s}" for s in skipped[:NAMED])
     more = f"\n  and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    todo = "Mend them or take them away"
+    remedy = "Fix or remove them"
     if on_bad == "refuse" and len(skipped) < found:
-        todo += ", or train without them (--skip-bad)"
+        remedy += ", or train without them (--skip-bad)"
     return (
-        f"{len(skipped)} of {found} pictures of {where} cannot be used:{named}{more}\n"
-        f"Expected readable pictures with a caption each. {todo}."
+        f"{len(skipped)} of {found} images of {where} cannot be used:{named}{more}\n"
+        f"Expected readable images with a caption each. {remedy}."
     )

@@ -1,4 +1,4 @@
-"""What a folder, list or shard names: a picture, somewhere, and its captions."""
+"""Entries of a data set: where an image is stored, and its captions."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# endings by which a picture is looked for; whether it can be read is seen by reading it
-PICTURES = frozenset(
+# endings of image files; whether a file can be decoded is found by decoding it
+IMAGE_SUFFIXES = frozenset(
     ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif"]
 )
 TEXT_KEYS = ("text", "caption", "prompt")
-PICTURE_KEYS = ("image", "file_name", "path")
+IMAGE_KEYS = ("image", "file_name", "path")
 
 
 class Unusable(Exception):
-    """Why one picture or caption cannot be used."""
+    """Why one image or caption cannot be used."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of a file: all of them, or a part (a member of a tar)."""
+    """A file, or a part of one (a member of a tar)."""
 
     path: Path
     offset: int = 0
     size: int | None = None
 
     def read(self) -> bytes:
-        """Read the bytes; raises Unusable where they are not there."""
+        """Read the bytes; raises Unusable where that fails."""
         try:
+            if not self.path.is_file() and self.path.exists():  # a FIFO would block
+                raise Unusable("is not a regular file")
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 data = file.read() if self.size is None else file.read(self.size)
         except FileNotFoundError as error:
-            raise Unusable("there is no such file") from error
+            raise Unusable("does not exist") from error
         except OSError as error:
             raise Unusable(f"cannot be read ({error.strerror})") from error
-        except ValueError as error:  # no file can have such a name
+        except ValueError as error:  # an impossible file name
             raise Unusable(f"cannot be read ({error})") from error
         if self.size is not None and len(data) < self.size:
             raise Unusable(f"cut off: {len(data)} of {self.size} bytes are in {self.path.name}")
@@ -46,24 +48,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture as it was found, not yet opened."""
+    """An image that was found, not yet opened."""
 
-    name: str  # for the person at the screen, relative to the source
-    picture: Piece
+    name: str  # for messages, relative to the data set
+    image: Piece
     captions: tuple[str, ...] = ()
-    problem: str = ""  # what is wrong, where that is seen without opening the picture
+    problem: str = ""  # what is wrong, where that is known without opening the image
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a source names, in an order that is the same on every machine."""
+    """All images of a data set, in an order that is the same on every machine."""
 
     entries: list[Entry]
     warnings: tuple[str, ...] = ()
 
 
 def suffix(name: str) -> str:
-    """The ending of a name without its dot, in small letters."""
+    """The ending of a name without its dot, in lower case."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
@@ -76,7 +78,7 @@ def decode_text(data: bytes) -> str:
 
 
 def captions_from_text(data: bytes) -> tuple[str, ...]:
-    """Captions of a text file, one a line; raises Unusable."""
+    """Captions of a text file, one per line; raises Unusable."""
     return _some(decode_text(data).splitlines())
 
 

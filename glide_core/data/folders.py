@@ -1,4 +1,4 @@
-"""A folder of pictures with same-named caption files."""
+"""A folder of images with same-named caption files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glide_core.data.entries import (
-    PICTURES,
+    IMAGE_SUFFIXES,
     Entry,
     Listing,
     Piece,
@@ -26,24 +26,24 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def list_folder(root: Path, caption_suffix: str = "txt") -> Listing:
-    """Every picture below a folder with the captions beside it.
+    """Every image below a folder with the captions beside it.
 
     caption_suffix: of the caption files, without the dot. Each of their lines is a caption.
     """
     files = list(walk(root))
-    pictures = [f for f in files if suffix(f.name) in PICTURES]
+    images = [f for f in files if suffix(f.name) in IMAGE_SUFFIXES]
     texts = {f.with_suffix(""): f for f in files if suffix(f.name) == caption_suffix.lower()}
-    entries = [_entry(p, root, texts.get(p.with_suffix("")), caption_suffix) for p in pictures]
-    used = {p.with_suffix("") for p in pictures}
+    entries = [_entry(p, root, texts.get(p.with_suffix("")), caption_suffix) for p in images]
+    used = {p.with_suffix("") for p in images}
     stray = [t.relative_to(root).as_posix() for stem, t in texts.items() if stem not in used]
-    warnings = (f"caption files without a picture: {few(stray)}",) if stray else ()
+    warnings = (f"caption files without an image: {few(stray)}",) if stray else ()
     return Listing(sorted(entries, key=lambda e: e.name), warnings)
 
 
-def _entry(picture: Path, root: Path, text: Path | None, caption_suffix: str) -> Entry:
-    name, piece = picture.relative_to(root).as_posix(), Piece(picture)
+def _entry(image: Path, root: Path, text: Path | None, caption_suffix: str) -> Entry:
+    name, piece = image.relative_to(root).as_posix(), Piece(image)
     if text is None:
-        wanted = picture.with_suffix(f".{caption_suffix}").name
+        wanted = image.with_suffix(f".{caption_suffix}").name
         return Entry(name, piece, problem=f"has no caption: expected {wanted} beside it")
     try:
         return Entry(name, piece, captions_from_text(Piece(text).read()))

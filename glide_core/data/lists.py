@@ -1,4 +1,4 @@
-"""A list of pictures and captions: JSON, one object a line, or CSV with a header."""
+"""A list of images and captions: JSON, one object per line, or CSV with a header."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from glide_core.data.entries import (
-    PICTURE_KEYS,
+    IMAGE_KEYS,
     TEXT_KEYS,
     Entry,
     Listing,
@@ -25,11 +25,11 @@ Row = tuple[int, object]  # line in the file; a dict of fields, or Unusable
 
 
 def list_rows(path: Path, caption_key: str = "") -> Listing:
-    """Every picture that a JSONL or CSV file names; its paths are relative to the file.
+    """Every image that a JSONL or CSV file names; its paths are relative to the file.
 
     caption_key: the column of the captions ("": text, caption or prompt, whichever there is).
-    Rows of one picture are merged: it has their captions to choose from.
-    Raises GlideError where the file is no list, or has no column of pictures or captions.
+    Rows of one image are merged: it has their captions to choose from.
+    Raises GlideError where the file is no list, or has no column of images or captions.
     """
     try:
         text = decode_text(path.read_bytes())
@@ -41,11 +41,11 @@ def list_rows(path: Path, caption_key: str = "") -> Listing:
     for line, fields in rows(text, path, captions):
         entry = _entry(path, line, fields, captions)
         # a row with a problem stands alone, so that it is named and spoils no other
-        key = os.path.normpath(entry.picture.path) if not entry.problem else f"line {line}"
+        key = os.path.normpath(entry.image.path) if not entry.problem else f"line {line}"
         old = merged.get(key)
         if old is not None:
             both = tuple(dict.fromkeys(old.captions + entry.captions))
-            entry = Entry(old.name, old.picture, both)
+            entry = Entry(old.name, old.image, both)
         merged[key] = entry
     return Listing(list(merged.values()))
 
@@ -53,10 +53,10 @@ def list_rows(path: Path, caption_key: str = "") -> Listing:
 def _entry(path: Path, line: int, fields: object, captions: Sequence[str]) -> Entry:
     where = f"{path.name} line {line}"
     if not isinstance(fields, dict):
-        return Entry(where, Piece(path), problem=f"is no row: {fields}")
-    name = next((fields[k] for k in PICTURE_KEYS if fields.get(k)), None)
+        return Entry(where, Piece(path), problem=f"is not a row: {fields}")
+    name = next((fields[k] for k in IMAGE_KEYS if fields.get(k)), None)
     if not isinstance(name, str):
-        return Entry(where, Piece(path), problem=f"names no picture under {_one_of(PICTURE_KEYS)}")
+        return Entry(where, Piece(path), problem=f"names no image under {_one_of(IMAGE_KEYS)}")
     piece = Piece(path.parent / name)
     key = next((k for k in captions if k in fields), None)
     if key is None:
@@ -69,7 +69,7 @@ def _entry(path: Path, line: int, fields: object, captions: Sequence[str]) -> En
 
 def _json_rows(text: str, path: Path, captions: Sequence[str]) -> Iterator[Row]:
     if text.lstrip()[0] == "[":
-        raise GlideError(f"{path} {_NO_LIST} It is one JSON array: write one object a line.")
+        raise GlideError(f"{path} {_NO_LIST} It is one JSON array: write one object per line.")
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -85,11 +85,11 @@ def _csv_rows(text: str, path: Path, captions: Sequence[str]) -> Iterator[Row]:
     try:
         names = [name.strip().lower() for name in next(reader, [])]
         wanted = [c.lower() for c in captions]
-        if not set(names) & set(PICTURE_KEYS) or not set(names) & set(wanted):
+        if not set(names) & set(IMAGE_KEYS) or not set(names) & set(wanted):
             found = ", ".join(names)[:200] if header.isprintable() else "no text"
             raise GlideError(
                 f"{path} {_NO_LIST} The first line of a CSV must name a column "
-                f"{_one_of(PICTURE_KEYS)} and a column {_one_of(captions)}; it holds: "
+                f"{_one_of(IMAGE_KEYS)} and a column {_one_of(captions)}; it holds: "
                 f"{found or 'nothing'}."
             )
         original = {c.lower(): c for c in captions}  # as _entry looks for them
@@ -108,7 +108,7 @@ def _csv_rows(text: str, path: Path, captions: Sequence[str]) -> Iterator[Row]:
         raise GlideError(f"{path} is not CSV from line {reader.line_num} on: {error}.") from error
 
 
-_NO_LIST = "is no list of pictures and captions (JSON, one object a line, or CSV)."
+_NO_LIST = "is not a list of images and captions (JSON, one object per line, or CSV)."
 
 
 def _one_of(keys: Sequence[str]) -> str:

@@ -1,8 +1,7 @@
 """Webdataset shards: tars in which the members of a sample share a name up to the first dot.
 
-Written by the webdataset package or by hand with tar. The package itself streams; training needs
-any picture at any time, and the same ones after a resume, so the tars are indexed once instead:
-a picture is a file, an offset and a size.
+Written by the webdataset package or with tar. The package itself streams; training needs random
+access, so the tars are indexed instead: an image is a file, an offset and a size.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glide_core.data.entries import (
-    PICTURES,
+    IMAGE_SUFFIXES,
     TEXT_KEYS,
     Entry,
     Listing,
@@ -26,7 +25,7 @@ from glide_core.data.entries import (
 )
 from glide_core.errors import GlideError
 
-MOST_SHARDS = 100_000  # a slip in a pattern should not fill the memory
+MOST_SHARDS = 100_000  # a mistake in a pattern should not fill the memory
 
 
 def expand(pattern: str) -> list[Path]:
@@ -65,16 +64,16 @@ def _choices(part: str, pattern: str) -> Sequence[str]:
     width = max(len(first), len(last)) if padded else 0
     if not 0 <= int(last) - int(first) < MOST_SHARDS:
         raise GlideError(
-            f"{{{part}}} in {pattern} is no range. Expected the smaller number first and at most "
+            f"{{{part}}} in {pattern} is not a range. Expected the smaller number first, at most "
             f"{MOST_SHARDS} shards."
         )
     return [f"{n:0{width}d}" for n in range(int(first), int(last) + 1)]
 
 
 def list_shards(paths: Sequence[Path], caption_key: str = "txt") -> Listing:
-    """Every sample of the shards: its picture's place in the tar, and its captions.
+    """Every sample of the shards: its image's place in the tar, and its captions.
 
-    caption_key: the member that holds the captions, one a line; where a sample has none, its
+    caption_key: the member that holds the captions, one per line; where a sample has none, its
     .json is asked for the key of that name, text, caption or prompt.
     """
     entries, lone = [], []
@@ -82,38 +81,36 @@ def list_shards(paths: Sequence[Path], caption_key: str = "txt") -> Listing:
         samples, damage = _samples(path)
         for key, members in samples.items():
             name = f"{path.name}/{key}" if len(paths) > 1 else key
-            if any(_is_picture(ending) for ending in members):
+            if any(_is_image(ending) for ending in members):
                 entries.append(_entry(name, members, caption_key))
             else:
                 lone.append(f"{name}.{next(iter(members))}")
         if damage:
             entries.append(Entry(path.name, Piece(path), problem=damage))
-    warnings = (f"members without a picture: {few(lone)}",) if lone else ()
+    warnings = (f"members without an image: {few(lone)}",) if lone else ()
     return Listing(entries, warnings)
 
 
 def _entry(name: str, members: dict[str, Piece], caption_key: str) -> Entry:
-    pictures = [ext for ext in members if _is_picture(ext)]
-    picture = members[pictures[0]]
-    name = f"{name}.{pictures[0]}"
-    if len(pictures) > 1:
-        return Entry(name, picture, problem=f"is one of several pictures: {', '.join(pictures)}")
+    images = [ext for ext in members if _is_image(ext)]
+    image = members[images[0]]
+    name = f"{name}.{images[0]}"
+    if len(images) > 1:
+        return Entry(name, image, problem=f"is one of several images: {', '.join(images)}")
     text, fields = members.get(caption_key.lower()), members.get("json")
     try:
         if text is not None:
-            return Entry(name, picture, captions_from_text(text.read()))
+            return Entry(name, image, captions_from_text(text.read()))
         if fields is not None:
             keys = dict.fromkeys((caption_key, *TEXT_KEYS))
-            return Entry(name, picture, captions_from_json(fields.read(), list(keys)))
+            return Entry(name, image, captions_from_json(fields.read(), list(keys)))
     except Unusable as error:
-        return Entry(name, picture, problem=str(error))
-    return Entry(
-        name, picture, problem=f"has no caption: expected a .{caption_key} or .json member"
-    )
+        return Entry(name, image, problem=str(error))
+    return Entry(name, image, problem=f"has no caption: expected a .{caption_key} or .json member")
 
 
-def _is_picture(ending: str) -> bool:
-    return ending.rpartition(".")[2] in PICTURES
+def _is_image(ending: str) -> bool:
+    return ending.rpartition(".")[2] in IMAGE_SUFFIXES
 
 
 def _samples(path: Path) -> tuple[dict[str, dict[str, Piece]], str]:
@@ -133,7 +130,7 @@ def _samples(path: Path) -> tuple[dict[str, dict[str, Piece]], str]:
         with path.open("rb") as file_again:
             file_again.seek(end)
             # tarfile takes a damaged header for the end, which is zeros
-            damage = "garbage in it" if file_again.read(512).strip(b"\0") else ""
+            damage = "invalid data in it" if file_again.read(512).strip(b"\0") else ""
     except (tarfile.TarError, OSError) as error:
         damage = str(error)
     if damage:

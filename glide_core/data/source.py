@@ -1,48 +1,53 @@
-"""Random batches of a person's own pictures."""
+"""Random batches of captioned image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from glide_core.data.check import DataReport, Example, processors
-from glide_core.data.entries import Unusable
-from glide_core.data.pictures import Pixels, Store, read_picture, shrink
+from glide_core.data.check import Checked, DataReport
+from glide_core.data.decode import PixelCache, Pixels, read_image, shrink, shrunk_size
+from glide_core.data.entries import Entry, Unusable
 from glide_core.data.types import Batch
 from glide_core.errors import GlideError
 
 
-class PictureSource:
-    """Checked pictures with captions, drawn with replacement; see `types.Source`.
+class ImageSource:
+    """Checked images with captions, sampled with replacement; see `types.Source`.
 
-    The generator decides everything that is random and nothing is remembered between batches but
-    decoded pictures: the same generator state gives the same batch, in any process.
+    All randomness comes from the generator given and nothing but decoded pixels is kept between
+    batches: the same generator state gives the same batch, in any process.
     """
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        entries: Sequence[Entry],
+        sizes: Sequence[tuple[int, int]],
         report: DataReport,
-        store: Store,
+        cache: PixelCache,
         *,
-        centre: bool = False,
+        side: int,
+        center_crop: bool = False,
         flip: bool = False,
-        workers: int | None = None,
     ) -> None:
-        """Take checked examples.
+        """Take checked entries and their sizes (width, height).
 
-        centre: cut the square out of the middle, not at random.
-        flip: mirror every other picture; captions must not speak of left and right.
+        cache: of images of `side`; others, and those without a slot, are decoded at every use.
+        center_crop: crop squares from the center, not at random.
+        flip: mirror half of the images; captions must not mention left and right.
         """
-        self.examples, self.report = examples, report
-        self._store, self._centre, self._flip = store, centre, flip
-        self._workers = workers or processors()
+        self.entries, self.report = entries, report
+        self._side, self._center, self._flip = side, center_crop, flip
+        self.checked: Checked | None = None  # for `check.save_check`
+        self._cache = cache
+        if not len(cache):  # the images were checked by another process, or in an earlier run
+            for size in sizes:
+                cache.reserve(shrunk_size(size, side))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.entries)
 
     def batch(
         self,
@@ -53,53 +58,52 @@ class PictureSource:
         crop: int | None = None,
         distinct: bool = False,
     ) -> Batch:
-        """Draw a random batch, as `types.Source` has it.
+        """Sample a random batch, as described in `types.Source`.
 
-        Few pictures are drawn repeatedly. A distinct batch is smaller than asked where there are
-        not enough different pictures with different captions.
+        A distinct batch is smaller than asked where there are not enough different images with
+        different captions.
         """
         crop = side if crop is None else crop
         if not 0 < crop <= side:
-            raise GlideError(f"the crop is {crop} pixels; expected 1 to {side}, the picture's side")
+            raise GlideError(f"the crop is {crop} pixels; expected 1 to {side}, the image's side")
         if distinct:
-            drawn = self._draw_distinct(rng, size)
+            chosen = self._choose_distinct(rng, size)
         else:
-            indices = torch.randint(len(self.examples), (size,), generator=rng).tolist()
-            drawn = [(i, self._captions(rng, i)[0]) for i in indices]
-        small = self._small((i for i, _ in drawn), side)
-        places = torch.rand(len(drawn), 5, generator=rng, dtype=torch.float64).tolist()
+            indices = torch.randint(len(self.entries), (size,), generator=rng).tolist()
+            chosen = [(i, self._captions(rng, i)[0]) for i in indices]
+        places = torch.rand(len(chosen), 5, generator=rng, dtype=torch.float64).tolist()
         squares = [
-            self._square(small[index], place, side, crop)
-            for (index, _), place in zip(drawn, places, strict=True)
+            self._square(self._pixels(index, side), place, side, crop)
+            for (index, _), place in zip(chosen, places, strict=True)
         ]
         pixels = torch.from_numpy(np.stack(squares))  # [B, crop, crop, 3]
-        pictures = pixels.movedim(-1, 1).float().div_(127.5).sub_(1)
-        return Batch(pictures.contiguous(), [caption for _, caption in drawn])
+        images = pixels.movedim(-1, 1).float().div_(127.5).sub_(1)
+        return Batch(images.contiguous(), [caption for _, caption in chosen])
 
-    def _draw_distinct(self, rng: torch.Generator, size: int) -> list[tuple[int, str]]:
-        """Different pictures with different captions, in random order."""
-        drawn: dict[str, int] = {}
-        for index in torch.randperm(len(self.examples), generator=rng).numpy():
-            if len(drawn) == size:
+    def _choose_distinct(self, rng: torch.Generator, size: int) -> list[tuple[int, str]]:
+        """Choose different images with different captions, in random order."""
+        chosen: dict[str, int] = {}
+        for index in torch.randperm(len(self.entries), generator=rng).numpy():
+            if len(chosen) == size:
                 break
-            fresh = (c for c in self._captions(rng, int(index)) if c not in drawn)
-            caption = next(fresh, None)
+            unused = (c for c in self._captions(rng, int(index)) if c not in chosen)
+            caption = next(unused, None)
             if caption is not None:
-                drawn[caption] = int(index)
-        return [(index, caption) for caption, index in drawn.items()]
+                chosen[caption] = int(index)
+        return [(index, caption) for caption, index in chosen.items()]
 
     def _captions(self, rng: torch.Generator, index: int) -> Sequence[str]:
-        """A picture's captions, from a random one on."""
-        captions = self.examples[index].captions
+        """An image's captions, starting at a random one."""
+        captions = self.entries[index].captions
         if len(captions) == 1:
             return captions
         start = int(torch.randint(len(captions), (), generator=rng))
         return captions[start:] + captions[:start]
 
     def _square(self, pixels: Pixels, place: Sequence[float], side: int, crop: int) -> Pixels:
-        """Cut the square of `side`, then its crop at a multiple of 4; place: five of [0, 1)."""
+        """Crop the square of `side`, then a crop at a multiple of 4; place: five of [0, 1)."""
         down, right, crop_down, crop_right, mirror = place
-        if self._centre:
+        if self._center:
             down = right = 0.5
         steps = (side - crop) // 4 + 1
         y = int(down * (pixels.shape[0] - side + 1)) + 4 * int(crop_down * steps)
@@ -107,30 +111,19 @@ class PictureSource:
         square = pixels[y : y + crop, x : x + crop]
         return square[:, ::-1] if self._flip and mirror < 0.5 else square
 
-    def _small(self, indices: Iterable[int], side: int) -> dict[int, Pixels]:
-        """Pictures whose shorter side is `side`: kept ones, the others decoded now."""
-        small: dict[int, Pixels] = {}
-        missing: list[int] = []
-        for index in dict.fromkeys(indices):
-            kept = self._store.get(index, side)
-            if kept is None:
-                missing.append(index)
-            else:
-                small[index] = kept
-        if missing:
-            with ThreadPoolExecutor(self._workers) as pool:
-                decoded = list(pool.map(lambda i: self._decode(i, side), missing))
-            for index, pixels in zip(missing, decoded, strict=True):
-                small[index] = pixels
-                self._store.put(index, side, pixels)
-        return small
-
-    def _decode(self, index: int, side: int) -> Pixels:
-        example = self.examples[index]
+    def _pixels(self, index: int, side: int) -> Pixels:
+        """An image whose shorter side is `side`: from the cache, or decoded now."""
+        pixels = self._cache.get(index) if side == self._side else None
+        if pixels is not None:
+            return pixels
+        entry = self.entries[index]
         try:
-            return shrink(read_picture(example.picture.read()), side)
+            pixels = shrink(read_image(entry.image.read()), side)
         except Unusable as error:
             raise GlideError(
-                f"{example.name}: {error}. It could be read when training began: put it back, then "
+                f"{entry.name}: {error}. It was readable when training began: restore it, then "
                 "resume."
             ) from error
+        if side == self._side:
+            self._cache.put(index, pixels)
+        return pixels

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from glide_core.data.decode import read_image
 from glide_core.data.entries import (
-    PICTURES,
+    IMAGE_SUFFIXES,
     TEXT_KEYS,
     Entry,
     Piece,
@@ -26,7 +27,6 @@ from glide_core.data.entries import (
 )
 from glide_core.data.folders import list_folder
 from glide_core.data.lists import list_rows
-from glide_core.data.pictures import read_picture
 from glide_core.data.shards import expand, list_shards
 from glide_core.errors import GlideError
 from glide_core.images import from_pil, resize
@@ -69,8 +69,8 @@ class ImageSet(Dataset[LoadedImage | Unreadable]):
     def __getitem__(self, index: int) -> LoadedImage | Unreadable:
         entry = self.entries[index]
         try:
-            data = entry.picture.read()
-            pixels = from_pil(read_picture(data))
+            data = entry.image.read()
+            pixels = from_pil(read_image(data))
         except Unusable as error:
             return Unreadable(entry.name, entry.problem or str(error))
         if self.crop == "centre":
@@ -145,7 +145,7 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
             entries = list_shards([path] if path.is_file() else expand(str(where))).entries
         elif not path.is_file():
             raise GlideError(f"There is no {where}. Expected a folder, a .tar or a list of images.")
-        elif suffix(path.name) in PICTURES:
+        elif suffix(path.name) in IMAGE_SUFFIXES:
             raise GlideError(f"{where} is a single image. Expected its folder.")
         elif suffix(path.name) == "txt":
             lines = map(str.strip, decode_text(path.read_bytes()).splitlines())
@@ -193,7 +193,7 @@ def _in_folder(path: Path) -> list[Entry]:
 
 
 def _with_json(entry: Entry) -> Entry:
-    beside = entry.picture.path.with_suffix(".json")
+    beside = entry.image.path.with_suffix(".json")
     try:
         return replace(entry, captions=captions_from_json(Piece(beside).read(), TEXT_KEYS))
     except Unusable:

@@ -92,6 +92,7 @@ class TrainConfig:
     clip_grad: float = 1.0  # largest gradient norm
     ema: float = 0.9992  # decay of the weights' exponential moving average
     caption_dropout: float = 0.2
+    prior_weight: float = 1.0  # of the loss on images of prior preservation
     vlb_weight: float = 1.0  # weight of the bound per step; reference L_hybrid: 0.001 * T * bound
     seed: int = 0
     bf16: bool = True  # bfloat16 autocast; weights stay float32

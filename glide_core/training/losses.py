@@ -1,4 +1,8 @@
-"""The training losses: hybrid (simple + variational bound) for diffusion, contrastive for CLIP."""
+"""Training losses: hybrid (simple + variational bound) for diffusion, contrastive for CLIP.
+
+A weighting is a weight of the squared error of x0, the same whatever the network predicts: an error
+d of x0 is an error sqrt(snr) d of eps and sqrt(snr + 1) d of v, snr = alpha_bar / (1 - alpha_bar).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.config import PredictionType
 from glide_core.diffusion.schedule import Schedule, extract
+from glide_core.errors import GlideError
+
+WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
+GAMMA = 5.0  # of min-snr, as its authors recommend
+LARGEST = 100.0  # a cap: the eps of the last cosine steps would weigh 1 / alpha_bar = 4e8
 
 
 class HybridLoss(NamedTuple):
     """Two per-image losses [B]."""
 
-    simple: Tensor  # mean square error of eps or v
+    simple: Tensor  # mean squared error of eps or v
     bound: Tensor  # the step's term of the variational bound, bits per dimension, times T / 1000
 
 
@@ -32,7 +42,8 @@ def hybrid_loss(
 ) -> HybridLoss:
     """L_hybrid of Nichol and Dhariwal 2021 (section 3.1) for raw output [B, 2C, H, W].
 
-    The bound teaches the variance alone: the mean enters it detached.
+    The bound trains the variance alone: the mean enters it detached. As in the reference
+    (clip_denoised=False), the predicted x0 is not clamped.
     """
     if raw.dtype != torch.float64:
         raw = raw.float()
@@ -45,7 +56,7 @@ def hybrid_loss(
         target = noise
         x0_hat = (x_t - s * out.detach()) / a
     simple = (out - target).square().mean(dim=(1, 2, 3))
-    bound = variance_bound(x0, x_t, x0_hat.clamp(-1, 1), fraction, t, schedule)
+    bound = variance_bound(x0, x_t, x0_hat, fraction, t, schedule)
     return HybridLoss(simple, bound * (len(schedule) / 1000))
 
 
@@ -83,6 +94,31 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_scale: Tensor) -> T
     lower = _normal_cdf(inverse * (centred - 1 / 255))
     probability = torch.where(x0 < -0.999, upper, torch.where(x0 > 0.999, 1 - lower, upper - lower))
     return probability.clamp(min=1e-12).log()
+
+
+def loss_weights(
+    name: str, prediction_type: PredictionType, schedule: Schedule
+) -> NDArray[np.float64]:
+    """Factors [T] on the mean squared error of the network's prediction.
+
+    uniform: 1 (the paper, for eps). snr: the error of eps, which gives the noisiest steps, where
+    the layout is decided, little weight. v: the error of v (Salimans and Ho 2022, SNR + 1).
+    truncated-snr: max(snr, 1), also theirs. min-snr: min(snr, 5) (Hang et al. 2023).
+    """
+    if name == "uniform":
+        return np.ones(len(schedule))
+    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+    of_x0 = {
+        "snr": snr,
+        "v": snr + 1,
+        "truncated-snr": np.maximum(snr, 1),
+        "min-snr": np.minimum(snr, GAMMA),
+    }
+    if name not in of_x0:
+        raise GlideError(f"unknown weighting {name!r}: expected {', '.join(WEIGHTINGS)}")
+    own = snr + 1 if prediction_type == "v_prediction" else snr
+    weights: NDArray[np.float64] = np.minimum(of_x0[name] / own, LARGEST)
+    return weights
 
 
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:

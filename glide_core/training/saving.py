@@ -1,7 +1,8 @@
-"""A run's files: checkpoint.pt to resume from, and the averaged weights to use."""
+"""A run's files: checkpoint.pt to resume from, the averaged weights, and log.csv."""
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -20,50 +21,41 @@ from glide_core.training.config import TrainConfig
 from glide_core.training.jobs import ClipJob, DiffusionJob
 from glide_core.training.lora import LoraLayer, pairs
 
-_FIXED = (
-    *("lora", "lora_alpha", "lora_layers", "lora_text"),
-    *("prediction", "size"),
-)
+_FIXED = ("lora", "lora_alpha", "lora_layers", "lora_text", "prediction", "size")
 
 
 @dataclass(frozen=True)
 class About:
-    """What stands in the metadata of an exported file."""
+    """What is stored in the metadata of an exported file."""
 
     config: TrainConfig
     step: int
     start: list[str]  # names of the files that the run started from
 
     def metadata(self) -> dict[str, str]:
-        facts = {**asdict(self.config), "trained_steps": self.step, "start_from": self.start}
+        facts = {**asdict(self.config), "trained_steps": self.step, "init_from": self.start}
         return {"glide_training": json.dumps(facts, sort_keys=True)}
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a run's state, whole or not at all."""
+    """Write a run's state atomically."""
     with atomic_write(path) as temporary:
         torch.save(dict(state), temporary)
 
 
 def read(path: Path, config: TrainConfig) -> dict[str, Any]:
-    """Read a run's state; GlideError when it is damaged, or of a run that `config` cannot go on."""
+    """Read a run's state; GlideError when it is damaged or does not fit the config."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["config"]
         job, step = saved["job"], state["step"]
     except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
+        *(RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError),
+        *(KeyError, TypeError, MemoryError, AttributeError, IndexError),
     ) as error:
         raise GlideError(
-            f"{path} cannot be read as the checkpoint of a run ({str(error).splitlines()[0]}). "
-            "Expected one that `glide train` wrote: delete it to start anew, or choose another "
-            "--out."
+            f"{path} cannot be read as the checkpoint of a run ({first_line(error)}). Delete it "
+            "to start again, or choose another --out."
         ) from error
     if job != config.job:
         raise GlideError(f"{path} holds a {job} run, not {config.job}: choose another --out")
@@ -73,7 +65,7 @@ def read(path: Path, config: TrainConfig) -> dict[str, Any]:
             option = "--" + name.replace("_", "-")
             raise GlideError(
                 f"{path} holds step {step} of a run with {option} {before or 'left out'}, and this "
-                f"one has {now or 'none'}. Expected the same to go on: choose another --out."
+                f"one has {now or 'none'}. Use the same to resume, or choose another --out."
             )
     return state
 
@@ -85,22 +77,28 @@ def restore(
     optimizers: Sequence[torch.optim.Optimizer],
     job: DiffusionJob | ClipJob,
 ) -> int:
-    """Put a run's state into what is trained; gives its step.
+    """Load a run's state into the model and optimizers; returns its step.
 
-    GlideError when a LoRA's base is another model than it was.
+    GlideError when a LoRA's base model or the optimizers are not those of the state.
     """
     base = base_fingerprint(job)
     if state.get("fingerprint", base) != base and state["config"]["lora"]:
         raise GlideError(
-            "this LoRA run began from another model: expected the same --start-from to go on. "
-            "Name that model, or choose another --out."
+            "this LoRA run started from another model. Use the same --init-from to resume, or "
+            "choose another --out."
         )
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(state["model"][name])
             ema[name].copy_(state["ema"][name])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
+    try:
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    except (ValueError, KeyError) as error:
+        raise GlideError(
+            f"the checkpoint is of a run with other optimizers ({first_line(error)}): choose "
+            "another --out"
+        ) from error
     return int(state["step"])
 
 
@@ -125,3 +123,72 @@ def export_lora(
     alpha = config.lora_alpha or config.lora
     info = LoraInfo.of(job.model, config.lora, float(alpha), about.start[0])
     return save_lora(pairs(layers), path, info, metadata=about.metadata())
+
+
+class Log:
+    """log.csv: rows of figures by step, and TensorBoard's events where they are asked for.
+
+    A resumed run first removes the rows after its checkpoint.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
+        self.path = folder / "log.csv"
+        self._events = _summary_writer(folder, step) if tensorboard else None
+        self._columns = self._cut(step)
+
+    def row(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add a row of figures to both logs."""
+        row = {"step": step, **figures}
+        new = self._columns != list(row)
+        try:
+            if new and self._columns:  # other columns: keep the old file beside the new one
+                self.path.rename(self.path.with_name(f"log_before_{step}.csv"))
+            self._columns = list(row)
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise GlideError(f"cannot write {self.path}: {error.strerror}") from error
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, step)
+
+    def image(self, step: int, grid: Tensor) -> None:
+        """Add a sample grid, uint8 [C, H, W], to TensorBoard."""
+        if self._events is not None:
+            self._events.add_image("samples", grid, step)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _cut(self, step: int) -> list[str]:
+        """Remove rows after `step`; returns the columns of the file."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        if not rows:
+            return []
+        kept = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= step]
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([rows[0], *kept])
+        return rows[0]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise GlideError(
+            "--tensorboard needs the package tensorboard: `pip install tensorboard`, or leave the "
+            "option out; log.csv holds the same figures"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

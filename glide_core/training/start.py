@@ -1,9 +1,9 @@
-"""What a training run starts from: a preset with fresh weights, or any checkpoint."""
+"""Models to train: an architecture with random weights, or any checkpoint."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,31 +28,37 @@ STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
 }
 
 
-def make_model(config: TrainConfig, start: Sequence[Path] = ()) -> GlideModel:
+def make_model(
+    config: TrainConfig,
+    start: Sequence[Path] = (),
+    architecture: GlideConfig | ClipConfig | None = None,
+) -> GlideModel:
     """Make the model of a diffusion job, to be trained: float32, on the CPU.
 
     start: a checkpoint of the job's kind, or of the kind that inpainting adds channels to; its
-        config decides all but the kind. None: the bundled preset with fresh weights.
+        config decides all but the kind. None: random weights, of `architecture` or the default.
     """
     assert config.job != "clip"
     kind: ModelKind = config.job
     if not start:
-        model = GlideModel(_asked(SMALL[kind], config))
+        wanted = architecture or SMALL[kind]
+        assert isinstance(wanted, GlideConfig)
+        model = GlideModel(_asked(wanted, config))
         initialise(model, config.seed)
         return model
     if len(start) > 1:
-        raise GlideError(f"{kind} starts from one file: {len(start)} were given with --start-from")
+        raise GlideError(f"{kind} starts from one file: {len(start)} were given with --init-from")
     found = read_model(start[0])
     if found.config.kind not in STARTS[kind]:
         raise GlideError(
             f"{start[0]} is a GLIDE model of the kind '{found.config.kind}'. Expected "
-            f"{' or '.join(STARTS[kind])} to train {kind} from: name another file."
+            f"{' or '.join(STARTS[kind])} to train {kind} from: choose another file."
         )
     prediction = found.config.schedule.prediction_type
     if config.prediction not in (None, prediction):
         raise GlideError(
-            f"{start[0]} predicts {prediction}, and goes on doing so. Expected no --prediction "
-            "with --start-from: it is for training from scratch."
+            f"{start[0]} predicts {prediction}, which cannot be changed: --prediction is for "
+            "training from scratch"
         )
     wanted = _sized(replace(found.config, kind=kind), config.size)
     if wanted.kind != found.config.kind:
@@ -63,14 +69,21 @@ def make_model(config: TrainConfig, start: Sequence[Path] = ()) -> GlideModel:
     return found.requires_grad_(True).train()
 
 
-def make_clip(config: TrainConfig, start: Sequence[Path] = ()) -> NoisyClip:
-    """Make the noisy CLIP to be trained; start: one file with both towers, or OpenAI's two."""
+def make_clip(
+    config: TrainConfig,
+    start: Sequence[Path] = (),
+    architecture: GlideConfig | ClipConfig | None = None,
+) -> NoisyClip:
+    """Make the noisy CLIP to be trained; start: one file with both encoders, or OpenAI's two."""
     if not start:
-        wanted = SMALL_CLIP
+        wanted = architecture or SMALL_CLIP
+        assert isinstance(wanted, ClipConfig)
         if config.size is not None:
             patch = wanted.patch_size
             if config.size % patch or config.size < patch:
-                raise GlideError(f"--size {config.size} is no multiple of the patches' {patch}")
+                raise GlideError(
+                    f"--size {config.size} is not a multiple of {patch}, the patch size"
+                )
             wanted = replace(wanted, image_size=config.size)
         torch.manual_seed(config.seed)
         return NoisyClip(wanted)
@@ -83,8 +96,8 @@ def make_clip(config: TrainConfig, start: Sequence[Path] = ()) -> NoisyClip:
         clip = load_clip(list(start))
     if config.size not in (None, clip.config.image_size):
         raise GlideError(
-            f"{start[0]} looks at pictures of {clip.config.image_size}x{clip.config.image_size}, "
-            "and cannot learn another size: leave --size out"
+            f"{start[0]} takes images of {clip.config.image_size}x{clip.config.image_size}, "
+            "which cannot be changed: omit --size"
         )
     return clip.requires_grad_(True).train()
 
@@ -108,7 +121,7 @@ def read_model(path: Path) -> GlideModel:
 
 
 def kind_of(path: Path) -> str:
-    """The job that a checkpoint is of the kind of; "clip" for a noisy CLIP, whole or one tower."""
+    """The job of a checkpoint's kind; "clip" for a noisy CLIP, whole or one encoder."""
     run = _run_file(path)
     if run is not None:
         return str(run["config"]["job"])
@@ -117,16 +130,16 @@ def kind_of(path: Path) -> str:
 
 
 def parameters_of(path: Path) -> int:
-    """How many numbers a checkpoint's model has."""
+    """Number of parameters of a checkpoint's model."""
     run = _run_file(path)
     tensors = read_shapes(path).tensors if run is None else run["ema"]
     return sum(tensor.numel() for tensor in tensors.values())
 
 
 def initialise(model: GlideModel, seed: int) -> None:
-    """Fresh weights: torch's for layers, wide embeddings, zeros where a block ends.
+    """Set random weights: torch's for layers, wide embeddings, zeros where a block ends.
 
-    Token embeddings at std 0.5 bind the text sooner than 0.02 does in a tower this small.
+    Token embeddings at std 0.5 bind the text sooner than 0.02 does in an encoder this small.
     """
     torch.manual_seed(seed)
     for module in model.modules():
@@ -141,17 +154,12 @@ def initialise(model: GlideModel, seed: int) -> None:
                 nn.init.zeros_(parameter)
 
 
-def start_from(model: GlideModel, state: dict[str, Tensor]) -> None:
-    """Load another kind's weights; see `widened`."""
-    model.load_openai_state_dict(widened(state, model.config))
-
-
 def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     """Give the first convolution the input channels of `config`'s kind, the new ones at zero.
 
     The mask and the known pixels stand between x and low_res, as in OpenAI's inpainting models.
-    Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by side; the waves of the
-    position come last.
+    Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by side; the coordinate
+    channels come last.
     """
     old = state[FIRST]
     if old.shape[1] == config.first_channels:
@@ -181,7 +189,7 @@ def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
     step = max(step, 4 if model.is_upsampler else 1)
     if size < step or size % step:
         raise GlideError(
-            f"pictures of {size}x{size} do not fit this model: expected --size to be a multiple of "
+            f"images of {size}x{size} do not fit this model: expected --size to be a multiple of "
             f"{step}"
         )
     return replace(model, unet=replace(model.unet, image_size=size))
@@ -202,6 +210,11 @@ def _run_file(path: Path) -> dict[str, Any] | None:
 def _config_text(run: dict[str, Any], wanted: str, path: Path) -> str:
     job: JobName = run["config"]["job"]
     if (job == "clip") != (wanted == "clip"):
-        raise GlideError(f"{path} is a run of {job}. Expected a {wanted}: name another file.")
+        raise GlideError(f"{path} is a run of {job}. Expected a {wanted}: choose another file.")
     preset = SMALL_CLIP if job == "clip" else SMALL[job]
     return str(run.get("model_config", preset.to_json()))  # early runs had the presets alone
+
+
+def metadata_of(path: Path) -> Mapping[str, str]:
+    """A checkpoint's metadata; empty for formats without."""
+    return {} if path.suffix == ".pt" else read_shapes(path).metadata

@@ -17,7 +17,7 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import to_pil
 from glide_core.stages import inpaint, text_to_image, upsample
-from glide_core.training.masks import random_keep_masks
+from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import LISTS, scene_list
 from recipes.emoji.score import BUNDLED, CLIP_ALONE, draw, high_scenes, in_chunks

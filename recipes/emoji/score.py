@@ -25,7 +25,7 @@ from glide_core.models.noisy_clip import NoisyClip
 from glide_core.request import UPSAMPLE_SETTINGS
 from glide_core.sampling import model_schedule
 from glide_core.stages import inpaint, text_to_image, upsample
-from glide_core.training.masks import random_keep_masks
+from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import FILL, HIGH, Scene, Sprites, over
 from recipes.emoji.scenes import LISTS, scene_list
 from recipes.emoji.subjects import SceneScore, score_scenes

@@ -19,7 +19,7 @@ from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextFeatures
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training.config import TrainConfig
-from glide_core.training.samples import generator
+from glide_core.training.examples import generator
 from recipes.emoji.muon import make_muon
 
 GRID = 8

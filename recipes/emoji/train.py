@@ -10,10 +10,11 @@ and SIGTERM save and stop. `accelerate launch -m recipes.emoji.train ...` uses s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from glide_core.errors import GlideError
 from glide_core.training.config import JOBS, JobName, TrainConfig
 from recipes.emoji.presets import PRESETS
 
@@ -39,6 +40,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: a GPU if any)")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--workers", type=int, default=0, help="processes that render examples")
     parser.add_argument("--log-every", type=int, default=20, help="steps between log rows")
     parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--sample-every", type=int, default=1000, help="0 disables sample grids")
@@ -67,18 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from glide_core.cli.train import told_to_stop
-    from glide_core.devices import pick_device
+    from glide_core.cli.train import free_cores, graceful_stop, train
     from glide_core.models.glide import GlideModel
-    from glide_core.training import parallel
-    from glide_core.training.loop import RunConfig, Trainer
+    from glide_core.training import distributed
+    from glide_core.training.trainer import RunConfig, Trainer
     from recipes.emoji import fused_norm
     from recipes.emoji.drawings import Sprites
     from recipes.emoji.muon import make_muon
     from recipes.emoji.text_pretraining import Stopped, pretrain_text
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or free_cores())
     config = configure(arguments)
     steps = PRESETS[config.job].text_pretraining
     if arguments.text_pretraining is not None:
@@ -89,48 +89,47 @@ def run(arguments: argparse.Namespace) -> int:
         log_every=arguments.log_every,
         save_every=arguments.save_every,
         sample_every=arguments.sample_every,
-        start_from=starting_points(arguments),
-        device=str(pick_device(arguments.device)),
+        init_from=starting_points(arguments),
+        device=arguments.device,
+        workers=arguments.workers,
     )
-    with told_to_stop() as told:
-        stop: Callable[[], bool] = lambda: bool(told)  # noqa: E731
+    try:
+        with graceful_stop() as signals:
 
-        def pretrain(trainer: Trainer) -> None:
-            if not steps or not isinstance(trainer.model, GlideModel):
-                return
-            with tqdm(total=steps, desc="text", disable=trainer.rank > 0) as bar:
-                pretrain_text(
-                    trainer.model,
-                    source,
-                    steps,
-                    seed=config.seed,
-                    bf16=config.bf16,
-                    report=lambda step, loss: bar.update(1) and None,
-                    stop=stop,
+            def pretrain(trainer: Trainer) -> None:
+                if not steps or not isinstance(trainer.model, GlideModel):
+                    return
+                main = trainer.accelerator.is_main_process
+                with tqdm(total=steps, desc="text encoder", disable=not main) as bar:
+                    pretrain_text(
+                        trainer.model,
+                        source,
+                        steps,
+                        seed=config.seed,
+                        bf16=config.bf16,
+                        report=lambda step, loss: bar.update(1) and None,
+                        stop=lambda: trainer.stop_all(bool(signals)),
+                    )
+
+            try:
+                trainer = Trainer(
+                    config, where, source, optimizer_factory=make_muon, on_start=pretrain
                 )
-
-        try:
-            trainer = Trainer(config, where, source, optimizer_factory=make_muon, on_start=pretrain)
-        except Stopped:
-            print("stopped during text encoder pretraining; nothing was saved")
-            return 128 + told[0]
-        if arguments.fused_norm and not fused_norm.install(trainer.model):
-            print("the fused norm needs a C compiler: training without it")
-        with tqdm(total=config.steps, initial=trainer.step, disable=trainer.rank > 0) as bar:
-
-            def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix({"loss": f"{losses['loss']:.4f}"})
-
-            trainer.train(report, stop)
-    parallel.stop()
-    print(trainer.exported)
-    return 128 + told[0] if told else 0
+            except Stopped:
+                print("stopped during text encoder pretraining; nothing was saved")
+                return 128 + (signals or [2])[0]
+            main = trainer.accelerator.is_main_process
+            if arguments.fused_norm and not fused_norm.install(trainer.model):
+                raise GlideError("--fused-norm needs a C compiler (gcc or cc)")
+            train(trainer, lambda: bool(signals), show=main)
+    finally:
+        distributed.leave()
+    if main:
+        print(trainer.exported)
+    return 128 + signals[0] if signals else 0
 
 
 if __name__ == "__main__":
-    from glide_core.errors import GlideError
-
     try:
         raise SystemExit(run(parse()))
     except GlideError as error:

@@ -1,4 +1,4 @@
-"""Batches of people's own pictures: repeatable, the right pixels, the right captions."""
+"""Batches of people's own images: repeatable, the right pixels, the right captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures_on_disk import encode, folder_files, noise, write_folder
+from images_on_disk import encode, folder_files, noise, write_folder
 from PIL import Image
 from torch import Tensor
 
@@ -25,24 +25,24 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def only(folder: Path, image: Image.Image, caption: str = "x", **options: object) -> Source:
-    """A source of one picture."""
+    """A source of one image."""
     kind = "tiff" if image.mode == "I;16" else "png"
     write_folder(folder, {f"a.{kind}": encode(image, kind), "a.txt": caption})
     return open_source(folder, **options)  # type: ignore[arg-type]
 
 
-def picture(source: Source, side: int, crop: int | None = None) -> Tensor:
+def first_image(source: Source, side: int, crop: int | None = None) -> Tensor:
     return source.batch(generator(), 1, side=side, crop=crop).images[0]
 
 
-def test_ten_pictures_give_batches_of_sixty_four(ten: Path) -> None:
+def test_ten_images_give_batches_of_sixty_four(ten: Path) -> None:
     batch = open_source(ten).batch(generator(), 64, side=64)
     assert batch.images.shape == (64, 3, 64, 64)
     assert batch.images.dtype == torch.float32
     assert batch.images.is_contiguous()
     assert -1 <= batch.images.min() < -0.9
     assert 0.9 < batch.images.max() <= 1
-    assert set(batch.captions) == {f"picture number {i}" for i in range(10)}
+    assert set(batch.captions) == {f"image number {i}" for i in range(10)}
 
 
 def test_the_same_generator_state_gives_the_same_batch_in_another_process_state(ten: Path) -> None:
@@ -67,25 +67,25 @@ def test_the_global_generators_are_neither_used_nor_moved(ten: Path) -> None:
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
 
 
-def test_pictures_kept_in_part_are_the_pictures_kept_whole(ten: Path) -> None:
-    whole, part = open_source(ten, side_min=256), open_source(ten, side_min=256, memory_mb=1)
+def test_images_kept_in_part_are_the_images_kept_whole(ten: Path) -> None:
+    whole, part = open_source(ten, side=256), open_source(ten, side=256, memory_mb=1)
     for _ in range(2):
         a, b = (s.batch(generator(1), 12, side=256) for s in (whole, part))
         assert torch.equal(a.images, b.images)
 
 
-def test_pictures_are_read_once_where_they_fit_in_memory(tmp_path: Path) -> None:
+def test_images_are_read_once_where_they_fit_in_memory(tmp_path: Path) -> None:
     write_folder(tmp_path, folder_files(3))
-    source = open_source(tmp_path, side_min=64)
+    source = open_source(tmp_path, side=64)
     for path in tmp_path.iterdir():
         path.unlink()
     assert source.batch(generator(), 8, side=64).images.shape[0] == 8
 
 
-def test_a_picture_of_the_right_size_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_comes_back_bit_for_bit(tmp_path: Path) -> None:
     image = noise(1, 64, 64)
     expected = torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 127.5 - 1
-    assert torch.equal(picture(only(tmp_path, image), 64), expected)
+    assert torch.equal(first_image(only(tmp_path, image), 64), expected)
 
 
 def test_the_orientation_tag_is_honoured(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_orientation_tag_is_honoured(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: shown, what is above comes to the right
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     write_folder(tmp_path, {"a.txt": "turned"})
-    shown = picture(open_source(tmp_path, centre=True), 64)
+    shown = first_image(open_source(tmp_path, center_crop=True), 64)
     assert shown[:, :, 40:].min() > 0.9
     assert shown[:, :, :24].max() < -0.9
 
@@ -103,12 +103,12 @@ def test_the_orientation_tag_is_honoured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_what_is_transparent_is_white(mode: str, tmp_path: Path) -> None:
     image = Image.new(mode, (64, 64), (0,) * len(mode))
-    assert (picture(only(tmp_path, image), 64) == 1).all()
+    assert (first_image(only(tmp_path, image), 64) == 1).all()
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     image = Image.fromarray(np.full((64, 64), 32768, dtype=np.uint16))
-    shown = picture(only(tmp_path, image), 64)
+    shown = first_image(only(tmp_path, image), 64)
     assert shown.abs().max() < 0.01
 
 
@@ -121,12 +121,12 @@ def test_the_shorter_side_is_fitted_and_the_longer_one_cut_at_random(
     means = source.batch(generator(), 64, side=64).images.mean(dim=(1, 2, 3))
     assert means.min() < -0.6
     assert means.max() > 0.6
-    middle = open_source(tmp_path, centre=True).batch(generator(), 4, side=64).images
+    middle = open_source(tmp_path, center_crop=True).batch(generator(), 4, side=64).images
     assert middle.mean(dim=(1, 2, 3)).abs().max() < 0.02
 
 
-def test_small_pictures_are_enlarged(tmp_path: Path) -> None:
-    shown = picture(only(tmp_path, Image.new("RGB", (20, 30), "red")), 64)
+def test_small_images_are_enlarged(tmp_path: Path) -> None:
+    shown = first_image(only(tmp_path, Image.new("RGB", (20, 30), "red")), 64)
     assert torch.equal(shown[:, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
     assert shown.shape == (3, 64, 64)
 
@@ -143,12 +143,12 @@ def test_crops_lie_at_multiples_of_four_and_reach_every_edge(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("crop", [0, 65])
-def test_a_crop_larger_than_the_picture_is_refused(crop: int, ten: Path) -> None:
+def test_a_crop_larger_than_the_image_is_refused(crop: int, ten: Path) -> None:
     with pytest.raises(GlideError, match="expected 1 to 64"):
         open_source(ten).batch(generator(), 1, side=64, crop=crop)
 
 
-def test_pictures_are_mirrored_half_of_the_time_where_asked_and_else_never(tmp_path: Path) -> None:
+def test_images_are_mirrored_half_of_the_time_where_asked_and_else_never(tmp_path: Path) -> None:
     image = noise(4, 64, 64)
     asked = only(tmp_path, image, flip=True).batch(generator(), 64, side=64).images
     never = open_source(tmp_path).batch(generator(), 64, side=64).images
@@ -168,7 +168,7 @@ def test_each_line_of_a_caption_file_is_drawn(tmp_path: Path) -> None:
 
 def test_a_distinct_batch_repeats_no_caption_and_no_picture(tmp_path: Path) -> None:
     files = folder_files(9)
-    for i in range(9):  # three captions over nine pictures, and one with a second choice
+    for i in range(9):  # three captions over nine images, and one with a second choice
         files[f"{i:03}.txt"] = f"kind {i % 3}".encode()
     files["008.txt"] = b"kind 0\nthe odd one"
     source = open_source(write_folder(tmp_path, files))
@@ -186,4 +186,4 @@ def test_a_distinct_batch_repeats_no_caption_and_no_picture(tmp_path: Path) -> N
 
 def test_a_distinct_batch_is_full_where_there_are_enough(ten: Path) -> None:
     batch = open_source(ten).batch(generator(), 10, side=64, distinct=True)
-    assert sorted(batch.captions) == [f"picture number {i}" for i in range(10)]
+    assert sorted(batch.captions) == [f"image number {i}" for i in range(10)]

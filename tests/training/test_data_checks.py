@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import (
+from images_on_disk import (
     encode,
     folder_files,
     noise,
@@ -21,7 +21,7 @@ from PIL import Image
 
 from glide_core.data import open_source
 from glide_core.data.check import DataReport
-from glide_core.data.source import PictureSource
+from glide_core.data.source import ImageSource
 from glide_core.errors import GlideError
 
 GOOD = folder_files(2)
@@ -31,7 +31,7 @@ PNG = encode(noise(1))  # ends with the last data, four bytes of checksum, twelv
 
 def checked(path: Path | str, **options: object) -> DataReport:
     source = open_source(path, **options)  # type: ignore[arg-type]
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     return source.report
 
 
@@ -44,7 +44,7 @@ def forged_png(width: int, height: int) -> bytes:
 
 BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
     "truncated": ({"x.jpg": JPEG[: len(JPEG) // 2], "x.txt": "x"}, "x.jpg: .*truncated"),
-    "text named .png": ({"x.png": "hello", "x.txt": "x"}, "x.png: is no picture"),
+    "text named .png": ({"x.png": "hello", "x.txt": "x"}, "x.png: is not a readable image"),
     "empty": ({"x.png": b"", "x.txt": "x"}, "x.png: is empty"),
     "too small": ({"x.png": encode(noise(1, 15, 80)), "x.txt": "x"}, "x.png: is 15x80: .* 16 pix"),
     "bomb": ({"x.png": forged_png(11_000, 11_000), "x.txt": "x"}, "x.png: is 11000x11000"),
@@ -57,7 +57,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
         "x.png: .*UTF-8",
     ),
     "UTF-16": ({"x.png": encode(noise(1)), "x.txt": "cat".encode("utf-16")}, "x.png: .*UTF-8"),
-    "phone": ({"x.HEIC": b"\0\0\0\x18ftypheic", "x.txt": "x"}, "x.HEIC: is no picture"),
+    "phone": ({"x.HEIC": b"\0\0\0\x18ftypheic", "x.txt": "x"}, "x.HEIC: is not a readable image"),
 }
 
 
@@ -66,7 +66,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
 def test_a_bad_file_is_named_and_refused(case: str, tmp_path: Path) -> None:
     files, words = BAD[case]
     write_folder(tmp_path, {**GOOD, **files})
-    with pytest.raises(GlideError, match=f"(?s)1 of 3 pictures .*{words}.*--skip-bad"):
+    with pytest.raises(GlideError, match=f"(?s)1 of 3 images .*{words}.*--skip-bad"):
         open_source(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_a_bad_file_is_named_and_skipped_where_asked(case: str, tmp_path: Path) 
     report = checked(tmp_path, on_bad="skip", report=lines.append)
     assert (report.found, report.used, len(report.skipped)) == (3, 2, 1)
     assert re.match(f"skipped: {words}", lines[0])
-    assert lines[-1] == "2 pictures with 2 different captions"
+    assert lines[-1] == "2 images with 2 different captions"
 
 
 def test_ten_bad_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_ten_bad_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
 
 def test_skipping_everything_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": b"no", "a.txt": "a"})
-    with pytest.raises(GlideError, match="1 of 1 pictures") as error:
+    with pytest.raises(GlideError, match="1 of 1 images") as error:
         open_source(tmp_path, on_bad="skip")
     assert "--skip-bad" not in str(error.value)
 
@@ -104,7 +104,7 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
     rows = [
         '{"image": "000.png", "text": "good"}',
         "{not json",
-        '{"text": "no picture"}',
+        '{"text": "no image"}',
         '{"image": "gone.png", "text": "x"}',
         '{"image": "001.png"}',
         '{"image": "001.png", "text": 7}',
@@ -113,19 +113,19 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
         '"a text"',
     ]
     (tmp_path / "l.jsonl").write_text("\n".join(rows))
-    reasons = [str(s) for s in checked(tmp_path / "l.jsonl", on_bad="skip").skipped]
+    reasons = list(checked(tmp_path / "l.jsonl", on_bad="skip").skipped)
     assert reasons == [
         reasons[0],
-        'l.jsonl line 3: names no picture under "image" or "file_name" or "path"',
-        "gone.png: there is no such file",
+        'l.jsonl line 3: names no image under "image" or "file_name" or "path"',
+        "gone.png: does not exist",
         '001.png: has no caption: l.jsonl line 5 has no "text" or "caption" or "prompt"',
         "001.png: its caption is 7: expected a text or a list of texts (l.jsonl line 6)",
         "001.png: its caption is empty (l.jsonl line 7)",
         reasons[6],
-        "l.jsonl line 9: is no row: a text",
+        "l.jsonl line 9: is not a row: a text",
     ]
     assert reasons[6].startswith("\0.png: cannot be read (")
-    assert reasons[0].startswith("l.jsonl line 2: is no row: it is not JSON")
+    assert reasons[0].startswith("l.jsonl line 2: is not a row: it is not JSON")
 
 
 def test_an_unquoted_comma_in_a_csv_is_named(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_an_unquoted_comma_in_a_csv_is_named(tmp_path: Path) -> None:
     text = 'image,text\n000.png,"red, blue\nand green"\n001.png,red, blue\n001.png,\n'
     (tmp_path / "l.csv").write_text(text)
     report = checked(tmp_path / "l.csv", on_bad="skip")
-    assert [str(s) for s in report.skipped] == [
-        "l.csv line 4: is no row: it has 3 fields, the header 2: quote the caption",
+    assert list(report.skipped) == [
+        "l.csv line 4: is not a row: it has 3 fields, the header 2: quote the caption",
         "001.png: its caption is empty (l.csv line 5)",
     ]
     assert report.used == 1
@@ -146,7 +146,7 @@ def test_a_cut_off_tar_is_named_and_what_is_whole_in_it_can_be_used(tmp_path: Pa
     path.write_bytes(whole[: whole.index(b"zzz.png") + 600])
     report = checked(path, on_bad="skip")
     assert report.used == 2
-    assert [s.name for s in report.skipped] == ["zzz.png", "a.tar"]
+    assert [s.split(":")[0] for s in report.skipped] == ["zzz.png", "a.tar"]
     with pytest.raises(GlideError, match=r"a\.tar: is damaged"):
         open_source(path)
 
@@ -156,17 +156,17 @@ def test_garbage_in_a_tar_is_no_silent_end(tmp_path: Path) -> None:
     whole = path.read_bytes()
     at = whole.index(b"001.png")
     path.write_bytes(whole[:at] + b"?" * 512 + whole[at + 512 :])
-    with pytest.raises(GlideError, match=r"a\.tar: is damaged after 1 samples: garbage"):
+    with pytest.raises(GlideError, match=r"a\.tar: is damaged after 1 samples: invalid data"):
         open_source(path)
 
 
-def test_a_sample_with_two_pictures_or_bad_json_is_bad(tmp_path: Path) -> None:
+def test_a_sample_with_two_images_or_bad_json_is_bad(tmp_path: Path) -> None:
     png = encode(noise(3))
     members = {"a.png": png, "a.left.jpg": JPEG, "a.txt": "a", "b.png": png, "b.json": "[1]"}
     path = write_tar(tmp_path / "a.tar", {**members, "c.png": png, **GOOD})
-    reasons = [str(s) for s in checked(path, on_bad="skip").skipped]
+    reasons = list(checked(path, on_bad="skip").skipped)
     assert reasons == [
-        "a.png: is one of several pictures: png, left.jpg",
+        "a.png: is one of several images: png, left.jpg",
         "b.png: its JSON has no caption: expected one of txt, text, caption, prompt",
         "c.png: has no caption: expected a .txt or .json member",
     ]
@@ -175,14 +175,14 @@ def test_a_sample_with_two_pictures_or_bad_json_is_bad(tmp_path: Path) -> None:
 def test_what_is_odd_but_usable_is_warned_of(tmp_path: Path) -> None:
     files = {"s.png": encode(noise(1, 40, 30)), "l.png": encode(noise(2, 400, 70))}
     write_folder(tmp_path, {**GOOD, **files, "s.txt": "small", "l.txt": "long"})
-    write_folder(tmp_path, {"t.png": GOOD["000.png"], "t.txt": "twin", "lost.txt": "no picture"})
+    write_folder(tmp_path, {"t.png": GOOD["000.png"], "t.txt": "twin", "lost.txt": "no image"})
     report = checked(tmp_path)
     assert report.used == 5
     assert report.warnings == (
-        "caption files without a picture: lost.txt",
+        "caption files without an image: lost.txt",
         "smaller than 64 pixels, will be enlarged: s.png (40x30)",
-        "more than 3 times as long as wide, cut to squares: l.png (400x70)",
-        "there more than once, drawn more often: t.png (as 000.png)",
+        "more than 3 times as long as wide, cropped to squares: l.png (400x70)",
+        "duplicates, used more often: t.png (as 000.png)",
     )
 
 
@@ -205,17 +205,17 @@ def test_a_path_that_holds_no_training_data_gets_an_answer(tmp_path: Path) -> No
     write_folder(tmp_path / "tars", {"a.tar": "no tar"})
     for name, words in {
         "gone": "There is no file or folder",
-        "empty": "holds no pictures",
-        "a.png": "is one picture",
-        "a.gz": "is packed",
+        "empty": "hold no images",
+        "a.png": "is a single image",
+        "a.gz": "is compressed",
         "a.bin": "not UTF-8",
         "a.csv": "it holds: one, two",
         "none.csv": "it holds: nothing",
-        "a.json": "one object a line",
-        "rows.csv": "names no pictures",
-        "both": "pictures and tars",
-        "tars": "is no tar",
-        "tars/a.tar": "is no tar",
+        "a.json": "one object per line",
+        "rows.csv": "names no images",
+        "both": "images and tars",
+        "tars": "is not a tar",
+        "tars/a.tar": "is not a tar",
     }.items():
         with pytest.raises(GlideError, match=words):
             open_source(tmp_path / name)
@@ -226,12 +226,12 @@ def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path, on_bad="ignore")  # type: ignore[arg-type]
 
 
-def test_a_picture_that_vanishes_during_training_is_named(tmp_path: Path) -> None:
+def test_an_image_that_vanishes_during_training_is_named(tmp_path: Path) -> None:
     import torch
 
     write_folder(tmp_path, GOOD)
     rows: list[dict[str, object]] = [{"image": "000.png", "text": "x"}]
     source = open_source(write_jsonl(tmp_path / "l.jsonl", rows), memory_mb=0)
     (tmp_path / "000.png").unlink()
-    with pytest.raises(GlideError, match=r"000\.png: there is no such file"):
+    with pytest.raises(GlideError, match=r"000\.png: does not exist"):
         source.batch(torch.Generator(), 1, side=64)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures_on_disk import (
+from images_on_disk import (
     encode,
     folder_files,
     noise,
@@ -19,18 +19,18 @@ from pictures_on_disk import (
 
 from glide_core.data import Batch, open_source
 from glide_core.data.shards import expand
-from glide_core.data.source import PictureSource
+from glide_core.data.source import ImageSource
 from glide_core.errors import GlideError
 
 FILES = folder_files(6)
 PNGS = {k: v for k, v in FILES.items() if k.endswith("png")}
 NAMES = sorted(PNGS)
-CAPTIONS = [f"picture number {i}" for i in range(6)]
+CAPTIONS = [f"image number {i}" for i in range(6)]
 
 
-def opened(path: Path | str, **options: object) -> PictureSource:
+def opened(path: Path | str, **options: object) -> ImageSource:
     source = open_source(path, **options)  # type: ignore[arg-type]
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     return source
 
 
@@ -114,13 +114,13 @@ def test_a_folder_is_read_with_its_subfolders_in_the_order_of_names(tmp_path: Pa
     files = {"z.JPG": encode(noise(1), "jpeg"), "z.txt": "z", "b/a.webp": encode(noise(2), "webp")}
     write_folder(tmp_path, {**files, "b/a.txt": "a", "b-c.png": encode(noise(3)), "b-c.txt": "c"})
     write_folder(tmp_path, {".hidden/x.png": b"no", "._z.jpg": b"no", "notes.md": "no"})
-    assert [e.name for e in opened(tmp_path).examples] == ["b-c.png", "b/a.webp", "z.JPG"]
+    assert [e.name for e in opened(tmp_path).entries] == ["b-c.png", "b/a.webp", "z.JPG"]
 
 
 def test_caption_files_may_have_another_ending(tmp_path: Path) -> None:
     files = {"a.png": encode(noise(1)), "a.caption": "this", "a.txt": "not this"}
     source = opened(write_folder(tmp_path, files), caption_key="caption")
-    assert source.examples[0].captions == ("this",)
+    assert source.entries[0].captions == ("this",)
 
 
 def test_a_list_may_have_another_column_for_its_captions(tmp_path: Path) -> None:
@@ -128,13 +128,13 @@ def test_a_list_may_have_another_column_for_its_captions(tmp_path: Path) -> None
     path = write_csv(
         tmp_path / "l.csv", [["image", "text", "Deutsch"], ["000.png", "cat", "Katze"]]
     )
-    assert opened(path, caption_key="Deutsch").examples[0].captions == ("Katze",)
+    assert opened(path, caption_key="Deutsch").entries[0].captions == ("Katze",)
     rows: list[dict[str, object]] = [{"image": "000.png", "text": "cat", "fr": "chat"}]
     path = write_jsonl(tmp_path / "l.jsonl", rows)
-    assert opened(path, caption_key="fr").examples[0].captions == ("chat",)
+    assert opened(path, caption_key="fr").entries[0].captions == ("chat",)
 
 
-def test_rows_of_one_picture_are_its_captions_to_choose_from(tmp_path: Path) -> None:
+def test_rows_of_one_image_are_its_captions_to_choose_from(tmp_path: Path) -> None:
     write_folder(tmp_path, PNGS)
     rows: list[dict[str, object]] = [
         {"image": "000.png", "text": "a cat"},
@@ -142,7 +142,7 @@ def test_rows_of_one_picture_are_its_captions_to_choose_from(tmp_path: Path) -> 
         {"image": "./000.png", "text": "a pet"},
     ]
     source = opened(write_jsonl(tmp_path / "list.jsonl", rows))
-    assert [e.captions for e in source.examples] == [("a cat", "a pet"), ("a dog", "a hound")]
+    assert [e.captions for e in source.entries] == [("a cat", "a pet"), ("a dog", "a hound")]
 
 
 def test_absolute_paths_in_a_list_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_the_key_of_a_sample_ends_at_the_first_dot_of_its_file_name(tmp_path: Pa
         "info.json": "{}",
     }
     source = opened(write_tar(tmp_path / "a.tar", files))
-    assert [e.name for e in source.examples] == ["v1.0/a.image.png", "b.png"]
-    assert source.examples[0].captions == ("in a folder with a dot",)
-    assert source.report.warnings == ("members without a picture: info.json",)
+    assert [e.name for e in source.entries] == ["v1.0/a.image.png", "b.png"]
+    assert source.entries[0].captions == ("in a folder with a dot",)
+    assert source.report.warnings == ("members without an image: info.json",)
 
 
 def test_shards_of_the_webdataset_package_are_read_as_it_reads_them(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_shards_of_the_webdataset_package_are_read_as_it_reads_them(tmp_path: Pa
         (s["__key__"], s["jpg"], s["txt"].decode())
         for s in webdataset.WebDataset(pattern, shardshuffle=False)
     ]
-    ours = [(Path(e.name).stem, e.picture.read(), e.captions[0]) for e in opened(pattern).examples]
+    ours = [(Path(e.name).stem, e.image.read(), e.captions[0]) for e in opened(pattern).entries]
     assert ours == theirs
 
 

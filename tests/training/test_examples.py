@@ -13,12 +13,18 @@ from training_runs import TINY, Colours
 from glide_core.cli import train as command
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
-from glide_core.training import lora, samples, weighting
+from glide_core.training import examples, lora, losses
+from glide_core.training.examples import (
+    DiffusionSteps,
+    Share,
+    TimestepSampler,
+    generator,
+    load_steps,
+    random_keep_masks,
+    timestep_probabilities,
+)
 from glide_core.training.jobs import DiffusionJob
-from glide_core.training.losses import hybrid_loss
-from glide_core.training.masks import random_keep_masks
-from glide_core.training.samples import Share, TimestepSampler, generator, timestep_probabilities
-from glide_core.training.weighting import loss_weights
+from glide_core.training.losses import hybrid_loss, loss_weights
 
 COSINE = Schedule.named("squaredcos_cap_v2")
 
@@ -26,13 +32,18 @@ COSINE = Schedule.named("squaredcos_cap_v2")
 def job_of(models: Path, **changes: object) -> DiffusionJob:
     config = replace(TINY, **changes)  # type: ignore[arg-type]
     name = config.job.replace("-", "_")
-    return DiffusionJob(config, Colours(12), [models / f"tiny_{name}.safetensors"])
+    return DiffusionJob(config, [models / f"tiny_{name}.safetensors"])
+
+
+def steps_of(models: Path, **changes: object) -> DiffusionSteps:
+    job = job_of(models, **changes)
+    return job.steps(Colours(12), Share.of(job.config.batch, 0, 1, 1))
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
 def test_an_example_is_the_same_in_any_share_of_the_batch(kind: str, tiny_models: Path) -> None:
     size = 64 if "upsampler" in kind else 16
-    job = job_of(tiny_models, job=kind, size=size, crop=32)
+    job = steps_of(tiny_models, job=kind, size=size, crop=32)
     whole = job.examples(7, range(4))
     part = job.examples(7, range(2, 4))
     assert whole.captions[2:] == part.captions
@@ -53,7 +64,7 @@ def test_shares_cover_the_batch_once() -> None:
 
 def test_captions_are_dropped_at_the_asked_rate(tiny_models: Path) -> None:
     for rate in (0.0, 0.3, 1.0):
-        captions = job_of(tiny_models, caption_dropout=rate).examples(0, range(1000)).captions
+        captions = steps_of(tiny_models, caption_dropout=rate).examples(0, range(1000)).captions
         dropped = sum(caption == "" for caption in captions) / len(captions)
         assert dropped == pytest.approx(rate, abs=0.05)
 
@@ -61,14 +72,16 @@ def test_captions_are_dropped_at_the_asked_rate(tiny_models: Path) -> None:
 def test_inpainting_sees_no_hidden_pixels(tiny_models: Path) -> None:
     """What the mask hides can be changed in the model's input without changing its output."""
     job = job_of(tiny_models, job="inpaint")
-    found = job.examples(0, range(4))
+    found = steps_of(tiny_models, job="inpaint").examples(0, range(4))
     image, keep = found.extra["image"], found.extra["keep_mask"]
     assert torch.equal(image, found.images)
     other = torch.where(keep.bool(), image, torch.randn(image.shape))
     assert not torch.equal(other, image)
     changed = found._replace(extra={"image": other, "keep_mask": keep})
     with torch.no_grad():
-        assert torch.equal(job.loss(found)["loss"], job.loss(changed)["loss"])
+        assert torch.equal(
+            job.loss(job.network, found)["loss"], job.loss(job.network, changed)["loss"]
+        )
 
 
 def test_masks_erase_rectangles_or_everything() -> None:
@@ -79,7 +92,7 @@ def test_masks_erase_rectangles_or_everything() -> None:
     assert ((kept > 0) & (kept < 1)).float().mean() > 0.6
 
 
-@pytest.mark.parametrize("name", samples.TIMESTEPS)
+@pytest.mark.parametrize("name", examples.TIMESTEPS)
 def test_timesteps_are_drawn_as_their_distribution_says(name: str) -> None:
     wanted = timestep_probabilities(name, 1000)
     assert wanted.sum() == pytest.approx(1)
@@ -120,12 +133,12 @@ def test_eps_weighted_as_v_has_the_loss_of_v() -> None:
     )
 
 
-@pytest.mark.parametrize("name", weighting.WEIGHTINGS)
+@pytest.mark.parametrize("name", losses.WEIGHTINGS)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_weights_are_positive_and_capped(name: str, kind: str) -> None:
     weights = loss_weights(name, kind, COSINE)  # type: ignore[arg-type]
     assert weights.shape == (1000,)
-    assert (weights > 0).all() and (weights <= weighting.LARGEST).all()
+    assert (weights > 0).all() and (weights <= losses.LARGEST).all()
 
 
 def test_a_weighting_names_its_prediction_or_changes_nothing() -> None:
@@ -137,9 +150,9 @@ def test_a_weighting_names_its_prediction_or_changes_nothing() -> None:
 
 def test_the_weighting_reaches_the_loss(tiny_models: Path) -> None:
     plain, heavy = (job_of(tiny_models, weighting=w, vlb_weight=0.0) for w in ("uniform", "v"))
-    found = plain.examples(0, range(4))
+    found = steps_of(tiny_models).examples(0, range(4))
     with torch.no_grad():
-        one, other = plain.loss(found), heavy.loss(found)
+        one, other = (job.loss(job.network, found) for job in (plain, heavy))
     assert torch.equal(one["simple"], other["simple"])
     assert float(other["loss"]) > float(one["loss"]) == pytest.approx(float(one["simple"]))
 
@@ -152,6 +165,27 @@ def test_unknown_names_are_refused_with_those_that_there_are() -> None:
 
 
 def test_the_commands_choices_are_those_that_there_are() -> None:
-    assert command.WEIGHTINGS == weighting.WEIGHTINGS
-    assert command.TIMESTEPS == samples.TIMESTEPS
+    assert command.WEIGHTINGS == losses.WEIGHTINGS
+    assert command.TIMESTEPS == examples.TIMESTEPS
     assert command.LORA_LAYERS == lora.CHOICES
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_prepare_the_same_steps(workers: int, tiny_models: Path) -> None:
+    steps = steps_of(tiny_models)
+    for index, parts in enumerate(load_steps(steps, 1, workers), start=1):
+        (expected,) = steps[index]
+        assert torch.equal(parts[0].images, expected.images)
+        assert torch.equal(parts[0].ids, expected.ids)
+    assert index == TINY.steps - 1
+
+
+def test_a_caption_is_tokenized_once(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, seen = steps_of(tiny_models, caption_dropout=0.0), []
+    encode = steps.tokenizer.encode
+    monkeypatch.setattr(
+        steps.tokenizer, "encode", lambda text, length: seen.append(text) or encode(text, length)
+    )
+    for step in range(20):
+        steps.examples(step, range(4))
+    assert len(seen) == len(set(seen)) <= 12

@@ -11,13 +11,20 @@ from torch import Tensor
 from training_runs import TINY, Colours, trainer
 
 from glide_core.diffusion.schedule import Schedule
-from glide_core.training import checkpointing
 from glide_core.training.config import JobName, TrainConfig
-from glide_core.training.jobs import make_job
+from glide_core.training.distributed import make_accelerator
+from glide_core.training.examples import Share
+from glide_core.training.jobs import ClipJob, DiffusionJob, checkpoint_gradients, make_job
 from glide_core.training.losses import hybrid_loss
-from glide_core.training.samples import Share
 
 SCHEDULE = Schedule.named("squaredcos_cap_v2")
+
+
+def backward(job: DiffusionJob | ClipJob, step: int, parts: int = 1) -> dict[str, Tensor]:
+    config = replace(job.config, grad_accum_steps=parts)
+    accelerator = make_accelerator(config, "cpu")
+    steps = job.steps(Colours(12), Share.of(config.batch, 0, 1, parts))
+    return job.backward(accelerator, accelerator.prepare(job.network), steps[step])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -43,9 +50,8 @@ def test_the_losses_gradients_are_their_finite_differences(kind: str, t: int) ->
 
 def test_the_networks_gradient_is_the_losses_slope(tiny_models: Path) -> None:
     config = replace(TINY, vlb_weight=0.0)
-    job = make_job(config, Colours(), [tiny_models / "tiny_base.safetensors"])
-    share = Share.of(4, 0, 1, 1)
-    job.backward(0, share)
+    job = make_job(config, [tiny_models / "tiny_base.safetensors"])
+    backward(job, 0)
     weights = [p for p in job.model.parameters() if p.grad is not None]
     grads = [p.grad.clone() for p in weights if p.grad is not None]
     norm = torch.stack([g.norm() for g in grads]).norm()
@@ -55,7 +61,7 @@ def test_the_networks_gradient_is_the_losses_slope(tiny_models: Path) -> None:
         with torch.no_grad():
             for weight, grad in zip(weights, grads, strict=True):
                 weight.add_(grad, alpha=by)
-        return float(job.backward(0, share)["loss"])
+        return float(backward(job, 0)["loss"])
 
     up = moved(small)
     down = moved(-2 * small)
@@ -63,10 +69,10 @@ def test_the_networks_gradient_is_the_losses_slope(tiny_models: Path) -> None:
 
 
 def gradients(config: TrainConfig, start: Path, parts: int, recompute: bool) -> dict[str, Tensor]:
-    job = make_job(config, Colours(12), [start])
+    job = make_job(config, [start])
     if recompute:
-        assert checkpointing.install(job.model) > 1
-    losses = job.backward(3, Share.of(config.batch, 0, 1, parts))
+        assert checkpoint_gradients(job.model) > 1
+    losses = backward(job, 3, parts)
     grads = {name: p.grad for name, p in job.model.named_parameters() if p.grad is not None}
     return {**grads, "loss": losses["loss"]}
 
@@ -109,18 +115,18 @@ def test_activation_checkpointing_remembers_less(tiny_models: Path) -> None:
     config, start = start_of("base", tiny_models)
     kept = []
     for recompute in (False, True):
-        job = make_job(config, Colours(), [start])
+        job = make_job(config, [start])
         if recompute:
-            checkpointing.install(job.model)
+            checkpoint_gradients(job.model)
         sizes: dict[int, int] = {}
 
         def note(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
             sizes[tensor.data_ptr()] = tensor.numel()
             return tensor
 
-        found = job.examples(0, range(6))  # type: ignore[union-attr]
+        (found,) = job.steps(Colours(12), Share.of(6, 0, 1, 1))[0]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            job.loss(found)  # type: ignore[union-attr]
+            job.loss(job.network, found)  # type: ignore[union-attr]
         weights = {p.data_ptr() for p in job.model.parameters()}
         kept.append(sum(size for place, size in sizes.items() if place not in weights))
     assert kept[1] < 0.5 * kept[0]

@@ -18,7 +18,7 @@ from glide_core.checkpoints.lora import LAYERS, apply_lora, lora_key
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.training import lora
-from glide_core.training.loop import Trainer
+from glide_core.training.trainer import Trainer
 
 LORA = replace(TINY, steps=2, lora=2, lora_alpha=4.0, lr=1e-2)
 
@@ -148,7 +148,7 @@ def test_what_is_no_lora_is_refused(tiny_models: Path, tmp_path: Path) -> None:
 
 
 def test_a_lora_needs_a_model_to_change(tiny_models: Path, tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match="expected --start-from"):
+    with pytest.raises(GlideError, match="expected --init-from"):
         trainer(LORA, tmp_path)
     clip = replace(LORA, job="clip", size=None)
     with pytest.raises(GlideError, match="trained whole"):
@@ -158,7 +158,7 @@ def test_a_lora_needs_a_model_to_change(tiny_models: Path, tmp_path: Path) -> No
 def test_a_lora_run_goes_on_from_its_own_base_alone(tiny_models: Path, tmp_path: Path) -> None:
     trainer(LORA, tmp_path / "run", tiny_models / "tiny_base.safetensors").save()
     other = save_model(tiny_model("base", seed=5), tmp_path / "other.safetensors")
-    with pytest.raises(GlideError, match="began from another model"):
+    with pytest.raises(GlideError, match="started from another model"):
         trainer(LORA, tmp_path / "run", other)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 from training_runs import TINY, trainer
 
-from glide_core.training import parallel
+from glide_core.errors import GlideError
+from glide_core.training import distributed
 
 TESTS = Path(__file__).parents[1]
 WORKER = """
@@ -25,19 +25,19 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from training_runs import TINY, trainer
-from glide_core.training import parallel
+from glide_core.training import distributed
 
 torch.set_num_threads(1)
 job, parts, models, out = sys.argv[1:]
 size = None if job == "clip" else 16
 config = replace(TINY, job=job, batch=8, steps=9, grad_accum_steps=int(parts), size=size)
 run = trainer(config, Path(out), Path(models) / f"tiny_{job}.safetensors")
-assert run.processes == 2
-steps = [run.one_step(run.rank == 1 and run.step == 4) for _ in range(5)]
+assert run.accelerator.num_processes == 2
+steps = [run.one_step(run.accelerator.process_index == 1 and run.step == 4) for _ in range(5)]
 run.save()
 weights = {key: value.detach() for key, value in run.weights.items()}
-torch.save((steps, weights), Path(out) / f"{run.rank}.pt")
-parallel.stop()
+torch.save((steps, weights), Path(out) / f"{run.accelerator.process_index}.pt")
+distributed.leave()
 """
 
 
@@ -55,7 +55,7 @@ def two_processes(code: str, *arguments: str) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
-            env={**environment(), **group, "RANK": str(rank)},
+            env={**environment(), **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
@@ -98,15 +98,15 @@ def test_two_processes_go_on_as_one_and_one_as_two(tiny_models: Path, tmp_path: 
 def test_accelerate_launch_trains_as_one_process_does(tiny_models: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("accelerate") is None:
         pytest.skip("accelerate is not installed")
-    pictures = tmp_path / "pictures"
-    write_pictures(pictures)
+    images = tmp_path / "images"
+    write_images(images)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--main_process_port", str(port), "-m"]
     curves = [
-        train([*launcher, "glide_core.cli.train"], pictures, tiny_models, out)
+        train([*launcher, "glide_core.cli.train"], images, tiny_models, out)
         for launcher, out in (
             (command, tmp_path / "two"),
             ([sys.executable, "-m"], tmp_path / "one"),
@@ -116,13 +116,13 @@ def test_accelerate_launch_trains_as_one_process_does(tiny_models: Path, tmp_pat
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
-def train(command: Sequence[str], pictures: Path, models: Path, out: Path) -> list[float]:
+def train(command: Sequence[str], images: Path, models: Path, out: Path) -> list[float]:
     """Run `glide train` in processes of its own; gives its losses."""
     options = ["--batch", "4", "--steps", "5", "--size", "16", "--log-every", "1", "--fp32"]
     options += ["--sample-every", "0", "--device", "cpu", "--out", str(out)]
     start = str(models / "tiny_base.safetensors")
     done = subprocess.run(
-        [*command, "base", "--data", str(pictures), "--start-from", start, *options],
+        [*command, "base", "--data", str(images), "--init-from", start, *options],
         env=environment(),
         capture_output=True,
         text=True,
@@ -135,7 +135,7 @@ def train(command: Sequence[str], pictures: Path, models: Path, out: Path) -> li
     return [float(row.split(",")[column]) for row in rows]
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir()
@@ -144,14 +144,46 @@ def write_pictures(folder: Path) -> None:
         (folder / f"{name}.txt").write_text(f"plain {name}")
 
 
-def test_one_process_is_left_alone() -> None:
-    assert parallel.start() == (0, 1)
-    model = nn.Linear(2, 2)
-    model(torch.ones(1, 2)).sum().backward()
-    before = [grad.clone() for grad in gradients(model)]
-    parallel.average(gradients(model), 1)
-    assert all(torch.equal(one, other) for one, other in zip(before, gradients(model), strict=True))
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = distributed.make_accelerator(TINY, "cpu")
+    assert accelerator.num_processes == 1
+    assert distributed.on_main(accelerator, lambda: 3) == 3
+    assert distributed.any_process(accelerator, True)
+    assert not distributed.any_process(accelerator, False)
 
 
-def gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
+def test_several_processes_choose_their_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(GlideError, match="GPU of its local rank"):
+        distributed.make_accelerator(TINY, "cuda:1")
+
+
+PRETRAINED = """
+import sys
+from pathlib import Path
+import torch
+from training_runs import TINY, Colours
+from glide_core.training import distributed
+from glide_core.training.trainer import RunConfig, Trainer
+
+torch.set_num_threads(1)
+
+def on_start(trainer):  # as pretraining that is not the same everywhere
+    with torch.no_grad():
+        trainer.weights["unet.out.2.bias"].add_(trainer.accelerator.process_index + 1)
+    found = [trainer.stop_all(trainer.accelerator.process_index == 1), trainer.stop_all(False)]
+    assert found == [True, False]
+
+run = Trainer(TINY, RunConfig(Path(sys.argv[1]), sample_every=0), Colours(12), on_start=on_start)
+run.one_step()
+rank = run.accelerator.process_index
+torch.save({k: v.detach() for k, v in run.weights.items()}, Path(sys.argv[1]) / f"{rank}.pt")
+distributed.leave()
+"""
+
+
+def test_processes_agree_after_a_start_hook(tmp_path: Path) -> None:
+    two_processes(PRETRAINED, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key

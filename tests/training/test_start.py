@@ -22,7 +22,6 @@ from glide_core.training.start import (
     make_model,
     parameters_of,
     read_model,
-    start_from,
     widened,
 )
 
@@ -36,7 +35,7 @@ def test_new_input_channels_change_nothing_before_training(
     narrow: ModelKind, wide: ModelKind
 ) -> None:
     small, large = tiny_model(narrow), GlideModel(tiny_config(wide))
-    start_from(large, small.openai_state_dict())
+    large.load_openai_state_dict(widened(small.openai_state_dict(), large.config))
     ids = torch.zeros(1, 24, dtype=torch.long)
     x, t = torch.randn(1, 3, 32, 32), torch.tensor([500])
     low = {"low_res": torch.randn(1, 3, 8, 8)} if narrow == "upsampler" else {}

@@ -1,7 +1,8 @@
-"""`glide train` from a folder of pictures to a file that `glide generate` draws with."""
+"""`glide train` from a folder of images to a file that `glide generate` draws with."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,19 +16,22 @@ from PIL import Image
 from glide_core.checkpoints.loading import inspect, load_model
 from glide_core.cli import main, options
 from glide_core.config import GlideConfig
+from glide_core.data import opening
+from glide_core.training import samples
 
-QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu", "--sample-every", "0"]
+QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu"]
+QUICK += ["--sample-every", "0", "--no-prior"]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten tiny pictures with captions beside them."""
-    folder = tmp_path_factory.mktemp("data") / "pictures"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten tiny images with captions beside them."""
+    folder = tmp_path_factory.mktemp("data") / "images"
     folder.mkdir()
     for i in range(10):
-        picture = Image.new("RGB", (64, 64), (25 * i, 40, 250 - 25 * i))
-        picture.putpixel((i, i), (255, 255, 255))
-        picture.save(folder / f"{i}.png")
+        image = Image.new("RGB", (64, 64), (25 * i, 40, 250 - 25 * i))
+        image.putpixel((i, i), (255, 255, 255))
+        image.save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
     return folder
 
@@ -36,23 +40,23 @@ def train(*arguments: object) -> int:
     return main(["train", *map(str, arguments)])
 
 
-def test_ten_pictures_and_the_bundled_base_make_a_model_that_draws(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_ten_images_and_the_bundled_base_make_a_model_that_draws(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert train("base", "--data", pictures, "--start-from", "base", "--out", out, *QUICK) == 0
+    assert train("base", "--data", images, "--init-from", "base", "--out", out, *QUICK) == 0
     model = out / "base.safetensors"
     assert str(model) in capsys.readouterr().out
     drawn = ["generate", "number 3", "--model", str(model), "--steps", "2", "--no-upsample"]
     assert main([*drawn, "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
-    (picture,) = (tmp_path / "drawn").glob("*.png")
-    assert Image.open(picture).size == (64, 64)
+    (image,) = (tmp_path / "drawn").glob("*.png")
+    assert Image.open(image).size == (64, 64)
 
 
-def test_a_lora_of_ten_pictures_changes_what_the_base_draws(pictures: Path, tmp_path: Path) -> None:
+def test_a_lora_of_ten_images_changes_what_the_base_draws(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    lora = ["--lora", "2", "--lr", "0.05", "--start-from", "base"]
-    assert train("base", "--data", pictures, "--out", out, *QUICK, *lora) == 0
+    lora = ["--lora", "2", "--lr", "0.05", "--init-from", "base"]
+    assert train("base", "--data", images, "--out", out, *QUICK, *lora) == 0
     file = out / "base_lora.safetensors"
     seen = {}
     for name, given in {"plain": [], "none": [f"{file}:0"], "whole": [str(file)]}.items():
@@ -60,8 +64,8 @@ def test_a_lora_of_ten_pictures_changes_what_the_base_draws(pictures: Path, tmp_
         for one in given:
             drawn += ["--lora", one]
         assert main([*drawn, "--out", str(tmp_path / name)]) == 0
-        (picture,) = (tmp_path / name).glob("*.png")
-        seen[name] = Image.open(picture).tobytes()
+        (image,) = (tmp_path / name).glob("*.png")
+        seen[name] = Image.open(image).tobytes()
     assert seen["none"] == seen["plain"] != seen["whole"]
 
 
@@ -75,30 +79,30 @@ def test_a_lora_of_ten_pictures_changes_what_the_base_draws(pictures: Path, tmp_
     ],
 )
 def test_every_job_trains_on_from_a_bundled_model(
-    job: str, start: str, more: list[str], pictures: Path, tmp_path: Path
+    job: str, start: str, more: list[str], images: Path, tmp_path: Path
 ) -> None:
-    given = ["--data", pictures, "--out", tmp_path, "--start-from", start, *QUICK, *more]
+    given = ["--data", images, "--out", tmp_path, "--init-from", start, *QUICK, *more]
     assert train(job, *given) == 0
     found = inspect(tmp_path / f"{job.replace('-', '_')}.safetensors")
     assert getattr(found, "kind", "clip") == job
 
 
 def test_a_model_from_scratch_has_the_size_and_prediction_asked_for(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
     asked = ["--size", "32", "--prediction", "epsilon", "--weighting", "min-snr"]
     asked += ["--timesteps", "high", "--grad-accum", "2", "--gradient-checkpointing"]
-    assert train("base", "--data", pictures, "--out", tmp_path, *QUICK, *asked) == 0
+    assert train("base", "--data", images, "--out", tmp_path, *QUICK, *asked) == 0
     config = load_model(tmp_path / "base.safetensors").config
     assert isinstance(config, GlideConfig)
     assert (config.unet.image_size, config.schedule.prediction_type) == (32, "epsilon")
 
 
 def test_the_same_command_goes_on(
-    pictures: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tiny_models / "tiny_base.safetensors"
-    given = ["base", "--data", pictures, "--out", tmp_path, "--start-from", start, "--size", "16"]
+    given = ["base", "--data", images, "--out", tmp_path, "--init-from", start, "--size", "16"]
     assert train(*given, *QUICK) == 0
     assert train(*given, *QUICK, "--steps", "4", "--log-every", "1") == 0
     steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
@@ -108,33 +112,33 @@ def test_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--start-from", "nothing"], "no model 'nothing'"),
-        (["--start-from", "upsampler"], "kind 'upsampler'. Expected base"),
-        (["--lora", "2"], "expected --start-from"),
+        (["--init-from", "nothing"], "no model 'nothing'"),
+        (["--init-from", "upsampler"], "kind 'upsampler'. Expected base"),
+        (["--lora", "2"], "expected --init-from"),
         (["--lora-text"], "need --lora RANK"),
         (["--grad-accum", "3"], "multiple of 3"),
         (["--size", "10"], "multiple of"),
         (["--device", "nowhere"], "no device"),
-        (["--start-from", "base", "--prediction", "epsilon"], "goes on doing so"),
+        (["--init-from", "base", "--prediction", "epsilon"], "cannot be changed"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_the_first_step(
-    given: list[str], said: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: list[str], said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train("base", "--data", pictures, "--out", tmp_path / "run", *QUICK, *given) == 1
+    assert train("base", "--data", images, "--out", tmp_path / "run", *QUICK, *given) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_picture_is_refused_or_skipped_as_asked(
-    pictures: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bad_image_is_refused_or_skipped_as_asked(
+    images: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    for file in pictures.iterdir():
+    for file in images.iterdir():
         (data / file.name).write_bytes(file.read_bytes())
-    (data / "3.png").write_bytes(b"no picture")
-    start = ["--start-from", tiny_models / "tiny_base.safetensors", "--size", "16"]
+    (data / "3.png").write_bytes(b"no image")
+    start = ["--init-from", tiny_models / "tiny_base.safetensors", "--size", "16"]
     given = ["base", "--data", data, "--out", tmp_path / "run", *start, *QUICK]
     assert train(*given) == 1
     assert "3.png" in capsys.readouterr().err
@@ -144,10 +148,10 @@ def test_a_bad_picture_is_refused_or_skipped_as_asked(
 @pytest.mark.skipif(os.name == "nt", reason="no signals of this kind on Windows")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_within_a_step(
-    number: signal.Signals, pictures: Path, tmp_path: Path, tiny_models: Path
+    number: signal.Signals, images: Path, tmp_path: Path, tiny_models: Path
 ) -> None:
-    given = ["base", "--data", pictures, "--out", tmp_path, "--size", "16", "--log-every", "1"]
-    given += ["--start-from", tiny_models / "tiny_base.safetensors", *QUICK, "--steps", "1000000"]
+    given = ["base", "--data", images, "--out", tmp_path, "--size", "16", "--log-every", "1"]
+    given += ["--init-from", tiny_models / "tiny_base.safetensors", *QUICK, "--steps", "1000000"]
     with subprocess.Popen(
         [sys.executable, "-m", "glide_core.cli", "train", *map(str, given)],
         stdout=subprocess.PIPE,
@@ -173,3 +177,51 @@ def test_a_lora_is_named_with_or_without_its_strength() -> None:
     assert options.lora("a.safetensors:0.5") == ("a.safetensors", 0.5)
     assert options.lora("c:/a.safetensors") == ("c:/a.safetensors", 1.0)
     assert options.lora("c:/a.safetensors:-1") == ("c:/a.safetensors", -1.0)
+
+
+def test_old_captions_are_mixed_in_when_a_bundled_model_is_fine_tuned(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "PRIOR_IMAGES", 3)
+    out = tmp_path / "run"
+    quick = [option for option in QUICK if option != "--no-prior"]
+    assert train("base", "--data", images, "--init-from", "base", "--out", out, *quick) == 0
+    rows = [json.loads(line) for line in (out / "prior" / "metadata.jsonl").open()]
+    assert len(rows) == 3
+    assert all(" background" in row["text"] for row in rows)
+    before = (out / "prior" / "0000.png").stat().st_mtime_ns
+    more = ["--steps", "3", "--init-from", "base", "--out", out]
+    assert train("base", "--data", images, *quick, *more) == 0  # generated once
+    assert (out / "prior" / "0000.png").stat().st_mtime_ns == before
+
+
+def test_captions_to_keep_can_be_given(images: Path, tmp_path: Path, tiny_models: Path) -> None:
+    (tmp_path / "old.txt").write_text("a red circle\n\na blue square\n")
+    start = tiny_models / "tiny_base.safetensors"
+    given = ["base", "--data", images, "--out", tmp_path / "run", "--init-from", start]
+    quick = [option for option in QUICK if option != "--no-prior"]
+    prior = ["--prior-prompts", tmp_path / "old.txt", "--size", "16"]
+    assert train(*given, *quick, *prior) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/prior/metadata.jsonl").open()]
+    assert [row["text"] for row in rows] == ["a red circle", "a blue square"]
+
+
+def test_data_is_decoded_once_over_all_runs(
+    images: Path, tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tiny_models / "tiny_base.safetensors"
+    given = ["base", "--data", images, "--out", tmp_path, "--init-from", start, "--size", "16"]
+    assert train(*given, *QUICK) == 0
+    monkeypatch.setattr(opening, "check", lambda *_, **__: pytest.fail("checked again"))
+    assert train(*given, *QUICK, "--steps", "3") == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links or /proc on Windows")
+@pytest.mark.parametrize("place", ["file", "link", "/proc/run"])
+def test_an_out_that_cannot_be_written_is_one_line(
+    place: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "far")
+    assert train("base", "--data", images, "--out", tmp_path / place, *QUICK) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

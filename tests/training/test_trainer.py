@@ -15,7 +15,7 @@ from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.errors import GlideError
 from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
-from glide_core.training.loop import RunConfig, Trainer, lr_share
+from glide_core.training.trainer import RunConfig, Trainer, lr_factor
 
 CLIP = replace(TINY, job="clip", batch=6, size=None)
 
@@ -75,7 +75,7 @@ def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -
     assert model.config == run.model.config
     assert model.config.unet.image_size == 16
     about = json.loads(read_tensors(tmp_path / "base.safetensors").metadata["glide_training"])
-    assert (about["trained_steps"], about["start_from"]) == (1, ["tiny_base.safetensors"])
+    assert (about["trained_steps"], about["init_from"]) == (1, ["tiny_base.safetensors"])
 
 
 def test_a_noisy_clip_is_written_so_that_it_loads(tiny_models: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Pa
         tmp_path,
         log_every=1,
         sample_every=0,
-        start_from=[tiny_models / "tiny_base.safetensors"],
+        init_from=[tiny_models / "tiny_base.safetensors"],
         tensorboard=True,
     )
     Trainer(replace(TINY, steps=2), where, Colours()).train(quiet)
@@ -144,7 +144,7 @@ def test_sample_grids_are_drawn_for_every_kind(tiny_models: Path, tmp_path: Path
         where = RunConfig(
             tmp_path / job,
             sample_every=1,
-            start_from=[tiny_models / f"{name}.safetensors"],
+            init_from=[tiny_models / f"{name}.safetensors"],
         )
         config = replace(TINY, job=job, steps=1, batch=2, size=side)  # type: ignore[arg-type]
         run = Trainer(config, where, Colours())
@@ -198,9 +198,9 @@ def test_a_clip_batch_of_more_captions_than_there_are_is_refused(
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
     config = TrainConfig("base", steps=100, warmup=10)
-    assert lr_share(0, config) == pytest.approx(0.1)
-    assert lr_share(30, config) == 1.0
-    assert config.final_lr <= lr_share(99, config) < 0.1
+    assert lr_factor(0, config) == pytest.approx(0.1)
+    assert lr_factor(30, config) == 1.0
+    assert config.final_lr <= lr_factor(99, config) < 0.1
 
 
 def test_a_large_model_is_tuned_with_less_haste() -> None:

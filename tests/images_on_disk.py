@@ -1,4 +1,4 @@
-"""Small pictures with captions, written in each of the forms that training reads."""
+"""Small images with captions, written in each of the forms that training reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def noise(seed: int, width: int = 80, height: int = 80, mode: str = "RGB") -> Image.Image:
-    """A picture of random pixels: unlike every other one."""
+    """A image of random pixels: unlike every other one."""
     shape = (height, width) if mode == "L" else (height, width, len(mode))
     values = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     return Image.fromarray(values, mode)
@@ -31,7 +31,7 @@ def folder_files(count: int, side: int = 80) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for i in range(count):
         files[f"{i:03}.png"] = encode(noise(i, side, side))
-        files[f"{i:03}.txt"] = f"picture number {i}\n".encode()
+        files[f"{i:03}.txt"] = f"image number {i}\n".encode()
     return files
 
 

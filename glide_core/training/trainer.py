@@ -1,4 +1,4 @@
-"""The training loop: EMA, schedule, log, checkpoints, resume. A stop saves."""
+"""The training loop: EMA, learning rate, log, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.types import Source
-from glide_core.devices import pick_device
 from glide_core.errors import GlideError
-from glide_core.training import checkpointing, lora, parallel, saving
+from glide_core.io import check_folder
+from glide_core.training import lora, saving
 from glide_core.training.config import TrainConfig
-from glide_core.training.jobs import ClipJob, DiffusionJob, make_job
-from glide_core.training.logs import Log
-from glide_core.training.samples import Share
+from glide_core.training.distributed import any_process, check_same, make_accelerator, on_main
+from glide_core.training.examples import Examples, Share, load_steps
+from glide_core.training.jobs import DiffusionJob, checkpoint_gradients, make_job
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Report = Callable[[int, dict[str, float], float], None]
 OptimizerFactory = Callable[[nn.Module, TrainConfig], list[torch.optim.Optimizer]]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Paths, logging and devices; nothing here changes what is learned."""
+
+    folder: Path
+    log_every: int = 10
+    save_every: int = 100
+    sample_every: int = 200  # 0: no sample grids
+    init_from: Sequence[Path] = ()  # checkpoints to train on from; none: random weights
+    device: str = "cpu"
+    workers: int = 0  # processes that prepare examples ahead
+    tensorboard: bool = False
 
 
 def make_adamw(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -30,21 +49,8 @@ def make_adamw(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
     return [torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)]
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Where and how often; nothing here changes what is learned."""
-
-    folder: Path
-    log_every: int = 10
-    save_every: int = 100
-    sample_every: int = 200  # 0: no sample grids
-    start_from: Sequence[Path] = ()  # what to go on from; none: fresh weights
-    device: str = "cpu"
-    tensorboard: bool = False
-
-
 class Trainer:
-    """One run: its job, optimiser, average and step. Finds its own checkpoint in the folder."""
+    """One run: model, optimizers, average and step. Resumes the run found in its folder."""
 
     def __init__(
         self,
@@ -53,46 +59,64 @@ class Trainer:
         source: Source,
         *,
         optimizer_factory: OptimizerFactory = make_adamw,
+        architecture: GlideConfig | ClipConfig | None = None,
         on_start: Callable[[Trainer], None] | None = None,
+        prior: Callable[[Trainer], Source | None] = lambda trainer: None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """Prepare a run, or resume the one found in `run.folder`.
 
         optimizer_factory: makes the optimizers of the trainable parameters; they are stepped
             together, at the learning rate of `config`.
-        on_start: called once, in every process, before the first step of a model with fresh
+        architecture: of a model with random weights; None: the job's default.
+        on_start: called once, in every process, before the first step of a model with random
             weights; the first process's weights are then copied to the others.
+        prior: makes the images of prior preservation, once the folder exists and before the first
+            step; None: there is none.
+        accelerator: one that `make_accelerator` made for the same config.
         """
-        self.config, self.run = config, run
-        self.rank, self.processes = parallel.start(run.device)
-        self.device = parallel.own_device(pick_device(run.device))
-        self.share = Share.of(config.batch, self.rank, self.processes, config.grad_accum_steps)
+        self.config, self.run, self.source = config, run, source
+        check_folder(run.folder)
+        self.accelerator = accelerator or make_accelerator(config, run.device)
+        self.share = Share.of(
+            config.batch,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            config.grad_accum_steps,
+        )
         saved = saving.read(self.checkpoint, config) if self.checkpoint.exists() else None
-        start = run.start_from
+        start = run.init_from
         if saved is not None and not config.lora:
-            start = [self.checkpoint]  # it holds the whole model, whatever it once started from
-        self.job: DiffusionJob | ClipJob = make_job(config, source, start, str(self.device))
+            start = [self.checkpoint]  # it holds the whole model
+        self.job = make_job(config, start, architecture)
         self.model = self.job.model
+        self.job.steps(source, self.share)  # refuses settings that do not fit the model
         self.lora_layers: dict[str, lora.LoraLayer] = {}
         if isinstance(self.job, DiffusionJob) and config.lora:
-            self._freeze(self.job)
-        self.model.to(memory_format=torch.channels_last)
+            self._add_lora(self.job)
+        self.model.to(self.accelerator.device).to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
-            checkpointing.install(self.model)
+            checkpoint_gradients(self.model)
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        fresh = saved is None and not run.start_from
-        if fresh and on_start is not None:
+        if saved is None and not run.init_from and on_start is not None:
             on_start(self)
         self.optimizers = optimizer_factory(self.model, config)
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.step = 0
         if saved is not None:
             self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self.job)
-        parallel.check_same("step", self.step, self.processes, self.device)
-        parallel.copy_from_first(list(self.model.parameters()), self.processes)
-        run.folder.mkdir(parents=True, exist_ok=True)
+        check_same(self.accelerator, "step", self.step)
+        on_main(self.accelerator, self._make_folder)
+        self.steps = self.job.steps(source, self.share, prior(self))
+        # DDP copies the first process's weights to the others, so nothing may change them after
+        self.network = self.accelerator.prepare(self.job.network)
+        if saved is None:
+            self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.log = None
-        if not self.rank:
-            self.log = Log(run.folder, self.step, tensorboard=run.tensorboard)
+        if self.accelerator.is_main_process:
+            self.log = saving.Log(run.folder, self.step, tensorboard=run.tensorboard)
+        self._next: Iterator[list[Examples] | GlideError] | None = None
+        self._prepared = -1  # the step that `_next` gives next
 
     @property
     def checkpoint(self) -> Path:
@@ -102,7 +126,7 @@ class Trainer:
         """Train to the last step, or to the step in which `stop()` is true; then save and export.
 
         `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
-        with the first that is told to. Gives whether the last step was reached.
+        with the first whose `stop()` is true. Returns whether the last step was reached.
         """
         started, first, counted = time.monotonic(), self.step, 0
         sums: dict[str, float] = {}
@@ -124,6 +148,7 @@ class Trainer:
                 self.save()
             if self._wants_samples() and not stopped:
                 self._sample()
+        self._next = None  # ends the workers
         self.save()
         self.export()
         if self.log is not None:
@@ -131,29 +156,28 @@ class Trainer:
         return self.step >= self.config.steps
 
     def one_step(self, stop: bool = False) -> dict[str, float]:
-        """Take one step. Gives the losses of the whole batch, the rate, the gradient's norm, and
+        """Take one step. Returns the losses of the whole batch, the rate, the gradient's norm, and
         "stop": above 0 when `stop` was given in any process."""
-        rate = self.config.lr * lr_share(self.step, self.config)
+        rate = self.config.lr * lr_factor(self.step, self.config)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        losses = self.job.backward(self.step, self.share)
-        losses["stop"] = torch.tensor(float(stop), device=self.device)
-        grads = [w.grad for w in self.weights.values() if w.grad is not None]
-        parallel.average([*grads, *losses.values()], self.processes)
-        figures = {key: float(value) for key, value in losses.items()}
+        losses = self.job.backward(self.accelerator, self.network, self._examples())
+        losses["stop"] = torch.tensor(float(stop), device=self.accelerator.device)
+        means = self.accelerator.reduce(torch.stack(list(losses.values())), reduction="mean")
+        figures = dict(zip(losses, means.tolist(), strict=True))
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip_grad))
-        if not (torch.isfinite(losses["loss"]) and norm < float("inf")):
+        if not abs(figures["loss"]) + norm < float("inf"):
             raise GlideError(
                 f"at step {self.step} the loss is {figures['loss']} and its gradient's norm {norm}"
-                ": the training diverges. Expected finite figures. Lower the learning rate (--lr); "
-                f"{self.checkpoint} keeps the last saved step."
+                f": training diverged. Lower the learning rate (--lr); {self.checkpoint} keeps the "
+                "last saved step."
             )
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        # a young average forgets faster, or it would hold the first random weights for long
+        # a young average has a smaller decay, or it would keep the first weights for long
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -161,14 +185,14 @@ class Trainer:
         return {**figures, "lr": rate, "grad_norm": norm}
 
     def save(self) -> None:
-        """Write checkpoint.pt, whole or not at all: weights, average, optimiser and step."""
-        if self.rank:
+        """Write checkpoint.pt atomically: weights, average, optimizers and step."""
+        if not self.accelerator.is_main_process:
             return
         saving.write(
             self.checkpoint,
             {
                 "config": asdict(self.config),
-                "model_config": self.job.model.config.to_json(),
+                "model_config": self.model.config.to_json(),
                 "fingerprint": saving.base_fingerprint(self.job),
                 "step": self.step,
                 "model": {name: weight.detach() for name, weight in self.weights.items()},
@@ -183,15 +207,16 @@ class Trainer:
         return self.run.folder / f"{name}.safetensors"
 
     def export(self) -> Path:
-        """Write the averaged weights as safetensors, the LoRA's alone in a LoRA run."""
+        """Write the averaged weights as safetensors; only the LoRA's in a LoRA run."""
         path = self.exported
-        if self.rank:
+        if not self.accelerator.is_main_process:
             return path
+        about = saving.About(self.config, self.step, [path.name for path in self.run.init_from])
         with self.averaged():
             if self.lora_layers:
-                saving.export_lora(self.job, self.lora_layers, path, self._about())
+                saving.export_lora(self.job, self.lora_layers, path, about)
             else:
-                saving.export(self.job, path, self._about())
+                saving.export(self.job, path, about)
         return path
 
     @contextmanager
@@ -208,11 +233,33 @@ class Trainer:
         finally:
             swap()
 
-    def _freeze(self, job: DiffusionJob) -> None:
-        if not self.run.start_from:
+    def stop_all(self, stop: bool) -> bool:
+        """Whether `stop` is true in any process; all must call it (for `on_start`)."""
+        return any_process(self.accelerator, stop)
+
+    def _examples(self) -> list[Examples]:
+        """This process's examples of the current step."""
+        if self._next is None or self._prepared != self.step:
+            self._next = iter(load_steps(self.steps, self.step, self.run.workers))
+        self._prepared = self.step + 1
+        found = next(self._next)
+        if isinstance(found, GlideError):
+            raise found
+        return found
+
+    def _make_folder(self) -> None:
+        try:
+            self.run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise GlideError(
-                "a LoRA changes a model that there is: expected --start-from (a bundled model's "
-                "name, a released checkpoint, or a run's file) with --lora"
+                f"cannot create {self.run.folder}: {error.strerror} (--out)"
+            ) from error
+
+    def _add_lora(self, job: DiffusionJob) -> None:
+        if not self.run.init_from:
+            raise GlideError(
+                "--lora changes an existing model: expected --init-from (a bundled model's name, a "
+                "released checkpoint, or a run's file)"
             )
         c = self.config
         self.lora_layers = lora.install(
@@ -224,24 +271,23 @@ class Trainer:
             seed=c.seed,
         )
 
-    def _about(self) -> saving.About:
-        return saving.About(self.config, self.step, [path.name for path in self.run.start_from])
-
     def _wants_samples(self) -> bool:
         every = self.run.sample_every
-        return bool(every) and self.step % every == 0 and not self.rank
+        return bool(every) and self.step % every == 0 and self.log is not None
 
     def _sample(self) -> None:
-        from glide_core.training.grids import save_grid
+        from glide_core.training.samples import save_grid
 
-        with self.averaged():
-            grid = save_grid(self.job, self.run.folder / f"samples_{self.step:06d}.png")
-        if grid is not None and self.log is not None:
-            self.log.picture(self.step, grid)
+        if isinstance(self.job, DiffusionJob):
+            path = self.run.folder / f"samples_{self.step:06d}.png"
+            with self.averaged():
+                grid = save_grid(self.job.model, self.source, path)
+            if self.log is not None:
+                self.log.image(self.step, grid)
 
 
-def lr_share(step: int, config: TrainConfig) -> float:
-    """Share of the learning rate at a step: linear warm-up, flat, then linear to `final_lr`."""
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Factor on the learning rate at a step: linear warm-up, flat, then linear to `final_lr`."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     done = step / config.steps

@@ -1,0 +1,105 @@
+"""One or several processes: `accelerate launch` or `torchrun`, on one machine or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from glide_core.devices import pick_device
+from glide_core.errors import GlideError
+from glide_core.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
+    """Make the accelerator of a run, and join the group of processes that the launcher announces.
+
+    device: "auto", "cpu", "cuda", "mps", or one GPU ("cuda:1") where there is one process; of
+    several processes each takes the GPU of its local rank.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState
+        from accelerate.utils import InitProcessGroupKwargs
+    except ImportError as error:
+        raise GlideError(
+            "training needs the package accelerate, which is not installed: "
+            'pip install "glide-diffusion[train]"'
+        ) from error
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone:
+        chosen = pick_device(device)
+        device = chosen.type
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)
+    elif device not in ("auto", "cpu", "cuda"):
+        raise GlideError(
+            f"--device {device} with several processes: expected cpu or cuda; every process takes "
+            "the GPU of its local rank"
+        )
+    # accelerate keeps one state per process; a second run in it may have other settings
+    AcceleratorState._reset_state(reset_partial_state=alone)
+    GradientState._reset_state()
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if config.bf16 else "no",
+            gradient_accumulation_steps=config.grad_accum_steps,
+            # the others wait while the first process checks the data or generates images
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+        )
+    except ValueError as error:
+        raise GlideError(
+            f"bfloat16 cannot be used here ({error}): train in float32 (--fp32)"
+        ) from error
+    if device == "cuda" and accelerator.device.type != "cuda":
+        raise GlideError("no GPU was found: expected --device cpu")
+    return accelerator
+
+
+def on_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """Call a function in the first process; returns its result, or raises its error, in all."""
+    from accelerate.utils import broadcast_object_list
+
+    if accelerator.num_processes == 1:
+        return make()
+    found: list[object] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = make()
+        except Exception as error:
+            found[1] = error if isinstance(error, GlideError) else RuntimeError(repr(error))
+    broadcast_object_list(found)
+    if isinstance(found[1], Exception):
+        raise found[1]
+    return found[0]  # type: ignore[return-value]
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any process; all must call it."""
+    value = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(value, reduction="sum") > 0)
+
+
+def check_same(accelerator: Accelerator, what: str, value: int) -> None:
+    """Raise GlideError in every process unless all of them have the same value."""
+    values = accelerator.gather(torch.tensor([value], device=accelerator.device)).tolist()
+    if len(set(values)) > 1:
+        raise GlideError(
+            f"the processes start from different {what}s ({values}). Give all machines the same "
+            "files and the same --out, in a folder that all of them can read."
+        )
+
+
+def leave() -> None:
+    """Leave the group of processes, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,326 @@
+"""Training examples: example i of step s is a function of (seed, s, i) alone.
+
+So a batch is the same whether one process makes it whole, several make their shares of it, or it is
+split into accumulation steps; and a resumed run needs no saved random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from glide_core.config import ClipConfig, GlideConfig
+from glide_core.data.types import Source
+from glide_core.errors import GlideError
+from glide_core.tokenizer import get_tokenizer
+from glide_core.training.config import TrainConfig
+
+TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
+_MOST_CAPTIONS = 2**16  # tokenized captions that are kept
+
+
+class Share(NamedTuple):
+    """The part of every batch that one process computes, in `grad_accum_steps` equal parts."""
+
+    batch: int  # images per step, over all processes
+    first: int
+    size: int
+    grad_accum_steps: int
+
+    @staticmethod
+    def of(batch: int, rank: int, processes: int, grad_accum_steps: int) -> Share:
+        """Divide a batch evenly; GlideError when that is not possible."""
+        if batch % (processes * grad_accum_steps):
+            raise GlideError(
+                f"a batch of {batch} cannot be split among {processes} processes with "
+                f"{grad_accum_steps} accumulation steps: expected a multiple of "
+                f"{processes * grad_accum_steps} (--batch, --grad-accum)"
+            )
+        size = batch // processes
+        return Share(batch, rank * size, size, grad_accum_steps)
+
+    def ranges(self) -> list[range]:
+        """The examples of each accumulation step, by their index in the batch."""
+        step = self.size // self.grad_accum_steps
+        end = self.first + self.size
+        return [range(i, i + step) for i in range(self.first, end, step)]
+
+
+class Examples(NamedTuple):
+    """Part of a batch, ready for the network."""
+
+    images: Tensor  # [B, 3, S, S] in [-1, 1]
+    captions: list[str]  # "" where one was dropped
+    ids: Tensor  # [B, L] token ids
+    text: Tensor  # token mask [B, L]; noisy CLIP: lengths [B]
+    t: Tensor  # [B]
+    noise: Tensor  # [B, 3, S, S]
+    weight: Tensor  # [B] factor on the loss
+    extra: Mapping[str, Tensor]  # the model's further inputs
+    seed: int = 0  # of dropout inside the network
+
+    def to(self, device: torch.device) -> Examples:
+        """Move the tensors to a device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return {k: move(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+        return Examples(*map(move, self))
+
+
+def generator(seed: int, step: int, index: int) -> torch.Generator:
+    """Random numbers of example `index` of a step (-1: of the whole batch)."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+class _Steps(Dataset[list[Examples]]):
+    """One process's share of every step, by step number; what both kinds of models have alike."""
+
+    def __init__(self, config: TrainConfig, source: Source, share: Share, steps: int) -> None:
+        self.config, self.source, self.share = config, source, share
+        self.sample_timestep = TimestepSampler(config.timesteps, steps)
+        self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> list[Examples]:
+        return [self.examples(step, part) for part in self.share.ranges()]
+
+    def examples(self, step: int, indices: Sequence[int]) -> Examples:
+        """Make examples of a step by their index in its batch, on the CPU."""
+        raise NotImplementedError
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and masks or lengths of captions; each distinct caption is encoded once."""
+        for caption in captions:
+            if caption not in self._tokens:
+                if len(self._tokens) >= _MOST_CAPTIONS:
+                    self._tokens.clear()
+                self._tokens[caption] = self._encode(caption)
+        ids, rest = zip(*(self._tokens[caption] for caption in captions), strict=True)
+        return torch.stack(ids), torch.stack(rest)
+
+    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class DiffusionSteps(_Steps):
+    """Examples of the four diffusion models."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: GlideConfig,
+        source: Source,
+        share: Share,
+        prior: Source | None = None,
+    ) -> None:
+        """prior: images of prior preservation; every second example is one of them."""
+        super().__init__(config, source, share, model.schedule.diffusion_steps)
+        self.model, self.prior = model, prior
+        self.tokenizer = get_tokenizer(model.tokenizer)
+        self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
+
+    def examples(self, step: int, indices: Sequence[int]) -> Examples:
+        seed = self.config.seed
+        rows = [self._example(generator(seed, step, i), i) for i in indices]
+        images, captions, t, noise, weight, extra = zip(*rows, strict=True)
+        ids, mask = self.tokenize(captions)
+        return Examples(
+            torch.stack(images),
+            list(captions),
+            ids,
+            mask,
+            torch.stack(t),
+            torch.stack(noise),
+            torch.tensor(weight),
+            {key: torch.stack([row[key] for row in extra]) for key in extra[0]},
+            generator(seed, step, -2 - indices[0]).initial_seed(),
+        )
+
+    def _example(
+        self, rng: torch.Generator, index: int
+    ) -> tuple[Tensor, str, Tensor, Tensor, float, dict[str, Tensor]]:
+        old = self.prior if self.prior is not None and index % 2 else None
+        side = self.model.unet.image_size
+        batch = (old or self.source).batch(rng, 1, side=side, crop=self.crop)
+        image, extra = batch.images, {}
+        if self.model.is_upsampler:
+            extra["low_res"] = conditioning_augmentation(F.avg_pool2d(image, 4), rng)[0]
+        if self.model.is_inpaint:
+            extra["image"] = image[0]
+            extra["keep_mask"] = random_keep_masks(rng, 1, image.shape[-1])[0]
+        dropped = float(torch.rand((), generator=rng)) < self.config.caption_dropout
+        t = self.sample_timestep(rng)
+        noise = torch.randn(image.shape[1:], generator=rng)
+        weight = self.config.prior_weight if old is not None else 1.0
+        return image[0], "" if dropped else batch.captions[0], t, noise, weight, extra
+
+    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
+        tokens = self.tokenizer.encode(caption, self.model.text.context_length)
+        return tokens.ids, tokens.mask
+
+
+class ClipSteps(_Steps):
+    """Examples of the noisy CLIP, whose loss compares all of a batch: no caption twice in it."""
+
+    def __init__(
+        self, config: TrainConfig, model: ClipConfig, source: Source, share: Share
+    ) -> None:
+        super().__init__(config, source, share, model.n_timesteps)
+        self.model, self.tokenizer = model, get_tokenizer(model.tokenizer)
+
+    def __getitem__(self, step: int) -> list[Examples]:
+        whole = self.examples(step, range(self.share.batch))
+        return [
+            Examples(
+                *(whole.images[s], whole.captions[s], whole.ids[s], whole.text[s]),
+                *(whole.t[s], whole.noise[s], whole.weight[s]),
+                {},
+            )
+            for s in (slice(part.start, part.stop) for part in self.share.ranges())
+        ]
+
+    def examples(self, step: int, indices: Sequence[int]) -> Examples:
+        seed, count = self.config.seed, self.share.batch
+        batch = self.source.batch(
+            generator(seed, step, -1), count, side=self.model.image_size, distinct=True
+        )
+        if len(batch.captions) < count:
+            raise GlideError(
+                f"there are {len(batch.captions)} different captions, too few for a batch of "
+                f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller --batch."
+            )
+        rngs = [generator(seed, step, i) for i in indices]
+        t = torch.stack([self.sample_timestep(rng) for rng in rngs])
+        noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
+        images = batch.images[indices[0] : indices[-1] + 1]
+        captions = batch.captions[indices[0] : indices[-1] + 1]
+        ids, lengths = self.tokenize(captions)
+        return Examples(images, captions, ids, lengths, t, noise, torch.ones(len(indices)), {})
+
+    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
+        length = self.model.context_length
+        tokens = self.tokenizer.encode(caption, length)
+        # CLIP's own tokenizer counts its end token as text; GLIDE's uses it as padding
+        extra = 0 if self.model.tokenizer == "clip-bpe" else 1
+        return tokens.ids, torch.tensor(min(tokens.length + extra, length))
+
+
+class _WithErrors(Dataset[list[Examples] | GlideError]):
+    """The steps, with an error as a value: a worker's would arrive with its traceback as text."""
+
+    def __init__(self, steps: _Steps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> list[Examples] | GlideError:
+        try:
+            return self.steps[step]
+        except GlideError as error:
+            return error
+
+
+def load_steps(steps: _Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
+    """Iterate over the steps from `first` on; workers: processes that prepare them ahead."""
+    fork = "fork" in torch.multiprocessing.get_all_start_methods()
+    return DataLoader(
+        _WithErrors(steps),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        sampler=range(first, len(steps)),
+        num_workers=workers,
+        # forked workers share the cache of decoded images; they touch no GPU
+        multiprocessing_context="fork" if workers and fork else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_it_is(examples: Any) -> Any:
+    return examples
+
+
+def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
+    """Probability of each of `steps` timesteps in training, [steps], sum 1.
+
+    logit-normal: mostly the middle (Esser et al. 2024, mean 0, deviation 1). low, high: falling or
+    rising linearly, to 0, with the noise. lowest: the cube of a uniform number, for upsamplers,
+    whose last steps are the hard ones. zero: the least noise alone, for an ordinary CLIP. The loss
+    is not divided by these probabilities.
+    """
+    u = (np.arange(steps) + 0.5) / steps
+    if name == "uniform":
+        density = np.ones(steps)
+    elif name == "logit-normal":
+        density = np.exp(-0.5 * np.log(u / (1 - u)) ** 2) / (u * (1 - u))
+    elif name == "zero":
+        density = (np.arange(steps) == 0).astype(np.float64)
+    elif name == "lowest":
+        density = np.diff((np.arange(steps + 1) / steps) ** (1 / 3))
+    elif name in ("low", "high"):
+        density = u if name == "high" else 1 - u
+    else:
+        raise GlideError(f"unknown timestep distribution {name!r}: expected {', '.join(TIMESTEPS)}")
+    probabilities: NDArray[np.float64] = density / density.sum()
+    return probabilities
+
+
+class TimestepSampler:
+    """Samples timesteps of a named distribution, one at a time."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.steps = steps
+        self._ends = torch.from_numpy(np.cumsum(timestep_probabilities(name, steps)))
+
+    def __call__(self, rng: torch.Generator) -> Tensor:
+        """One timestep, int64 []."""
+        u = torch.rand((), generator=rng, dtype=torch.float64)
+        return torch.searchsorted(self._ends, u, right=True).clamp(max=self.steps - 1)
+
+
+def upsampler_crop(model: GlideConfig, wanted: int) -> int:
+    """Side of an upsampler's training crops; GlideError where its UNet cannot take them."""
+    unet = model.unet
+    crop = min(wanted, unet.image_size)
+    step = max(4, 2 ** (len(unet.channel_mult) - 1) * unet.patch_size)
+    if crop < step or crop % step:
+        raise GlideError(
+            f"crops of {crop}x{crop} do not fit this upsampler: expected --crop to be a multiple "
+            f"of {step}"
+        )
+    return crop
+
+
+def random_keep_masks(rng: torch.Generator, batch: int, size: int) -> Tensor:
+    """Keep masks [B, 1, S, S]: one to three erased rectangles, or (one in five) all erased."""
+    masks = torch.ones(batch, 1, size, size)
+    for mask in masks:
+        if float(torch.rand((), generator=rng)) < 0.2:
+            mask.zero_()
+            continue
+        for _ in range(int(torch.randint(1, 4, (), generator=rng))):
+            h, w = (torch.rand(2, generator=rng) * 0.6 * size + size / 8).long().tolist()
+            y, x = (torch.rand(2, generator=rng) * (size - torch.tensor([h, w]))).long().tolist()
+            mask[:, y : y + h, x : x + w] = 0
+    return masks
+
+
+def conditioning_augmentation(low: Tensor, rng: torch.Generator) -> Tensor:
+    """Blur and noise a low-resolution input slightly, as in Ho et al. 2022."""
+    blurred = F.avg_pool2d(F.pad(low, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = 0.5 * torch.rand(len(low), 1, 1, 1, generator=rng)
+    low = torch.lerp(low, blurred, share)
+    noise = torch.randn(low.shape, generator=rng)
+    level = 0.06 * torch.rand(len(low), 1, 1, 1, generator=rng)
+    return (low + level * noise).clamp(-1, 1)
