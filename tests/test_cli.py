@@ -319,15 +319,13 @@ def test_a_failed_write_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clip_guidance_samples_the_papers_way_unless_told_otherwise() -> None:
-    from argparse import Namespace
-
-    from glide_core.cli.session import sampler_of
-
-    assert sampler_of(Namespace(sampler=None, clip_scale=0.0)) == "ddim"
-    assert sampler_of(Namespace(sampler=None, clip_scale=3.0)) == "ddpm"
-    assert sampler_of(Namespace(sampler="ddim", clip_scale=3.0)) == "ddim"
-    assert sampler_of(Namespace(sampler=None)) == "ddim"
+def test_clip_guidance_samples_the_papers_way_unless_told_otherwise(out: Path) -> None:
+    words = ["generate", "x", *TWO_STAGES[:2], "--no-upsample", *QUICK, "--out", out]
+    clip = ["--clip-scale", 3, "--clip", "tiny_clip.safetensors"]
+    for more in ([], clip, [*clip, "--sampler", "ddim"]):
+        assert glide(*words, *more) == 0
+    found = [json.loads(io.read_text(path)["glide"])["sampler"] for path in sorted(out.iterdir())]
+    assert found == ["ddim", "ddpm", "ddim"]
 
 
 @pytest.mark.parametrize(

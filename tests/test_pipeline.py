@@ -16,6 +16,7 @@ from PIL import Image
 
 from glide_core import GlideError, GlidePipeline
 from glide_core.checkpoints.lora import LoraInfo, save_lora
+from glide_core.cli import main
 from glide_core.components import INDEX
 
 FAST = {"num_inference_steps": 2, "upsample_steps": 2}
@@ -27,6 +28,16 @@ def pipe(tiny_models: Path) -> GlidePipeline:
     found = GlidePipeline.from_pretrained(tiny_models, device="cpu")
     found.set_progress_bar_config(disable=True)
     return found
+
+
+def write_lora(path: Path) -> Path:
+    model = tiny_model("base")
+    name, layer = next(
+        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "unet" in n
+    )
+    torch.manual_seed(0)
+    pair = (torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2))
+    return save_lora({name: pair}, path, LoraInfo.of(model, 2, 2.0, "tiny"))
 
 
 @pytest.fixture
@@ -190,13 +201,7 @@ def test_models_can_be_named_by_file_or_role(tiny_models: Path) -> None:
 
 
 def test_a_lora_is_merged_and_removed_bit_for_bit(pipe: GlidePipeline, tmp_path: Path) -> None:
-    model = tiny_model("base")
-    name, layer = next(
-        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "unet" in n
-    )
-    torch.manual_seed(0)
-    pair = (torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2))
-    path = save_lora({name: pair}, tmp_path / "x.safetensors", LoraInfo.of(model, 2, 2.0, "tiny"))
+    path = write_lora(tmp_path / "x.safetensors")
     before = pipe("a cat", seed=1, **ONE).images
     pipe.load_lora_weights(path, 0.5)
     pipe.load_lora_weights(path, 0.5)
@@ -233,3 +238,21 @@ def test_impossible_options_are_named(
         pipe("a cat", **{**ONE, **options})
     with pytest.raises(TypeError, match="steps"):
         pipe.edit(Image.new("RGB", (64, 64)), "a cat", steps=3)
+
+
+def test_a_merged_lora_is_a_model_of_its_own_and_overwrites_nothing(
+    tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, target = tiny_models / "tiny_base.safetensors", tmp_path / "merged.safetensors"
+    lora = write_lora(tmp_path / "x.safetensors")
+    words = ["models", "merge", str(base), str(lora), str(target), "--strength", "0.5"]
+    assert main(words) == 0
+    merged = GlidePipeline.from_pretrained(target, device="cpu")("a cat", seed=1, **ONE).images
+    pipe = GlidePipeline.from_pretrained(base, device="cpu")
+    plain = pipe("a cat", seed=1, **ONE).images
+    pipe.load_lora_weights(lora, 0.5)
+    # the file stores float16
+    assert np.abs(pipe("a cat", seed=1, **ONE).images - merged).max() < 0.02
+    assert np.abs(plain - merged).max() > 0.02
+    assert main(words) == 1
+    assert "not overwritten" in capsys.readouterr().err

@@ -6,13 +6,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from glide_core.cli.options import number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "List the known models with their location, and your own files. Only `glide models "
         "download` downloads anything."
     )
-    jobs = parser.add_subparsers(dest="job", metavar="[list | download | convert | convert-lora]")
+    jobs = parser.add_subparsers(
+        dest="job", metavar="[list | download | convert | convert-lora | merge]"
+    )
     jobs.add_parser("list", help="list models (the default)")
     download = jobs.add_parser("download", help="download a model")
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
@@ -55,10 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
     lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
     lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
+    merge = jobs.add_parser("merge", help="merge a LoRA into a model and write the result")
+    merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
+    merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
+    merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
+    merge.add_argument(
+        "--strength", type=number, default=1.0, metavar="S", help="of the LoRA (default: 1)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    jobs = {"download": _download, "convert": _convert, "convert-lora": _convert_lora}
+    jobs = {
+        "download": _download,
+        "convert": _convert,
+        "convert-lora": _convert_lora,
+        "merge": _merge,
+    }
     return jobs.get(arguments.job, _list)(arguments)
 
 
@@ -167,4 +183,23 @@ def _convert_lora(arguments: argparse.Namespace) -> int:
     if not isinstance(config, GlideConfig):
         raise GlideError(f"{path} is a noisy CLIP. Expected the GLIDE model that the LoRA is for.")
     print(convert_lora(config, arguments.file, arguments.to))
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.checkpoints.files import read_shapes
+    from glide_core.checkpoints.loading import load_model, save_model
+    from glide_core.checkpoints.lora import apply_lora
+    from glide_core.errors import GlideError
+
+    if arguments.to.exists():
+        raise GlideError(f"{arguments.to} already exists and is not overwritten")
+    path = find_model(arguments.base)
+    model = apply_lora(load_model(path), arguments.lora.expanduser(), arguments.strength)
+    stored = {key: value for key, value in read_shapes(path).metadata.items() if key != "format"}
+    stored["glide_merged_lora"] = f"{arguments.lora.name}:{arguments.strength:g}"
+    print(save_model(model, arguments.to, dtype=torch.float16, metadata=stored))
     return 0

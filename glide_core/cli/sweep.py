@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,11 @@ from glide_core.errors import GlideError
 from glide_core.names import SAMPLERS
 
 if TYPE_CHECKING:
-    from glide_core.cli.session import Session
+    import torch
+
     from glide_core.evaluation.sweep import Scorer
     from glide_core.evaluation.sweep_grid import Grid
     from glide_core.evaluation.sweep_output import SweepFolder
-    from glide_core.models.noisy_clip import NoisyClip
 
 log = logging.getLogger("glide")
 
@@ -121,11 +122,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.cli.session import Session
+    from glide_core.checkpoints.loading import load_clip, load_model
+    from glide_core.devices import pick_device, pick_dtype
     from glide_core.evaluation.sweep import SweepInputs, sweep
     from glide_core.evaluation.sweep_grid import Grid
     from glide_core.evaluation.sweep_output import SweepFolder
     from glide_core.evaluation.sweep_plots import check_matplotlib
+    from glide_core.io import check_folder
+    from glide_core.progress import step_bars
 
     check_matplotlib()
     guided = any(scale > 0 for scale in arguments.clip_scale)
@@ -134,9 +138,11 @@ def run(arguments: argparse.Namespace) -> int:
     prompts, seeds = read_prompts(arguments.prompts, arguments.n, arguments.seed)
     inputs = SweepInputs(prompts, seeds, arguments.negative, arguments.eta, arguments.batch)
 
-    here = Session.of(arguments)
+    check_folder(arguments.out)
+    device = pick_device(arguments.device)
+    dtype = pick_dtype(arguments.dtype, device)
     names = arguments.scorer or _default_scorers(arguments.n)
-    folder = SweepFolder(arguments.out, tuple(_scorer(name, here) for name in names))
+    folder = SweepFolder(arguments.out, tuple(_scorer(name, device) for name in names))
     guides = [find_model(name) for name in arguments.clip or ["clip"]] if guided else []
     distinct = list(dict.fromkeys(prompts))
     folder.begin(
@@ -149,16 +155,18 @@ def run(arguments: argparse.Namespace) -> int:
             "seeds": seeds,
             "negative": arguments.negative,
             "eta": arguments.eta,
-            "dtype": str(here.dtype),
+            "dtype": str(dtype),
         }
     )
     done = {result.cell for result in folder.results()}
     cells = [cell for cell in grid.cells() if cell not in done]
     if cells:
-        model = here.model(arguments.model, "base")
+        path = find_model(arguments.model)
+        model = load_model(path, device=device, dtype=dtype, kinds=("base",))
         _warn_if_truncated(model.config, [*distinct, arguments.negative])
-        clip = _load_clip(here, guides) if guided else None
-        with here.progress("sweep") as step:
+        clip = load_clip(guides, device=device, dtype=dtype) if guided else None
+        with step_bars(disable=arguments.quiet) as bar:
+            step = partial(bar, "sweep")
             for result in sweep(model, inputs, cells, folder.scorers, clip=clip, callback=step):
                 folder.add(result)
     for path in write_results(folder, grid, distinct, arguments.shown):
@@ -235,7 +243,7 @@ def _default_scorers(count: int) -> list[str]:
     return ["clip:bundled", *(["diversity"] if count > 1 else []), "clipped"]
 
 
-def _scorer(name: str, here: Session) -> Scorer:
+def _scorer(name: str, device: torch.device) -> Scorer:
     import torch
 
     from glide_core.evaluation import sweep
@@ -244,7 +252,7 @@ def _scorer(name: str, here: Session) -> Scorer:
 
     kind, _, rest = name.partition(":")
     if kind in ("clip", "open_clip") and rest:
-        return sweep.clip_scorer(load_extractor(name, device=here.device), here.device)
+        return sweep.clip_scorer(load_extractor(name, device=device), device)
     if kind == "frechet" and rest:
         found = list(find_images(rest, crop="none", size=REFERENCE_SIDE).read())
         readable = [one.pixels for one in found if isinstance(one, LoadedImage)]
@@ -257,12 +265,6 @@ def _scorer(name: str, here: Session) -> Scorer:
         f"Unknown scorer {name!r}. Allowed for --scorer: clip:bundled, clip:MODEL, "
         "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER."
     )
-
-
-def _load_clip(here: Session, paths: list[Path]) -> NoisyClip:
-    from glide_core.checkpoints.loading import load_clip
-
-    return load_clip(paths, device=here.device, dtype=here.dtype)
 
 
 def _identity(path: Path) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -65,33 +68,19 @@ def test_a_table_a_grid_and_plots_are_written(
 def test_interrupted_by_ctrl_c_it_keeps_its_rows_and_resumes(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from glide_core.cli.session import Session
-
     told: list[tuple[int, int]] = []
     stop_at: list[int] = [2]
-    real = Session.progress
 
-    def progress(self: Session, label: str):  # type: ignore[no-untyped-def]
-        outer = real(self, label)
+    @contextmanager
+    def step_bars(**options: Any) -> Iterator[Any]:
+        def step(stage: str, info: StepInfo) -> None:
+            told.append((info.index, info.total))
+            if info.index in stop_at:
+                raise KeyboardInterrupt
 
-        class Watched:
-            def __enter__(self):  # type: ignore[no-untyped-def]
-                inner = outer.__enter__()
+        yield step
 
-                def step(info: StepInfo) -> None:
-                    inner(info)
-                    told.append((info.index, info.total))
-                    if info.index in stop_at:
-                        raise KeyboardInterrupt
-
-                return step
-
-            def __exit__(self, *error: object) -> None:
-                outer.__exit__(*error)  # type: ignore[arg-type]
-
-        return Watched()
-
-    monkeypatch.setattr(Session, "progress", progress)
+    monkeypatch.setattr("glide_core.progress.step_bars", step_bars)
     assert sweep(prompts, "--cfg", "1,2,3") == 130
     assert told == [(0, 6), (1, 6), (2, 6)]  # at once, in the second cell
     (first,) = rows(prompts)
