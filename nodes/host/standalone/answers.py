@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glide_core.errors import GlideError
+from glide_core.io import atomic_write
 
 from .graph import plain, shown
 
@@ -112,28 +113,25 @@ def refusal(url: str, status: int, reason: str, content: bytes) -> str:
 def save_image(content: bytes, name: str, folder: Path) -> Path:
     """Write an image under its name, or a numbered one if that exists; GlideError if it is none."""
     path = folder / _file_name(name, image_format(content, name))
-    temporary = folder / f".{path.stem}.{id(content):x}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            number = 0
-            while True:
-                numbered = path.with_stem(f"{path.stem}_{number}") if number else path
-                try:
-                    numbered.touch(exist_ok=False)  # claims the name
-                except FileExistsError:
-                    number += 1
-                    continue
-                try:
-                    return temporary.replace(numbered)
-                except BaseException:  # Ctrl-C too: an empty file must not stay behind
-                    numbered.unlink(missing_ok=True)
-                    raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        numbered, number = path, 0
+        while True:
+            try:
+                numbered.touch(exist_ok=False)  # claims the name
+                break
+            except FileExistsError:
+                number += 1
+                numbered = path.with_stem(f"{path.stem}_{number}")
     except OSError as error:
         raise GlideError(f"an image cannot be written to {folder}: {error}.") from error
+    try:
+        with atomic_write(numbered) as temporary:
+            temporary.write_bytes(content)
+    except BaseException:  # Ctrl-C too: an empty file must not stay behind
+        numbered.unlink(missing_ok=True)
+        raise
+    return numbered
 
 
 def image_format(content: bytes, name: str) -> str:

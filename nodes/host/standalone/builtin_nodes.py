@@ -110,9 +110,8 @@ class SaveImage(_Placed):
         from glide_core import io
         from glide_core.images import from_comfy, to_pil
 
-        pictures = to_pil(from_comfy(images))
         self.place.written += io.save_images(
-            pictures, self.place.out, filename_prefix, self.place.text
+            to_pil(from_comfy(images)), self.place.out, filename_prefix, self.place.text
         )
         return ()
 

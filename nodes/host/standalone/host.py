@@ -189,13 +189,13 @@ class StandaloneHost:
         extras = [
             part(branch, where=f"'{name}'") for name, branch in zip(names, branches, strict=False)
         ]
-        pictures = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
+        inputs = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
         with torch.inference_mode():
             guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
             loaded = sampling.condition_model(
                 glide,
                 *([tokens_for(extra, glide.config)] * batch for extra in extras),
-                **pictures,
+                **inputs,
                 cond_fn=add_guides(*guides) if guides else None,
             )
             return job(loaded).cpu()

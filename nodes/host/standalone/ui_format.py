@@ -256,7 +256,7 @@ def _source(scope: _Scope, declared: Mapping[str, Any]) -> _Place | _Cut:
 
 
 def _before(place: _Place) -> _Place | _Found:
-    """Go one step back: to the value itself, or to the output that this one passes on."""
+    """Follow one step: to the value itself, or to the output that this one passes on."""
     scope, key, slot = place
     if key == FROM_OUTSIDE and scope.parent is not None and scope.outer is not None:
         return _passed(scope.parent, scope.outer, slot)
