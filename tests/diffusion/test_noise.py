@@ -35,3 +35,15 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_a_batch_without_a_seed_for_each_image_is_refused() -> None:
     with pytest.raises(GlideError, match="one seed per image"):
         SeededNoise([1, 2])(torch.empty(3, 3, 8, 8))
+
+
+def test_the_processs_default_dtype_does_not_change_the_noise() -> None:
+    wanted = SeededNoise([4])(torch.empty(1, 3, 8, 8))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        noise = SeededNoise([4])(torch.empty(1, 3, 8, 8))
+    finally:
+        torch.set_default_dtype(before)
+    assert noise.dtype == torch.float32
+    assert torch.equal(noise, wanted)
