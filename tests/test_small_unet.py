@@ -130,7 +130,7 @@ def test_without_a_word_from_the_network_v_is_the_best_linear_guess(t: int) -> N
     a, s = schedule.alpha_sigma(steps, 4)
     x_t, v = a * x0 + s * noise, a * noise - s * x0
     silent = torch.zeros(n, 2, 1, 1)
-    guess = Precondition.of(SMALL).velocity(silent, x_t, steps, low)[:, :1]
+    guess = Precondition.of(SMALL).v_prediction(silent, x_t, steps, low)[:, :1]
     columns = torch.stack([x_t.flatten(), low.flatten()], dim=1).double()
     best = torch.linalg.lstsq(columns, v.flatten().double()[:, None]).solution
     least = (columns @ best - v.flatten()[:, None]).square().mean()
@@ -144,7 +144,7 @@ def test_a_preconditioned_model_never_asks_for_more_variance_than_beta() -> None
     wild = torch.tensor([-9.0, 0.3, 9.0]).view(3, 1, 1, 1)
     raw_output = torch.cat([torch.zeros(3, 1, 1, 1), wild], dim=1)
     x = torch.zeros(3, 1, 1, 1)
-    found = Precondition.of(SMALL).velocity(raw_output, x, torch.tensor([5, 5, 5]), x)[:, 1]
+    found = Precondition.of(SMALL).v_prediction(raw_output, x, torch.tensor([5, 5, 5]), x)[:, 1]
     assert found.flatten().tolist() == pytest.approx([-1, 0.3, 1])
 
 
@@ -157,14 +157,14 @@ def test_the_network_sees_unit_spread() -> None:
         low = torch.rand(50_000, 1, 1, 1, generator=generator)
         residual = 0.1 * torch.randn(50_000, 1, 1, 1, generator=generator)
         noise = torch.randn(50_000, 1, 1, 1, generator=generator)
-        seen = precondition.scaled(a * (low + residual) + s * noise, steps, low)
+        seen = precondition.network_input(a * (low + residual) + s * noise, steps, low)
         assert float(seen.std()) == pytest.approx(1, rel=0.03)
 
 
 def test_fractional_timesteps_lie_between_their_neighbours() -> None:
     precondition, low = Precondition.of(SMALL), torch.zeros(3, 1, 1, 1)
     x = torch.ones(3, 1, 1, 1)
-    found = precondition.scaled(x, torch.tensor([40.0, 40.5, 41.0]), low).flatten()
+    found = precondition.network_input(x, torch.tensor([40.0, 40.5, 41.0]), low).flatten()
     assert found[0] > found[1] > found[2]
 
 

@@ -1,8 +1,7 @@
-"""Noise schedules and respacing: float64 tables, exactly the reference's."""
+"""Respacing, and the tables of a schedule in float64, exactly the reference's."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,37 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glide_core.errors import GlideError
-
-Table = NDArray[np.float64]
-
-NOISE_SCHEDULES = ("linear", "squaredcos_cap_v2")
-
-
-def named_betas(noise_schedule: str, steps: int = 1000) -> Table:
-    """Return the betas of "linear" (Ho et al. 2020) or "squaredcos_cap_v2" (Nichol, Dhariwal 2021).
-
-    Both keep their shape for any number of steps; GlideError for another name.
-    """
-    if steps < 1:
-        raise GlideError(f"a schedule of {steps} steps is empty: expected 1 or more")
-    if noise_schedule == "linear":
-        scale = 1000 / steps
-        return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
-    if noise_schedule == "squaredcos_cap_v2":
-
-        def alpha_bar(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-        return np.array(
-            [
-                min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999)
-                for i in range(steps)
-            ],
-            dtype=np.float64,
-        )
-    raise GlideError(
-        f"unknown noise schedule {noise_schedule!r}: expected one of {', '.join(NOISE_SCHEDULES)}"
-    )
+from glide_core.noise_schedules import Table, named_betas
 
 
 def space_timesteps(num_timesteps: int, spec: str) -> list[int]:

@@ -1,30 +1,31 @@
-"""Preconditioning of an upsampler: the network predicts what the low-resolution picture lacks."""
+"""Preconditioning of an upsampler: the network predicts what the low-resolution image lacks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from glide_core.config import GlideConfig
-from glide_core.diffusion.schedule import named_betas
+from glide_core.noise_schedules import named_betas
 
 
 @dataclass(frozen=True)
 class Precondition:
     """Scalings around a network F after Karras et al. 2022 (table 1), with low_res as the mean.
 
-    The picture is taken as x0 = low + r, r of standard deviation `sigma_data` (q). From
-    x_t = a x0 + s e the best linear guess of v = a e - s x0 is known in closed form, and F adds
-    to it in units of what is left to guess:
+    The image is taken as x0 = low + r, r of standard deviation `sigma_data` (q). From
+    x_t = a x0 + s e the best linear estimate of v = a e - s x0 is known in closed form, and F adds
+    to it in units of what is left to estimate:
 
-        y = x_t - a low,  d = sqrt(a^2 q^2 + s^2)
-        v = -s low + a s (1 - q^2) / d^2 y - q / d F(y / d, ...)
+        y = x_t - a low,  v = -s low + c_skip y + c_out F(c_in y, ...),
+        c_in = 1 / d,  c_skip = a s (1 - q^2) / d^2,  c_out = -q / d,  d = sqrt(a^2 q^2 + s^2)
     """
 
     alphas_cumprod: Tensor  # [T], float64
     sigma_data: float
+    _on_devices: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def of(config: GlideConfig) -> Precondition:
@@ -36,22 +37,22 @@ class Precondition:
         table = torch.tensor(1 - betas, dtype=torch.float64, device="cpu").cumprod(0)
         return Precondition(table, config.unet.sigma_data)
 
-    def scaled(self, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
-        """The network's input: x_t without its mean, at unit spread."""
+    def network_input(self, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
+        """c_in * (x_t - a low): x_t without its mean, at unit variance."""
         a, _, d = self._scales(t, x_t)
         return ((x_t.float() - a * low.float()) / d).to(x_t.dtype)
 
-    def velocity(self, raw: Tensor, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
-        """Turn raw output [B, 2C, H, W] into v and the variance fraction."""
+    def v_prediction(self, raw: Tensor, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
+        """Turn raw output [B, 2C, H, W] into v and model_var_values."""
         a, s, d = self._scales(t, x_t)
         q = self.sigma_data
-        residual, fraction = raw.chunk(2, dim=1)
+        c_skip, c_out = a * s * (1 - q**2) / d**2, -q / d
+        residual, model_var_values = raw.chunk(2, dim=1)
         x_t, low = x_t.float(), low.float()
-        y = x_t - a * low
-        v = -s * low + a * s * (1 - q**2) / d**2 * y - q / d * residual
-        # the bound wants more variance than beta at edges, where the mean is furthest off, and an
-        # ancestral step would put that there as speckle
-        return torch.cat([v, fraction.clamp(-1, 1)], dim=1)
+        v = -s * low + c_skip * (x_t - a * low) + c_out * residual
+        # the variational bound asks for more variance than beta at edges, where the mean is
+        # furthest off, and a ddpm step would add that as speckle
+        return torch.cat([v, model_var_values.clamp(-1, 1)], dim=1)
 
     def weight(self, t: Tensor, like: Tensor) -> Tensor:
         """Factor [B, 1, 1, 1] that turns a square error of v into one of F."""
@@ -59,7 +60,7 @@ class Precondition:
 
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, s and d at timesteps [B], fractional ones between their neighbours."""
-        table = self.alphas_cumprod.to(like.device if like.device.type != "mps" else "cpu")
+        table = self._table(like.device if like.device.type != "mps" else torch.device("cpu"))
         at = t.to(table.device, torch.float64).clamp(0, len(table) - 1)
         low = at.long()
         high = (low + 1).clamp(max=len(table) - 1)
@@ -69,3 +70,10 @@ class Precondition:
         view = (-1,) + (1,) * (like.ndim - 1)
         a, s, d = (v.to(like.device, torch.float32).view(view) for v in (a, s, d))
         return a, s, d
+
+    def _table(self, device: torch.device) -> Tensor:
+        """The table on a device; copied there once, so that no step waits."""
+        if device not in self._on_devices:
+            with torch.inference_mode(False):  # training uses the same table
+                self._on_devices[device] = self.alphas_cumprod.to(device)
+        return self._on_devices[device]

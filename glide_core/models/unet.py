@@ -295,7 +295,7 @@ class UNet(nn.Module):
         conditions = spatial_conditions(self.config, x, low_res, image, keep_mask)
         x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.coord_channels
         if self.precondition is not None:
-            x = self.precondition.scaled(x_t, t, conditions[-1])
+            x = self.precondition.network_input(x_t, t, conditions[-1])
         x = joined(x, conditions)
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
@@ -327,7 +327,7 @@ class UNet(nn.Module):
         if patch > 1:
             out = F.pixel_shuffle(out, patch)
         if self.precondition is not None:
-            out = self.precondition.velocity(out, x_t, t, conditions[-1])
+            out = self.precondition.v_prediction(out, x_t, t, conditions[-1])
         return out
 
     def with_conditions(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion import Schedule, SeededNoise, sample
-from glide_core.diffusion.schedule import NOISE_SCHEDULES
 from glide_core.names import SAMPLERS
+from glide_core.noise_schedules import NOISE_SCHEDULES
 
 # diffusers' own, with new numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from glide_core.diffusion.schedule import NOISE_SCHEDULES, Schedule, named_betas, space_timesteps
+from glide_core.diffusion.schedule import Schedule, space_timesteps
 from glide_core.errors import GlideError
+from glide_core.noise_schedules import NOISE_SCHEDULES, named_betas
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "golden" / "respacing.json").read_text(encoding="utf-8")

@@ -15,10 +15,11 @@ from recordings import Case, Comparison, Recordings, compare
 from torch import Tensor
 from trajectories import check_trajectory
 
-from glide_core.diffusion.schedule import Schedule, named_betas
+from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.guidance.clip import noisy_clip_guide, normalize
 from glide_core.models.layers import timestep_embedding
+from glide_core.noise_schedules import named_betas
 from glide_core.tokenizer import get_tokenizer
 
 TABLE_RTOL = 1e-10  # float64 tables that no manifest gives a tolerance for
