@@ -1,0 +1,180 @@
+"""Run the tests of this folder on several versions of ComfyUI and write the table of results.
+
+    python tests/comfyui/versions.py GIT_DIR FOLDER [--versions V ...] [--tests FILE ...]
+
+GIT_DIR: a git directory of ComfyUI with its history. Each version is unpacked into FOLDER/<version>
+and gets an environment FOLDER/env-<version>: the packages of the Python that runs this script
+(ComfyUI's requirements, pytest), and over them the packages that the version pins. Results are kept
+in FOLDER/results.json, so that files can be run one by one; the table in docs/compatibility.md is
+written from them. No version's checkout is written to by the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import site
+import subprocess
+import sys
+import tempfile
+import venv
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "compatibility.md"
+VERSIONS = ("0.3.64", "0.16.0", "0.24.0", "0.33.0")
+START, END = "<!-- versions -->", "<!-- /versions -->"
+PINNED = re.compile(r"(comfyui-|comfy-aimdo|comfy-kitchen)")
+
+Results = dict[str, dict[str, dict[str, int]]]  # version, test file, outcome: count
+
+
+def git(git_dir: Path, *args: str) -> bytes:
+    command = ["git", "--git-dir", str(git_dir), *args]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def revision(git_dir: Path, version: str) -> str:
+    """Give a version's tag, or where there are no tags the commit that sets the version."""
+    tag = subprocess.run(
+        ["git", "--git-dir", str(git_dir), "rev-parse", "-q", "--verify", f"v{version}^{{commit}}"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    if tag:
+        return tag
+    pattern = f'__version__ = "{version}"'
+    log = ("log", "--format=%H", "--reverse", f"-S{pattern}", "--", "comfyui_version.py")
+    for commit in git(git_dir, *log).decode().split():
+        if pattern in git(git_dir, "show", f"{commit}:comfyui_version.py").decode():
+            return commit
+    raise SystemExit(f"{git_dir} has no ComfyUI {version}")
+
+
+def unpack(git_dir: Path, version: str, folder: Path) -> None:
+    """Write every file of a version; those whose content the repository lacks are named."""
+    if (folder / "main.py").exists():
+        return
+    entries = git(git_dir, "ls-tree", "-r", "-z", revision(git_dir, version)).split(b"\0")
+    command = ["git", "--git-dir", str(git_dir), "cat-file", "--batch"]
+    missing = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdin is not None and reader.stdout is not None
+        for entry in filter(None, entries):
+            meta, path = entry.split(b"\t", 1)
+            _, kind, sha = meta.split(b" ")
+            if kind != b"blob":
+                continue
+            reader.stdin.write(sha + b"\n")
+            reader.stdin.flush()
+            header = reader.stdout.readline().split()
+            if header[1] == b"missing":
+                missing.append(path.decode())
+                continue
+            data = reader.stdout.read(int(header[2]) + 1)[:-1]
+            target = folder / path.decode()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+    print(f"{version} unpacked; missing: {', '.join(missing) or 'nothing'}")
+
+
+def environment(comfyui: Path, folder: Path) -> Path:
+    """Give a Python with this one's packages and the ones that a version pins."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists():
+        return python
+    venv.create(folder, with_pip=False)
+    packages = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    (packages / "base.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line.strip() for line in lines if PINNED.match(line)]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+    subprocess.run([*command, str(packages), *pinned], check=True)
+    return python
+
+
+def run(python: Path, comfyui: Path, test: Path) -> dict[str, int]:
+    """Run one test file; gives how many tests passed, failed and were skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        subprocess.run(
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", test],
+            cwd=REPOSITORY,
+            env={**os.environ, "COMFYUI_PATH": str(comfyui)},
+        )
+        if not report.exists():
+            return {"passed": 0, "failed": 1, "skipped": 0}
+        found: Any = ET.parse(report).getroot().find("testsuite")
+    count = {name: int(found.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    failed = count["failures"] + count["errors"]
+    passed = count["tests"] - failed - count["skipped"]
+    return {"passed": passed, "failed": failed, "skipped": count["skipped"]}
+
+
+def table(results: Results) -> str:
+    """Give the Markdown table: a row a test file, a column a version."""
+    versions = sorted(results, key=lambda v: [int(part) for part in v.split(".")])
+    names = sorted({name for files in results.values() for name in files})
+    lines = [
+        f"| tests | {' | '.join(versions)} |",
+        f"|---|{'---|' * len(versions)}",
+    ]
+    for name in names:
+        cells = [cell(results[version].get(name)) for version in versions]
+        lines.append(f"| {name.removeprefix('test_').removesuffix('.py')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return "not run"
+    parts = [f"{counts[name]} {name}" for name in ("passed", "failed", "skipped") if counts[name]]
+    return ", ".join(parts) or "none"
+
+
+def write_table(results: Results, page: Path = PAGE) -> None:
+    """Replace what stands between the markers of the page."""
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    page.write_text(f"{before}{START}\n{table(results)}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("git_dir", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--versions", nargs="+", default=VERSIONS)
+    parser.add_argument("--tests", nargs="+", type=Path, help="default: all of this folder")
+    options = parser.parse_args()
+    tests = options.tests or sorted(Path(__file__).parent.glob("test_*.py"))
+    folder = options.folder.resolve()
+    kept = folder / "results.json"
+    results: Results = json.loads(kept.read_text()) if kept.exists() else {}
+    for version in options.versions:
+        comfyui = folder / version
+        unpack(options.git_dir, version, comfyui)
+        python = environment(comfyui, folder / f"env-{version}")
+        for test in tests:
+            results.setdefault(version, {})[test.name] = run(python, comfyui, test.resolve())
+            kept.write_text(json.dumps(results, indent=1, sort_keys=True))
+    write_table(results)
+    failed = sum(counts["failed"] for files in results.values() for counts in files.values())
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
