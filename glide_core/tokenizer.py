@@ -6,7 +6,7 @@ import gzip
 import html
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ _CLIP_SPLIT = regex.compile(
 )
 _CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _CLIP_WORD_END = "</w>"
+_CACHED_WORDS = 65536
 _CLIP_MERGES = 49152 - 256 - 2  # the table is longer; CLIP uses this many
 
 
@@ -92,9 +93,21 @@ class Vocabulary:
 
     ids: dict[str, int]
     ranks: dict[str, int]
+    # by word: one tokenizer always passes the same `end`
+    cache: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     def encode_word(self, word: str, end: str = "") -> list[int]:
-        """Merge the bytes of `word` lowest rank first; `end` marks the last one as a word's end."""
+        """Merge the bytes of `word` lowest rank first; `end` marks the last one as a word's end.
+
+        Words are cached, as in OpenAI's tokenizers: training encodes the same ones over and over.
+        """
+        if word not in self.cache:
+            if len(self.cache) >= _CACHED_WORDS:
+                self.cache.clear()
+            self.cache[word] = self._merge_word(word, end)
+        return self.cache[word]
+
+    def _merge_word(self, word: str, end: str) -> list[int]:
         symbols = [_BYTE_SYMBOLS[b] for b in word.encode("utf-8")]
         symbols[-1] += end
         while len(symbols) > 1:

@@ -1,0 +1,80 @@
+"""Atomic writes: whole or not at all, usual permissions, temporary files of killed runs removed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from glide_core import io
+from glide_core.errors import GlideError
+
+
+def test_a_write_replaces_the_file_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.txt"
+    with io.atomic_write(path, sync=True) as temporary:
+        temporary.write_text("1")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), io.atomic_write(path) as temporary:
+        temporary.write_text("2")
+        raise KeyboardInterrupt
+    assert path.read_text() == "1" and os.listdir(path.parent) == ["x.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
+def test_a_new_file_has_the_usual_permissions_and_the_umask_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    monkeypatch.setattr(os, "umask", None)  # it is process-wide: a race in threaded programs
+    with io.atomic_write(tmp_path / "x") as temporary:
+        temporary.unlink()
+        temporary.touch(0o600)
+    assert (tmp_path / "x").stat().st_mode == plain.stat().st_mode
+
+
+def test_temporary_files_of_killed_runs_are_removed_and_those_of_others_kept(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from glide_core import io\n"
+        "print(io.create_temporary(Path(sys.argv[1]))[0]); sys.stdout.flush(); os._exit(9)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "x")]
+    left = Path(subprocess.run(words, capture_output=True, text=True).stdout.strip())
+    mine, _ = io.create_temporary(tmp_path / "x")
+    other = tmp_path / f".x.{'0' * 8}-1-{'0' * 8}.tmp"  # of another machine, today
+    other.touch()
+    assert left.exists()
+    with io.atomic_write(tmp_path / "x"):
+        pass
+    assert not left.exists() and mine.exists() and other.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="cannot write"), io.atomic_write(tmp_path / "x"):
+        Path("/dev/full").write_bytes(b"x" * 10_000)
+    with pytest.raises(GlideError, match="cannot write"), io.atomic_write(tmp_path / "x"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert os.listdir(tmp_path) == []
+
+
+def test_images_are_numbered_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    (tmp_path / "glide_00007_.png").touch()
+    paths = io.save_images([image, image], tmp_path, text={"a": {"b": 1}}, each=[{"n": "1"}, {}])
+    assert [path.name for path in paths] == ["glide_00008_.png", "glide_00009_.png"]
+    assert io.read_text(paths[0]) == {"a": '{"b": 1}', "n": "1"}
+
+
+def test_hashes_and_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert io.sha256_file(tmp_path / "x").startswith("ba7816bf")
+    with pytest.raises(GlideError, match="cannot read"):
+        io.sha256_file(tmp_path / "missing")
