@@ -14,6 +14,7 @@ from typing import Literal
 from glide_core.data.decode import PixelCache, Pixels, read_image, shrink
 from glide_core.data.entries import Entry, Listing, Unusable, few
 from glide_core.errors import GlideError
+from glide_core.io import atomic_write
 
 OnBad = Literal["refuse", "skip"]
 SMALLEST = 16  # pixels per side
@@ -105,7 +106,8 @@ def check(
 
 def save_check(checked: Checked, path: Path) -> None:
     """Write a check's result, so that a resumed run need not repeat it."""
-    path.write_text(json.dumps(asdict(checked)), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asdict(checked)), encoding="utf-8")
 
 
 def load_check(path: Path, listing: Listing) -> Checked | None:

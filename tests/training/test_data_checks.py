@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -235,3 +236,37 @@ def test_an_image_that_vanishes_during_training_is_named(tmp_path: Path) -> None
     (tmp_path / "000.png").unlink()
     with pytest.raises(GlideError, match=r"000\.png: does not exist"):
         source.batch(torch.Generator(), 1, side=64)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on Windows")
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    write_folder(tmp_path, {**GOOD, "x.txt": "x"})
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(GlideError, match=r"x\.png: is not a regular file"):
+        open_source(tmp_path)
+
+
+def test_an_image_that_would_start_another_program_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {**GOOD, "x.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"})
+    write_folder(tmp_path, {"x.txt": "x"})
+    with pytest.raises(GlideError, match=r"x\.png: is not a readable image"):
+        open_source(tmp_path)
+
+
+def test_a_check_is_kept_until_a_file_changes(tmp_path: Path) -> None:
+    from glide_core.data.check import save_check
+
+    folder = write_folder(tmp_path / "data", GOOD)
+    source = open_source(folder)
+    assert source.checked is not None
+    save_check(source.checked, tmp_path / "data.json")
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    again = open_source(folder, known=tmp_path / "data.json", progress=progress)
+    assert (again.report, seen) == (source.report, [])
+    write_folder(folder, {"000.txt": "another caption"})
+    open_source(folder, known=tmp_path / "data.json", progress=progress)
+    assert len(seen) == 2

@@ -92,3 +92,15 @@ def test_matching_pairs_have_the_least_contrastive_loss() -> None:
     right = contrastive_loss(features, features, 30.0)
     assert float(right) < float(contrastive_loss(features, features.roll(1, 0), 30.0))
     assert float(right) < 1e-6
+
+
+def test_the_bound_does_not_clamp_the_predicted_x0() -> None:
+    """The reference's training losses pass clip_denoised=False."""
+    x0, noise, x_t, t = pieces(400)
+    a, s = SCHEDULE.alpha_sigma(t, 4)
+    beyond = x0 + 3
+    fraction = torch.zeros_like(x0)
+    v = (a * x_t - beyond) / s
+    loss = hybrid_loss(torch.cat([v, fraction], dim=1), x0, x_t, t, noise, SCHEDULE, "v_prediction")
+    want = variance_bound(x0, x_t, beyond, fraction, t, SCHEDULE)
+    torch.testing.assert_close(loss.bound, want, rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ from training_runs import TINY, Colours, quiet, trainer
 
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.data.types import Batch
 from glide_core.errors import GlideError
 from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
 from glide_core.training.trainer import RunConfig, Trainer, lr_factor
@@ -177,8 +178,9 @@ def test_a_run_folder_of_other_settings_is_refused(
         trainer(replace(TINY, **change), tmp_path, start)
 
 
-def test_a_damaged_checkpoint_is_named(tiny_models: Path, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
+@pytest.mark.parametrize("content", [b"PK\x03\x04 cut short", b""])
+def test_a_damaged_checkpoint_is_named(content: bytes, tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(GlideError, match=r"checkpoint.pt cannot be read"):
         trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
 
@@ -206,3 +208,42 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 def test_a_large_model_is_tuned_with_less_haste() -> None:
     small, large = (fine_tuning(from_scratch("base"), n) for n in (3_000_000, 385_000_000))
     assert large.lr < small.lr < from_scratch("base").lr
+
+
+def test_a_full_disk_is_an_error_and_keeps_the_last_checkpoint(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
+    run.save()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(GlideError, match="cannot write"):
+        run.save()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+
+
+def test_examples_of_prior_preservation_are_every_second_one(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    start = [tiny_models / "tiny_base.safetensors"]
+    where = RunConfig(tmp_path, sample_every=0, init_from=start)
+    config = replace(TINY, prior_weight=0.5, caption_dropout=0.0)
+    run = Trainer(config, where, Colours(3), prior=lambda trainer: Named())
+    (found,) = run.steps[0]
+    assert found.captions[1::2] == ["old", "old"]
+    assert "old" not in found.captions[::2]
+    assert found.weight.tolist() == [1, 0.5, 1, 0.5]
+
+
+class Named(Colours):
+    """A source whose captions are all "old"."""
+
+    def batch(self, *given: object, **options: object) -> Batch:
+        batch = super().batch(*given, **options)  # type: ignore[arg-type]
+        return Batch(batch.images, ["old"] * len(batch.captions))
