@@ -1,4 +1,4 @@
-"""The pack's nodes. Makes `glide_core` importable under that one name, whoever loads us."""
+"""The pack's nodes. Makes `glide_core` importable under that one name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from .upsampling import GlideUpsample, GlideUpsampleConditioning  # noqa: E402
 _TITLES: dict[type, str] = {
     GlideLoader: "GLIDE Loader",
     GlideUpsamplerLoader: "GLIDE Upsampler Loader",
-    GlideClipLoader: "GLIDE CLIP Loader (noisy)",
+    GlideClipLoader: "GLIDE Noisy CLIP Loader",
     GlideOpenClipLoader: "GLIDE Open CLIP Loader",
     GlideTextEncode: "GLIDE Text Encode",
     GlideClipGuidance: "GLIDE CLIP Guidance",

@@ -1,4 +1,4 @@
-"""The node that redraws a picture by a prompt (SDEdit, Meng et al. 2021)."""
+"""The node that changes an image by a prompt (SDEdit, Meng et al. 2021)."""
 
 from __future__ import annotations
 
@@ -11,66 +11,81 @@ NODE = "GLIDE Edit"
 
 
 class GlideEdit:
-    CATEGORY = "GLIDE/editing"
+    CATEGORY = "GLIDE/sampling"
     DESCRIPTION = (
-        "Redraws a picture by a prompt: noise is added up to `strength`, and the model takes it "
-        "away again. A sketch in flat colours becomes a picture. With an upsampler the result is "
-        "drawn at 256x256, `upsample_strength` saying how much of the original's detail goes."
+        "Changes an image by a prompt (SDEdit): adds noise up to `denoise` and removes it again "
+        "with the model. Turns a sketch in flat colours into an image. With an upsampler the "
+        "result has 256x256 pixels, and `upsample_denoise` says how much of the original's detail "
+        "is replaced."
     )
     SEARCH_ALIASES = ["sdedit", "img2img", "image to image", "sketch to image", "variation"]
     FUNCTION = "edit"
     RETURN_TYPES = ("IMAGE",)
-    OUTPUT_TOOLTIPS = ("The redrawn picture: its shorter side is 64, or 256 with an upsampler.",)
+    OUTPUT_TOOLTIPS = ("The edited image: its shorter side is 64, or 256 with an upsampler.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
                 "model": inputs.model("A base model, from GLIDE Loader."),
-                "image": ("IMAGE", {"tooltip": "The picture or sketch to redraw, of any size."}),
-                "positive": inputs.positive(),
-                "negative": inputs.negative(),
-                "strength": inputs.strength(
-                    0.6, "0 keeps the picture, 1 forgets it; 0.5 to 0.8 keeps its layout."
-                ),
                 "seed": inputs.seed(),
                 "steps": inputs.steps(50),
-                "sampler_name": inputs.sampler_name("ddim"),
                 "cfg": inputs.cfg(3.0),
+                "sampler_name": inputs.sampler_name("ddim"),
+                "positive": inputs.positive(),
+                "negative": inputs.negative(lazy=True),
+                "image": inputs.image("The image or sketch to edit, of any size."),
+                "denoise": inputs.share(
+                    0.6,
+                    "How much of the image is replaced: 0 keeps it, 0.5 to 0.8 keeps its layout, "
+                    "1 ignores it.",
+                ),
             },
             "optional": {
-                "upsampler": inputs.model("An upsampler, from GLIDE Upsampler Loader."),
-                "upsample_strength": inputs.strength(
-                    1.0, "1 takes nothing from the original at 256x256; less keeps its detail."
-                ),
+                "upsampler": inputs.model("An upsampler, from GLIDE Upsampler Loader.", lazy=True),
                 "upsample_steps": inputs.steps(27, inputs.UPSAMPLE_STEPS),
-                "variations": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 64,
-                        "tooltip": "How many different edits of every picture.",
-                    },
+                "upsample_denoise": inputs.share(
+                    1.0,
+                    "How much of the original's detail is replaced at 256x256: 1 ignores it, 0 "
+                    "enlarges the 64x64 result without the upsampler.",
                 ),
+                "variations": inputs.variations("Number of different edits of each image."),
                 "temperature": inputs.temperature(0.997),
             },
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, sampler_name: str | None = None) -> str | bool:
+        return inputs.sampler_problem(sampler_name)
+
+    def check_lazy_status(
+        self,
+        cfg: float,
+        denoise: float,
+        negative: Any = None,
+        upsample_denoise: float = 1.0,
+        **others: Any,
+    ) -> list[str]:
+        """Name the inputs that must be computed for these settings."""
+        needed = ["negative"] if negative is None and cfg != 1 and denoise > 0 else []
+        if "upsampler" in others and others["upsampler"] is None and upsample_denoise > 0:
+            needed.append("upsampler")
+        return needed
+
     def edit(
         self,
         model: Any,
-        image: Any,
-        positive: Conditioning,
-        negative: Conditioning,
-        strength: float,
         seed: int,
         steps: int,
-        sampler_name: str,
         cfg: float,
+        sampler_name: str,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        image: Any,
+        denoise: float,
         upsampler: Any = None,
-        upsample_strength: float = 1.0,
         upsample_steps: int = 27,
+        upsample_denoise: float = 1.0,
         variations: int = 1,
         temperature: float = 0.997,
     ) -> tuple[Any]:
@@ -79,15 +94,18 @@ class GlideEdit:
         from glide_core.stages import upsampled_size
 
         host = current()
-        config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
-        if upsampler is not None:
+        config = inputs.need(host, model, ("base",), node=NODE)
+        upsamples = upsampler is not None and upsample_denoise > 0
+        if upsamples:
             inputs.need(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
+        image = inputs.need_image(image, node=NODE)
         batch = len(image) * variations
         original = images.cycle(images.from_comfy(image), batch)
         small = images.fit(original, config.unet.image_size)
+        inputs.log_resize(NODE, original, small, "the size that the model works at")
         prompts = stages.Prompts(NODE, positive, negative)
-        with host.progress(NODE, 1 if upsampler is None else 2) as callback:
-            if strength > 0:
+        with host.progress(NODE, 2 if upsamples else 1) as callback:
+            if denoise > 0:
                 small = stages.sample(
                     host,
                     model,
@@ -98,24 +116,25 @@ class GlideEdit:
                     size=(small.shape[2], small.shape[3]),
                     callback=callback,
                     init=small,
-                    strength=strength,
+                    strength=denoise,
                 )
-            if upsampler is None or upsample_strength == 0:
-                edited = images.to_comfy(small)
-                return host.compared(images.to_comfy(original), edited, (edited,))
             size = upsampled_size(small)
-            pictures = stages.sample(
-                host,
-                upsampler,
-                prompts,
-                stages.upsample_settings(upsample_steps, temperature=temperature),
-                seed=seed,
-                batch=batch,
-                size=size,
-                callback=callback,
-                low_res=images.quantize_8bit(small),
-                init=images.resize(original, size),
-                strength=upsample_strength,
-            )
-        edited = images.to_comfy(pictures)
-        return host.compared(images.to_comfy(original), edited, (edited,))
+            if upsamples:
+                edited = stages.sample(
+                    host,
+                    upsampler,
+                    prompts,
+                    stages.upsample_settings(upsample_steps, temperature=temperature),
+                    seed=seed,
+                    batch=batch,
+                    size=size,
+                    callback=callback,
+                    low_res=images.quantize_8bit(small),
+                    init=images.resize(original, size),
+                    strength=upsample_denoise,
+                )
+            else:
+                # connected but at 0 (then never computed), or not connected
+                edited = images.resize(small, size) if upsample_denoise == 0 else small
+        result = images.to_comfy(edited)
+        return host.compared(images.to_comfy(original), result, (result,))

@@ -1,68 +1,74 @@
-"""Nodes that repaint the masked part of a picture, and the CONDITIONING for doing so elsewhere."""
+"""Nodes that repaint the masked part of an image, and the CONDITIONING for other samplers."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import inputs, stages
 from .host import Conditioning, current
 from .host.values import INPAINT_IMAGE, INPAINT_MASK, with_extras
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NODE = "GLIDE Inpaint"
 log = logging.getLogger("glide")
 
 
 class GlideInpaint:
-    CATEGORY = "GLIDE/inpainting"
+    CATEGORY = "GLIDE/sampling"
     DESCRIPTION = (
-        "Repaints where the mask is white, by a prompt, in a picture of any size: a square around "
-        "the mask is cut out, repainted at 64x64 and, with an upsampler, at 256x256, and stitched "
-        "back. Outside the mask not one pixel changes."
+        "Repaints the white part of a mask by a prompt, in an image of any size: crops a square "
+        "around the mask, repaints it at 64x64 and, with an upsampler, at 256x256, and stitches it "
+        "back. Pixels outside the mask do not change."
     )
     SEARCH_ALIASES = ["glide fill", "inpaint any size", "crop and stitch", "outpaint"]
     FUNCTION = "inpaint"
     RETURN_TYPES = ("IMAGE", "IMAGE")
     RETURN_NAMES = ("image", "patch")
     OUTPUT_TOOLTIPS = (
-        "The whole picture, at its own size, with the repainted part stitched in.",
-        "The repainted square alone, as the model drew it.",
+        "The whole image, at its own size, with the repainted part stitched in.",
+        "The repainted square alone, as the model generated it.",
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        def pixels(default: int, least: int, tooltip: str) -> inputs.Declared:
+            limits = {"default": default, "min": least, "max": 256}
+            return ("INT", {**limits, "advanced": True, "tooltip": tooltip})
+
         return {
             "required": {
                 "model": inputs.model("An inpainting model, from GLIDE Loader."),
-                "image": ("IMAGE", {"tooltip": "The picture to repaint in, of any size."}),
+                "seed": inputs.seed(),
+                "steps": inputs.steps(30),
+                "cfg": inputs.cfg(3.0),
+                "sampler_name": inputs.sampler_name("ddim"),
+                "positive": inputs.positive(),
+                "negative": inputs.negative(lazy=True),
+                "image": inputs.image("The image to repaint, of any size."),
                 "mask": (
                     "MASK",
                     {
-                        "tooltip": "White (1) is repainted. Another size is fitted to the "
-                        "picture's; soft edges are cut at one half."
+                        "tooltip": "White (1) is repainted. A mask of another size is resized to "
+                        "the image; soft edges are cut at one half. One mask for all images, or "
+                        "one for each."
                     },
                 ),
-                "positive": inputs.positive(),
-                "negative": inputs.negative(),
-                "seed": inputs.seed(),
-                "steps": inputs.steps(30),
-                "sampler_name": inputs.sampler_name("ddim"),
-                "cfg": inputs.cfg(3.0),
             },
             "optional": {
                 "upsampler": inputs.model(
                     "An upsampler-inpaint model, from GLIDE Upsampler Loader. Without it the "
-                    "64x64 result is enlarged as it is."
+                    "64x64 result is enlarged without added detail."
                 ),
                 "upsample_steps": inputs.steps(27, inputs.UPSAMPLE_STEPS),
-                "variations": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 64,
-                        "tooltip": "How many different repaintings of every picture.",
-                    },
+                "variations": inputs.variations("Number of different results for each image."),
+                "mask_grow": pixels(
+                    0, -256, "Pixels by which the mask is enlarged; a negative number shrinks it."
+                ),
+                "mask_blur": pixels(
+                    0, 0, "Pixels over which the result fades out beyond the mask's edge."
                 ),
                 "context": (
                     "FLOAT",
@@ -72,56 +78,76 @@ class GlideInpaint:
                         "max": 8.0,
                         "step": 0.05,
                         "advanced": True,
-                        "tooltip": "How much of the surroundings the model sees on each side, as "
-                        "a part of the mask's extent.",
+                        "tooltip": "How much of the surroundings the model sees on each side, "
+                        "relative to the size of the mask.",
                     },
                 ),
-                "feather": (
-                    "INT",
-                    {
-                        "default": 8,
-                        "min": 0,
-                        "max": 256,
-                        "advanced": True,
-                        "tooltip": "Pixels, inside the mask, over which old fades into new.",
-                    },
+                "feather": pixels(
+                    8, 0, "Pixels inside the mask over which the old image blends into the new one."
                 ),
                 "temperature": inputs.temperature(0.997),
             },
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, sampler_name: str | None = None) -> str | bool:
+        return inputs.sampler_problem(sampler_name)
+
+    def check_lazy_status(self, cfg: float, negative: Any = None, **unused: Any) -> list[str]:
+        """Name the inputs that must be computed: without guidance there is no negative prompt."""
+        return ["negative"] if negative is None and cfg != 1 else []
+
     def inpaint(
         self,
         model: Any,
-        image: Any,
-        mask: Any,
-        positive: Conditioning,
-        negative: Conditioning,
         seed: int,
         steps: int,
-        sampler_name: str,
         cfg: float,
+        sampler_name: str,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        image: Any,
+        mask: Any,
         upsampler: Any = None,
         upsample_steps: int = 27,
         variations: int = 1,
+        mask_grow: int = 0,
+        mask_blur: int = 0,
         context: float = 0.5,
         feather: int = 8,
         temperature: float = 0.997,
     ) -> tuple[Any, Any]:
+        import torch
+
         from glide_core import crop, images
         from glide_core.config import SamplerConfig
+
+        from . import masks
 
         host = current()
         configs = [inputs.need(host, model, ("inpaint",), node=NODE)]
         if upsampler is not None:
             wanted = ("upsampler-inpaint",)
             configs.append(inputs.need(host, upsampler, wanted, node=NODE, name="upsampler"))
-        batch = len(image) * variations
-        image = images.cycle(image, batch)
-        sides = tuple(config.unet.image_size for config in configs)
-        cut = crop.crop_for_inpainting(image, mask, sides, context)
-        if cut.soft:
-            log.warning("%s: %s", NODE, images.SOFT_EDGES)
+        image = inputs.need_image(image, node=NODE)
+        hole = _hole(NODE, inputs.need_mask(mask, node=NODE), image)
+        hole, weight = masks.widened(hole, mask_grow, mask_blur)
+        image, mask = masks.paired(image, hole[:, 0], node=NODE)
+        batch, sides = len(image) * variations, tuple(c.unet.image_size for c in configs)
+        # one crop per mask; with a single mask all images share its crop
+        crops = [
+            crop.crop_for_inpainting(
+                image[i : i + 1] if len(mask) > 1 else image, one, sides, context
+            )
+            for i, one in enumerate(mask.split(1))
+        ]
+        known = [
+            (
+                images.cycle(torch.cat([c.images[stage] for c in crops]), batch),
+                images.cycle(torch.cat([c.keep_masks[stage] for c in crops]), batch),
+            )
+            for stage in range(len(sides))
+        ]
         prompts = stages.Prompts(NODE, positive, negative)
         with host.progress(NODE, len(configs)) as callback:
             patch = stages.sample(
@@ -133,8 +159,8 @@ class GlideInpaint:
                 batch=batch,
                 size=(sides[0], sides[0]),
                 callback=callback,
-                image=cut.images[0],
-                keep_mask=cut.keep_masks[0],
+                image=known[0][0],
+                keep_mask=known[0][1],
             )
             if upsampler is not None:
                 patch = stages.sample(
@@ -149,28 +175,41 @@ class GlideInpaint:
                     size=(sides[1], sides[1]),
                     callback=callback,
                     low_res=images.quantize_8bit(patch),
-                    image=cut.images[1],
-                    keep_mask=cut.keep_masks[1],
+                    image=known[1][0],
+                    keep_mask=known[1][1],
                 )
-        stitched = crop.stitch(image, patch, cut.region, mask, feather)
+        image, mask = images.cycle(image, batch), images.cycle(mask, batch)
+        if len(crops) == 1:
+            stitched = crop.stitch(image, patch, crops[0].region, mask, feather)
+        else:
+            parts = (image.split(1), patch.split(1), mask.split(1))
+            stitched = torch.cat(
+                [
+                    crop.stitch(old, new, crops[i % len(crops)].region, one, feather)
+                    for i, (old, new, one) in enumerate(zip(*parts, strict=True))
+                ]
+            )
+        if weight is not None:
+            share = images.cycle(weight, batch).movedim(1, -1).to(image)
+            stitched = torch.where(share > 0, image + share * (stitched - image), image)
         return host.compared(image, stitched, (stitched, images.to_comfy(patch)))
 
 
 class GlideInpaintConditioning:
-    CATEGORY = "GLIDE/inpainting"
+    CATEGORY = "GLIDE/conditioning"
     DESCRIPTION = (
-        "Puts a picture and a mask into the prompts, for sampling GLIDE's inpainting model with "
-        "GLIDE Sampler or KSampler. The picture is squeezed to the size given here; GLIDE Inpaint "
-        "does crop and stitch as well."
+        "Adds an image and a mask to the prompts, for sampling GLIDE's inpainting model with GLIDE "
+        "Sampler or KSampler. The image is resized to the size given here, whatever its aspect "
+        "ratio; GLIDE Inpaint crops and stitches instead."
     )
     SEARCH_ALIASES = ["inpaint model conditioning", "glide inpaint conditioning"]
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     OUTPUT_TOOLTIPS = (
-        "The prompt, with picture and mask.",
-        "The negative prompt, with picture and mask.",
-        "The picture as a LATENT, masked, to sample from.",
+        "The prompt, with image and mask.",
+        "The negative prompt, with image and mask.",
+        "The image as a LATENT, with the mask, to sample from.",
     )
 
     @classmethod
@@ -183,7 +222,7 @@ class GlideInpaintConditioning:
             "required": {
                 "positive": inputs.positive(),
                 "negative": inputs.negative(),
-                "image": ("IMAGE", {"tooltip": "The picture to repaint in."}),
+                "image": inputs.image("The image to repaint."),
                 "mask": ("MASK", {"tooltip": "White (1) is repainted."}),
                 "width": side("Width"),
                 "height": side("Height"),
@@ -191,7 +230,7 @@ class GlideInpaintConditioning:
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "Give the LATENT the mask too, so that core samplers change "
+                        "tooltip": "Add the mask to the LATENT too, so that samplers change "
                         "nothing outside it.",
                     },
                 ),
@@ -210,12 +249,37 @@ class GlideInpaintConditioning:
     ) -> tuple[Any, Any, dict[str, Any]]:
         from glide_core import images
 
-        picture = images.resize(images.from_comfy(image), (height, width))
-        keep, soft = images.keep_mask(mask, (height, width), len(picture))
+        from .latents import RATIO
+        from .masks import paired
+
+        node = "GLIDE Inpaint Conditioning"
+        image, mask = paired(
+            inputs.need_image(image, node=node), inputs.need_mask(mask, node=node), node=node
+        )
+        given = images.from_comfy(image)
+        pixels = images.resize(given, (height, width))
+        inputs.log_resize(node, given, pixels, "width and height")
+        keep, soft = images.keep_mask(mask, (height, width), len(pixels))
         if soft:
-            log.warning("GLIDE Inpaint Conditioning: %s", images.SOFT_EDGES)
-        extras = {INPAINT_IMAGE: picture, INPAINT_MASK: 1 - keep}
-        latent = {"samples": picture}
+            log.warning("%s: %s", node, images.SOFT_EDGES)
+        extras = {INPAINT_IMAGE: pixels, INPAINT_MASK: 1 - keep}
+        latent: dict[str, Any] = {"samples": pixels, RATIO: 1}
         if noise_mask:
             latent["noise_mask"] = 1 - keep
         return with_extras(positive, **extras), with_extras(negative, **extras), latent
+
+
+def _hole(node: str, mask: Tensor, image: Tensor) -> Tensor:
+    """Give the part to repaint [B, 1, H, W] of 0 and 1, at the image's size; log what was lost."""
+    from glide_core import images
+
+    size = (image.shape[1], image.shape[2])
+    keep, soft = images.keep_mask(mask, size)
+    if soft:
+        log.warning("%s: %s", node, images.SOFT_EDGES)
+    if tuple(mask.shape[1:]) != size:
+        text = "%s: resized the mask from %dx%d to the image's %dx%d."
+        log.info(text, node, mask.shape[2], mask.shape[1], size[1], size[0])
+    if not (keep < 1).any():
+        log.warning("%s: the mask marks nothing (no white), so that nothing changes.", node)
+    return 1 - keep

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
+from glide_core.names import PRESETS, SAMPLER_ALIASES, SAMPLERS
 
 from .host import DTYPES, Host, Purpose, current
 from .host.files import fingerprint
 from .host.values import one_of
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 NO_FILE = "(no model file found)"
+CUSTOM = "custom"  # the preset that leaves the widgets as they are
 CLIP = "noisy CLIP"  # beside GLIDE's own kinds
 KIND_LOADERS = {
     "base": "GLIDE Loader",
     "inpaint": "GLIDE Loader",
     "upsampler": "GLIDE Upsampler Loader",
     "upsampler-inpaint": "GLIDE Upsampler Loader",
-    CLIP: "GLIDE CLIP Loader",
+    CLIP: "GLIDE Noisy CLIP Loader",
 }
 UPSAMPLE_STEPS = (
-    "Model calls of the upsampler. 27 is the paper's own uneven spacing (fast27); any other "
-    "number is spread evenly."
+    "Model calls of the upsampler. 27 uses the paper's uneven spacing (fast27); any other number "
+    "is spread evenly."
 )
 Declared = tuple[Any, dict[str, Any]]
+log = logging.getLogger("glide")
 
 
-def model(tooltip: str) -> Declared:
-    return ("MODEL", {"tooltip": tooltip})
+def model(tooltip: str, **options: Any) -> Declared:
+    return ("MODEL", {**options, "tooltip": tooltip})
+
+
+def image(tooltip: str) -> Declared:
+    return ("IMAGE", {"tooltip": tooltip})
 
 
 def positive() -> Declared:
-    return ("CONDITIONING", {"tooltip": "What the picture should show, from GLIDE Text Encode."})
+    return ("CONDITIONING", {"tooltip": "What the image should show, from GLIDE Text Encode."})
 
 
-def negative() -> Declared:
-    return (
-        "CONDITIONING",
-        {
-            "tooltip": "What guidance moves away from. An empty text is GLIDE's own "
-            "unconditional input; a text makes it a negative prompt."
-        },
+def negative(**options: Any) -> Declared:
+    text = (
+        "What guidance moves away from. An empty text is GLIDE's own unconditional input; any "
+        "other text is a negative prompt."
     )
+    return ("CONDITIONING", {**options, "tooltip": text})
 
 
 def seed(
-    what: str = "Picture i of a batch uses seed + i, so that it comes out alone too.",
+    what: str = "Image i of a batch uses seed + i, so that the batch size does not change it.",
 ) -> Declared:
     return (
         "INT",
@@ -56,7 +65,7 @@ def seed(
             "min": 0,
             "max": 2**64 - 1,
             "control_after_generate": True,
-            "tooltip": f"Decides all noise, the same on every device. {what}",
+            "tooltip": f"Random seed of all noise, the same on every device. {what}",
         },
     )
 
@@ -66,17 +75,34 @@ def steps(default: int, tooltip: str = "") -> Declared:
     return ("INT", {"default": default, "min": 1, "max": 1000, "tooltip": tooltip or text})
 
 
-def sampler_name(default: str) -> Declared:
-    from glide_core.names import SAMPLER_ALIASES, SAMPLERS
-
-    return (
-        [*SAMPLERS, *SAMPLER_ALIASES],
-        {
-            "default": default,
-            "tooltip": "ddpm, ddim and plms are the paper's, exactly; the others need "
-            "fewer steps for the same quality.",
-        },
+def preset() -> Declared:
+    """A choice that fills in `steps`, `sampler_name` and `respacing`; web/glide.js shows them."""
+    chosen = {
+        name: {"steps": p.steps, "sampler_name": p.sampler, "respacing": ""}
+        for name, p in PRESETS.items()
+    }
+    listed = "; ".join(f"{name}: {p.sampler}, {p.steps} steps" for name, p in PRESETS.items())
+    text = (
+        f"Sets `steps`, `sampler_name` and `respacing`. {listed}. {CUSTOM}: the values of the "
+        "widgets."
     )
+    options = {"default": CUSTOM, "tooltip": text, "glide_presets": chosen}
+    return ([CUSTOM, *PRESETS], options)
+
+
+def sampler_name(default: str) -> Declared:
+    text = (
+        "ddpm, ddim and plms are the paper's samplers; the others need fewer steps for the same "
+        "quality."
+    )
+    return (list(SAMPLERS), {"default": default, "tooltip": text})
+
+
+def sampler_problem(name: str | None) -> str | bool:
+    """VALIDATE_INPUTS for a sampler: True, or what is wrong. Old names in saved workflows pass."""
+    if name is None or name in SAMPLERS or name in SAMPLER_ALIASES:
+        return True
+    return f"There is no sampler {name!r}. Expected one of: {', '.join(SAMPLERS)}."
 
 
 def cfg(default: float) -> Declared:
@@ -88,13 +114,14 @@ def cfg(default: float) -> Declared:
             "max": 50.0,
             "step": 0.1,
             "round": 0.01,
-            "tooltip": "Classifier-free guidance: 1 is off (and twice as fast), 3 to 5 follows "
-            "the prompt closely, more burns out.",
+            "tooltip": "Classifier-free guidance scale. 1 is off, and twice as fast; 3 to 5 "
+            "follows the prompt closely. Higher values oversaturate.",
         },
     )
 
 
-def strength(default: float, tooltip: str) -> Declared:
+def share(default: float, tooltip: str) -> Declared:
+    """A number from 0 to 1, for `denoise` above all."""
     return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": tooltip})
 
 
@@ -107,8 +134,7 @@ def temperature(default: float) -> Declared:
             "max": 2.0,
             "step": 0.001,
             "advanced": True,
-            "tooltip": "Scale of the starting noise. The paper upsamples at 0.997, a little "
-            "calmer than 1.",
+            "tooltip": "Scale of the initial noise. The paper upsamples at 0.997.",
         },
     )
 
@@ -119,10 +145,14 @@ def respacing(default: str) -> Declared:
         {
             "default": default,
             "advanced": True,
-            "tooltip": "The paper's timestep respacing, instead of `steps` unless empty: '100', "
+            "tooltip": "The paper's timestep respacing; replaces `steps` unless empty: '100', "
             "'ddim50', 'fast27', or steps per section as '10,10,3,2,2'.",
         },
     )
+
+
+def variations(tooltip: str) -> Declared:
+    return ("INT", {"default": 1, "min": 1, "max": 64, "tooltip": tooltip})
 
 
 def dtype() -> Declared:
@@ -130,45 +160,50 @@ def dtype() -> Declared:
         list(DTYPES),
         {
             "default": "auto",
-            "tooltip": "Number format of the heavy layers. auto: what the device is quick and "
-            "safe at. Norms and sampling stay float32.",
+            "tooltip": "Weight precision; auto selects it for the device. Normalisation layers "
+            "and sampling stay in float32.",
         },
     )
 
 
 def checkpoint(purposes: Sequence[Purpose], tooltip: str, *, first: Sequence[str] = ()) -> Declared:
-    """A choice of files; with none found it still loads, and says so when it is run."""
+    """A choice of files; with none found the node still loads, and says so when it is run."""
     names = [*first, *current().checkpoint_names(*purposes)]
     return (names or [NO_FILE], {"default": (names or [NO_FILE])[0], "tooltip": tooltip})
 
 
-def checkpoint_problem(*names: str | None, kinds: Sequence[str] = ()) -> str | bool:
+def checkpoint_problem(*names: str | None) -> str | bool:
     """VALIDATE_INPUTS for file choices: True, or what is wrong. None is a connected input.
 
-    kinds: what will do of the first file; looked up only where its header tells, in no time.
+    A file of the wrong kind passes and fails in `need_kind`: ComfyUI's interface reports every
+    problem with a file choice that it finds here as a missing model to download.
     """
     for name in names:
         if name == NO_FILE:
             return (
-                "there is no GLIDE model file to load. Expected one in models/glide. Put one "
-                "there, or get one with `glide models download NAME`, then reload the node list."
+                "There is no GLIDE model file. Put one into ComfyUI's folder models/glide and "
+                "reload the page; docs/checkpoints.md of this pack lists the addresses."
             )
         if name is not None:
             try:
-                path = current().checkpoint_path(name)
+                current().checkpoint_path(name)
             except GlideError as error:
                 return str(error)
-            found = kind_of(path) if kinds and name is names[0] else None
-            if found is not None and found not in kinds:
-                return (
-                    f"{name} is GLIDE's {found} model. Expected {one_of(kinds)}. Choose another "
-                    f"file here, or this one in {KIND_LOADERS[found]}."
-                )
     return True
 
 
+def need_kind(node: str, name: str, path: Path, kinds: Sequence[str]) -> None:
+    """GlideError when a safetensors file's header says that it holds another kind of model."""
+    found = kind_of(path)
+    if found is not None and found not in kinds:
+        raise GlideError(
+            f"{node}: {name} is GLIDE's {found} model. Expected {one_of(kinds)}. Choose another "
+            f"file, or load this one with {KIND_LOADERS[found]}."
+        )
+
+
 def kind_of(path: Path) -> str | None:
-    """Tell from a safetensors file's header what it holds; None where only loading it could."""
+    """Tell from a safetensors file's header what it holds; None where only loading it can."""
     if path.suffix != ".safetensors":
         return None
     from glide_core.checkpoints.loading import inspect
@@ -193,11 +228,14 @@ def respacing_problem(text: str | None, steps: int = 1000) -> str | bool:
     return True
 
 
-def changed(*names: str) -> str:
-    """IS_CHANGED for file choices: a loader runs again when a file's time or size is new."""
+def changed(*names: str | None) -> str:
+    """IS_CHANGED for file choices: a loader runs again when a file's time or size is new.
+
+    None is a connected input, whose value ComfyUI does not know yet: the node that gives it is
+    part of ComfyUI's cache key already.
+    """
     try:
-        paths: list[Path] = [current().checkpoint_path(name) for name in names]
-        return fingerprint(paths)
+        return fingerprint([current().checkpoint_path(name) for name in names if name is not None])
     except (GlideError, OSError):
         return "missing"
 
@@ -212,3 +250,58 @@ def need(host: Host, model: Any, kinds: Sequence[str], *, node: str, name: str =
     if config.kind not in kinds:
         raise GlideError(f"{node}: the MODEL on '{name}' is GLIDE's {config.kind} model. {wanted}")
     return config
+
+
+def need_image(image: Any, *, node: str, name: str = "image") -> Tensor:
+    """Give an IMAGE [B, H, W, 3 or 4] in 0..1; one channel becomes three.
+
+    GlideError, naming the input, for another shape and for values that are not finite.
+    """
+    import torch
+
+    shape = list(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+    if not isinstance(image, torch.Tensor) or image.ndim != 4 or 0 in image.shape:
+        raise GlideError(
+            f"{node}: the IMAGE on '{name}' has the shape {shape}. Expected "
+            "[batch, height, width, channels] with at least one image."
+        )
+    if image.shape[-1] not in (1, 3, 4):
+        raise GlideError(
+            f"{node}: the IMAGE on '{name}' has {image.shape[-1]} channels (shape {shape}). "
+            "Expected 3 (RGB), 4 (RGBA) or 1 (grey)."
+        )
+    need_finite(image, f"{node}: the IMAGE on '{name}'")
+    return image.expand(*image.shape[:3], 3) if image.shape[-1] == 1 else image
+
+
+def need_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
+    """Give a MASK [B, H, W]; GlideError, naming the input, for another shape or NaN."""
+    import torch
+
+    shape = list(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        mask = mask[None]
+    if isinstance(mask, torch.Tensor) and mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 3 or 0 in mask.shape:
+        raise GlideError(
+            f"{node}: the MASK on '{name}' has the shape {shape}. Expected [batch, height, width]."
+        )
+    need_finite(mask, f"{node}: the MASK on '{name}'")
+    return mask
+
+
+def need_finite(values: Tensor, what: str) -> None:
+    """GlideError when there is a NaN or an infinite value."""
+    if not values.isfinite().all():
+        raise GlideError(f"{what} holds NaN or infinite values. Expected numbers from 0 to 1.")
+
+
+def log_resize(node: str, before: Tensor, after: Tensor, why: str) -> None:
+    """Log that images [B, C, H, W] were resized before the model sees them."""
+    old, new = ((x.shape[-1], x.shape[-2]) for x in (before, after))
+    if old != new:
+        smaller = new[0] * new[1] < old[0] * old[1]
+        level = logging.WARNING if smaller else logging.INFO
+        text = "%s: resized the image from %dx%d to %dx%d (%s)."
+        log.log(level, text, node, *old, *new, why)

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import inputs
 from .host import GlideClip, current
+from .open_clip_names import ARCHITECTURES, TAGS
 
 SAME_FILE = "(in the same file)"
 BY_TAG = "(by tag)"
@@ -14,8 +15,8 @@ BY_TAG = "(by tag)"
 class GlideLoader:
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
-        "Loads GLIDE's base or inpainting model. The bundled ones are small models that draw emoji "
-        "art; OpenAI's go into models/glide (`glide models download openai-base`)."
+        "Loads a GLIDE base or inpainting model from models/glide, or one of the small bundled "
+        "models, which were trained on emoji."
     )
     SEARCH_ALIASES = ["load glide", "glide checkpoint", "glide base model", "glide inpaint model"]
     FUNCTION = "load"
@@ -23,9 +24,10 @@ class GlideLoader:
     OUTPUT_TOOLTIPS = (
         "The diffusion model, for GLIDE Sampler or any sampler. It works on pixels.",
         "Its text encoder and tokenizer, for GLIDE Text Encode or CLIP Text Encode.",
-        "Pixels to pixels: GLIDE has no latent space, so that VAE Decode and Encode change only "
-        "the range of values.",
+        "Converts the range of values only: GLIDE has no latent space, so that VAE Decode and "
+        "VAE Encode keep every pixel.",
     )
+    KINDS = ("base", "inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -33,23 +35,25 @@ class GlideLoader:
             "required": {
                 "checkpoint": inputs.checkpoint(
                     ("base", "inpaint"),
-                    "A base or inpainting model. What a file holds is read from the file itself.",
+                    "A base or inpainting model. The kind is read from the file itself.",
                 ),
                 "dtype": inputs.dtype(),
             }
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint, kinds=("base", "inpaint"))
+    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
+        return inputs.checkpoint_problem(checkpoint)
 
     @classmethod
-    def IS_CHANGED(cls, checkpoint: str, dtype: str) -> str:
+    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
         return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any, Any, Any]:
         host = current()
-        return host.load_base(host.checkpoint_path(checkpoint), dtype)
+        path = host.checkpoint_path(checkpoint)
+        inputs.need_kind("GLIDE Loader", checkpoint, path, self.KINDS)
+        return host.load_base(path, dtype)
 
 
 class GlideUpsamplerLoader:
@@ -61,7 +65,8 @@ class GlideUpsamplerLoader:
     SEARCH_ALIASES = ["load upsampler", "glide upscale model", "glide super resolution"]
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The upsampler, with its own text encoder inside.",)
+    OUTPUT_TOOLTIPS = ("The upsampler, which contains its own text encoder.",)
+    KINDS = ("upsampler", "upsampler-inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -76,24 +81,26 @@ class GlideUpsamplerLoader:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint, kinds=("upsampler", "upsampler-inpaint"))
+    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
+        return inputs.checkpoint_problem(checkpoint)
 
     @classmethod
-    def IS_CHANGED(cls, checkpoint: str, dtype: str) -> str:
+    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
         return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any]:
         host = current()
-        return (host.load_upsampler(host.checkpoint_path(checkpoint), dtype),)
+        path = host.checkpoint_path(checkpoint)
+        inputs.need_kind("GLIDE Upsampler Loader", checkpoint, path, self.KINDS)
+        return (host.load_upsampler(path, dtype),)
 
 
 class GlideClipLoader:
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
-        "Loads a noisy CLIP: one trained on noised pictures, so that it can guide a sampler at "
-        "every step. OpenAI's comes as two files: choose the image tower first, the text tower "
-        "second."
+        "Loads a noisy CLIP: a CLIP trained on noised images, so that it can guide a sampler at "
+        "every step. OpenAI's consists of two files: choose the image encoder first, the text "
+        "encoder second."
     )
     SEARCH_ALIASES = ["noisy clip", "noised clip", "load glide clip", "clip guidance model"]
     FUNCTION = "load"
@@ -105,10 +112,11 @@ class GlideClipLoader:
         return {
             "required": {
                 "checkpoint": inputs.checkpoint(
-                    ("clip",), "A noisy CLIP with both towers, or the image tower (clip_image_enc)."
+                    ("clip",),
+                    "A noisy CLIP with both encoders, or the image encoder (clip_image_enc).",
                 ),
                 "text_checkpoint": inputs.checkpoint(
-                    (), "The text tower's file (clip_text_enc), if it is apart.", first=[SAME_FILE]
+                    (), "Text-encoder file (clip_text_enc), if separate.", first=[SAME_FILE]
                 ),
                 "dtype": inputs.dtype(),
             }
@@ -118,16 +126,18 @@ class GlideClipLoader:
     def VALIDATE_INPUTS(
         cls, checkpoint: str | None = None, text_checkpoint: str | None = None
     ) -> str | bool:
-        files = _files(checkpoint, text_checkpoint)
-        return inputs.checkpoint_problem(*files, kinds=(inputs.CLIP,))
+        return inputs.checkpoint_problem(*_files(checkpoint, text_checkpoint))
 
     @classmethod
-    def IS_CHANGED(cls, checkpoint: str, text_checkpoint: str, dtype: str) -> str:
+    def IS_CHANGED(
+        cls, checkpoint: str | None = None, text_checkpoint: str | None = None, **unused: Any
+    ) -> str:
         return inputs.changed(*_files(checkpoint, text_checkpoint))
 
     def load(self, checkpoint: str, text_checkpoint: str, dtype: str) -> tuple[GlideClip]:
         host = current()
         paths = [host.checkpoint_path(name) for name in _files(checkpoint, text_checkpoint)]
+        inputs.need_kind("GLIDE Noisy CLIP Loader", checkpoint, paths[0], (inputs.CLIP,))
         return (host.load_clip(paths, dtype),)
 
 
@@ -139,8 +149,8 @@ class GlideOpenClipLoader:
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
         "Loads any open_clip model, for guiding any sampler by its estimate of the finished "
-        "picture, and for scoring. Weights come from a file in models/glide, or by tag from "
-        "open_clip's cache; it downloads only when you allow it."
+        "image, and for scoring. Weights come from a file in models/glide, or by tag from "
+        "open_clip's cache. Nothing is downloaded unless `allow_download` is on."
     )
     SEARCH_ALIASES = ["open clip", "openclip", "laion clip", "clip score model"]
     FUNCTION = "load"
@@ -152,37 +162,52 @@ class GlideOpenClipLoader:
         return {
             "required": {
                 "architecture": (
-                    "STRING",
-                    {"default": "ViT-B-32", "tooltip": "open_clip's name of the architecture."},
+                    list(ARCHITECTURES),
+                    {"default": "ViT-B-32", "tooltip": "Architecture, as open_clip names it."},
                 ),
                 "weights": inputs.checkpoint(
                     ("open_clip",), "The file with its weights, or by tag.", first=[BY_TAG]
                 ),
                 "tag": (
-                    "STRING",
+                    list(TAGS),
                     {
                         "default": "laion2b_s34b_b79k",
-                        "tooltip": "open_clip's name of the pretrained weights, used when the "
-                        "weights are chosen by tag.",
+                        "tooltip": "Pretrained weights, as open_clip names them; used only when "
+                        "`weights` is by tag.",
                     },
                 ),
                 "allow_download": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Whether weights by tag may be fetched from the internet when "
-                        "they are not in the cache (ViT-B-32: about 600 MB).",
+                        "tooltip": "Whether weights and tokenizers that are not in open_clip's "
+                        "cache may be downloaded (ViT-B-32: about 600 MB).",
                     },
                 ),
             }
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, weights: str | None) -> str | bool:
-        return True if weights == BY_TAG else inputs.checkpoint_problem(weights)
+    def VALIDATE_INPUTS(
+        cls,
+        architecture: str | None = None,
+        weights: str | None = None,
+        tag: str | None = None,
+    ) -> str | bool:
+        """Check the file, and that the tag exists for the architecture.
+
+        Names that are not listed pass: an installed open_clip may know more than our list.
+        """
+        if weights != BY_TAG:
+            return inputs.checkpoint_problem(weights)
+        tags = ARCHITECTURES.get(architecture or "")
+        if tags is None or tag is None or tag in tags or tag not in TAGS:
+            return True
+        known = ", ".join(tags) or "none: choose a file"
+        return f"open_clip has no weights {tag!r} for {architecture}. Expected one of: {known}."
 
     @classmethod
-    def IS_CHANGED(cls, architecture: str, weights: str, tag: str, allow_download: bool) -> str:
+    def IS_CHANGED(cls, weights: str | None = None, **unused: Any) -> str:
         return "tag" if weights == BY_TAG else inputs.changed(weights)
 
     def load(

@@ -1,4 +1,4 @@
-"""Nodes of the first stage: an empty picture, and the sampler."""
+"""Nodes of the first stage: an empty image, and the sampler."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 from glide_core.errors import GlideError
 from glide_core.names import PRESETS
 
-from . import inputs, stages
+from . import inputs, latents, stages
 from .guidance import ANY_SIGMA, interval_of
 from .host import Conditioning, current
+from .host.values import INPAINT_IMAGE, part
 
 NODE = "GLIDE Sampler"
-CUSTOM = "custom"
 
 
 class GlideEmptyLatent:
     CATEGORY = "GLIDE/sampling"
     DESCRIPTION = (
-        "An empty picture to start from, in real pixels. (Core Empty Latent Image divides by 8: "
-        "there 512 means 64.)"
+        "An empty LATENT for GLIDE. Width and height are real pixels, whereas Empty Latent Image "
+        "divides them by 8."
     )
     SEARCH_ALIASES = ["glide latent", "empty pixel latent", "glide size"]
     FUNCTION = "make"
@@ -38,7 +38,7 @@ class GlideEmptyLatent:
                 "height": side("Height"),
                 "batch_size": (
                     "INT",
-                    {"default": 1, "min": 1, "max": 64, "tooltip": "How many pictures at once."},
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "Number of images at once."},
                 ),
             }
         }
@@ -46,15 +46,16 @@ class GlideEmptyLatent:
     def make(self, width: int, height: int, batch_size: int) -> tuple[dict[str, Any]]:
         import torch
 
-        return ({"samples": torch.zeros(batch_size, 3, height, width)},)
+        samples = torch.zeros(batch_size, 3, height, width)
+        return ({"samples": samples, latents.RATIO: 1},)
 
 
 class GlideSampler:
     CATEGORY = "GLIDE/sampling"
     DESCRIPTION = (
         "Samples a base or inpainting model exactly as the paper does: learned variance, timestep "
-        "respacing, classifier-free guidance, CLIP guidance of the MODEL. KSampler works on the "
-        "same MODEL, with ComfyUI's own samplers."
+        "respacing, classifier-free guidance, and the CLIP guidance of the MODEL. KSampler works "
+        "on the same MODEL, with ComfyUI's own samplers."
     )
     SEARCH_ALIASES = [
         "glide ksampler",
@@ -67,118 +68,95 @@ class GlideSampler:
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE", "LATENT")
     OUTPUT_TOOLTIPS = (
-        "The pictures, for GLIDE Upsample or Save Image.",
-        "The same pictures as a LATENT, for another sampler.",
+        "The images, for GLIDE Upsample or Save Image.",
+        "The same images as a LATENT, for another sampler.",
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        def sigma(default: float, tooltip: str) -> inputs.Declared:
+            limits = {"default": default, "min": 0.0, "max": ANY_SIGMA, "step": 0.01}
+            return ("FLOAT", {**limits, "advanced": True, "tooltip": tooltip})
+
+        def advanced(default: float, tooltip: str) -> inputs.Declared:
+            kind, options = inputs.share(default, tooltip)
+            return (kind, {**options, "advanced": True})
+
         return {
             "required": {
                 "model": inputs.model("A base or inpainting model, from GLIDE Loader."),
-                "positive": inputs.positive(),
-                "negative": inputs.negative(),
-                "latent_image": (
-                    "LATENT",
-                    {"tooltip": "Size and batch; with denoise below 1, also where to start."},
-                ),
+                "preset": inputs.preset(),
                 "seed": inputs.seed(),
                 "steps": inputs.steps(30),
-                "sampler_name": inputs.sampler_name("ddim"),
                 "cfg": inputs.cfg(3.0),
+                "sampler_name": inputs.sampler_name("ddim"),
+                "positive": inputs.positive(),
+                "negative": inputs.negative(lazy=True),
+                "latent_image": (
+                    "LATENT",
+                    {
+                        "tooltip": "Size and batch; with `denoise` below 1 or a noise mask also "
+                        "the image to start from."
+                    },
+                ),
+                "denoise": inputs.share(
+                    1.0,
+                    "How much of the LATENT is replaced: 1 ignores its content, 0.5 keeps its "
+                    "layout, 0 returns it unchanged.",
+                ),
             },
             "optional": {
-                "denoise": inputs.strength(
-                    1.0, "How much of the LATENT is redrawn: 1 ignores it, 0.5 keeps its layout."
-                ),
                 "respacing": inputs.respacing(""),
-                "eta": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "ddim's share of fresh noise per step: 0 is deterministic.",
-                    },
+                "eta": advanced(0.0, "Noise that ddim adds per step; 0 is deterministic."),
+                "cfg_rescale": advanced(
+                    0.0, "Rescales the guided output to reduce overexposure at a high cfg; try 0.7."
                 ),
-                "cfg_rescale": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Draws the guided prediction's contrast back to the unguided "
-                        "one's: 0.7 takes the burn out of a high cfg.",
-                    },
+                "cfg_sigma_min": sigma(
+                    0.0,
+                    "Apply classifier-free guidance only while the noise level is at least this.",
                 ),
-                "cfg_sigma_min": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": ANY_SIGMA,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Classifier-free guidance only while the noise level is at "
-                        "least this.",
-                    },
-                ),
-                "cfg_sigma_max": (
-                    "FLOAT",
-                    {
-                        "default": ANY_SIGMA,
-                        "min": 0.0,
-                        "max": ANY_SIGMA,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Classifier-free guidance only while the noise level is at "
-                        "most this.",
-                    },
+                "cfg_sigma_max": sigma(
+                    ANY_SIGMA,
+                    "Apply classifier-free guidance only while the noise level is at most this.",
                 ),
                 "clip_denoised": (
                     "BOOLEAN",
                     {
                         "default": True,
                         "advanced": True,
-                        "tooltip": "Clip every estimate of the picture to its range, as the paper "
-                        "does. Off makes high guidance burn.",
+                        "tooltip": "Clip every estimate of the image to its range, as the paper "
+                        "does. Without it, high guidance oversaturates.",
                     },
                 ),
                 "temperature": inputs.temperature(1.0),
-                "preset": (
-                    [CUSTOM, *PRESETS],
-                    {
-                        "default": CUSTOM,
-                        "tooltip": "Steps and sampler in one word, instead of `steps`, "
-                        "`respacing` and `sampler_name`: "
-                        + "; ".join(
-                            f"{name}: {p.sampler}, {p.steps} steps" for name, p in PRESETS.items()
-                        )
-                        + f". {CUSTOM}: what the node says.",
-                    },
-                ),
             },
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, respacing: str | None = None) -> str | bool:
-        return inputs.respacing_problem(respacing)
+    def VALIDATE_INPUTS(
+        cls, respacing: str | None = None, sampler_name: str | None = None
+    ) -> str | bool:
+        problem = inputs.sampler_problem(sampler_name)
+        return inputs.respacing_problem(respacing) if problem is True else problem
+
+    def check_lazy_status(
+        self, cfg: float, denoise: float, negative: Any = None, **unused: Any
+    ) -> list[str]:
+        """Name the inputs that must be computed: without guidance there is no negative prompt."""
+        return ["negative"] if negative is None and cfg != 1 and denoise > 0 else []
 
     def sample(
         self,
         model: Any,
-        positive: Conditioning,
-        negative: Conditioning,
-        latent_image: dict[str, Any],
+        preset: str,
         seed: int,
         steps: int,
-        sampler_name: str,
         cfg: float,
-        denoise: float = 1.0,
+        sampler_name: str,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        latent_image: dict[str, Any],
+        denoise: float,
         respacing: str = "",
         eta: float = 0.0,
         cfg_rescale: float = 0.0,
@@ -186,30 +164,19 @@ class GlideSampler:
         cfg_sigma_max: float = ANY_SIGMA,
         clip_denoised: bool = True,
         temperature: float = 1.0,
-        preset: str = CUSTOM,
     ) -> tuple[Any, dict[str, Any]]:
         from glide_core import images
         from glide_core.config import SamplerConfig
 
-        if preset != CUSTOM:
+        if preset != inputs.CUSTOM:
             chosen = PRESETS[preset]
             steps, sampler_name, respacing = chosen.steps, chosen.sampler, ""
 
         host = current()
         config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
-        start = latent_image["samples"]
-        if start.ndim != 4:
-            raise GlideError(
-                f"{NODE}: the LATENT on 'latent_image' has the shape {list(start.shape)}. Expected "
-                "[batch, channels, height, width]. Connect GLIDE Empty Latent."
-            )
-        batch, channels, height, width = start.shape
-        if denoise < 1 and channels != config.unet.channels:
-            raise GlideError(
-                f"{NODE}: denoise is {denoise}, but the LATENT on 'latent_image' has {channels} "
-                f"channels. Expected a picture's {config.unet.channels}. Encode a picture with "
-                "the VAE of GLIDE Loader, or set denoise to 1."
-            )
+        start = latents.read(latent_image, config, content=denoise < 1, node=NODE)
+        if denoise == 0:
+            return images.to_comfy(start.samples), latents.write(latent_image, start.samples)
         settings = SamplerConfig(
             steps=steps,
             respacing=respacing.strip(),
@@ -223,17 +190,32 @@ class GlideSampler:
             clip_denoised=clip_denoised,
             temperature=temperature,
         )
+        carried = part(positive, where=f"{NODE}: 'positive'").get(INPAINT_IMAGE)
+        masked = None if start.mask is None else (start.samples, start.mask)
+        condition = {}
+        if config.is_inpaint and carried is None:
+            if masked is None:
+                raise GlideError(
+                    f"{NODE}: the MODEL on 'model' is GLIDE's inpainting model, and neither "
+                    "'positive' nor 'latent_image' holds an image and a mask. Connect GLIDE "
+                    "Inpaint Conditioning, or load a base model."
+                )
+            keep = (start.mask < 0.5).float()
+            condition = {"image": start.samples, "keep_mask": keep}
         with host.progress(NODE) as callback:
-            pictures = stages.sample(
+            found = stages.sample(
                 host,
                 model,
                 stages.Prompts(NODE, positive, negative),
                 settings,
                 seed=seed,
-                batch=batch,
-                size=(height, width),
+                batch=len(start.samples),
+                size=start.size,
                 callback=callback,
-                init=start if denoise < 1 else None,
+                init=start.samples if denoise < 1 else None,
                 strength=denoise,
+                indices=start.indices,
+                known=masked,
+                **condition,
             )
-        return images.to_comfy(pictures), {"samples": pictures}
+        return images.to_comfy(found), latents.write(latent_image, found)

@@ -1,39 +1,46 @@
-"""The node that asks a CLIP which pictures fit a text best."""
+"""The node that ranks images by how well they match a text, and the scores that it uses."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .host import GlideClip, current
+from . import inputs
+from .host import GlideClip, Host, current
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NODE = "GLIDE CLIP Score"
+CHUNK = 16  # images scored at once
 
 
 class GlideClipScore:
-    CATEGORY = "GLIDE/scoring"
+    CATEGORY = "GLIDE/evaluation"
     DESCRIPTION = (
-        "Scores pictures against a text and gives them best first: draw many, keep the best. An "
-        "open_clip model gives the usual CLIP score; a noisy CLIP judges at 64x64."
+        "Scores images against a text and sorts them, best first: generate many, keep the best. An "
+        "open_clip model gives the usual CLIP score; a noisy CLIP scores at 64x64."
     )
     SEARCH_ALIASES = ["clip score", "rank images", "rerank", "best of n", "pick best"]
     FUNCTION = "score"
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("ranked", "scores")
     OUTPUT_TOOLTIPS = (
-        "The pictures, best first; only the best `keep` of them when that is not 0.",
-        "One line per kept picture: its cosine with the text, and its place in the batch.",
+        "The images, best first; only the best `keep` of them when that is not 0.",
+        "One line per kept image: its cosine with the text, and its place in the batch.",
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "image": ("IMAGE", {"tooltip": "The pictures to compare."}),
+                "image": inputs.image("The images to compare."),
                 "clip": (
                     "GLIDE_CLIP",
-                    {"tooltip": "From GLIDE Open CLIP Loader or GLIDE CLIP Loader."},
+                    {"tooltip": "From GLIDE Open CLIP Loader or GLIDE Noisy CLIP Loader."},
                 ),
                 "text": (
                     "STRING",
-                    {"default": "", "multiline": True, "tooltip": "What they should show."},
+                    {"default": "", "multiline": True, "tooltip": "What the images should show."},
                 ),
                 "keep": (
                     "INT",
@@ -41,7 +48,7 @@ class GlideClipScore:
                         "default": 0,
                         "min": 0,
                         "max": 4096,
-                        "tooltip": "How many of the best to pass on; 0 passes all.",
+                        "tooltip": "Number of best images to keep; 0 keeps all.",
                     },
                 ),
             }
@@ -50,18 +57,30 @@ class GlideClipScore:
     def score(self, image: Any, clip: GlideClip, text: str, keep: int) -> dict[str, Any]:
         from glide_core import images
 
-        host = current()
-        with host.clip_loaded(clip) as device:
-            scores = cosines(clip, images.from_comfy(image).to(device), text)
+        image = inputs.need_image(image, node=NODE)
+        scores = score_in_chunks(current(), clip, images.from_comfy(image), text)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[: keep or None]
-        lines = "\n".join(f"{scores[i]:.4f}  picture {i + 1}" for i in order)
+        lines = "\n".join(f"{scores[i]:.4f}  image {i + 1}" for i in order)
         return {"ui": {"text": [lines]}, "result": (image[order], lines)}
 
 
-def cosines(clip: GlideClip, pictures: Any, text: str) -> list[float]:
-    """Cosines of pictures [B, C, H, W] with a text."""
+def score_in_chunks(host: Host, clip: GlideClip, pixels: Tensor, text: str) -> list[float]:
+    """Score images [B, C, H, W] a few at a time, with a progress bar that can be interrupted."""
+    from glide_core.diffusion.types import StepInfo
+
+    chunks = pixels.split(CHUNK)
+    found: list[float] = []
+    with host.clip_loaded(clip) as device, host.progress(NODE) as callback:
+        for i, chunk in enumerate(chunks):
+            found += cosines(clip, chunk.to(device), text)
+            callback(StepInfo(i, len(chunks), 0, chunk, chunk))
+    return found
+
+
+def cosines(clip: GlideClip, pixels: Tensor, text: str) -> list[float]:
+    """Cosines of images [B, C, H, W] in [-1, 1] with a text."""
     from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
 
     if clip.kind == "noisy":
-        return noisy_clip_scores(clip.module, pictures, text)
-    return open_clip_scores(clip.module, clip.tokenizer, pictures, text)
+        return noisy_clip_scores(clip.module, pixels, text)
+    return open_clip_scores(clip.module, clip.tokenizer, pixels, text)

@@ -1,7 +1,8 @@
-"""One sampling run of one model: what every sampling node does between its inputs and outputs."""
+"""One sampling run of one model, shared by all sampling nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where a picture is pulled to, and what it is pushed from when there is guidance."""
+    """The prompt to follow, and the one that guidance moves away from."""
 
     node: str  # for messages
     positive: Conditioning
@@ -28,8 +29,13 @@ class Prompts:
 
     def branches(self, settings: SamplerConfig) -> list[Conditioning]:
         """The prompts to encode: without guidance the negative one is not needed."""
-        if self.negative is None or settings.guidance_scale == 1:
+        if settings.guidance_scale == 1:
             return [self.positive]
+        if self.negative is None:
+            raise GlideError(
+                f"{self.node}: cfg is {settings.guidance_scale:g} and nothing is connected to "
+                "'negative'. Connect a CONDITIONING (an empty text will do), or set cfg to 1."
+            )
         return [self.positive, self.negative]
 
 
@@ -48,21 +54,36 @@ def sample(
     keep_mask: Tensor | None = None,
     init: Tensor | None = None,
     strength: float = 1.0,
+    indices: Sequence[int] | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Sample `batch` pictures [B, C, *size] in [-1, 1]; picture i is what seed + i gives alone."""
+    """Sample `batch` images [B, C, *size] in [-1, 1]; image i is what seed + i gives alone.
+
+    indices: the number of each image where they are not 0 .. batch - 1. known: an image
+    [B, C, *size] and a mask [B, 1, *size] (1 = sample) that every x0 estimate is combined with, as
+    ComfyUI's samplers do with a LATENT's noise mask.
+    """
     from glide_core import sampling
 
     if batch < 1:
-        raise GlideError(f"{prompts.node}: a batch of 0 pictures came in. Expected 1 or more.")
+        raise GlideError(f"{prompts.node}: the batch holds 0 images. Expected 1 or more.")
     branches = prompts.branches(settings)
     extras = part(prompts.positive, where=f"{prompts.node}: 'positive'")
-    known = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)
-    kept, mask = known["image"], known["keep_mask"]
-    seeds = [(seed + i) % 2**64 for i in range(batch)]
+    given = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)
+    kept = [] if known is None else [(known[0], 1 - known[1])]
+    if given["image"] is not None and given["keep_mask"] is not None:
+        kept.insert(0, (given["image"], given["keep_mask"]))
+    pasted = [sampling.inpaint_denoised_fn(*pair) for pair in kept]
+    seeds = [(seed + i) % 2**64 for i in indices or range(batch)]
+
+    def paste(x0: Tensor) -> Tensor:
+        for paste_one in pasted:
+            x0 = paste_one(x0)
+        return x0
 
     def job(loaded: ConditionedModel) -> Tensor:
-        if kept is not None and mask is not None:
-            loaded = replace(loaded, denoised_fn=sampling.inpaint_denoised_fn(kept, mask))
+        if pasted:
+            loaded = replace(loaded, denoised_fn=paste)
         return sampling.sample_model(
             loaded,
             settings,
@@ -73,7 +94,7 @@ def sample(
             callback=callback,
         )
 
-    return host.sample(
+    found = host.sample(
         model,
         branches,
         job,
@@ -83,12 +104,16 @@ def sample(
         image=image,
         keep_mask=keep_mask,
     )
+    if known is None:
+        return found
+    image, mask = (value.to(found) for value in known)
+    return found * mask + image * (1 - mask)
 
 
 def upsample_settings(
     steps: int, *, respacing: str = "", sampler: str = "ddim", cfg: float = 1.0, **more: Any
 ) -> SamplerConfig:
-    """The second stage's settings: for 27 steps the paper's own spacing, else evenly spread."""
+    """The second stage's settings: the paper's spacing for 27 steps, else evenly spread."""
     from glide_core.config import SamplerConfig
     from glide_core.request import upsample_respacing
 

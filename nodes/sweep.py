@@ -30,7 +30,7 @@ CUTOUTS = 8  # the default of GLIDE CLIP Guidance
 
 
 class GlideGuidanceSweep:
-    CATEGORY = "GLIDE/scoring"
+    CATEGORY = "GLIDE/evaluation"
     DESCRIPTION = (
         "Generates one prompt from the same noise under every combination of guidance scales, CLIP "
         "scales, steps and samplers, and scores each: a labelled image grid, a plot with the "
@@ -94,7 +94,7 @@ class GlideGuidanceSweep:
                     "GLIDE_CLIP",
                     {
                         "tooltip": "Scores the images, and guides where the CLIP scale is above 0. "
-                        "From GLIDE CLIP Loader (noisy) or GLIDE Open CLIP Loader."
+                        "From GLIDE Noisy CLIP Loader or GLIDE Open CLIP Loader."
                     },
                 ),
                 "text": (
@@ -214,7 +214,7 @@ def _check(grid: Grid, negative: Conditioning | None, clip: GlideClip | None) ->
     if clip_scales and clip is None:
         raise GlideError(
             f"{NODE}: clip_scales contains {clip_scales[0]:g}, and 'clip' is not connected. "
-            "Connect GLIDE CLIP Loader (noisy), or set clip_scales to 0."
+            "Connect GLIDE Noisy CLIP Loader, or set clip_scales to 0."
         )
     scales = [scale for scale in grid.guidance_scales if scale != 1]
     if scales and negative is None:

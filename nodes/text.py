@@ -1,4 +1,4 @@
-"""The node that reads a prompt."""
+"""The node that encodes a prompt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .host import Conditioning, current
 class GlideTextEncode:
     CATEGORY = "GLIDE/conditioning"
     DESCRIPTION = (
-        "Reads a prompt with GLIDE's text encoder. One result serves the base model, the "
-        "inpainting models and the upsamplers; each encodes what it needs of it. Empty text is "
-        "GLIDE's unconditional input. Core CLIP Text Encode works too."
+        "Encodes a prompt with GLIDE's text encoder, exactly as it is typed. Use CLIP Text Encode "
+        "instead for weights in brackets, as in (fox:1.2). One result serves the base model, the "
+        "inpainting models and the upsamplers. An empty text is GLIDE's unconditional input."
     )
     SEARCH_ALIASES = ["glide prompt", "glide clip text encode", "glide conditioning"]
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING",)
-    OUTPUT_TOOLTIPS = ("The prompt, for every GLIDE model and for core samplers.",)
+    OUTPUT_TOOLTIPS = ("The prompt, for every GLIDE model and for ComfyUI's samplers.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -30,8 +30,8 @@ class GlideTextEncode:
                         "default": "",
                         "multiline": True,
                         "dynamicPrompts": True,
-                        "tooltip": "The prompt. What goes past the model's length (128 tokens for "
-                        "OpenAI's) is cut off, and the log says so.",
+                        "tooltip": "The prompt. Text beyond the model's length (128 tokens for "
+                        "OpenAI's) is cut off with a warning in the log.",
                     },
                 ),
             }

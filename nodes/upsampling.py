@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from glide_core.errors import GlideError
+from typing import TYPE_CHECKING, Any
 
 from . import inputs, stages
 from .host import Conditioning, current
 from .host.values import LOW_RES, with_extras
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NODE = "GLIDE Upsample"
 
@@ -22,59 +23,67 @@ def low_size() -> inputs.Declared:
             "max": 1024,
             "step": 8,
             "advanced": True,
-            "tooltip": "Resize so that the shorter side has this many pixels before "
-            "enlarging; 0 takes the picture as it is, cut to multiples of 8.",
+            "tooltip": "The image is first resized so that its shorter side has this many pixels; "
+            "0 keeps its size, rounded to multiples of 8.",
         },
     )
 
 
 class GlideUpsample:
-    CATEGORY = "GLIDE/upsampling"
+    CATEGORY = "GLIDE/sampling"
     DESCRIPTION = (
-        "Enlarges pictures four times with GLIDE's upsampler, which reads the prompt too. It was "
-        "made for 64x64 pictures: any other is first resized so that its shorter side is 64, "
-        "unless `low_size` says otherwise."
+        "Enlarges images four times with GLIDE's upsampler, which also reads the prompt. The model "
+        "was trained on 64x64 images: a larger image is first reduced so that its shorter side is "
+        "64, unless `low_size` is changed."
     )
     SEARCH_ALIASES = ["glide upscale", "super resolution", "64 to 256", "upsampler"]
     FUNCTION = "upsample"
     RETURN_TYPES = ("IMAGE",)
-    OUTPUT_TOOLTIPS = ("The pictures, four times as large.",)
+    OUTPUT_TOOLTIPS = ("The images; their shorter side is four times `low_size`.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
                 "model": inputs.model("The upsampler, from GLIDE Upsampler Loader."),
-                "image": ("IMAGE", {"tooltip": "The small pictures, usually GLIDE Sampler's."}),
-                "positive": inputs.positive(),
                 "seed": inputs.seed(),
                 "steps": inputs.steps(27, inputs.UPSAMPLE_STEPS),
+                "cfg": inputs.cfg(1.0),
+                "sampler_name": inputs.sampler_name("ddim"),
+                "positive": inputs.positive(),
+                "image": inputs.image("The small images, usually from GLIDE Sampler."),
             },
             "optional": {
-                "negative": inputs.negative(),
+                "negative": inputs.negative(lazy=True),
                 "respacing": inputs.respacing(""),
-                "sampler_name": inputs.sampler_name("ddim"),
-                "cfg": inputs.cfg(1.0),
                 "temperature": inputs.temperature(0.997),
                 "low_size": low_size(),
             },
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, respacing: str | None = None) -> str | bool:
-        return inputs.respacing_problem(respacing)
+    def VALIDATE_INPUTS(
+        cls, respacing: str | None = None, sampler_name: str | None = None
+    ) -> str | bool:
+        problem = inputs.sampler_problem(sampler_name)
+        return inputs.respacing_problem(respacing) if problem is True else problem
+
+    def check_lazy_status(self, cfg: float, **others: Any) -> list[str]:
+        """Name the inputs that must be computed: without guidance there is no negative prompt."""
+        waiting = "negative" in others and others["negative"] is None
+        return ["negative"] if waiting and cfg != 1 else []
 
     def upsample(
         self,
         model: Any,
-        image: Any,
-        positive: Conditioning,
         seed: int,
         steps: int,
+        cfg: float,
+        sampler_name: str,
+        positive: Conditioning,
+        image: Any,
         negative: Conditioning | None = None,
         respacing: str = "",
-        sampler_name: str = "ddim",
-        cfg: float = 1.0,
         temperature: float = 0.997,
         low_size: int = 64,
     ) -> tuple[Any]:
@@ -83,18 +92,12 @@ class GlideUpsample:
 
         host = current()
         inputs.need(host, model, ("upsampler",), node=NODE)
-        if cfg != 1 and negative is None:
-            raise GlideError(
-                f"{NODE}: cfg is {cfg}, but nothing is connected to 'negative'. Expected a "
-                "CONDITIONING to move away from. Connect one (an empty text will do), or set cfg "
-                "to 1."
-            )
-        low_res = images.quantize_8bit(images.fit(images.from_comfy(image), low_size))
+        low_res = small(NODE, image, low_size)
         settings = stages.upsample_settings(
             steps, respacing=respacing, sampler=sampler_name, cfg=cfg, temperature=temperature
         )
         with host.progress(NODE) as callback:
-            pictures = stages.sample(
+            found = stages.sample(
                 host,
                 model,
                 stages.Prompts(NODE, positive, negative),
@@ -105,23 +108,23 @@ class GlideUpsample:
                 callback=callback,
                 low_res=low_res,
             )
-        large = images.to_comfy(pictures)
+        large = images.to_comfy(found)
         return host.compared(images.to_comfy(low_res), large, (large,))
 
 
 class GlideUpsampleConditioning:
-    CATEGORY = "GLIDE/upsampling"
+    CATEGORY = "GLIDE/conditioning"
     DESCRIPTION = (
-        "Puts a small picture into the prompts, for sampling GLIDE's upsampler with KSampler or "
-        "any other core sampler. GLIDE Upsample does the same with the paper's own sampler."
+        "Adds a small image to the prompts, for sampling GLIDE's upsampler with KSampler or any "
+        "other sampler of ComfyUI. GLIDE Upsample does the same with the paper's sampler."
     )
     SEARCH_ALIASES = ["upscale conditioning", "upsample with ksampler", "super resolution"]
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     OUTPUT_TOOLTIPS = (
-        "The prompt, with the small picture.",
-        "The negative prompt, with the small picture.",
+        "The prompt, with the small image.",
+        "The negative prompt, with the small image.",
         "An empty LATENT, four times as large, to sample into.",
     )
 
@@ -131,7 +134,7 @@ class GlideUpsampleConditioning:
             "required": {
                 "positive": inputs.positive(),
                 "negative": inputs.negative(),
-                "image": ("IMAGE", {"tooltip": "The small pictures to enlarge."}),
+                "image": inputs.image("The small images to enlarge."),
                 "low_size": low_size(),
             }
         }
@@ -141,15 +144,26 @@ class GlideUpsampleConditioning:
     ) -> tuple[Any, Any, dict[str, Any]]:
         import torch
 
-        from glide_core import images
         from glide_core.stages import upsampled_size
 
-        low_res = images.quantize_8bit(images.fit(images.from_comfy(image), low_size))
+        from .latents import RATIO
+
+        low_res = small("GLIDE Upsample Conditioning", image, low_size)
         batch, channels, *_ = low_res.shape
         samples = torch.zeros(batch, channels, *upsampled_size(low_res))
         extras = {LOW_RES: low_res}
         return (
             with_extras(positive, **extras),
             with_extras(negative, **extras),
-            {"samples": samples},
+            {"samples": samples, RATIO: 1},
         )
+
+
+def small(node: str, image: Any, low_size: int) -> Tensor:
+    """Give the upsampler's input [B, 3, h, w] in [-1, 1], resized and rounded to 8 bits."""
+    from glide_core import images
+
+    given = images.from_comfy(inputs.need_image(image, node=node))
+    fitted = images.fit(given, low_size)
+    inputs.log_resize(node, given, fitted, f"low_size is {low_size}; 0 keeps the size")
+    return images.quantize_8bit(fitted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ def load_open_clip(
     source, options = (
         _tagged(architecture, tag, allow_download) if weights is None else (str(weights), {})
     )
+    if not allow_download:
+        _require_text_files(architecture)
+    offline = nullcontext() if allow_download else _offline()
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), offline:
+            tokenizer = open_clip.get_tokenizer(architecture)
             model = open_clip.create_model(
                 architecture, pretrained=source, device=device, **options
             )
@@ -56,7 +61,48 @@ def load_open_clip(
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Expected "
             "weights of that architecture. Choose the file's own architecture, or another file."
         ) from error
-    return model, open_clip.get_tokenizer(architecture)
+    return model, tokenizer
+
+
+def _require_text_files(architecture: str) -> None:
+    """GlideError when the architecture's tokenizer or text encoder would have to be downloaded.
+
+    49 of open_clip's 144 architectures take them from the Hugging Face Hub by name.
+    """
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+
+    text = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
+    wanted = {
+        text.get("hf_tokenizer_name"): ("tokenizer.json", "tokenizer_config.json"),
+        text.get("hf_model_name"): ("config.json",),
+    }
+    missing = [
+        name
+        for name, files in wanted.items()
+        if name and not any(isinstance(try_to_load_from_cache(name, f), str) for f in files)
+    ]
+    if not text.get("hf_tokenizer_name") and "siglip" in architecture.lower():
+        missing.append("its SentencePiece vocabulary")
+    if missing:
+        raise GlideError(
+            f"The tokenizer of {architecture} ({', '.join(missing)}) is not in the cache of the "
+            "Hugging Face Hub, and downloading is not allowed. Allow the download, or choose an "
+            "architecture with a built-in tokenizer, such as ViT-B-32."
+        )
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Make huggingface_hub use its cache alone within the block."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dict[str, Any]]:

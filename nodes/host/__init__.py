@@ -116,6 +116,10 @@ class Host(Protocol):
         """
         ...
 
+    def sigma_at(self, model: Any, percent: float) -> float:
+        """Give the noise level of a MODEL's schedule at a share of the sampling, 0 to 1."""
+        ...
+
     def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> Any:
         """Give a node's `result`, and with it its pictures before and after, where they can show.
 

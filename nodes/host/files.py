@@ -55,8 +55,8 @@ def folder_path(name: str, folders: Sequence[Path]) -> Path:
             return path.resolve()
     places = " or ".join(str(folder) for folder in folders)
     raise GlideError(
-        f"there is no model file {name!r} in {places}. Expected one of the files listed there. "
-        "Put it there, or choose another; `glide models` lists what can be downloaded."
+        f"There is no model file {name!r} in {places}. Put it there, or choose another; "
+        "docs/checkpoints.md of this pack lists the addresses."
     )
 
 

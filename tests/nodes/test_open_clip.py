@@ -62,10 +62,9 @@ def test_it_guides_a_sampler_by_its_estimate_of_the_picture() -> None:
     words = nodes["GlideTextEncode"]().encode(clip, "an apple")[0]
     latent = nodes["GlideEmptyLatent"]().make(32, 32, 2)[0]
     guided = nodes["GlideClipGuidance"]().add(model, load(), "an apple", 30.0, cutouts=2)[0]
-    given = {"seed": 1, "steps": 4, "sampler_name": "ddim", "cfg": 1.0}
-    plain, pulled = (
-        nodes["GlideSampler"]().sample(m, words, words, latent, **given)[0] for m in (model, guided)
-    )
+    given = {"preset": "custom", "seed": 1, "steps": 4, "sampler_name": "ddim", "cfg": 1.0}
+    given |= {"positive": words, "negative": words, "latent_image": latent, "denoise": 1.0}
+    plain, pulled = (nodes["GlideSampler"]().sample(m, **given)[0] for m in (model, guided))
     assert torch.isfinite(pulled).all() and not torch.allclose(plain, pulled, atol=1e-3)
 
 

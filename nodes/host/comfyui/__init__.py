@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.sd
 import torch
 from torch import Tensor
@@ -130,6 +132,13 @@ class ComfyHost:
 
     def progress(self, label: str, stages: int = 1) -> Any:
         return progress(label, stages)
+
+    def sigma_at(self, model: Any, percent: float) -> float:
+        sampling = model.get_model_object("model_sampling")
+        sigma = float(sampling.percent_to_sigma(percent))
+        if isinstance(sampling, comfy.model_sampling.CONST):  # the guide counts noise per signal
+            return sigma / (1 - sigma) if sigma < 1 else math.inf
+        return sigma
 
     def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> dict[str, Any]:
         return {"ui": {"glide_compare": compared(before, after)}, "result": result}

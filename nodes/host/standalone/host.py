@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -228,6 +229,14 @@ class StandaloneHost:
         finally:
             if bar is not None:
                 bar.close()
+
+    def sigma_at(self, model: Any, percent: float) -> float:
+        from glide_core.sampling import model_schedule
+
+        if percent <= 0 or percent >= 1:
+            return 0.0 if percent > 0 else math.inf
+        schedule = model_schedule(model.model.config)
+        return float(schedule.sigma(round((1 - percent) * (len(schedule) - 1))))
 
     def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> tuple[Any, ...]:
         return result

@@ -1,0 +1,61 @@
+"""Masks of GLIDE Inpaint: pairing with images, growing, and blurring."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glide_core.errors import GlideError
+
+
+def paired(image: Tensor, mask: Tensor, *, node: str) -> tuple[Tensor, Tensor]:
+    """Give IMAGEs and MASKs of one length; a single one belongs to every one of the other.
+
+    GlideError for any other pair of lengths, which would join an image with the wrong mask.
+    """
+    count = max(len(image), len(mask))
+    if len(image) not in (1, count) or len(mask) not in (1, count):
+        raise GlideError(
+            f"{node}: 'image' holds {len(image)} images and 'mask' {len(mask)} masks. Expected "
+            "equal numbers, or one of either."
+        )
+    return image.expand(count, *image.shape[1:]), mask  # a single mask stays single
+
+
+def widened(hole: Tensor, grow: int, blur: int) -> tuple[Tensor, Tensor | None]:
+    """Grow a hole [B, 1, H, W] of 0 and 1 by pixels (negative: shrink), then blur its edge.
+
+    Gives the hole to repaint, and where blur is not 0 the weight of the result at every pixel:
+    the blurred hole, which is above 0 in the hole given back and nowhere else.
+    """
+    if grow > 0:
+        hole = _largest(hole, grow)
+    elif grow < 0:
+        hole = 1 - _largest(1 - hole, -grow)
+    if blur == 0:
+        return hole, None
+    weight = _gaussian(hole, blur)
+    return (weight > 0).float(), weight
+
+
+def _largest(values: Tensor, reach: int) -> Tensor:
+    """The largest value within `reach` pixels, rows first for speed."""
+    height, width = values.shape[2:]
+    tall, wide = min(reach, height - 1), min(reach, width - 1)  # beyond are no pixels
+    rows = F.max_pool2d(values, (1, 2 * wide + 1), stride=1, padding=(0, wide))
+    return F.max_pool2d(rows, (2 * tall + 1, 1), stride=1, padding=(tall, 0))
+
+
+def _gaussian(values: Tensor, reach: int) -> Tensor:
+    """Blur with a Gaussian of standard deviation reach / 2, cut off at `reach` pixels."""
+    at = torch.arange(-reach, reach + 1, dtype=torch.float32, device=values.device)
+    kernel = (-2 * (at / reach).square()).exp()
+    kernel = kernel / kernel.sum()
+    padded = F.pad(values, (reach, reach, reach, reach), mode="constant")
+    inside = F.pad(torch.ones_like(values), (reach, reach, reach, reach))
+    out, total = (
+        F.conv2d(F.conv2d(x, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+        for x in (padded, inside)
+    )
+    return (out / total).clamp(0, 1)  # the image's own edge does not fade
