@@ -4,7 +4,7 @@ Base steps with classifier-free guidance, then the upsampler, from files as a pe
 them. Every run is a process of its own, so that peak memory is the run's alone.
 
     python benchmarks/picture.py --dtype bfloat16 --reference ../glide-text2im --steps 10
-    python benchmarks/picture.py --cold example_workflows/text_to_image.json
+    python benchmarks/picture.py --cold example_workflows/glide_text_to_image.json
 """
 
 from __future__ import annotations

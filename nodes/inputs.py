@@ -81,10 +81,9 @@ def preset() -> Declared:
         name: {"steps": p.steps, "sampler_name": p.sampler, "respacing": ""}
         for name, p in PRESETS.items()
     }
-    listed = "; ".join(f"{name}: {p.sampler}, {p.steps} steps" for name, p in PRESETS.items())
     text = (
-        f"Sets `steps`, `sampler_name` and `respacing`. {listed}. {CUSTOM}: the values of the "
-        "widgets."
+        "Sets `steps`, `sampler_name` and `respacing` to tested values; custom leaves them as they "
+        "are set."
     )
     options = {"default": CUSTOM, "tooltip": text, "glide_presets": chosen}
     return ([CUSTOM, *PRESETS], options)

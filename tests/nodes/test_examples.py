@@ -31,11 +31,10 @@ TINY = {  # what stands in for the bundled models here
 
 
 SIZES = {  # of what an example draws in the end
-    "clip_guided": [(256, 256)],
-    "edit_sdedit": [(256, 256)],
-    "inpaint": [(480, 320)],
-    "text_to_image": [(256, 256)],
-    "upscale": [(256, 256)],
+    "glide_clip_guided": [(256, 256)],
+    "glide_inpaint": [(256, 256)],
+    "glide_text_to_image": [(256, 256)],
+    "glide_upscale": [(256, 256), (256, 256), (64, 64)],
 }
 
 
@@ -50,7 +49,11 @@ def foreign_types(path: Path) -> set[str]:
     return {node["type"] for node in load(path)["nodes"]} - known
 
 
-HERE = [path for path in EXAMPLES if not foreign_types(path)]
+def needs_download(path: Path) -> bool:
+    return any(node.get("properties", {}).get("models") for node in load(path)["nodes"])
+
+
+HERE = [path for path in EXAMPLES if not foreign_types(path) and not needs_download(path)]
 ELSEWHERE = [path for path in EXAMPLES if foreign_types(path)]
 
 
@@ -90,6 +93,16 @@ def test_what_needs_core_nodes_is_sent_to_comfyui(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_to_download_is_named_before_anything_runs(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = FOLDER / "glide_openai_checkpoints.json"
+    assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert "no model file 'base.pt'" in said and "no model file 'upsample.pt'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def made_tiny(workflow: dict[str, Any]) -> list[str]:
     """Changes that make an example quick: tiny models in place of the bundled ones, few steps."""
     changes = []
@@ -97,6 +110,8 @@ def made_tiny(workflow: dict[str, Any]) -> list[str]:
         values = node.get("widgets_values") or []
         if values and values[0] in TINY:
             changes.append(f"{node['id']}.checkpoint={TINY[values[0]]}")
+        if node["type"] == "GlideSampler":
+            changes.append(f"{node['id']}.preset=custom")
         if node["type"] in ("GlideSampler", "GlideInpaint", "GlideEdit", "GlideUpsample"):
             changes.append(f"{node['id']}.steps=2")
         if node["type"] in ("GlideInpaint", "GlideEdit"):
@@ -119,11 +134,44 @@ def test_nodes_do_not_cover_each_other(path: Path) -> None:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
 
 
-def test_pictures_that_the_examples_load_are_beside_them() -> None:
+def test_no_example_needs_a_file_that_is_not_there() -> None:
+    """Every loaded file ships with the pack, or its node says where it can be downloaded."""
     for path in EXAMPLES:
         for node in load(path)["nodes"]:
-            if node["type"] in ("LoadImage", "LoadImageMask"):
-                assert (FOLDER / "inputs" / node["widgets_values"][0]).is_file()
+            assert node["type"] not in ("LoadImage", "LoadImageMask"), path.stem
+            if "Loader" not in node["type"]:
+                continue
+            models = node["properties"].get("models", [])
+            known = {model["name"] for model in models}
+            for value in node["widgets_values"]:
+                if str(value).endswith((".pt", ".safetensors")):
+                    assert value.startswith("bundled/") or value in known, (path.stem, value)
+            for model in models:
+                assert model["url"].startswith("https://") and model["url"].endswith(model["name"])
+                assert model["directory"] in ("glide", "checkpoints")
+
+
+def test_files_are_found_by_searching_for_glide_and_written_by_their_script() -> None:
+    from tools.templates import files
+
+    assert all(path.stem.startswith("glide_") for path in EXAMPLES)
+    written = files()
+    assert set(written) == set(EXAMPLES)
+    for path, content in written.items():
+        how = "run `python -m tools.templates`"
+        assert json.loads(content) == load(path), how
+
+
+def test_notes_have_three_lines_at_most_and_the_graph_opens_at_a_readable_size() -> None:
+    """ComfyUI fits a template into the window; below a zoom of about 0.57 it hides all text."""
+    for path in EXAMPLES:
+        nodes = load(path)["nodes"]
+        (note,) = [node for node in nodes if node["type"] == "MarkdownNote"]
+        heading, *lines = note["widgets_values"][0].split("\n\n")
+        assert heading.startswith("## ") and 1 <= len(lines) <= 3, path.stem
+        right = max(node["pos"][0] + node["size"][0] for node in nodes)
+        bottom = max(node["pos"][1] + node["size"][1] for node in nodes)
+        assert right <= 2400 and bottom <= 1500, (path.stem, right, bottom)
 
 
 def test_the_examples_name_only_models_that_ship() -> None:

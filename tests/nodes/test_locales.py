@@ -1,14 +1,13 @@
 """The nodes in eight languages: ComfyUI's locale files say what the nodes say, and all of it.
 
-English is the nodes' own declarations; to write it anew after a change of theirs:
-`python tests/nodes/test_locales.py`. The other languages are translated by people, key by key.
+English is generated from the node classes by `python -m tools.texts`. The other languages are
+translated by people, key by key.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,71 +15,34 @@ from typing import Any
 
 import glide_pack
 import pytest
-from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from glide_pack.nodes import NODE_CLASS_MAPPINGS
+
+from tools.texts import files
 
 ROOT = Path(glide_pack.__file__).parent
 LOCALES = ROOT / "locales"
 TRANSLATED = ("zh", "ja", "ko", "fr", "de", "es", "ru")
 FILES = ("main.json", "nodeDefs.json")
-# ComfyUI has words for these itself. Ours would replace them on every node of every pack.
-CORE_CATEGORIES = {"GLIDE", "loaders", "conditioning", "guidance", "sampling"}
 
 # Names that stay as they are: symbols of the field everywhere, and words two languages share.
 SAME_NAME = {
     "zh": {"cfg", "eta"},
     "ja": {"cfg", "eta"},
     "ko": {"cfg", "eta"},
-    "fr": {"cfg", "eta", "inpainting", "image", "latent", "variations"},
+    "fr": {"cfg", "eta", "image", "latent", "variations"},
     "de": {"cfg", "eta"},
-    "es": {"cfg", "eta", "inpainting"},
+    "es": {"cfg", "eta"},
     "ru": {"cfg", "eta"},
 }
 # What may stand in Latin letters in a language that has other ones.
 TERMS = """
 GLIDE OpenAI ComfyUI KSampler CLIP VAE MODEL LATENT Latent CFG cfg eta CSV ViT MB
 Classifier Free Guidance open_clip float32 token emoji x64 x256 upsampler inpaint
-auto ddpm ancestral ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
-models glide download openai base clip_image_enc clip_text_enc
+auto ancestral ddpm ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
+Text Encode fox SDEdit models glide openai base clip_image_enc clip_text_enc
 """
 # What betrays English among the languages that share its letters, and is no word of theirs.
 ENGLISH = "the of and with from which what how this that picture pictures is are its by only"
-
-
-def said_by_the_nodes() -> dict[str, Any]:
-    """Return nodeDefs.json in English, as ComfyUI looks its words up.
-
-    An output called like its type gets no name: ComfyUI shows its own word for the type.
-    """
-    return {
-        node_id: {
-            "display_name": NODE_DISPLAY_NAME_MAPPINGS[node_id],
-            "description": node.DESCRIPTION,
-            "inputs": {
-                name: {"name": name, "tooltip": entry[1]["tooltip"]}
-                for inputs in node.INPUT_TYPES().values()
-                for name, entry in inputs.items()
-            },
-            "outputs": {
-                str(i): ({} if name == kind else {"name": name}) | {"tooltip": tooltip}
-                for i, (kind, name, tooltip) in enumerate(
-                    zip(
-                        node.RETURN_TYPES,
-                        getattr(node, "RETURN_NAMES", node.RETURN_TYPES),
-                        node.OUTPUT_TOOLTIPS,
-                        strict=True,
-                    )
-                )
-            },
-        }
-        for node_id, node in NODE_CLASS_MAPPINGS.items()
-    }
-
-
-def categories() -> dict[str, Any]:
-    """Return main.json in English: the categories that are not ComfyUI's own."""
-    nodes = NODE_CLASS_MAPPINGS.values()
-    words = dict.fromkeys(word for node in nodes for word in node.CATEGORY.split("/"))
-    return {"nodeCategories": {word: word for word in words if word not in CORE_CATEGORIES}}
 
 
 def written(value: Any) -> str:
@@ -113,10 +75,9 @@ def is_name(key: str) -> bool:
     return key.endswith("name") or key.startswith("nodeCategories")
 
 
-def test_english_is_what_the_nodes_say() -> None:
-    how = "run `python tests/nodes/test_locales.py`, then translate what changed"
-    assert read("en", "nodeDefs.json") == said_by_the_nodes(), how
-    assert read("en", "main.json") == categories(), how
+def test_generated_texts_are_up_to_date() -> None:
+    different = [str(path) for path, text in files().items() if path.read_text("utf-8") != text]
+    assert not different, "run `python -m tools.texts`, then translate what changed"
 
 
 def test_there_are_eight_languages_and_nothing_else() -> None:
@@ -237,17 +198,3 @@ def test_they_are_in_the_wheel_and_in_the_registry_s_archive() -> None:
             for path in LOCALES.rglob("*.json"):
                 parts = path.relative_to(ROOT).parts
                 assert not any(fnmatch.fnmatch(part, line.strip("/")) for part in parts), line
-
-
-def write_english() -> None:
-    """Write locales/en from the nodes."""
-    for name, value in zip(FILES, (categories(), said_by_the_nodes()), strict=True):
-        file = LOCALES / "en" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(written(value), encoding="utf-8")
-        os.replace(unfinished, file)
-
-
-if __name__ == "__main__":
-    write_english()

@@ -1,6 +1,6 @@
-"""Draw the pictures of the help pages again, with the nodes and the bundled models:
+"""Make the images of the help pages with the nodes and the bundled models:
 
-    python tests/nodes/help_pictures.py [NODE_ID ...]
+    python -m tools.help_images [NODE_ID ...]
 
 Writes web/docs/images/NODE_ID.webp, for every node or for those named (about two minutes on a
 CPU). Run it when a bundled model changes, look at each, and see that the page still says what the
@@ -18,7 +18,17 @@ from pathlib import Path
 import torch
 from glide_pack.nodes import host
 from glide_pack.nodes.host.standalone import StandaloneHost
-from help_drawing import (
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from glide_core import images
+from glide_core.checkpoints.catalog import BUNDLED
+from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.diffusion.types import StepInfo
+from glide_core.guidance import open_clip_guide
+from glide_core.sampling import model_schedule
+from glide_core.stages import text_to_image
+from tools.help_parts import (
     GREY,
     Picture,
     base,
@@ -34,18 +44,8 @@ from help_drawing import (
     square_mask,
     upsampler,
 )
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
 
-from glide_core import images
-from glide_core.checkpoints.catalog import BUNDLED
-from glide_core.checkpoints.loading import load_clip, load_model
-from glide_core.diffusion.types import StepInfo
-from glide_core.guidance import open_clip_guide
-from glide_core.sampling import model_schedule
-from glide_core.stages import text_to_image
-
-IMAGES = Path(__file__).resolve().parents[2] / "web" / "docs" / "images"
+IMAGES = Path(__file__).resolve().parents[1] / "web" / "docs" / "images"
 FOX = "a fox on a blue background"
 
 
@@ -262,8 +262,8 @@ def edit() -> Picture:
     for subject in ("strawberry", "tomato"):
         words = prompts(clip, f"a {subject} on a white background")
         row = pictures(small)
-        for strength in (0.4, 0.6, 0.8):
-            given = {"model": model, "image": sketch, "strength": strength, "seed": 5}
+        for denoise in (0.4, 0.6, 0.8):
+            given = {"model": model, "image": sketch, "denoise": denoise, "seed": 5}
             row += pictures(call("GlideEdit", **given, **words)[0])
         rows.append(row)
     return grid(rows)

@@ -1,0 +1,1 @@
+"""Scripts that write generated files of this repository; run them from its root with `-m`."""
