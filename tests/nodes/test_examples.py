@@ -117,7 +117,7 @@ def made_tiny(workflow: dict[str, Any]) -> list[str]:
         if node["type"] in ("GlideInpaint", "GlideEdit"):
             changes.append(f"{node['id']}.upsample_steps=1")
         if node["type"] == "GlideGuidanceSweep":
-            changes += [f"{node['id']}.{change}" for change in ("steps=2", "pictures=1")]
+            changes += [f"{node['id']}.{change}" for change in ("steps=2", "images=1")]
     return changes
 
 

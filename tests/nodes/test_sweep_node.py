@@ -99,7 +99,7 @@ def test_a_cell_equals_the_samplers_output(given: dict[str, Any], noisy: Any) ->
         _, _, (header, row) = run(given, cfg_scales=cfg, clip=noisy)
         image, _ = sampler.sample(
             model=given["model"], latent_image={"samples": torch.zeros(2, 3, 64, 64)},
-            steps=2, sampler_name="ddim", cfg=float(cfg), **common,
+            steps=2, sampler_name="ddim", cfg=float(cfg), preset="custom", denoise=1.0, **common,
         )  # fmt: skip
         lines = score.score(image, noisy, "a red apple", 0)["result"][1].splitlines()
         cosines = [float(line.split()[0]) for line in lines]
@@ -123,7 +123,7 @@ def test_cancelling_stops_within_a_step(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"clip_scales": "0, 2"}, r"clip_scales contains 2.*'clip'.*Connect GLIDE CLIP Loader"),
+        ({"clip_scales": "0, 2"}, r"clip_scales contains 2.*'clip'.*Connect GLIDE Noisy CLIP Loader"),
         ({"negative": None}, r"cfg_scales contains 3.*'negative'.*Connect GLIDE Text Encode"),
         ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is not a scale"),
         ({"samplers": "magic"}, "samplers: unknown sampler 'magic'"),
