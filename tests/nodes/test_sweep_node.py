@@ -123,7 +123,10 @@ def test_cancelling_stops_within_a_step(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"clip_scales": "0, 2"}, r"clip_scales contains 2.*'clip'.*Connect GLIDE Noisy CLIP Loader"),
+        (
+            {"clip_scales": "0, 2"},
+            r"clip_scales contains 2.*'clip'.*Connect GLIDE Noisy CLIP Loader",
+        ),
         ({"negative": None}, r"cfg_scales contains 3.*'negative'.*Connect GLIDE Text Encode"),
         ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is not a scale"),
         ({"samplers": "magic"}, "samplers: unknown sampler 'magic'"),
