@@ -276,7 +276,7 @@ def on_white(image: Image.Image) -> Image.Image:
 def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a file's first frame, turned as its EXIF data says, with at most 8 bits a channel.
 
-    GlideError for a missing, unsupported or damaged file, one that is no regular file, or an image
+    GlideError for a missing, unsupported or damaged file, one that is not a regular file, or an image
     of more than `max_pixels`.
     """
     shown = shorten(path, 200)

@@ -37,7 +37,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(8, "ddim", "the fewest steps that match 250 of ddpm"),
-    "balanced": Preset(20, "ddim", "as near to what was asked for as any number of steps comes"),
+    "balanced": Preset(20, "ddim", "matches the prompt as well as any number of steps"),
     "reference": Preset(250, "ddpm", "the paper's sampler, with as many steps as it took"),
 }
 

@@ -253,6 +253,7 @@ def _size(low_res: Tensor | None, image: Tensor | None) -> tuple[int, int] | Non
 def text_to_image(
     model: GlideModel, prompts: Sequence[str], *, seeds: Sequence[int], **options: Any
 ) -> Tensor:
+    """Call `sample_stage`; `options` may also hold fields of `StageInputs`."""
     return sample_stage(model, prompts, seeds, **_inputs(options))
 
 
@@ -264,6 +265,7 @@ def upsample(
     seeds: Sequence[int],
     **options: Any,
 ) -> Tensor:
+    """Enlarge low_res [B, C, h, w] in [-1, 1] four times; see `sample_stage`."""
     return sample_stage(model, prompts, seeds, **_inputs({**options, "low_res": low_res}))
 
 
@@ -276,6 +278,7 @@ def inpaint(
     seeds: Sequence[int],
     **options: Any,
 ) -> Tensor:
+    """Inpaint where keep_mask [B, 1, H, W] is 0; see `sample_stage`."""
     known = {"image": image, "keep_mask": keep_mask}
     return sample_stage(model, prompts, seeds, **_inputs({**options, **known}))
 

@@ -39,7 +39,7 @@ _CLIP_MERGES = 49152 - 256 - 2  # the table is longer; CLIP uses this many
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt, ready for a text tower."""
+    """One prompt, ready for a text encoder."""
 
     text: str  # the prompt as it was given
     ids: Tensor  # [L] int64, padded to the context length
@@ -239,7 +239,7 @@ def _merge(symbols: list[str], left: str, right: str) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    """CLIP's clean-up: mended encoding, html entities (twice), single spaces, lower case."""
+    """CLIP's clean-up: repaired encoding, html entities (twice), single spaces, lower case."""
     import ftfy  # 40 ms, and only CLIP needs it
 
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
@@ -254,7 +254,7 @@ def _check(text: str, context_length: int, least: int) -> None:
     except UnicodeEncodeError as error:
         raise GlideError(
             f"The prompt holds half a character (a lone surrogate) at position {error.start}; "
-            "expected Unicode text. Type or paste it anew."
+            "expected Unicode text"
         ) from error
 
 

@@ -39,8 +39,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {shorten(quoted, 600)}\nSee `{self.prog} --help`.\n")
 
 
-def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the subcommand `asked` gets its options (None: no subcommand does)."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the subcommand `command` gets its options (None: no subcommand does)."""
     parser = _Parser(
         prog="glide",
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
@@ -50,7 +50,7 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, line) in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
-        if name == asked:
+        if name == command:
             importlib.import_module(module).add_arguments(sub)
     return parser
 
