@@ -276,8 +276,8 @@ def on_white(image: Image.Image) -> Image.Image:
 def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a file's first frame, turned as its EXIF data says, with at most 8 bits a channel.
 
-    GlideError for a missing, unsupported or damaged file, one that is not a regular file, or an image
-    of more than `max_pixels`.
+    GlideError for a missing, unsupported, damaged or not regular file, and for an image of more
+    than `max_pixels`.
     """
     shown = shorten(path, 200)
     try:

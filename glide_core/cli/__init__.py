@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the subcommand `command` gets its options (None: no subcommand does)."""
+    """Build the parser; only `command` gets its options (None: no subcommand does)."""
     parser = _Parser(
         prog="glide",
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
