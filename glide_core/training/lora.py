@@ -1,4 +1,4 @@
-"""Low-rank training: frozen layers with a trained path beside each (Hu et al. 2021)."""
+"""Low-rank adaptation (Hu et al. 2021): frozen layers with a trained low-rank path each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glide_core.models.glide import GlideModel
 
 CHOICES = ("attention", "all")
 _ATTENTION = r"(.*\.(qkv|encoder_kv|proj_out|c_qkv))|(text\..*\.attn\.c_proj)"
-# the first convolution and the head are the data's, the time embedding is the schedule's
+# the first convolution and the head depend on the data, the time embedding on the schedule
 _NEVER = r"unet\.(input_blocks\.0\.0|out\.2|time_embed\.\d)|text\.transformer_proj"
 
 
@@ -38,11 +38,11 @@ class LoraLayer(nn.Module):
             self.down = kind(base.in_channels, rank, size, padding=padding, bias=False)
             self.up = kind(rank, base.out_channels, 1, bias=False)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.up.weight)  # the start is the model that there was
+        nn.init.zeros_(self.up.weight)  # no change before training
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight, whose dtype and layout the networks ask for."""
+        """The frozen weight; the networks use its dtype and layout."""
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ class LoraLayer(nn.Module):
 
 
 def targets(model: GlideModel, layers: str, text: bool) -> list[str]:
-    """Names of the layers to train: of attention alone, or all linear and convolution layers.
+    """Names of the layers to adapt: of attention alone, or all linear and convolution layers.
 
-    text: the text tower's too.
+    text: the text encoder's, too.
     """
     if layers not in CHOICES:
         raise GlideError(f"unknown LoRA layers {layers!r}: expected {' or '.join(CHOICES)}")
@@ -68,7 +68,7 @@ def targets(model: GlideModel, layers: str, text: bool) -> list[str]:
 def install(
     model: GlideModel, rank: int, alpha: float, *, layers: str, text: bool, seed: int
 ) -> dict[str, LoraLayer]:
-    """Freeze the model and put a `LoraLayer` round each target; gives them by the layers' names."""
+    """Freeze the model and replace each target with a `LoraLayer`; returns them by layer name."""
     model.requires_grad_(False)
     made = {}
     with torch.random.fork_rng(devices=[]):
@@ -83,5 +83,5 @@ def install(
 
 
 def pairs(layers: dict[str, LoraLayer]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What `save_lora` writes: (down, up) by layer."""
+    """Return (down, up) weights by layer, as `save_lora` takes them."""
     return {name: (layer.down.weight, layer.up.weight) for name, layer in layers.items()}

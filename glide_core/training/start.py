@@ -164,10 +164,10 @@ def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
     old = state[FIRST]
     if old.shape[1] == config.first_channels:
         return dict(state)
-    picture = config.unet.channels * config.unet.patch_size**2
+    pixels = config.unet.channels * config.unet.patch_size**2
     new = old.new_zeros(len(old), config.first_channels, *old.shape[2:])
-    new[:, :picture] = old[:, :picture]
-    after = (picture if config.is_upsampler else 0) + 2 * config.unet.coord_channels
+    new[:, :pixels] = old[:, :pixels]
+    after = (pixels if config.is_upsampler else 0) + 2 * config.unet.coord_channels
     if after:
         new[:, -after:] = old[:, -after:]
     return {**state, FIRST: new}

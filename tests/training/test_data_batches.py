@@ -166,7 +166,7 @@ def test_each_line_of_a_caption_file_is_drawn(tmp_path: Path) -> None:
     assert all(captions.count(c) > 15 for c in set(captions))
 
 
-def test_a_distinct_batch_repeats_no_caption_and_no_picture(tmp_path: Path) -> None:
+def test_a_distinct_batch_repeats_no_caption_and_no_image(tmp_path: Path) -> None:
     files = folder_files(9)
     for i in range(9):  # three captions over nine images, and one with a second choice
         files[f"{i:03}.txt"] = f"kind {i % 3}".encode()

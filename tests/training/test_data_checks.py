@@ -187,7 +187,7 @@ def test_what_is_odd_but_usable_is_warned_of(tmp_path: Path) -> None:
     )
 
 
-def test_progress_counts_every_picture(tmp_path: Path) -> None:
+def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_folder(tmp_path, {**GOOD, "x.png": b"no"})
     open_source(tmp_path, on_bad="skip", progress=lambda done, total: seen.append((done, total)))

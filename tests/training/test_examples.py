@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_runs import TINY, Colours
 
-from glide_core.cli import train as command
+from glide_core.cli import train_options
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.training import examples, lora, losses
@@ -104,7 +104,7 @@ def test_timesteps_are_drawn_as_their_distribution_says(name: str) -> None:
     np.testing.assert_allclose(tenths, wanted.reshape(10, 100).sum(axis=1), atol=0.02)
 
 
-def test_low_and_high_favour_clean_and_noisy_pictures() -> None:
+def test_low_and_high_favour_clean_and_noisy_images() -> None:
     low, high, middle = (
         timestep_probabilities(name, 1000) for name in ("low", "high", "logit-normal")
     )
@@ -165,9 +165,9 @@ def test_unknown_names_are_refused_with_those_that_there_are() -> None:
 
 
 def test_the_commands_choices_are_those_that_there_are() -> None:
-    assert command.WEIGHTINGS == losses.WEIGHTINGS
-    assert command.TIMESTEPS == examples.TIMESTEPS
-    assert command.LORA_LAYERS == lora.CHOICES
+    assert train_options.WEIGHTINGS == losses.WEIGHTINGS
+    assert train_options.TIMESTEPS == examples.TIMESTEPS
+    assert train_options.LORA_LAYERS == lora.CHOICES
 
 
 @pytest.mark.parametrize("workers", [0, 2])
