@@ -59,13 +59,3 @@ def test_image_composite_masked(comfy: Any, resize: bool, mask: Any, x: int, y: 
     ours, core = both(comfy, "ImageCompositeMasked", **inputs)
     torch.testing.assert_close(ours, core)
     assert torch.equal(inputs["destination"], before)
-
-
-@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic"])
-@pytest.mark.parametrize("size", [(16, 16), (40, 0), (0, 9), (0, 0), (15, 31)])
-@pytest.mark.parametrize("crop", ["disabled", "center"])
-def test_image_scale(comfy: Any, method: str, size: tuple[int, int], crop: str) -> None:
-    image = soft(2)[..., None].repeat(1, 1, 1, 3)
-    inputs = {"image": image, "upscale_method": method, "width": size[0], "height": size[1]}
-    ours, core = both(comfy, "ImageScale", **inputs, crop=crop)
-    torch.testing.assert_close(ours, core)

@@ -155,46 +155,10 @@ class ImageCompositeMasked(Standalone):
         return (result,)
 
 
-class ImageScale(Standalone):
-    FUNCTION = "upscale"
-    RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "image": ("IMAGE", {}),
-                "upscale_method": (["nearest-exact", "bilinear", "area", "bicubic"], {}),
-                "width": pixels(512),
-                "height": pixels(512),
-                "crop": (["disabled", "center"], {}),
-            }
-        }
-
-    def upscale(
-        self, image: Any, upscale_method: str, width: int, height: int, crop: str
-    ) -> tuple[Any]:
-        from torch.nn.functional import interpolate
-
-        rows, columns = image.shape[1:3]
-        if width == height == 0:
-            return (image,)
-        width = width or max(1, round(columns * height / rows))
-        height = height or max(1, round(rows * width / columns))
-        if crop == "center":
-            ratio = (columns / rows) / (width / height)
-            left = round((columns - columns / ratio) / 2) if ratio > 1 else 0
-            top = round((rows - rows * ratio) / 2) if ratio < 1 else 0
-            image = image[:, top : rows - top, left : columns - left]
-        scaled = interpolate(image.movedim(-1, 1), (height, width), mode=upscale_method)
-        return (scaled.movedim(1, -1),)
-
-
 MASK_NODES: dict[str, tuple[type[Standalone], str]] = {
     "EmptyImage": (EmptyImage, "EmptyImage"),
     "SolidMask": (SolidMask, "SolidMask"),
     "FeatherMask": (FeatherMask, "FeatherMask"),
     "MaskComposite": (MaskComposite, "MaskComposite"),
     "ImageCompositeMasked": (ImageCompositeMasked, "ImageCompositeMasked"),
-    "ImageScale": (ImageScale, "Upscale Image"),
 }
