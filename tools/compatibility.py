@@ -1,10 +1,10 @@
 """Measure ComfyUI's samplers, schedulers and nodes on the bundled base model, as Markdown tables.
 
-    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.compatibility STORE.npz [TABLE...]
+    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.compatibility STORE.npz [TABLE...]
 
-(from tests/; --count N, --sheet FILE.png). Not a test: the tables in docs/compatibility.md come
-from it. STORE.npz is the bundled models' data (docs/bundled_models.md), which tells by the nearest
-drawing whether the asked subject was drawn.
+(from the repository's root; --count N, --sheet FILE.png). It writes the tables of
+docs/compatibility.md. STORE.npz is the bundled models' data (docs/bundled_models.md): an image's
+subject is that of the nearest emoji drawing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS, CFG = 20, 3.0
 EXACT = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
-HEAD = "| {} | subject | background | roughness | distance | s/picture |\n|---|---|---|---|---|---|"
-# what is said to suit a sampler better than normal at guidance 3 does
+HEAD = "| {} | subject | background | roughness | distance | s/image |\n|---|---|---|---|---|---|"
+# combinations recommended for a sampler instead of normal at guidance scale 3
 PAIRS = (
     ("dpmpp_3m_sde", "exponential", 3.0),
     ("dpmpp_3m_sde", "karras", 3.0),
@@ -47,11 +47,11 @@ PAIRS = (
     ("dpm_2_ancestral", "simple", 3.0),
     ("dpm_fast", "simple", 3.0),
 )
-Draw = Callable[[], torch.Tensor]
+Sample = Callable[[], torch.Tensor]
 
 
 class Bench:
-    """The bundled model in ComfyUI, a list of captions, and the pictures to compare with."""
+    """The bundled model in ComfyUI, a list of captions, and the reference images."""
 
     def __init__(self, comfy: Inside, sprites: Sprites, count: int) -> None:
         self.comfy, self.sprites = comfy, sprites
@@ -64,18 +64,18 @@ class Bench:
         self.negative = comfy.prompt(self.clip, "")
         self.empty = comfy.empty(count)
         self.reference = self.exact(steps=100)
-        self.drawn: list[tuple[str, torch.Tensor]] = []  # for the sheet
-        self.remarks: list[str] = []  # of the row being drawn
+        self.finished: list[tuple[str, torch.Tensor]] = []  # for the sheet
+        self.remarks: list[str] = []  # of the current row
 
     def prompts(self, captions: Sequence[str]) -> list[Any]:
-        """One CONDITIONING with a prompt for each picture of the batch."""
+        """One CONDITIONING with one prompt per image of the batch."""
         parts = [self.comfy.prompt(self.clip, caption)[0] for caption in captions]
         pooled = torch.cat([extras["pooled_output"] for _, extras in parts])
         states = torch.cat([states for states, _ in parts])
         return [[states, {**parts[0][1], "pooled_output": pooled}]]
 
     def exact(self, **changes: Any) -> torch.Tensor:
-        """GLIDE Sampler's pictures."""
+        """Return GLIDE Sampler's images."""
         inputs = {"seed": 0, "steps": STEPS, "sampler_name": "ddim", "cfg": CFG, **changes}
         inputs = {"model": self.model, "positive": self.positive, **inputs}
         found = self.comfy(
@@ -83,8 +83,8 @@ class Bench:
         )
         return found[1]["samples"].clone()
 
-    def core(self, **changes: Any) -> torch.Tensor:
-        """KSampler's pictures: euler on the normal scheduler unless changed."""
+    def builtin(self, **changes: Any) -> torch.Tensor:
+        """Return KSampler's images: euler on the normal scheduler unless changed."""
         inputs = {
             "model": self.model,
             "positive": self.positive,
@@ -97,98 +97,98 @@ class Bench:
         return self.comfy.ksampler(**inputs)
 
     def remark(self, text: str) -> None:
-        """Add to the row that is being drawn."""
+        """Add text to the name of the current row."""
         self.remarks.append(text)
 
-    def shares(self, pictures: torch.Tensor) -> str:
-        """Shares of the pictures with the asked subject, and on the asked background."""
-        score = score_scenes(pictures.clamp(-1, 1), self.scenes, self.sprites)
+    def shares(self, samples: torch.Tensor) -> str:
+        """Return the shares of images with the requested subject and background."""
+        score = score_scenes(samples.clamp(-1, 1), self.scenes, self.sprites)
         return f"{score.subject:.0%} | {score.background:.0%}"
 
-    def row(self, name: str, draw: Draw, compare: torch.Tensor | None = None) -> str:
+    def row(self, name: str, sample: Sample, compare: torch.Tensor | None = None) -> str:
         """One line of a table.
 
         Roughness: the mean step between neighbouring pixels, over that of the reference. Distance:
-        rms over pixels, in the picture's -1..1, to `compare`.
+        rms over pixels, of images in [-1, 1], to `compare`.
         """
         self.remarks.clear()
         start = time.perf_counter()
         try:
-            pictures = draw()
-        except Exception as error:  # the table says what failed, and how
+            samples = sample()
+        except Exception as error:  # the table names the error
             return f"| {name} | failed: {type(error).__name__}: {error} | | | | |"
         seconds = time.perf_counter() - start
-        if not torch.isfinite(pictures).all():
+        if not torch.isfinite(samples).all():
             return f"| {name} | not finite | | | | |"
-        self.drawn.append((name, pictures[:3]))
+        self.finished.append((name, samples[:3]))
         compare = self.reference if compare is None else compare
-        rough = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
+        rough = (samples[..., 1:] - samples[..., :-1]).abs().mean()
         usual = (self.reference[..., 1:] - self.reference[..., :-1]).abs().mean()
-        distance = (pictures - compare).square().mean().sqrt()
+        distance = (samples - compare).square().mean().sqrt()
         name = "; ".join([name, *self.remarks])
         return (
-            f"| {name} | {self.shares(pictures)} | {rough / usual:.2f} | {distance:.3f} | "
-            f"{seconds / len(pictures):.2f} |"
+            f"| {name} | {self.shares(samples)} | {rough / usual:.2f} | {distance:.3f} | "
+            f"{seconds / len(samples):.2f} |"
         )
 
 
 def samplers(bench: Bench) -> None:
     """GLIDE Sampler's and KSampler's samplers, at the same steps.
 
-    Distance to 100 steps of ddim, of euler: the same integration from each one's own first noise.
+    Distance to 100 steps of ddim and of euler, each from the same initial noise.
     """
     print(HEAD.format("GLIDE Sampler"))
     for name in EXACT:
-        draw = lambda name=name: bench.exact(sampler_name=name)  # noqa: E731
-        print(bench.row(f"GLIDE {name}", draw), flush=True)
+        sample = lambda name=name: bench.exact(sampler_name=name)  # noqa: E731
+        print(bench.row(f"GLIDE {name}", sample), flush=True)
     print("\n" + HEAD.format("KSampler, normal"))
-    reference = bench.core(steps=100)
+    reference = bench.builtin(steps=100)
     for name in bench.comfy.samplers.SAMPLER_NAMES:
-        draw = lambda name=name: bench.core(sampler_name=name)  # noqa: E731
-        print(bench.row(name, draw, reference), flush=True)
+        sample = lambda name=name: bench.builtin(sampler_name=name)  # noqa: E731
+        print(bench.row(name, sample, reference), flush=True)
 
 
 def schedulers(bench: Bench) -> None:
     """The schedulers, under dpmpp_2m."""
     print(HEAD.format("scheduler, dpmpp_2m"))
-    reference = bench.core(steps=100)
+    reference = bench.builtin(steps=100)
     for name in bench.comfy.samplers.SCHEDULER_NAMES:
-        draw = lambda name=name: bench.core(sampler_name="dpmpp_2m", scheduler=name)  # noqa: E731
-        print(bench.row(name, draw, reference), flush=True)
+        sample = lambda name=name: bench.builtin(sampler_name="dpmpp_2m", scheduler=name)  # noqa: E731
+        print(bench.row(name, sample, reference), flush=True)
 
 
 def pairs(bench: Bench) -> None:
     """Samplers with a scheduler or a guidance scale of their own."""
     print(HEAD.format("sampler, scheduler, cfg"))
-    reference = bench.core(steps=100)
+    reference = bench.builtin(steps=100)
     for sampler, scheduler, cfg in PAIRS:
         run = {"sampler_name": sampler, "scheduler": scheduler, "cfg": cfg}
-        draw = lambda run=run: bench.core(**run)  # noqa: E731
-        print(bench.row(f"{sampler}, {scheduler}, {cfg:g}", draw, reference), flush=True)
+        sample = lambda run=run: bench.builtin(**run)  # noqa: E731
+        print(bench.row(f"{sampler}, {scheduler}, {cfg:g}", sample, reference), flush=True)
 
 
 def nodes(bench: Bench) -> None:
-    """Core's nodes; distance to the same run without the node."""
-    from comfyui.core_nodes import CASES
+    """ComfyUI's built-in nodes; distance to the same run without the node."""
+    from tools.compatibility_cases import CASES
 
-    plain = bench.core()
+    plain = bench.builtin()
     print(HEAD.format("node, euler"))
-    print(bench.row("(none)", bench.core, plain), flush=True)
+    print(bench.row("(none)", bench.builtin, plain), flush=True)
     for name, case in CASES.items():
         print(bench.row(name, lambda case=case: case(bench), plain), flush=True)
 
 
-def sheet(drawn: Sequence[tuple[str, torch.Tensor]], path: Path, columns: int = 6) -> None:
-    """Draw the first pictures of every row of a table, with the row's name under them."""
+def sheet(finished: Sequence[tuple[str, torch.Tensor]], path: Path, columns: int = 6) -> None:
+    """Save the first images of every row of a table, with the row's name below."""
     side, gap, line = 64, 6, 14
     cell = 3 * side + gap, side + line + gap
-    rows = -(-len(drawn) // columns)
+    rows = -(-len(finished) // columns)
     image = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     pen = ImageDraw.Draw(image)
-    for number, (name, pictures) in enumerate(drawn):
+    for number, (name, samples) in enumerate(finished):
         left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
-        for i, picture in enumerate(to_pil(pictures.clamp(-1, 1))):
-            image.paste(picture.resize((side, side)), (left + i * side, top))
+        for i, tile in enumerate(to_pil(samples.clamp(-1, 1))):
+            image.paste(tile.resize((side, side)), (left + i * side, top))
         pen.text((left, top + side + 1), name, fill="black")
     image.save(path)
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
     parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--sheet", type=Path, help="also draw the samplers' pictures here")
+    parser.add_argument("--sheet", type=Path, help="also save the samplers' images to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         comfy = Inside(
@@ -212,7 +212,7 @@ def main() -> None:
             TABLES[table](bench)
             print(flush=True)
             if table == "samplers" and options.sheet:
-                sheet(bench.drawn, options.sheet)
+                sheet(bench.finished, options.sheet)
 
 
 if __name__ == "__main__":

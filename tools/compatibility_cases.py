@@ -1,7 +1,7 @@
-"""Core's nodes one by one on the bundled model: what each draws, for the table of compatibility.
+"""ComfyUI's built-in nodes, one run each on the bundled model, for tools/compatibility.py.
 
-A case gives the samples of a run whose only change is the node. Where a node works on one part of
-the picture, the run checks that part and says so in words through `Bench.remark`.
+A case returns the samples of a run whose only change is the node. Where a node acts on one part of
+the image, the case measures that part and adds the result to the row with `Bench.remark`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from recipes.emoji.subjects import border_colour
 
 if TYPE_CHECKING:
-    from comfyui.compatibility import Bench
+    from tools.compatibility import Bench
 
 Case = Callable[["Bench"], Tensor]
 CACHE = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
@@ -63,11 +63,11 @@ STEPS = 20
 
 
 def patched(node: str, inputs: dict[str, Any]) -> Case:
-    def draw(bench: Bench) -> Tensor:
+    def sample(bench: Bench) -> Tensor:
         name = node.split(" (")[0]
-        return bench.core(model=bench.comfy(name, model=bench.model, **inputs))
+        return bench.builtin(model=bench.comfy(name, model=bench.model, **inputs))
 
-    return draw
+    return sample
 
 
 def custom(bench: Bench, *, guider: Any = None, sigmas: Any = None, latent: Any = None) -> Tensor:
@@ -97,33 +97,33 @@ def custom(bench: Bench, *, guider: Any = None, sigmas: Any = None, latent: Any 
 
 
 def scheduled(node: str, inputs: dict[str, Any]) -> Case:
-    def draw(bench: Bench) -> Tensor:
+    def sample(bench: Bench) -> Tensor:
         more = {"model": bench.model} if node in WITH_MODEL else {}
         steps = 10 if node == "SDTurboScheduler" else STEPS
         return custom(bench, sigmas=bench.comfy(node, steps=steps, **more, **inputs))
 
-    return draw
+    return sample
 
 
 def guided(node: str, **inputs: Any) -> Case:
-    """A guider in CFGGuider's place; inputs name the bench's conditionings."""
+    """A guider instead of CFGGuider; inputs that begin with @ name conditionings of the bench."""
 
-    def draw(bench: Bench) -> Tensor:
+    def sample(bench: Bench) -> Tensor:
         given = {
             name: getattr(bench, value[1:]) if str(value).startswith("@") else value
             for name, value in inputs.items()
         }
         return custom(bench, guider=bench.comfy(node, model=bench.model, **given))
 
-    return draw
+    return sample
 
 
 def conditioned(change: Callable[[Bench], Any]) -> Case:
-    return lambda bench: bench.core(positive=change(bench))
+    return lambda bench: bench.builtin(positive=change(bench))
 
 
 def weighted(bench: Bench) -> Any:
-    """Every second word at 1.3: subject and background stay, something must change."""
+    """Every second word at 1.3: subject and background stay, other pixels must change."""
     captions = [
         " ".join(f"({word}:1.3)" if i % 2 else word for i, word in enumerate(caption.split()))
         for caption in bench.captions
@@ -132,12 +132,12 @@ def weighted(bench: Bench) -> Any:
 
 
 def other(bench: Bench) -> Any:
-    """The captions of the neighbours in the list, for nodes that take a second prompt."""
+    """The next captions of the list, for nodes that take a second prompt."""
     return bench.prompts(bench.captions[1:] + bench.captions[:1])
 
 
 def halves(bench: Bench, *, by_mask: bool) -> Tensor:
-    """The asked prompt on the left, a red background on the right."""
+    """The requested prompt on the left, a red background on the right."""
     right = bench.prompts(["a fox on a red background"] * len(bench.captions))
     comfy, left = bench.comfy, bench.positive
     if by_mask:
@@ -166,22 +166,22 @@ def halves(bench: Bench, *, by_mask: bool) -> Tensor:
             )
             for c, x in ((left, 0.0), (right, 0.5))
         ]
-    found = bench.core(
+    found = bench.builtin(
         positive=comfy("ConditioningCombine", conditioning_1=parts[0], conditioning_2=parts[1])
     )
     colours = {name: bench.sprites.palette[i] for i, name in enumerate(bench.sprites.colours)}
     asked = [bench.sprites.colours[scene.background] for scene in bench.scenes]
     as_asked = [
-        border_colour(picture[..., :16], colours) == colour
-        for picture, colour in zip(found, asked, strict=True)
+        border_colour(image[..., :16], colours) == colour
+        for image, colour in zip(found, asked, strict=True)
     ]
-    red = [border_colour(picture[..., 48:], colours) == "red" for picture in found]
+    red = [border_colour(image[..., 48:], colours) == "red" for image in found]
     bench.remark(f"left as asked in {sum(as_asked)}, right red in {sum(red)} of {len(found)}")
     return found
 
 
 def two_prompts(bench: Bench) -> Any:
-    """The asked prompt decides the first 70 % of the steps, its neighbour's the rest."""
+    """The requested prompt for the first 70 % of the steps, the next caption for the rest."""
     comfy = bench.comfy
     early = comfy("ConditioningSetTimestepRange", conditioning=bench.positive, start=0.0, end=0.7)
     late = comfy("ConditioningSetTimestepRange", conditioning=other(bench), start=0.7, end=1.0)
@@ -189,14 +189,14 @@ def two_prompts(bench: Bench) -> Any:
 
 
 def image_to_image(bench: Bench) -> Tensor:
-    """The reference's pictures through VAEEncode and half of the steps."""
+    """The reference images through VAEEncode and half of the steps."""
     pixels = bench.comfy("VAEDecode", vae=bench.vae, samples={"samples": bench.reference})
     latent = bench.comfy("VAEEncode", vae=bench.vae, pixels=pixels)
-    return bench.core(latent_image=latent, denoise=0.5)
+    return bench.builtin(latent_image=latent, denoise=0.5)
 
 
 def kept(bench: Bench, *, differential: bool = False, for_inpaint: bool = False) -> Tensor:
-    """The right half of the reference's pictures repainted by the base model."""
+    """The right half of the reference images repainted by the base model."""
     comfy, model = bench.comfy, bench.model
     mask = torch.zeros(1, 64, 64)
     mask[:, :, 32:] = 1
@@ -210,7 +210,7 @@ def kept(bench: Bench, *, differential: bool = False, for_inpaint: bool = False)
         latent = comfy("SetLatentNoiseMask", samples=latent, mask=mask)
     if differential:
         model = comfy("DifferentialDiffusion", model=model)
-    found = bench.core(model=model, latent_image=latent)
+    found = bench.builtin(model=model, latent_image=latent)
     changed = (found - bench.reference)[..., :32].abs().max()
     bench.remark(f"the kept half changed by {float(changed):.3f} at most")
     return found
@@ -244,28 +244,28 @@ def two_stages(bench: Bench) -> Tensor:
 
 
 def merged(node: str) -> Case:
-    """Merged with the same file loaded again, or with their difference, which is none."""
+    """Merged with the same file loaded again, or with their difference, which is zero."""
 
-    def draw(bench: Bench) -> Tensor:
+    def sample(bench: Bench) -> Tensor:
         comfy = bench.comfy
         again = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")[0]
         if node == "ModelMergeSimple":
-            return bench.core(model=comfy(node, model1=bench.model, model2=again, ratio=0.5))
+            return bench.builtin(model=comfy(node, model1=bench.model, model2=again, ratio=0.5))
         difference = comfy("ModelMergeSubtract", model1=bench.model, model2=again, multiplier=1.0)
-        return bench.core(model=comfy("ModelMergeAdd", model1=bench.model, model2=difference))
+        return bench.builtin(model=comfy("ModelMergeAdd", model1=bench.model, model2=difference))
 
-    return draw
+    return sample
 
 
-def empty_core(bench: Bench) -> Tensor:
+def empty_builtin(bench: Bench) -> Tensor:
     count = len(bench.captions)
     latent = bench.comfy("EmptyLatentImage", width=512, height=512, batch_size=count)
-    return bench.core(latent_image=latent)
+    return bench.builtin(latent_image=latent)
 
 
 def tiled(bench: Bench) -> Tensor:
-    """VAEDecodeTiled and VAEEncodeTiled there and back."""
-    found = bench.core()
+    """VAEDecodeTiled, then VAEEncodeTiled."""
+    found = bench.builtin()
     pixels = bench.comfy(
         "VAEDecodeTiled", vae=bench.vae, samples={"samples": found}, tile_size=512, overlap=64
     )
@@ -297,7 +297,7 @@ def sampler_custom(bench: Bench) -> Tensor:
 
 
 CASES: dict[str, Case] = {
-    "GlideEmptyLatent -> EmptyLatentImage 512": empty_core,
+    "GlideEmptyLatent -> EmptyLatentImage 512": empty_builtin,
     "VAEDecodeTiled, VAEEncodeTiled": tiled,
     "KSamplerAdvanced, two stages": two_stages,
     "SamplerCustom, SamplerDPMPP_2M_SDE eta 0": sampler_custom,
@@ -328,7 +328,7 @@ CASES: dict[str, Case] = {
             "ConditioningConcat", conditioning_to=b.positive, conditioning_from=other(b)
         )
     ),
-    "ConditioningZeroOut as negative": lambda b: b.core(
+    "ConditioningZeroOut as negative": lambda b: b.builtin(
         negative=b.comfy("ConditioningZeroOut", conditioning=b.negative)
     ),
     "ConditioningSetTimestepRange, two prompts": conditioned(two_prompts),
