@@ -22,6 +22,11 @@ def import_comfyui(comfyui: Path) -> Any:
     return importlib.import_module("comfy.samplers")
 
 
+def _defaults(cls: Any) -> dict[str, Any]:
+    required = cls.INPUT_TYPES()["required"]
+    return {name: entry[1]["default"] for name, entry in required.items() if "default" in entry[1]}
+
+
 class Inside:
     """Nodes of ComfyUI and of the pack as functions: `comfy("KSampler", seed=0, ...)`."""
 
@@ -73,6 +78,8 @@ class Inside:
                 result = cls.execute(**inputs)
                 result = getattr(result, "result", result)
             else:
+                if node in self.ours:  # widgets that a test does not set keep their defaults
+                    inputs = {**_defaults(cls), **inputs}
                 result = getattr(cls(), cls.FUNCTION)(**inputs)
         if isinstance(result, dict):
             result = result.get("result", ())

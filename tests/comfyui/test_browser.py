@@ -11,7 +11,7 @@ from comfyui.browser import READY, editor
 from comfyui.conftest import REPOSITORY
 
 STEPS, FEWER, UPSAMPLE_STEPS, PICTURES = 6, 4, 2, 2
-GUIDANCE, SAMPLER, UPSAMPLER = 7, 8, 9  # node ids of the example
+GUIDANCE, SAMPLER, UPSAMPLER, LATENT = 7, 6, 9, 5  # node ids of the example
 RUN = """async () => {
     const ends = ["execution_success", "execution_error", "execution_interrupted"];
     const end = new Promise((found) => {
@@ -56,12 +56,14 @@ VIEW = """([id, script]) => {
 
 def workflow(**changes: Any) -> dict[str, Any]:
     """The CLIP-guided example, with fewer steps, two pictures, and widgets changed."""
-    found = json.loads((REPOSITORY / "example_workflows" / "clip_guided.json").read_text("utf-8"))
+    found = json.loads(
+        (REPOSITORY / "example_workflows" / "glide_clip_guided.json").read_text("utf-8")
+    )
     nodes = {node["id"]: node for node in found["nodes"]}
-    nodes[SAMPLER]["widgets_values"][2] = changes.get("steps", STEPS)
-    nodes[SAMPLER]["widgets_values"][0] = changes.get("seed", 1)
+    nodes[SAMPLER]["widgets_values"][3] = changes.get("steps", STEPS)
+    nodes[SAMPLER]["widgets_values"][1] = changes.get("seed", 1)
     nodes[UPSAMPLER]["widgets_values"][2] = UPSAMPLE_STEPS
-    nodes[6]["widgets_values"][2] = PICTURES
+    nodes[LATENT]["widgets_values"][2] = PICTURES
     return found
 
 
@@ -330,3 +332,40 @@ def test_the_extension_changes_no_saved_workflow_and_no_prompt(
         found.append((saved["nodes"], saved["links"], prompt))
     context.close()
     assert found[0] == found[1]
+
+
+def test_views_come_back_after_a_reload(interface: Interface) -> None:
+    interface.load(workflow(seed=5))
+    interface.run()
+    interface.bring(UPSAMPLER)
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+    interface.page.wait_for_timeout(1500)  # written to the tab's storage, the draft saved
+    interface.page.reload()
+    interface.page.wait_for_function(READY)
+    interface.page.wait_for_load_state("networkidle")
+    if not interface.page.evaluate("(id) => Boolean(app.graph.getNodeById(id))", GUIDANCE):
+        interface.load(workflow(seed=5))
+    interface.bring(GUIDANCE)
+    interface.until(GUIDANCE, POINTS, [STEPS, STEPS])
+    interface.bring(UPSAMPLER)
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+
+
+def test_a_preset_fills_the_widgets_and_an_edit_makes_it_custom(interface: Interface) -> None:
+    interface.load(workflow())
+    values = interface.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            const widget = (name) => node.widgets.find((found) => found.name === name);
+            const change = (name, value) => {
+                widget(name).value = value;
+                widget(name).callback?.(value);
+            };
+            change("preset", "fast");
+            const filled = [widget("steps").value, widget("sampler_name").value];
+            change("steps", 11);
+            return [...filled, widget("preset").value];
+        }""",
+        SAMPLER,
+    )
+    assert values == [8, "ddim", "custom"]

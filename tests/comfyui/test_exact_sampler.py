@@ -265,7 +265,7 @@ def test_the_other_looping_nodes_report_show_and_stop_too(
     if node == "GlideUpsample":
         inputs |= {"model": comfy.load_upsampler(), "low_size": 32}
     else:
-        inputs |= {"model": model, "strength": 1.0, "sampler_name": "ddim", "cfg": 3.0}
+        inputs |= {"model": model, "denoise": 1.0, "sampler_name": "ddim", "cfg": 3.0}
     with comfy.progress() as reports:
         comfy(node, **inputs, steps=3)
     assert [(value, total) for value, total, _ in reports] == [(1, 3), (2, 3), (3, 3)]

@@ -52,7 +52,8 @@ def graph() -> dict[str, Any]:
         ),
         "empty": node("GlideEmptyLatent", width=64, height=64, batch_size=2),
         "sampled": node(
-            "GlideSampler", model=["guided", 0], latent_image=["empty", 0], **few
+            "GlideSampler", model=["guided", 0], latent_image=["empty", 0], preset="custom",
+            denoise=1.0, **few
         ),
         "scored": node(
             "GlideClipScore", image=["sampled", 0], clip=["clip", 0], text="a red fox", keep=1
@@ -60,7 +61,7 @@ def graph() -> dict[str, Any]:
         "upsampled": node(
             "GlideUpsample",
             model=["up", 0], image=["scored", 0], positive=["positive", 0], seed=0, steps=2,
-            low_size=32,
+            low_size=32, cfg=1.0, sampler_name="ddim",
         ),
         "small": node(
             "GlideUpsampleConditioning", image=["scored", 0], low_size=32, **prompts
@@ -75,7 +76,7 @@ def graph() -> dict[str, Any]:
         "swept": node(
             "GlideGuidanceSweep",
             model=["base", 0], clip=["clip", 0], cfg_scales="1, 3", clip_scales="0, 2", steps="2",
-            samplers="ddpm", seed=0, pictures=1, **prompts,
+            samplers="ddpm", seed=0, images=1, **prompts,
         ),
         "photo": node("LoadImage", image="photo.png"),
         "inpainted": node(
@@ -93,7 +94,7 @@ def graph() -> dict[str, Any]:
         ),
         "decoded": node("VAEDecode", samples=["core", 0], vae=["base", 2]),
         "edited": node(
-            "GlideEdit", model=["base", 0], image=["photo", 0], strength=0.5, **few
+            "GlideEdit", model=["base", 0], image=["photo", 0], denoise=0.5, **few
         ),
         **{
             f"save_{name}": node("SaveImage", images=[name, 0], filename_prefix=name)

@@ -24,13 +24,16 @@ class Panel {
     this.view = view;
     this.canvas = canvas;
     this.grown = 0;
+    this.latest = 0; // number of the last call of show
     this.widget = null;
   }
 
   /** Show data. The widget is added with the first, so that a node without data is as it was. */
   async show(data) {
-    await this.view.prepare?.(data);
-    if (this.gone) return;
+    const call = ++this.latest;
+    const ready = await this.view.prepare?.(data);
+    if (this.gone || call !== this.latest) return; // newer data came while this was prepared
+    if (ready === false) return;
     if (!this.widget) this.add();
     this.view.show(data);
   }

@@ -1,4 +1,4 @@
-/** What the browser heard, kept per workflow and node, so that a rebuilt node shows it again. */
+/** What the browser received, kept per workflow and node, so that a rebuilt node shows it again. */
 
 /** The lines of a chart, in drawing order. Lines of one scale share their axis. */
 export const LINES = [
@@ -30,6 +30,24 @@ export class LiveStore {
     return found?.kind === kind ? found.value : undefined;
   }
 
+  /** Everything as text, for the browser tab's storage. */
+  save() {
+    return JSON.stringify([...this.known.values()]);
+  }
+
+  /** Take back what `save` gave; anything else is ignored. */
+  load(text) {
+    let items;
+    try {
+      items = JSON.parse(text ?? "[]");
+    } catch {
+      return;
+    }
+    for (const item of Array.isArray(items) ? items : []) {
+      if (item?.value && item.id) this.update(item.graph, item.id, item.kind, () => item.value);
+    }
+  }
+
   /** The ids of all nodes of a workflow that something is known of. */
   ids(graph) {
     return [...this.known.values()].filter((k) => k.graph === graph).map((k) => k.id);
@@ -37,7 +55,7 @@ export class LiveStore {
 
   /**
    * Put one "glide.step" message into a series {run, total, steps}. A message of another run
-   * begins anew, as does one that goes back by more than a step (a node that samples twice); a
+   * begins again, as does one that goes back by more than a step (a node that samples twice); a
    * step that is told again is replaced (heun asks the model twice).
    */
   static withStep(series, message) {
@@ -55,6 +73,12 @@ export function readPairs(output, address) {
   return items
     .filter((pair) => pair?.before?.filename && pair?.after?.filename)
     .map((pair) => ({ before: address(pair.before), after: address(pair.after) }));
+}
+
+/** Read the lines of a node's "text" output; none where it has no such output. */
+export function readLines(output) {
+  const texts = Array.isArray(output?.text) ? output.text : [];
+  return texts.filter((text) => typeof text === "string" && text).flatMap((t) => t.split("\n"));
 }
 
 /** The lines that have at least one value. */

@@ -1,4 +1,4 @@
-/** Before and after: two pictures over each other, and a divider to drag between them. */
+/** Before and after: two images over each other, and a divider to drag between them. */
 import { contain, heightFor, percentAt, percentForKey } from "./geometry.mjs";
 import { make, styled } from "./style.mjs";
 
@@ -6,6 +6,7 @@ const PAGER = 26; // height of the row of buttons, with its gap
 const BORDER = 16; // of the panel, top and bottom together
 const LEAST = 140;
 const MOST = 460;
+const places = new Map(); // the divider's place per image shown: a rebuilt node has it again
 
 export class Slider {
   fixed = false;
@@ -88,6 +89,7 @@ export class Slider {
     const [, after] = await Promise.all(loading);
     this.shape = { width: after.naturalWidth, height: after.naturalHeight };
     this.several = pairs.length > 1;
+    return after.naturalWidth > 0; // gone when the server has been restarted since
   }
 
   height(width) {
@@ -98,6 +100,7 @@ export class Slider {
   show(pairs) {
     if (pairs === this.pairs) return;
     this.pairs = pairs;
+    this.move(places.get(pairs[0].after) ?? this.percent);
     this.page = Math.min(this.page, pairs.length - 1);
     this.open();
   }
@@ -129,7 +132,7 @@ export class Slider {
     this.fit();
   }
 
-  /** Lay the frame where the pictures fit whole, whatever their shape. */
+  /** Lay the frame where the images fit whole, whatever their shape. */
   fit() {
     const { clientWidth, clientHeight } = this.stage;
     if (!this.shape || !clientWidth) return;
@@ -142,9 +145,10 @@ export class Slider {
 
   move(percent) {
     this.percent = percent;
+    if (this.pairs.length) places.set(this.pairs[0].after, percent);
     this.frame.style.setProperty("--at", `${percent}%`);
     this.divider.setAttribute("aria-valuenow", String(Math.round(percent)));
-    // a label that its picture is too narrow for gives way
+    // a label that its image is too narrow for is hidden
     const width = this.frame.clientWidth;
     const room = [(width * percent) / 100, (width * (100 - percent)) / 100];
     this.chips.forEach((chip, i) => {

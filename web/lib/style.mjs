@@ -94,6 +94,14 @@ const SLIDER = `<style>
 .glide-slider .pager button:focus-visible { outline: 2px solid #4a90e2; }
 </style>`;
 
+const SCORES = `<style>
+.glide-scores .list {
+  margin: 0; overflow: auto; font: 11px/16px monospace; user-select: text;
+  -webkit-user-select: text;
+}
+</style>`;
+const STYLES = { chart: CHART, slider: SLIDER, scores: SCORES };
+
 /** A view's outer element, its shadow root styled, and the panel inside. */
 export function styled(kind) {
   const element = document.createElement("div");
@@ -102,7 +110,7 @@ export function styled(kind) {
   element.style.height = "100%";
   element.style.minWidth = "0";
   const root = element.attachShadow({ mode: "open" });
-  root.innerHTML = COMMON + (kind === "chart" ? CHART : SLIDER); // constants: nothing foreign
+  root.innerHTML = COMMON + STYLES[kind]; // constants: nothing foreign
   const panel = make("div", `glide-panel glide-${kind}`);
   root.append(panel);
   return { element, panel };

@@ -1,0 +1,32 @@
+/** The scores of GLIDE CLIP Score, one line per image. */
+import { make, styled } from "./style.mjs";
+
+const LINE = 16;
+const MOST_LINES = 12;
+
+export class Scores {
+  fixed = true; // a higher node gives it no more room
+
+  constructor() {
+    const { element, panel } = styled("scores");
+    this.element = element;
+    this.list = make("pre", "list");
+    panel.append(this.list);
+  }
+
+  prepare(lines) {
+    this.count = Math.min(MOST_LINES, lines.length);
+    return true;
+  }
+
+  height() {
+    return 20 + LINE * (this.count ?? 1);
+  }
+
+  show(lines) {
+    this.list.textContent = lines.join("\n");
+    this.element.dataset.lines = String(lines.length);
+  }
+
+  close() {}
+}
