@@ -142,6 +142,7 @@ def interface(request: Any, server: Any) -> Iterator[Interface]:
     vue = request.param == "vue"
     with editor(server.url, size=(1500, 1000), settings={VUE: vue}) as page:
         found = Interface(page)
+        page.request.post(f"{server.url}/history", data={"clear": True})  # of the other renderer
         try:
             found.load(workflow())
             if vue and not page.evaluate(SHOWS_DOM_WIDGETS):
