@@ -126,7 +126,7 @@ def test_every_node_runs(server: Any) -> None:
     assert sizes["sampled"] == sizes["decoded"] == (64, 64)
     assert sizes["upsampled"] == sizes["shown"] == (128, 128)
     assert sizes["inpainted"] == (96, 80)
-    assert "picture" in run.outputs["scored"]["text"][0]
+    assert "image" in run.outputs["scored"]["text"][0]
     assert run.outputs["swept"]["text"][0].count("ddpm") == 4  # a row for each cell
 
 

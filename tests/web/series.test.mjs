@@ -88,3 +88,13 @@ test("values are short and never exponents", () => {
   cases.push([20291.1, "20291"], [-0.25, "-0.250"], [12.34, "12.3"], [null, "-"], [NaN, "-"]);
   for (const [value, text] of cases) assert.equal(format(value), text);
 });
+
+test("a store comes back from its text, and nothing comes of a damaged one", () => {
+  const store = new LiveStore();
+  store.update("graph", 7, "GlideUpsample", () => [{ before: "a", after: "b" }]);
+  const copy = new LiveStore();
+  copy.load(store.save());
+  assert.deepEqual(copy.get("graph", 7, "GlideUpsample"), [{ before: "a", after: "b" }]);
+  for (const text of [null, "", "{", "{}", "[null, 1]"]) copy.load(text);
+  assert.deepEqual(copy.ids("graph"), ["7"]);
+});

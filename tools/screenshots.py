@@ -1,9 +1,9 @@
-"""Run the example workflows in ComfyUI's interface and photograph them for docs/workflows.md.
+"""Run the example workflows in ComfyUI's interface and save screenshots for docs/workflows.md.
 
-    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.screenshots FOLDER [NAME...]
+    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.screenshots FOLDER [NAME...]
 
-(from tests/, with that ComfyUI's Python, Playwright and a Chromium). Without names: all that run on
-the bundled models. Not a test, though it stops at a workflow that does not succeed.
+(from the repository's root, with that ComfyUI's Python, Playwright and a Chromium). Without names:
+all that run on the bundled models. Stops at a workflow that does not succeed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from comfyui.serving import Server
 from comfyui.tiny import write_checkpoints
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "example_workflows"
-NEEDS_OTHER_WEIGHTS = {"guide_any_model"}
+NEEDS_OTHER_WEIGHTS = {"glide_guide_any_model", "glide_openai_checkpoints"}
 WIDTH = 1600  # pixels of the picture
 SIZE = (2400, 1300)  # of the window
 SETTINGS = {
@@ -90,8 +89,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as base:
         checkpoints = write_checkpoints(Path(base))
-        for picture in (EXAMPLES / "inputs").iterdir():
-            shutil.copy(picture, Path(base) / "input")
+
         comfyui = Path(os.environ["COMFYUI_PATH"])
         with (
             Server(comfyui, REPOSITORY, checkpoints) as server,
