@@ -1,4 +1,4 @@
-"""Keep freed memory while sampling on a CPU, so that no step asks the system for it anew."""
+"""Keep freed memory while sampling on a CPU, so that steps do not request it again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextmanager
 def keep_freed_memory(device: torch.device) -> Iterator[None]:
-    """Have the GNU C library keep what is freed, and give it back at the end.
+    """Make the GNU C library keep freed memory, and return it at the end.
 
     It maps every block over 32 MB afresh and zeroes it page by page: for one activation of the
     256x256 upsampler that takes ten times as long as the SiLU that fills it. Elsewhere: nothing.

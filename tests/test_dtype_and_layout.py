@@ -134,7 +134,7 @@ def test_branches_joined_in_a_batch_equal_separate_calls(dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("kind", ["base", "upsampler"])
-def test_gradients_reach_every_weight_and_the_picture(kind: ModelKind) -> None:
+def test_gradients_reach_every_weight_and_the_image(kind: ModelKind) -> None:
     model, given = loaded(tiny_model(kind)).requires_grad_(True), inputs(kind)
     given["x"].requires_grad_(True)
     model.unet(**given, context=context(model, ["a red car", "a dog"])).square().mean().backward()
@@ -168,7 +168,7 @@ def test_scale_and_shift_inside_the_norm_equal_those_after_it(batch: int) -> Non
 
 @torch.inference_mode()
 @pytest.mark.parametrize("act", [True, False])
-def test_a_large_picture_is_normalised_in_bands_to_the_same_result(act: bool) -> None:
+def test_a_large_image_is_normalized_in_bands_to_the_same_result(act: bool) -> None:
     torch.manual_seed(0)
     norm = nn.GroupNorm(32, 64)
     x = (torch.randn(1, 64, 200, 129) * 2 + 5).bfloat16().to(memory_format=torch.channels_last)

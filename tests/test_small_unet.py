@@ -67,7 +67,7 @@ def test_a_file_says_its_patches_positions_and_preconditioning(tmp_path: Path) -
         assert torch.equal(raw(model, x, t, low_res=low), raw(again, x, t, low_res=low))
 
 
-def test_patches_move_with_the_picture() -> None:
+def test_patches_move_with_the_image() -> None:
     unet = replace(SMALL.unet, sigma_data=0.0, norm_groups=1)
     model = model_of(replace(SMALL, kind="base", unet=unet), head=0.1)
     x, t = torch.randn(1, 3, 32, 32), torch.tensor([500])
@@ -105,7 +105,7 @@ def test_inpainting_starts_as_the_model_that_it_is_widened_from() -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_a_picture_that_does_not_fit_the_patches_is_refused() -> None:
+def test_an_image_that_does_not_fit_the_patches_is_refused() -> None:
     with pytest.raises(GlideError, match="multiples of 4"):
         raw(
             model_of(SMALL),

@@ -18,7 +18,7 @@ class AttentionHook(Protocol):
     ) -> Tensor:
         """Give the attention's output [B, HW, C], before the block's output projection.
 
-        tokens: the normalised input [B, HW, C]. keys_values: the text's, each [B, heads, L, d].
+        tokens: the normalized input [B, HW, C]. keys_values: the text's, each [B, heads, L, d].
         """
         ...
 

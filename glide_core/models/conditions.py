@@ -1,4 +1,4 @@
-"""What is concatenated to x_t: the known pixels and their mask, the picture to enlarge."""
+"""What is concatenated to x_t: the known pixels and their mask, the image to enlarge."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def spatial_conditions(
     """Give the extra channels for x [B, C, H, W], in the order of OpenAI's first convolution:
     masked image and mask, then the resized low_res.
 
-    GlideError for a picture that does not fit the model, or that it has no use for.
+    GlideError for an image that does not fit the model, or that it does not take.
     """
     b, c, height, width = x.shape
     step = 2 ** (len(config.unet.channel_mult) - 1) * config.unet.patch_size
     if height % step or width % step:
         raise GlideError(
-            f"a picture of {width}x{height} does not fit this model: width and height must be "
+            f"an image of {width}x{height} does not fit this model: width and height must be "
             f"multiples of {step}"
         )
     parts: list[Tensor] = []
@@ -42,8 +42,8 @@ def spatial_conditions(
     if config.is_upsampler:
         if low_res is None:
             raise GlideError(
-                f"this is an {config.kind} model and needs a low-resolution picture: "
-                "connect one, or load a base model to draw from text alone"
+                f"this is an {config.kind} model and needs a low-resolution image: "
+                "connect one, or load a base model to generate from text alone"
             )
         size = (height, width)
         parts.append(F.interpolate(low_res, size, mode="bilinear", align_corners=False))

@@ -1,4 +1,4 @@
-"""One GLIDE model: a text tower and a UNet, as one released file holds them."""
+"""One GLIDE model: a text encoder and a UNet, as one released file holds them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT_KEYS = (
 
 
 def is_text_key(key: str) -> bool:
-    """Whether a key of OpenAI's flat state dict belongs to the text tower."""
+    """Whether a key of OpenAI's flat state dict belongs to the text encoder."""
     return key.startswith(TEXT_KEYS)
 
 
@@ -51,7 +51,7 @@ class GlideModel(nn.Module):
         return self.text(ids, mask)  # type: ignore[no-any-return]
 
     def openai_state_dict(self) -> dict[str, Tensor]:
-        """Both towers' tensors under OpenAI's flat names."""
+        """Both parts' tensors under OpenAI's flat names."""
         return {**self.text.state_dict(), **self.unet.state_dict()}
 
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:

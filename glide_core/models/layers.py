@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BAND = 2**19  # values of a picture normalised at a time: 2 MB in float32
+_BAND = 2**19  # values of an image normalized at a time: 2 MB in float32
 _FEW_PIXELS = 128  # two branches of 8x8
 _SCORES_IN_CACHE = 2**23  # attention scores of one image, all heads: 16 MB in bfloat16
 
@@ -28,7 +28,7 @@ def norm_act(
     if x.device.type == "cpu" and type(norm) is nn.GroupNorm and not torch.is_grad_enabled():
         weight, bias = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)  # [B, C]
         if scale is not None and shift is not None:
-            # they go into the norm's own weight and bias: a pass over the picture less
+            # they go into the norm's own weight and bias: a pass over the image less
             factor = 1 + scale.flatten(1)
             weight, bias = weight * factor, bias * factor + shift.flatten(1)
         images = [
@@ -45,12 +45,12 @@ def norm_act(
 def _norm_act_image(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, act: bool
 ) -> Tensor:
-    """Norm and SiLU of one picture [1, C, H, W], rounded to x's dtype once, at the end."""
+    """Norm and SiLU of one image [1, C, H, W], rounded to x's dtype once, at the end."""
     _, c, height, width = x.shape
     if x.dtype == torch.float32 or x.numel() <= 2 * _BAND:
         h = F.group_norm(x.float(), groups, weight, bias, eps)
         return (F.silu(h, inplace=True) if act else h).to(x.dtype)
-    # float32 copies of a large picture would go through main memory: a band of rows stays in cache
+    # float32 copies of a large image would go through main memory: a band of rows stays in cache
     _, mean, rstd = torch.native_group_norm(x, weight, bias, 1, c, height * width, groups, eps)
     factor = weight.view(groups, -1) * rstd.view(groups, 1)
     offset = (bias.view(groups, -1) - factor * mean.view(groups, 1)).view(1, c, 1, 1)
@@ -93,7 +93,7 @@ def call_in_weight_dtype(layer: Any, x: Tensor) -> Tensor:
 def conv3x3(conv: Any, x: Tensor) -> Tensor:
     """Apply a 3x3 convolution with padding 1.
 
-    Where the picture is small and the weight large, torch's CPU convolution spends most of its time
+    Where the image is small and the weight large, torch's CPU convolution spends most of its time
     on bringing the weight into its own order, at every call; its matrix product does not.
     """
     b, c, height, width = x.shape
@@ -129,9 +129,9 @@ def pointwise(conv: Any, tokens: Tensor) -> Tensor:
     if tokens.device.type != "cpu" or torch.is_grad_enabled():
         return F.linear(tokens, conv.weight[..., 0], conv.bias)
     # On a CPU torch's convolution is quicker than its matrix product (float32 on AMD: twice).
-    # Tokens are a channels_last picture [B, C, 1, L] as they lie.
-    picture = tokens.transpose(1, 2).unsqueeze(2)
-    return F.conv2d(picture, conv.weight[..., None], conv.bias).squeeze(2).transpose(1, 2)
+    # Tokens are a channels_last image [B, C, 1, L] as they lie.
+    image = tokens.transpose(1, 2).unsqueeze(2)
+    return F.conv2d(image, conv.weight[..., None], conv.bias).squeeze(2).transpose(1, 2)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

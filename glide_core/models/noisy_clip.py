@@ -1,4 +1,4 @@
-"""CLIP trained on noised pictures (paper section 2.4): a ViT with a timestep token, a causal text
+"""CLIP trained on noised images (paper section 2.4): a ViT with a timestep token, a causal text
 transformer, and OpenAI's parameter names."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glide_core.tokenizer import get_tokenizer, warn_if_truncated
 
 log = logging.getLogger("glide")
 
-# The original CLIP's normalisation of 0..255 pictures; not part of any checkpoint.
+# The original CLIP's normalization of 0..255 images; not part of any checkpoint.
 _CHANNEL_MEANS = (122.77093945, 116.74601272, 104.09373519)
 _CHANNEL_STDS = (68.50053285, 66.63215831, 70.32316309)
 
@@ -58,7 +58,7 @@ class AttentionResblock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.ln(x)
         b, length, width = h.shape
-        # unlike the UNet and its text tower, heads are contiguous here
+        # unlike the UNet and its text encoder, heads are contiguous here
         q, k, v = (
             f(h).view(b, length, self.heads, width // self.heads).transpose(1, 2)
             for f in (self.f_q, self.f_k, self.f_v)
@@ -137,7 +137,7 @@ class ImageEmbedding(nn.Module):
 
 
 class NoisyClipImage(nn.Module):
-    """Noised pictures x_t [B, 3, S, S] in about [-1, 1] and timesteps [B] to features [B, n]."""
+    """Noised images x_t [B, 3, S, S] in about [-1, 1] and timesteps [B] to features [B, n]."""
 
     def __init__(self, config: ClipConfig, **factory: Any) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class NoisyClipImage(nn.Module):
         size = self.config.image_size
         if x.shape[2:] != (size, size):
             raise GlideError(
-                f"this noisy CLIP looks at pictures of {size}x{size}, not "
+                f"this noisy CLIP takes images of {size}x{size}, not "
                 f"{x.shape[3]}x{x.shape[2]}: draw at {size}x{size}"
             )
         h = self.blocks["input"](x, t)
@@ -182,7 +182,7 @@ class NoisyClipText(nn.Module):
 
 
 class NoisyClip(nn.Module):
-    """Both towers. Features come unnormalised; guidance and scores normalise them."""
+    """Image and text encoder. Features come unnormalized; guidance and scores normalize them."""
 
     def __init__(
         self,
@@ -208,13 +208,13 @@ class NoisyClip(nn.Module):
         return torch.stack([row.ids for row in rows]), torch.tensor(lengths)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unnormalised features [B, n] of prompts, on the model's device."""
+        """Unnormalized features [B, n] of prompts, on the model's device."""
         ids, lengths = self.tokenize(prompts)
         device: torch.device = self.image.blocks["input"].w_t.device  # type: ignore[assignment]
         return self.encode_text(ids.to(device), lengths.to(device))
 
     def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Features [B, n] of noised pictures at original timesteps t [B] (0 = clean)."""
+        """Features [B, n] of noised images at original timesteps t [B] (0 = clean)."""
         return self.image(x_t, t)  # type: ignore[no-any-return]
 
     def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The text tower: a bidirectional transformer over padded tokens (paper section 4.1)."""
+"""The text encoder: a bidirectional transformer over padded tokens (paper section 4.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_hea
 
 
 class TextFeatures(NamedTuple):
-    """What a text tower says of a prompt.
+    """The output of a text encoder for a prompt.
 
     last_hidden_state: every position after the final norm, [B, L, W]; padding included, as in the
         reference.

@@ -61,7 +61,7 @@ class TextContext(NamedTuple):
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice; the second norm is scaled and shifted by the embedding.
 
-    `resample` doubles ("up", nearest) or halves ("down", 2x2 mean) the picture on both branches,
+    `resample` doubles ("up", nearest) or halves ("down", 2x2 mean) the image on both branches,
     before the first convolution.
     """
 
@@ -144,7 +144,7 @@ class AttentionBlock(nn.Module):
         return k, v
 
     def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """Project normalised tokens [B, L, C] to queries, keys, values [B, heads, L, d]."""
+        """Project normalized tokens [B, L, C] to queries, keys, values [B, heads, L, d]."""
         return split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
 
     def joint_attention(self, tokens: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
@@ -248,7 +248,7 @@ class UNet(nn.Module):
         )
 
     def attention_layers(self) -> list[AttentionBlock]:
-        """Every attention layer in the order in which the picture passes them."""
+        """Every attention layer in the order in which the image passes them."""
         blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [layer for block in blocks for layer in block if isinstance(layer, AttentionBlock)]
 

@@ -93,7 +93,7 @@ def test_second_order_beats_ddim_on_fast27(sampler: str, noise_schedule: str) ->
 
 
 @pytest.mark.parametrize("sampler", ["plms", "heun"])
-def test_cosines_last_timestep_does_not_blow_up_the_picture(sampler: str) -> None:
+def test_cosines_last_timestep_does_not_blow_up_the_image(sampler: str) -> None:
     # Heun straight across sigma 20291 gives 1.20
     assert float(drawn(sampler, "squaredcos_cap_v2", "10").std()) < 0.28
 

@@ -108,7 +108,7 @@ def test_cosine_ends_in_a_sigma_of_20291() -> None:
     assert float(Schedule.named("squaredcos_cap_v2").sigma(999)) == pytest.approx(20291, abs=1)
 
 
-def test_q_sample_mixes_picture_and_noise_for_one_index_or_one_per_image() -> None:
+def test_q_sample_mixes_image_and_noise_for_one_index_or_one_per_image() -> None:
     schedule = Schedule.named("linear").respaced("10")
     x0, noise = torch.ones(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2.0)
     ab = torch.tensor(schedule.alphas_cumprod).float()

@@ -108,7 +108,7 @@ class Case:
 class Recordings:
     """A folder in the recordings' format: manifest.json and the files it names.
 
-    Models are built when first asked for and kept: several cases use each.
+    Models are built at their first use and kept: several cases use each.
     """
 
     def __init__(self, directory: str | Path) -> None:

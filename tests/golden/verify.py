@@ -116,13 +116,13 @@ def _check_forward(recordings: Recordings, case: Case) -> None:
     model = recordings.model(case.option("model"))
     unet, x, t = model.unet, case.input("x"), case.input("t")
     features = model.encode(case.input("tokens"), case.input("mask"))
-    pictures = {
+    given = {
         "low_res": case.optional_input("low_res"),
         "image": case.optional_input("inpaint_image"),
         "keep_mask": case.optional_input("inpaint_mask"),
     }
     sinusoid = timestep_embedding(t, model.config.unet.model_channels)
-    case.check("out", unet(x, t, features, **pictures))
+    case.check("out", unet(x, t, features, **given))
     for name, value in (
         ("xf_proj", features.pooled),
         ("xf_out", features.last_hidden_state.transpose(1, 2)),  # recorded channels first
@@ -132,7 +132,7 @@ def _check_forward(recordings: Recordings, case: Case) -> None:
         if case.has_output(name):
             case.check(name, value)
     if case.has_output("low_res_upsampled"):
-        joined = unet.with_conditions(x, **pictures)
+        joined = unet.with_conditions(x, **given)
         case.check("low_res_upsampled", joined[:, -model.config.unet.channels :])
 
 
