@@ -350,7 +350,7 @@ def inpaint_ksampler() -> Workflow:
         height=260,
     )
     flow.place(
-        [[note], [base, latent, prompt], [first, small], [black, white, mask], [condition, half]],
+        [[note], [base, latent, prompt], [small, first], [black, white, mask], [condition, half]],
         [[model, loader], [positive, negative], [painted], [enlarge, result], [large], [save]],
     )
     return flow
@@ -574,10 +574,10 @@ def native_ksampler() -> Workflow:
             [left, right, negative],
             [*areas, both],
             [noise, solver, sigmas, wide],
-            [guider, custom, decoded],
+            [guider, decoded, custom],
             [save, large],
         ],
-        [[loader], [weighted, latent], [sample, pixels], [second], [preview]],
+        [[loader], [weighted, latent], [pixels, sample], [second], [preview]],
     )
     return flow
 

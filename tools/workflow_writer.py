@@ -24,6 +24,8 @@ SCHEMAS: dict[str, NodeSchema] = {
 }
 GAP_X, GAP_Y = 50, 70
 WIDTHS = {"SaveImage": 400, "PreviewImage": 330, "MarkdownNote": 400, "GlideTextEncode": 360}
+# what previews, charts and sliders add to a node's height during a run
+GROWTH = {"GlideSampler": 230, "GlideUpsample": 420, "KSampler": 200, "SamplerCustomAdvanced": 200}
 HEIGHTS = {"SaveImage": 440, "PreviewImage": 300, "MarkdownNote": 260}
 NAMESPACE = uuid.UUID("0f9e2c1a-6d1c-5d0e-9a3f-6f2f0d6b7a11")
 
@@ -59,8 +61,6 @@ class Node:
 
 
 def _widget_height(spec: InputSpec) -> int:
-    if spec.options.get("advanced"):
-        return 0
     return 80 if spec.options.get("multiline") else 26 * (1 + spec.has_control)
 
 
@@ -116,7 +116,7 @@ class Workflow:
                 y = top
                 for node in column:
                     node.pos = (left, y)
-                    y += node.size[1] + GAP_Y
+                    y += node.size[1] + GAP_Y + GROWTH.get(node.type, 0)
                 left += max(node.size[0] for node in column) + GAP_X
                 bottom = max(bottom, y)
             top = bottom + 20

@@ -169,7 +169,7 @@ def test_interrupt_stops_within_a_step(server: Any, node: str) -> None:
         ({"steps": 1001}, "bigger than max"),
         ({"cfg": -1.0}, "smaller than min"),
         ({"cfg_sigma_max": 200000.0}, "bigger than max"),
-        ({"sampler_name": "no such"}, "not in list"),
+        ({"sampler_name": "no such"}, "no sampler 'no such'"),
     ],
 )
 def test_ranges_are_checked_before_the_run(
@@ -194,12 +194,13 @@ def test_a_missing_checkpoint_is_named_before_the_run(server: Any) -> None:
     assert "gone.safetensors" in json.dumps(run.events[-1][1])
 
 
-def test_a_file_of_the_wrong_kind_is_said_before_the_run(server: Any) -> None:
+def test_a_file_of_the_wrong_kind_is_an_error_of_its_loader(server: Any) -> None:
+    """Not of the validation, which the interface reports as a model to download."""
     prompt = sampling()
     prompt["base"]["inputs"]["checkpoint"] = "upsampler.safetensors"
     run = server.run(prompt)
-    assert run.end == "refused"
-    said = json.dumps(run.events[-1][1])
+    assert run.end == "execution_error"
+    said = run.events[-1][1]["exception_message"]
     assert "upsampler.safetensors is GLIDE's upsampler model" in said
     assert "GLIDE Upsampler Loader" in said
 
