@@ -89,7 +89,7 @@ def out(tmp_path: Path, model_folder: Path) -> Path:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A file with a picture of noise, 90x60."""
+    """A file with an image of noise, 90x60."""
     path = tmp_path / "photo.png"
     Image.effect_noise((90, 60), 80).convert("RGB").save(path)
     return path

@@ -19,9 +19,9 @@ def write_store(path: Path, count: int = 12, unnamed: int = 12) -> Path:
         for j, style in enumerate(("3d", "flat")):
             disc = (y - 128) ** 2 + (x - 128) ** 2 < (60 + 5 * (i % 12)) ** 2
             colour = np.array([20 * i % 256, 255 - 20 * i % 256, 255 * j], dtype=np.uint8)
-            picture = np.zeros((256, 256, 4), np.uint8)
-            picture[disc] = [*colour, 255]
-            rgba.append(picture)
+            image = np.zeros((256, 256, 4), np.uint8)
+            image[disc] = [*colour, 255]
+            rgba.append(image)
             names.append(named[i] if i < count else "")
             styles.append(style)
             stored.append(label)

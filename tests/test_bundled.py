@@ -50,8 +50,8 @@ def on(drawings: Tensor, background: str) -> Tensor:
     return alpha * colour + (1 - alpha) * COLOURS[background][:, None, None]
 
 
-def nearest(picture: Tensor, drawings: Tensor, background: str) -> str:
-    return NAMES[int((on(drawings, background) - picture).square().mean(dim=(1, 2, 3)).argmin())]
+def nearest(image: Tensor, drawings: Tensor, background: str) -> str:
+    return NAMES[int((on(drawings, background) - image).square().mean(dim=(1, 2, 3)).argmin())]
 
 
 def asked(step: int) -> tuple[list[str], list[str], list[str]]:
@@ -102,24 +102,24 @@ def test_clip_guidance_alone_pulls_towards_the_text() -> None:
     right = []
     for guide in (None, noisy_clip_guide(clip, text, 3.0)):
         out = text_to_image(model, empty, seeds=seeds, settings=plain, cond_fn=guide)
-        colours = [border_colour(picture, COLOURS) for picture in out]
+        colours = [border_colour(image, COLOURS) for image in out]
         right.append(sum(a == b for a, b in zip(colours, backgrounds, strict=True)))
     assert right[1] >= right[0] + 2
 
 
-def test_the_noisy_clip_finds_the_caption_of_a_noised_picture(drawings: Tensor) -> None:
+def test_the_noisy_clip_finds_the_caption_of_a_noised_image(drawings: Tensor) -> None:
     clip = load_clip(BUNDLED / "clip.safetensors")
     assert clip.config == SMALL_CLIP
     captions, subjects, backgrounds = asked(1)
     rows = [NAMES.index(s) for s in subjects]
     pairs = zip(rows, backgrounds, strict=True)
-    pictures = torch.stack([on(drawings[row], b) for row, b in pairs])
+    images = torch.stack([on(drawings[row], b) for row, b in pairs])
     schedule = model_schedule(SMALL["base"])
     for timestep, least in ((0, 0.9), (500, 0.8)):
         t = torch.full((len(rows),), timestep)
-        noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            image = normalize(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
+            image = normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
             text = normalize(clip.encode_prompts(captions))
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(rows))
         assert float(hits.float().mean()) >= least
@@ -130,25 +130,25 @@ def test_the_inpainting_model_completes_the_subject_and_keeps_what_is_known(
 ) -> None:
     captions, subjects, backgrounds = asked(10)
     rows = zip([NAMES.index(s) for s in subjects], backgrounds, strict=True)
-    pictures = torch.stack([on(drawings[row], b) for row, b in rows])
-    keep = torch.ones(len(pictures), 1, 64, 64)
+    images = torch.stack([on(drawings[row], b) for row, b in rows])
+    keep = torch.ones(len(images), 1, 64, 64)
     keep[..., 32:] = 0
     model = load_model(BUNDLED / "inpaint.safetensors")
-    seeds = list(range(len(pictures)))
-    out = inpaint(model, pictures, keep, captions, seeds=seeds, settings=FAST)
-    assert float(((out - pictures) * keep).abs().max()) < 1e-5
+    seeds = list(range(len(images)))
+    out = inpaint(model, images, keep, captions, seeds=seeds, settings=FAST)
+    assert float(((out - images) * keep).abs().max()) < 1e-5
     flat = torch.stack([COLOURS[b] for b in backgrounds])[:, :, None, None]
-    hole = (1 - keep).expand_as(pictures).bool()
-    error = (out - pictures)[hole].square().mean()
-    assert float(error) < 0.5 * float((flat - pictures)[hole].square().mean())
+    hole = (1 - keep).expand_as(images).bool()
+    error = (out - images)[hole].square().mean()
+    assert float(error) < 0.5 * float((flat - images)[hole].square().mean())
 
 
 def test_the_upsampler_keeps_colours_and_adds_no_noise(drawings: Tensor) -> None:
-    picture = on(drawings[NAMES.index(NAMES[7])], "pink")[None]
+    small = on(drawings[NAMES.index(NAMES[7])], "pink")[None]
     model = load_model(BUNDLED / "upsampler.safetensors")
     caption = fill(TEMPLATES[0], with_article(NAMES[7]), "pink")
-    out = upsample(model, picture, [caption], seeds=[0])
+    out = upsample(model, small, [caption], seeds=[0])
     assert out.shape == (1, 3, 256, 256)
-    assert float((F.avg_pool2d(out, 4) - picture).square().mean()) < 0.01
+    assert float((F.avg_pool2d(out, 4) - small).square().mean()) < 0.01
     flat = out[0, :, :12, :]  # above the drawing there is background alone
     assert float(flat.std(dim=(1, 2)).max()) < 0.06

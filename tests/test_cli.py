@@ -32,9 +32,9 @@ def pixels(path: Path) -> np.ndarray[Any, Any]:
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
     path = tmp_path / "mask.png"
-    picture = Image.new("L", (90, 60), 0)
-    picture.paste(255, (30, 20, 60, 40))
-    picture.save(path)
+    image = Image.new("L", (90, 60), 0)
+    image.paste(255, (30, 20, 60, 40))
+    image.save(path)
     return path
 
 
@@ -57,7 +57,7 @@ assert not heavy, heavy
         assert f"    {name} " in done.stdout
 
 
-def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
+def test_generate_writes_numbered_images_that_say_how_they_were_made(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "a red apple", "--negative", "blur", *TWO_STAGES, *QUICK]
@@ -76,7 +76,7 @@ def test_generate_writes_numbered_pictures_that_say_how_they_were_made(
     assert len(list(out.iterdir())) == 3  # numbered on, nothing overwritten
 
 
-def test_a_picture_is_the_same_in_any_batch(out: Path) -> None:
+def test_an_image_is_the_same_in_any_batch(out: Path) -> None:
     words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--steps", 3, "--quiet"]
     glide(*words, "-n", 3, "--batch", 3, "--out", out / "together")
     glide(*words, "-n", 3, "--batch", 1, "--out", out / "alone")
@@ -256,7 +256,7 @@ def test_ddim_with_all_its_noise_in_few_steps_stays_finite(out: Path) -> None:
     assert glide(*words, "--eta", 1, "--out", out) == 0
 
 
-def test_a_picture_too_long_and_thin_is_refused(
+def test_an_image_too_long_and_thin_is_refused(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "long.png"
@@ -283,15 +283,15 @@ def test_a_reader_that_stops_reading_is_no_error(model_folder: Path) -> None:
     assert process.wait() == 1
 
 
-def test_an_unreadable_picture_is_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = out.parent / "broken.png"
-    path.write_bytes(b"not a picture")
+    path.write_bytes(b"not an image")
     assert glide("upscale", path, "x", "--out", out) == 1
     assert "broken.png" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_ctrl_c_stops_and_leaves_no_picture(
+def test_ctrl_c_stops_and_leaves_no_image(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from glide_core import diffusion

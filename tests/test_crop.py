@@ -9,7 +9,7 @@ from glide_core.errors import GlideError
 SIZES = [(300, 500), (64, 64), (37, 901), (1000, 700)]
 
 
-def picture(height: int, width: int, batch: int = 1) -> torch.Tensor:
+def make_image(height: int, width: int, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(1))
 
 
@@ -24,11 +24,11 @@ def grey(batch: int = 1, size: int = 256, value: float = 0.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_square_holds_the_mask_and_lies_in_the_picture_where_it_can(
+def test_the_square_holds_the_mask_and_lies_in_the_image_where_it_can(
     height: int, width: int
 ) -> None:
     mask = box(height, width, height // 3, width // 2, height // 2, width // 2 + 20)
-    region = crop_for_inpainting(picture(height, width), mask).region
+    region = crop_for_inpainting(make_image(height, width), mask).region
     rows, columns = region.inside(height, width)
     assert rows.start <= height // 3 and rows.stop >= height // 2
     assert columns.start <= width // 2 and columns.stop >= width // 2 + 20
@@ -38,7 +38,7 @@ def test_the_square_holds_the_mask_and_lies_in_the_picture_where_it_can(
 
 
 def test_models_get_the_sizes_they_were_made_for() -> None:
-    crop = crop_for_inpainting(picture(300, 500, 2), box(300, 500, 10, 10, 90, 60))
+    crop = crop_for_inpainting(make_image(300, 500, 2), box(300, 500, 10, 10, 90, 60))
     assert [tuple(x.shape) for x in crop.images] == [(2, 3, 64, 64), (2, 3, 256, 256)]
     assert [tuple(k.shape) for k in crop.keep_masks] == [(2, 1, 64, 64), (2, 1, 256, 256)]
     assert crop.region == Region(0, 0, 256)
@@ -50,15 +50,16 @@ def test_models_get_the_sizes_they_were_made_for() -> None:
 def test_more_context_makes_a_larger_square() -> None:
     mask = box(1000, 1000, 400, 400, 600, 600)
     sides = [
-        crop_for_inpainting(picture(1000, 1000), mask, context=c).region.side for c in (0.2, 0.5, 1)
+        crop_for_inpainting(make_image(1000, 1000), mask, context=c).region.side
+        for c in (0.2, 0.5, 1)
     ]
     assert sides == [280, 400, 600]
 
 
-def test_beyond_the_picture_nothing_is_known() -> None:
-    crop = crop_for_inpainting(picture(100, 400), box(100, 400, 0, 0, 100, 400))
+def test_beyond_the_image_nothing_is_known() -> None:
+    crop = crop_for_inpainting(make_image(100, 400), box(100, 400, 0, 0, 100, 400))
     assert crop.region == Region(-150, 0, 400)
-    half = crop_for_inpainting(picture(100, 400), box(100, 400, 0, 0, 50, 400))
+    half = crop_for_inpainting(make_image(100, 400), box(100, 400, 0, 0, 50, 400))
     keep = half.keep_masks[1][0, 0]
     assert keep[:90].sum() == 0 and keep[-90:].sum() == 0
     assert keep[130:158].min() == 1
@@ -69,7 +70,7 @@ def test_beyond_the_picture_nothing_is_known() -> None:
 def test_pixels_outside_the_mask_come_back_bit_for_bit(
     height: int, width: int, feather: int
 ) -> None:
-    image = picture(height, width)
+    image = make_image(height, width)
     mask = box(height, width, height // 3, width // 2, height // 2, width // 2 + 20)
     region = crop_for_inpainting(image, mask).region
     result = stitch(image, grey(value=0.9), region, mask, feather)
@@ -79,19 +80,19 @@ def test_pixels_outside_the_mask_come_back_bit_for_bit(
 
 
 def test_an_empty_mask_changes_nothing() -> None:
-    image, mask = picture(90, 120), torch.zeros(1, 90, 120)
+    image, mask = make_image(90, 120), torch.zeros(1, 90, 120)
     region = crop_for_inpainting(image, mask).region
     assert torch.equal(stitch(image, grey(value=1.0), region, mask), image)
 
 
 def test_a_full_mask_replaces_everything() -> None:
-    image, mask = picture(90, 120), torch.ones(1, 90, 120)
+    image, mask = make_image(90, 120), torch.ones(1, 90, 120)
     region = crop_for_inpainting(image, mask).region
     result = stitch(image, grey(value=0.5), region, mask)
     assert torch.allclose(result, torch.full_like(image, 0.75), atol=1e-6)
 
 
-def test_the_new_picture_fades_in_from_the_border_of_the_mask() -> None:
+def test_the_new_image_fades_in_from_the_border_of_the_mask() -> None:
     image, mask = torch.zeros(1, 256, 256, 3), box(256, 256, 64, 64, 192, 192)
     patch = grey(value=-1.0)
     patch[..., 64:192, 64:192] = 1
@@ -109,14 +110,14 @@ def test_a_stroke_thinner_than_the_feather_is_repainted_too() -> None:
     assert result[0, 100:103, 100, 0].tolist() == [1, 1, 1]
 
 
-def test_a_patch_of_another_tint_is_moved_to_the_pictures_colours() -> None:
+def test_a_patch_of_another_tint_is_moved_to_the_images_colours() -> None:
     image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
     result = stitch(image, grey(value=0.2), Region(0, 0, 256), mask)
     assert torch.allclose(result, image, atol=1e-6)
 
 
-def test_every_picture_of_a_batch_gets_its_own_patch() -> None:
-    image, mask = picture(256, 256), torch.ones(1, 256, 256)
+def test_every_image_of_a_batch_gets_its_own_patch() -> None:
+    image, mask = make_image(256, 256), torch.ones(1, 256, 256)
     patches = torch.cat([grey(value=-1.0), grey(value=1.0)])
     result = stitch(image, patches, Region(0, 0, 256), mask)
     assert [r.mean().item() for r in result] == [0, 1]
@@ -129,7 +130,7 @@ def test_alpha_is_carried_through() -> None:
 
 
 def test_nothing_that_came_in_is_written_to() -> None:
-    image, mask, patch = picture(64, 64), torch.ones(64, 64), grey()
+    image, mask, patch = make_image(64, 64), torch.ones(64, 64), grey()
     before = image.clone(), mask.clone(), patch.clone()
     crop_for_inpainting(image, mask)
     stitch(image, patch, Region(0, 0, 64), mask)
@@ -139,23 +140,25 @@ def test_nothing_that_came_in_is_written_to() -> None:
 
 
 def test_a_mask_of_another_size_and_with_soft_edges_is_fitted() -> None:
-    crop = crop_for_inpainting(picture(100, 100), torch.rand(50, 50))
+    crop = crop_for_inpainting(make_image(100, 100), torch.rand(50, 50))
     assert crop.soft
     assert set(crop.keep_masks[0].unique().tolist()) <= {0.0, 1.0}
 
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(GlideError, match="context is -1"):
-        crop_for_inpainting(picture(64, 64), torch.ones(64, 64), context=-1)
+        crop_for_inpainting(make_image(64, 64), torch.ones(64, 64), context=-1)
     with pytest.raises(GlideError, match="feather is -1"):
-        stitch(picture(64, 64), grey(), Region(0, 0, 64), torch.ones(64, 64), feather=-1)
+        stitch(make_image(64, 64), grey(), Region(0, 0, 64), torch.ones(64, 64), feather=-1)
 
 
 def test_any_feather_is_quick() -> None:
     mask = torch.zeros(1, 90, 70)
     mask[:, 20:60, 10:50] = 1
     region = Region(0, 0, 70)
-    wide, wider = (stitch(picture(90, 70), grey(), region, mask, feather=f) for f in (256, 10**6))
+    wide, wider = (
+        stitch(make_image(90, 70), grey(), region, mask, feather=f) for f in (256, 10**6)
+    )
     assert torch.equal(wide, wider)
 
 
@@ -165,7 +168,7 @@ def test_a_mask_too_wide_for_memory_is_refused() -> None:
 
 
 def test_a_background_a_shade_off_goes_on_across_the_border() -> None:
-    """The known pixels of a patch are the picture's own: only what is inside can be off."""
+    """The known pixels of a patch are the image's own: only what is inside can be off."""
     image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
     patch = grey(value=0.0)
     patch[..., 64:192, 64:192] = 0.05

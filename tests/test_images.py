@@ -32,10 +32,10 @@ def noise(*shape: int) -> torch.Tensor:
 
 def test_an_image_goes_to_the_core_and_back() -> None:
     image = noise(2, 5, 7, 3)
-    pictures = from_comfy(image)
-    assert pictures.shape == (2, 3, 5, 7)
-    assert pictures.min() >= -1 and pictures.max() <= 1
-    assert torch.allclose(to_comfy(pictures), image, atol=1e-6)
+    x = from_comfy(image)
+    assert x.shape == (2, 3, 5, 7)
+    assert x.min() >= -1 and x.max() <= 1
+    assert torch.allclose(to_comfy(x), image, atol=1e-6)
 
 
 def test_black_is_minus_one_and_white_is_one() -> None:
@@ -120,16 +120,16 @@ def test_incoming_tensors_are_never_written_to() -> None:
 
 def test_every_level_of_a_file_survives_the_way_through_the_core() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    pictures = from_pil(Image.fromarray(levels[0].movedim(0, -1).numpy()))
-    assert torch.equal(to_uint8(pictures), levels)
-    assert torch.equal(to_uint8(from_comfy(to_comfy(pictures))), levels)
-    assert torch.equal(torch.from_numpy(np.array(to_pil(pictures)[0])), levels[0].movedim(0, -1))
+    x = from_pil(Image.fromarray(levels[0].movedim(0, -1).numpy()))
+    assert torch.equal(to_uint8(x), levels)
+    assert torch.equal(to_uint8(from_comfy(to_comfy(x))), levels)
+    assert torch.equal(torch.from_numpy(np.array(to_pil(x)[0])), levels[0].movedim(0, -1))
 
 
 def test_the_snap_gives_what_a_saved_file_would_and_leaves_the_outside_unclamped() -> None:
-    pictures = noise(1, 3, 4, 4) * 2 - 1
-    snapped = quantize_8bit(pictures)
-    assert torch.allclose(snapped, to_uint8(pictures).float() / 127.5 - 1)
+    x = noise(1, 3, 4, 4) * 2 - 1
+    snapped = quantize_8bit(x)
+    assert torch.allclose(snapped, to_uint8(x).float() / 127.5 - 1)
     assert quantize_8bit(torch.tensor([1.5])).item() > 1
 
 
@@ -141,7 +141,7 @@ def test_resizing_is_the_references_bicubic_filter() -> None:
     assert torch.equal(resize(from_pil(image), (64, 64)), expected_tensor)
 
 
-def test_what_is_transparent_is_white_in_a_picture_and_a_hole_in_a_mask(tmp_path: Path) -> None:
+def test_what_is_transparent_is_white_in_an_image_and_a_hole_in_a_mask(tmp_path: Path) -> None:
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
@@ -181,7 +181,7 @@ def test_unreadable_image_files_are_named(tmp_path: Path, load: object) -> None:
     assert callable(load)
     with pytest.raises(GlideError, match="no image file"):
         load(tmp_path / "missing.png")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(GlideError, match=r"text\.png is an unsupported or damaged image"):
         load(tmp_path / "text.png")
     with pytest.raises(GlideError, match="not a regular file"):

@@ -173,7 +173,7 @@ def repository_path(address: str) -> str:
 
 @pytest.mark.parametrize("key", ["Icon", "Banner"])
 def test_the_registrys_addresses_are_ours_or_not_given_yet(key: str) -> None:
-    """Whoever publishes fills in all of it: publisher, repository, and URLs for the pictures."""
+    """Whoever publishes fills in all of it: publisher, repository, and URLs for the images."""
     comfy, urls = SETTINGS["tool"]["comfy"], SETTINGS["project"].get("urls", {})
     given = bool(comfy["PublisherId"])
     assert given == ("Repository" in urls)

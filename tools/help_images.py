@@ -3,9 +3,8 @@
     python -m tools.help_images [NODE_ID ...]
 
 Writes web/docs/images/NODE_ID.webp, for every node or for those named (about two minutes on a
-CPU). Run it when a bundled model changes, look at each, and see that the page still says what the
-picture shows. Captions stand in the page, under the picture; the picture holds letters only where
-they are numbers that a model said.
+CPU). Run it when a bundled model changes, and check that each page still describes its image.
+Captions are in the page, below the image; the only text in an image is the scores of a model.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from glide_core.sampling import model_schedule
 from glide_core.stages import text_to_image
 from tools.help_parts import (
     GREY,
-    Picture,
+    PILImage,
     base,
-    below,
     call,
-    drawn,
+    captioned,
     grid,
     hidden,
     loaded,
     noisy_clip,
-    pictures,
     prompts,
+    sample,
     square_mask,
+    tiles,
     upsampler,
 )
 
@@ -49,30 +48,30 @@ IMAGES = Path(__file__).resolve().parents[1] / "web" / "docs" / "images"
 FOX = "a fox on a blue background"
 
 
-def loader() -> Picture:
+def loader() -> PILImage:
     texts = (
         FOX,
         "a flat panda on a pink background",
         "a purple dog on a yellow background",
         "a small rocket at the top on a black background",
     )
-    first = [pictures(drawn(text))[0] for text in texts]
+    first = [tiles(sample(text))[0] for text in texts]
     model, clip = base("inpaint")
     second = []
     for before, after in (
         (FOX, "a lion on a blue background"),
         (texts[1], "a frog on a pink background"),
     ):
-        image, mask = drawn(before), square_mask(64)
+        image, mask = sample(before), square_mask(64)
         given = {"model": model, "image": image, "mask": mask, "feather": 0, "context": 8.0}
         patch = call("GlideInpaint", seed=1, **given, **prompts(clip, after))[0]
-        second += [pictures(hidden(image, mask))[0], pictures(patch)[0]]
+        second += [tiles(hidden(image, mask))[0], tiles(patch)[0]]
     return grid([first, second])
 
 
-def upsampler_loader() -> Picture:
+def upsampler_loader() -> PILImage:
     text = "an owl on a yellow background"
-    small, (_, clip) = drawn(text), base()
+    small, (_, clip) = sample(text), base()
     given = {"seed": 1, "positive": prompts(clip, text)["positive"]}
     large = call("GlideUpsample", model=upsampler(), image=small, **given)[0]
     mask = square_mask(256)
@@ -83,18 +82,18 @@ def upsampler_loader() -> Picture:
     )[0]  # fmt: skip
     return grid(
         [
-            [*pictures(small, 4), *pictures(large, 1)],
-            [*pictures(hidden(large, mask), 1), *pictures(repainted, 1)],
+            [*tiles(small, 4), *tiles(large, 1)],
+            [*tiles(hidden(large, mask), 1), *tiles(repainted, 1)],
         ]
     )
 
 
-def clip_loader() -> Picture:
-    """Pictures at rising noise, and how likely three texts are to the noisy CLIP."""
+def clip_loader() -> PILImage:
+    """Images at increasing noise, and the probabilities of three texts by the noisy CLIP."""
     clip = load_clip(BUNDLED / "clip.safetensors")
     texts = (FOX, "a lion on a blue background", "a fox on a pink background")
     schedule = model_schedule(load_model(BUNDLED / "base.safetensors").config)
-    clean = images.from_comfy(drawn(FOX))
+    clean = images.from_comfy(sample(FOX))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     row = []
     with torch.inference_mode():
@@ -105,24 +104,24 @@ def clip_loader() -> Picture:
             seen = clip.encode_image(noised, torch.tensor([timestep])).float()
             cosine = (words @ (seen / seen.norm()).T)[:, 0]
             shares = (clip.config.logit_scale * cosine).softmax(0).tolist()
-            row.append(_with_bars(pictures(images.to_comfy(noised))[0], shares))
+            row.append(_with_bars(tiles(images.to_comfy(noised))[0], shares))
     return grid([row])
 
 
-def _with_bars(picture: Picture, shares: Sequence[float]) -> Picture:
-    out = Image.new("RGBA", (picture.width, picture.height + 15 * len(shares)))
-    out.paste(picture, (0, 0))
+def _with_bars(tile: PILImage, shares: Sequence[float]) -> PILImage:
+    out = Image.new("RGBA", (tile.width, tile.height + 15 * len(shares)))
+    out.paste(tile, (0, 0))
     pen = ImageDraw.Draw(out)
     colours = ("#4f8fe6", "#b078d0", "#5fae5f")
     for i, (share, colour) in enumerate(zip(shares, colours, strict=True)):
-        top = picture.height + 5 + 15 * i
-        pen.rectangle((0, top, picture.width - 1, top + 9), outline=GREY)
-        pen.rectangle((0, top, round(share * (picture.width - 1)), top + 9), fill=colour)
+        top = tile.height + 5 + 15 * i
+        pen.rectangle((0, top, tile.width - 1, top + 9), outline=GREY)
+        pen.rectangle((0, top, round(share * (tile.width - 1)), top + 9), fill=colour)
     return out
 
 
-class Witness(nn.Module):
-    """An open_clip model that finds all pictures alike and keeps what it is shown."""
+class RecordingClip(nn.Module):
+    """An open_clip model that records its inputs; its features are the mean colours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,20 +129,20 @@ class Witness(nn.Module):
         self.visual.image_size = 64
         self.visual.image_mean = self.visual.image_std = (0.5, 0.5, 0.5)
         self.weight = nn.Parameter(torch.ones(1))
-        self.shown: list[Tensor] = []
+        self.inputs: list[Tensor] = []
 
     def encode_image(self, views: Tensor) -> Tensor:
-        self.shown.append(views.detach().clone())
+        self.inputs.append(views.detach().clone())
         return views.mean((2, 3)) * self.weight
 
 
-def open_clip_loader() -> Picture:
-    """The noised state, and the estimate of the picture whole and in crops: an open_clip's view."""
+def open_clip_loader() -> PILImage:
+    """The noised state, and the inputs of open_clip: the x0 estimate, whole and in crops."""
     model, states = load_model(BUNDLED / "base.safetensors"), []
-    witness = Witness()
+    recorder = RecordingClip()
     schedule = model_schedule(model.config)
     look = open_clip_guide(
-        witness, torch.ones(1, 3), 1.0, schedule=schedule, seed=3, cutouts=4, blend=False
+        recorder, torch.ones(1, 3), 1.0, schedule=schedule, seed=3, cutouts=4, blend=False
     )
 
     def guide(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
@@ -153,13 +152,17 @@ def open_clip_loader() -> Picture:
     text_to_image(model, [FOX], seeds=[1], cond_fn=guide)
     rows = []
     for step in (7, 18):
-        views = (states[step], *witness.shown[step].split(1)[:1], *witness.shown[step].split(1)[2:])
-        rows.append([pictures(images.to_comfy(view.clamp(-1, 1)))[0] for view in views])
+        views = (
+            states[step],
+            *recorder.inputs[step].split(1)[:1],
+            *recorder.inputs[step].split(1)[2:],
+        )
+        rows.append([tiles(images.to_comfy(view.clamp(-1, 1)))[0] for view in views])
     return grid(rows)
 
 
-def text_encode() -> Picture:
-    """The same noise under other words; the last is the empty text."""
+def text_encode() -> PILImage:
+    """The same noise with different prompts; the last is the empty prompt."""
     rows = (
         (FOX, "a fox on a pink background", "a flat fox on a blue background", "a fox"),
         (
@@ -169,11 +172,11 @@ def text_encode() -> Picture:
             "",
         ),
     )
-    return grid([[pictures(drawn(text))[0] for text in row] for row in rows])
+    return grid([[tiles(sample(text))[0] for text in row] for row in rows])
 
 
-def clip_guidance() -> Picture:
-    """A model that is told nothing: only the CLIP knows the text."""
+def clip_guidance() -> PILImage:
+    """CLIP guidance alone: the model gets the empty prompt."""
     clip = noisy_clip()
     how = {"cfg": 1.0, "sampler_name": "ddpm", "steps": 50}
     rows = []
@@ -184,51 +187,51 @@ def clip_guidance() -> Picture:
         row = []
         for scale in (0.0, 1.0, 3.0, 10.0):
             model = call("GlideClipGuidance", model=base()[0], clip=clip, text=text, scale=scale)
-            row += pictures(drawn("", model=model[0], seed=seed, **how))
+            row += tiles(sample("", model=model[0], seed=seed, **how))
         rows.append(row)
     return grid(rows)
 
 
-def empty_latent() -> Picture:
+def empty_latent() -> PILImage:
     text = "a parrot on a yellow background"
-    return grid([[pictures(drawn(text, size=s))[0] for s in ((64, 64), (96, 64), (64, 96))]])
+    return grid([[tiles(sample(text, size=s))[0] for s in ((64, 64), (96, 64), (64, 96))]])
 
 
-def sampler() -> Picture:
-    """The state and the estimate of the picture after some of ddim's 30 steps."""
+def sampler() -> PILImage:
+    """x_t and the x0 estimate after some of ddim's 30 steps."""
     seen: list[StepInfo] = []
     model = load_model(BUNDLED / "base.safetensors")
     text_to_image(model, [FOX], seeds=[1], callback=seen.append)
     steps = [seen[i] for i in (0, 7, 18, 29)]
     rows = [[getattr(step, name) for step in steps] for name in ("x_t", "x0")]
-    return grid([[pictures(images.to_comfy(p.clamp(-1, 1)))[0] for p in row] for row in rows])
+    return grid([[tiles(images.to_comfy(p.clamp(-1, 1)))[0] for p in row] for row in rows])
 
 
-def upsample() -> Picture:
-    """The whole picture, and an eye of it larger."""
+def upsample() -> PILImage:
+    """The whole tile, and an eye of it larger."""
     text = "a frog on a pink background"
     small = loaded("small.png")
     positive = prompts(base()[1], text)["positive"]
     large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, seed=3)[0]
     return grid(
         [
-            [*pictures(small, 4), *pictures(large, 1)],
-            [*pictures(small[:, 12:28, 12:28], 16), *pictures(large[:, 48:112, 48:112], 4)],
+            [*tiles(small, 4), *tiles(large, 1)],
+            [*tiles(small[:, 12:28, 12:28], 16), *tiles(large[:, 48:112, 48:112], 4)],
         ]
     )
 
 
-def upsample_conditioning() -> Picture:
-    """Under dpmpp_2m, one of core's samplers, here that of GLIDE Upsample."""
+def upsample_conditioning() -> PILImage:
+    """dpmpp_2m, as GLIDE Upsample and KSampler both have it."""
     text = "a parrot on a yellow background"
-    small = drawn(text)
+    small = sample(text)
     how = {"sampler_name": "dpmpp_2m", "steps": 10, "seed": 1}
     positive = prompts(base()[1], text)["positive"]
     large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, **how)[0]
-    return grid([[*pictures(small, 4), *pictures(large, 1)]])
+    return grid([[*tiles(small, 4), *tiles(large, 1)]])
 
 
-def inpaint() -> Picture:
+def inpaint() -> PILImage:
     image, mask = loaded("inpaint.png"), loaded("inpaint_mask.png")
     model, clip = base("inpaint")
     result, patch = call(
@@ -236,14 +239,14 @@ def inpaint() -> Picture:
         mask=mask[..., 0], seed=4, **prompts(clip, "a pizza on a green background"),
     )  # fmt: skip
     wide = (360, 240)
-    cells = [pictures(p, 1)[0].resize(wide, Image.LANCZOS) for p in (image, mask, result)]
-    square = pictures(patch, 1)[0].resize((wide[1], wide[1]), Image.LANCZOS)
+    cells = [tiles(p, 1)[0].resize(wide, Image.LANCZOS) for p in (image, mask, result)]
+    square = tiles(patch, 1)[0].resize((wide[1], wide[1]), Image.LANCZOS)
     return grid([cells[:2], [cells[2], square]])
 
 
-def inpaint_conditioning() -> Picture:
+def inpaint_conditioning() -> PILImage:
     model, clip = base("inpaint")
-    image = drawn("a cupcake on a white background")
+    image = sample("a cupcake on a white background")
     mask = torch.zeros(1, 64, 64)
     mask[:, :, 32:] = 1
     words = prompts(clip, "a doughnut on a white background")
@@ -251,49 +254,49 @@ def inpaint_conditioning() -> Picture:
     given = {"positive": positive, "negative": negative, "latent_image": latent, "seed": 2}
     result = call("GlideSampler", model=model, **given)[0]
     white = mask[..., None].expand(-1, -1, -1, 3)
-    return grid([[pictures(p)[0] for p in (image, white, hidden(image, mask), result)]])
+    return grid([[tiles(p)[0] for p in (image, white, hidden(image, mask), result)]])
 
 
-def edit() -> Picture:
+def edit() -> PILImage:
     model, clip = base()
     sketch = loaded("sketch.png")
     small = images.to_comfy(images.fit(images.from_comfy(sketch), 64))
     rows = []
     for subject in ("strawberry", "tomato"):
         words = prompts(clip, f"a {subject} on a white background")
-        row = pictures(small)
+        row = tiles(small)
         for denoise in (0.4, 0.6, 0.8):
             given = {"model": model, "image": sketch, "denoise": denoise, "seed": 5}
-            row += pictures(call("GlideEdit", **given, **words)[0])
+            row += tiles(call("GlideEdit", **given, **words)[0])
         rows.append(row)
     return grid(rows)
 
 
-def clip_score() -> Picture:
-    """Pictures of other things than what is asked for, and some that nearly are."""
+def clip_score() -> PILImage:
+    """Images of the requested subject, of similar ones and of others."""
     subjects = ("an owl", "a wolf", "a fox", "a purple fox", "a strawberry", "a lion", "a flat fox")
-    batch = [drawn(f"{subject} on a blue background") for subject in subjects]
-    batch.append(drawn("a fox on a pink background"))
+    batch = [sample(f"{subject} on a blue background") for subject in subjects]
+    batch.append(sample("a fox on a pink background"))
     ranked, scores = call("GlideClipScore", image=torch.cat(batch), clip=noisy_clip(), text=FOX)
     found = [line.split()[0] for line in scores.splitlines()]
     cells = [
-        below(p, f"{float(score):.2f}") for p, score in zip(pictures(ranked), found, strict=True)
+        captioned(p, f"{float(score):.2f}") for p, score in zip(tiles(ranked), found, strict=True)
     ]
     return grid([cells[:4], cells[4:]])
 
 
-def guidance_sweep() -> Picture:
+def guidance_sweep() -> PILImage:
     model, clip = base()
-    drawing = call(
+    plot = call(
         "GlideGuidanceSweep", model=model, clip=noisy_clip(), cfg_scales="1, 3, 8",
-        clip_scales="0, 3", steps="20", samplers="ddpm", seed=1, pictures=4,
+        clip_scales="0, 3", steps="20", samplers="ddpm", seed=1, images=4,
         **prompts(clip, "a hedgehog on a white background"),
     )[0]  # fmt: skip
-    picture = pictures(drawing, 1)[0]
-    return picture.resize((640, round(picture.height * 640 / picture.width)), Image.LANCZOS)
+    tile = tiles(plot, 1)[0]
+    return tile.resize((640, round(tile.height * 640 / tile.width)), Image.LANCZOS)
 
 
-DRAW: dict[str, Callable[[], Picture]] = {
+MAKERS: dict[str, Callable[[], PILImage]] = {
     "GlideLoader": loader,
     "GlideUpsamplerLoader": upsampler_loader,
     "GlideClipLoader": clip_loader,
@@ -313,16 +316,18 @@ DRAW: dict[str, Callable[[], Picture]] = {
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(DRAW)
-    unknown = set(wanted) - set(DRAW)
+    wanted = sys.argv[1:] or list(MAKERS)
+    unknown = set(wanted) - set(MAKERS)
     if unknown:
-        sys.exit(f"no such node: {', '.join(sorted(unknown))}. Expected some of {', '.join(DRAW)}")
+        sys.exit(
+            f"Unknown node: {', '.join(sorted(unknown))}. Expected some of {', '.join(MAKERS)}"
+        )
     IMAGES.mkdir(exist_ok=True)
     with host.using(StandaloneHost(device="cpu", dtype="float32", show_progress=False)):
         for node_id in wanted:
             file = IMAGES / f"{node_id}.webp"
             unfinished = file.with_suffix(".tmp")
-            DRAW[node_id]().save(unfinished, "WEBP", quality=80, method=6)
+            MAKERS[node_id]().save(unfinished, "WEBP", quality=80, method=6)
             os.replace(unfinished, file)
             print(f"{file}  {file.stat().st_size / 1000:.0f} kB", flush=True)
 

@@ -24,7 +24,7 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "example_workflows"
 NEEDS_OTHER_WEIGHTS = {"glide_guide_any_model", "glide_openai_checkpoints"}
-WIDTH = 1600  # pixels of the picture
+WIDTH = 1600  # pixels of the image
 SIZE = (2400, 1300)  # of the window
 SETTINGS = {
     "Comfy.Minimap.Visible": False,
@@ -68,14 +68,14 @@ def photograph(page: Any, name: str, folder: Path) -> None:
     end, detail = page.evaluate(RUN, workflow)
     if end != "execution_success":
         raise SystemExit(f"{name}: {end}: {detail}")
-    page.wait_for_timeout(2000)  # pictures are still on their way
+    page.wait_for_timeout(2000)  # images are still on their way
     clip = page.evaluate(FRAME, list(SIZE))
     page.wait_for_timeout(2000)
-    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    if picture.width > WIDTH:
-        height = round(picture.height * WIDTH / picture.width)
-        picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-    picture.save(folder / f"{name}.jpg", quality=80)
+    image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    if image.width > WIDTH:
+        height = round(image.height * WIDTH / image.width)
+        image = image.resize((WIDTH, height), Image.Resampling.LANCZOS)
+    image.save(folder / f"{name}.jpg", quality=80)
     print(folder / f"{name}.jpg", flush=True)
 
 

@@ -55,7 +55,7 @@ def randomize(module: torch.nn.Module) -> None:
 
 
 def open_clip_model() -> tuple[torch.nn.Module, Any]:
-    """An open_clip CLIP of 32-pixel pictures, and a tokenizer of its vocabulary."""
+    """An open_clip CLIP of 32-pixel images, and a tokenizer of its vocabulary."""
     import open_clip
 
     torch.manual_seed(4)

@@ -97,7 +97,7 @@ class Inside:
         return self("CLIPTextEncode", clip=clip, text=text)
 
     def ksampler(self, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
-        """Core's KSampler on an empty latent of one picture; gives the samples."""
+        """Core's KSampler on an empty latent of one image; gives the samples."""
         inputs = {
             "seed": 0,
             "steps": 4,

@@ -55,7 +55,7 @@ def schemas(server: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def pictures(server: Any) -> None:
+def input_images(server: Any) -> None:
     folder = server.checkpoints.base_directory / "input"
     Image.new("RGB", (96, 80), (80, 170, 90)).save(folder / PICTURE)
     mask = Image.new("RGB", (96, 80))
@@ -95,7 +95,7 @@ def test_what_it_offers_reaches_the_nodes_inside(path: Path, schemas: Any) -> No
 
 
 @pytest.mark.bundled
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("input_images")
 @each_blueprint
 def test_it_draws_with_the_bundled_models(path: Path, server: Any, schemas: Any) -> None:
     graph = workflow.read(used(path, steps=2), schemas)

@@ -55,7 +55,7 @@ VIEW = """([id, script]) => {
 
 
 def workflow(**changes: Any) -> dict[str, Any]:
-    """The CLIP-guided example, with fewer steps, two pictures, and widgets changed."""
+    """The CLIP-guided example, with fewer steps, two images, and widgets changed."""
     found = json.loads(
         (REPOSITORY / "example_workflows" / "glide_clip_guided.json").read_text("utf-8")
     )

@@ -25,7 +25,7 @@ def glide(comfy: Any, request: pytest.FixtureRequest) -> Any:
 
 
 def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
-    """GLIDE Sampler's pictures [B, 3, H, W] in [-1, 1]."""
+    """GLIDE Sampler's images [B, 3, H, W] in [-1, 1]."""
     inputs = {
         "latent_image": comfy.empty(),
         "seed": 5,
@@ -59,7 +59,7 @@ def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any) -> None:
 
 
 def test_core_s_euler_on_glide_s_steps_is_ddim(comfy: Any, glide: Any) -> None:
-    """Deterministic DDIM is Euler's method in sigma: the two samplers draw one picture."""
+    """Deterministic DDIM is Euler's method in sigma: the two samplers draw one image."""
     model, _, positive, negative, _ = glide
     steps = Schedule.named("squaredcos_cap_v2").respaced("6").timestep_map
     sigmas = model.get_model_object("model_sampling").sigmas[torch.from_numpy(steps.copy())]
@@ -179,18 +179,18 @@ def upsampled_by_ksampler(
     return comfy.ksampler(up, first, second, latent_image=latent, cfg=1.0, **run)
 
 
-def test_ksampler_upsamples_with_the_picture_in_its_conditioning(comfy: Any, glide: Any) -> None:
+def test_ksampler_upsamples_with_the_image_in_its_conditioning(comfy: Any, glide: Any) -> None:
     _, _, positive, negative, _ = glide
     up = comfy.load_upsampler()
-    pictures = [torch.full((2, 32, 32, 3), value) for value in (0.05, 0.95)]
-    found = [upsampled_by_ksampler(comfy, up, positive, negative, p) for p in pictures]
+    images = [torch.full((2, 32, 32, 3), value) for value in (0.05, 0.95)]
+    found = [upsampled_by_ksampler(comfy, up, positive, negative, p) for p in images]
     assert found[0].shape == (2, 3, 128, 128)
     assert float((found[1] - found[0]).abs().mean()) > 1e-3
 
 
 @pytest.mark.bundled
 def test_ksampler_enlarges_as_glide_upsample_does(comfy: Any) -> None:
-    """On trained weights: the same picture as the pack's own node, up to each one's noise."""
+    """On trained weights: the same image as the pack's own node, up to each one's noise."""
     model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
     up = comfy("GlideUpsamplerLoader", checkpoint="bundled/upsampler.safetensors", dtype="float32")
     positive, negative = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")

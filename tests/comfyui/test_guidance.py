@@ -39,7 +39,7 @@ def latent(comfy: Any) -> Any:
 
 
 def cosine(comfy: Any, clip: Any, samples: torch.Tensor, text: str) -> float:
-    """Mean cosine of pictures in [-1, 1] with a text, by a GLIDE_CLIP."""
+    """Mean cosine of images in [-1, 1] with a text, by a GLIDE_CLIP."""
     lines = comfy("GlideClipScore", image=(samples.movedim(1, -1) + 1) / 2, clip=clip, text=text,
                   keep=0)[1]  # fmt: skip
     return float(lines.split()[0])

@@ -49,17 +49,17 @@ def open_help(page: Any, name: str, title: str) -> Any:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
-def test_the_info_button_opens_the_page_with_its_picture_and_tables(
+def test_the_info_button_opens_the_page_with_its_image_and_tables(
     page: Any, tables: dict[str, list[list[str]]], path: Path
 ) -> None:
     title = path.read_text().split("\n", 1)[0].removeprefix("# ")
     shown = open_help(page, path.stem, title)
 
-    picture = shown.locator("img")
-    assert picture.count() == 1
-    page.wait_for_function("image => image.complete", arg=picture.element_handle())
-    assert picture.evaluate("image => image.naturalWidth") > 400
-    assert picture.evaluate("image => image.clientWidth") > 150
+    image = shown.locator("img")
+    assert image.count() == 1
+    page.wait_for_function("image => image.complete", arg=image.element_handle())
+    assert image.evaluate("image => image.naturalWidth") > 400
+    assert image.evaluate("image => image.clientWidth") > 150
 
     found = [
         [row.locator("code").first.inner_text() for row in table.locator("tbody tr").all()]

@@ -15,8 +15,8 @@ def glide(comfy: Any) -> Any:
     return model, vae, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
 
-def picture(size: int = 64, hidden: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture whose right half is `hidden`, and the mask that covers that half (1 = repaint)."""
+def make_image(size: int = 64, hidden: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image whose right half is `hidden`, and the mask that covers that half (1 = repaint)."""
     image = torch.rand(1, size, size, 3, generator=torch.Generator().manual_seed(4))
     mask = torch.zeros(1, size, size)
     mask[:, :, size // 2 :] = 1.0
@@ -47,7 +47,7 @@ def test_conditioning_hides_what_the_mask_covers(
     model, vae, positive, negative = glide
 
     def channels(hidden: float) -> torch.Tensor:
-        image, mask = picture(hidden=hidden)
+        image, mask = make_image(hidden=hidden)
         inputs = {"positive": positive, "negative": negative, "mask": mask}
         if node.startswith("Glide"):
             inputs |= {"image": image, "width": 64, "height": 64}
@@ -62,7 +62,7 @@ def test_conditioning_hides_what_the_mask_covers(
 
     dark, light = channels(0.0), channels(1.0)
     assert torch.equal(dark, light)
-    image, _ = picture()
+    image, _ = make_image()
     torch.testing.assert_close(dark[0, :3, :, :32], image[0, :, :32].movedim(-1, 0) * 2 - 1)
     assert float(dark[:, :3, :, 32:].abs().max()) == 0
     assert torch.equal(dark[0, 3].unique(), torch.tensor([0.0, 1.0]))
@@ -73,7 +73,7 @@ def test_a_noise_mask_alone_hides_too(comfy: Any, glide: Any) -> None:
     model, vae, positive, negative = glide
 
     def channels(hidden: float) -> torch.Tensor:
-        image, mask = picture(hidden=hidden)
+        image, mask = make_image(hidden=hidden)
         latent = comfy("VAEEncode", pixels=image, vae=vae)
         latent = comfy("SetLatentNoiseMask", samples=latent, mask=mask)
         return model_sees(
@@ -90,7 +90,7 @@ def test_a_noise_mask_alone_hides_too(comfy: Any, glide: Any) -> None:
 def test_a_noise_mask_keeps_the_known_half(comfy: Any, name: str, sampler: str) -> None:
     model, clip, vae = comfy.load(name)
     positive, negative = comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
-    image, mask = picture()
+    image, mask = make_image()
     latent = comfy("VAEEncode", pixels=image, vae=vae)
     latent = comfy("SetLatentNoiseMask", samples=latent, mask=mask)
     found = comfy.ksampler(model, positive, negative, latent_image=latent, sampler_name=sampler)
@@ -108,7 +108,7 @@ def test_without_a_mask_the_model_draws_from_text_alone(comfy: Any, glide: Any) 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_masks_of_one_value_work(comfy: Any, glide: Any, value: float) -> None:
     model, vae, positive, negative = glide
-    image, _ = picture()
+    image, _ = make_image()
     mask = torch.full((1, 64, 64), value)
     plus, minus, latent = comfy(
         "InpaintModelConditioning",
@@ -120,12 +120,12 @@ def test_masks_of_one_value_work(comfy: Any, glide: Any, value: float) -> None:
         torch.testing.assert_close(found, latent["samples"], rtol=0, atol=1e-3)
 
 
-def test_a_large_picture_leaks_nothing_when_it_is_shrunk(comfy: Any, glide: Any) -> None:
+def test_a_large_image_is_resized_without_leaking_hidden_pixels(comfy: Any, glide: Any) -> None:
     model, _, positive, negative = glide
     values = comfy.module("nodes.host.values")
 
     def channels(hidden: float) -> torch.Tensor:
-        image, mask = picture(size=200, hidden=hidden)
+        image, mask = make_image(size=200, hidden=hidden)
         extras = {
             values.INPAINT_IMAGE: image.movedim(-1, 1) * 2 - 1,
             values.INPAINT_MASK: mask[:, None],
@@ -138,7 +138,7 @@ def test_a_large_picture_leaks_nothing_when_it_is_shrunk(comfy: Any, glide: Any)
 
 def inpaint(comfy: Any, glide: Any, **changes: Any) -> torch.Tensor:
     model, _, positive, negative = glide
-    image, mask = picture(size=96)
+    image, mask = make_image(size=96)
     inputs = {
         "model": model, "image": image, "mask": mask, "positive": positive, "negative": negative,
         "seed": 0, "steps": 3, "sampler_name": "ddim", "cfg": 3.0, **changes,
@@ -147,7 +147,7 @@ def inpaint(comfy: Any, glide: Any, **changes: Any) -> torch.Tensor:
 
 
 def test_our_node_leaves_untouched_pixels_as_they_are(comfy: Any, glide: Any) -> None:
-    image, _ = picture(size=96)
+    image, _ = make_image(size=96)
     found = inpaint(comfy, glide, feather=0)
     assert found.shape == image.shape
     assert torch.equal(found[:, :, :48], image[:, :, :48])

@@ -44,7 +44,7 @@ def lora_file(comfy: Any, model: Any, style: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("style", ["kohya", "diffusers"])
-def test_a_lora_changes_the_picture_and_leaves_the_model(
+def test_a_lora_changes_the_image_and_leaves_the_model(
     comfy: Any, glide: Any, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, _, _, positive, negative = glide

@@ -103,7 +103,7 @@ def test_model_gives_the_core_s_x0(comfy: Any, glide: Any) -> None:
 
 
 @pytest.mark.parametrize("sampler", FEW)
-def test_ksampler_makes_a_picture(comfy: Any, glide: Any, sampler: str) -> None:
+def test_ksampler_makes_an_image(comfy: Any, glide: Any, sampler: str) -> None:
     model, _, vae, positive, negative, _ = glide
     samples = comfy.ksampler(model, positive, negative, sampler_name=sampler)
     assert samples.shape == (1, 3, 64, 64)
@@ -143,7 +143,7 @@ def test_zeroed_out_means_no_prompt(comfy: Any, glide: Any) -> None:
 
 
 @pytest.mark.parametrize("node", ["ConditioningConcat", "ConditioningAverage", "Combine", "Area"])
-def test_conditioning_nodes_change_the_picture(comfy: Any, glide: Any, node: str) -> None:
+def test_conditioning_nodes_change_the_image(comfy: Any, glide: Any, node: str) -> None:
     model, clip, _, positive, negative, _ = glide
     other = comfy.prompt(clip, "blue sky over grass")
     if node == "ConditioningConcat":
@@ -166,7 +166,7 @@ def test_conditioning_nodes_change_the_picture(comfy: Any, glide: Any, node: str
     assert float((found - plain).abs().max()) > 1e-3
 
 
-def test_img2img_starts_from_the_picture(comfy: Any, glide: Any) -> None:
+def test_img2img_starts_from_the_image(comfy: Any, glide: Any) -> None:
     model, _, vae, positive, negative, _ = glide
     latent = comfy("VAEEncode", pixels=torch.full((1, 64, 64, 3), 0.9), vae=vae)
     near = comfy.ksampler(model, positive, negative, latent_image=latent, denoise=0.1)

@@ -11,7 +11,7 @@ SCHEDULERS = (
     "normal", "simple", "sgm_uniform", "beta", "kl_optimal", "ddim_uniform", "karras", "exponential"
 )  # fmt: skip
 WHOLE_BATCH = ("dpm_adaptive",)  # chooses its steps by the error of the whole batch
-HARD = ("heun", "dpm_2_ancestral", "dpm_fast")  # lose the picture on a step from sigma 20291 to 12
+HARD = ("heun", "dpm_2_ancestral", "dpm_fast")  # lose the image on a step from sigma 20291 to 12
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def test_a_timestep_range_decides_which_prompt_draws(comfy: Any, glide: Any) -> 
     early = comfy("ConditioningSetTimestepRange", conditioning=positive, start=0.0, end=0.5)
     late = comfy("ConditioningSetTimestepRange", conditioning=other, start=0.5, end=1.0)
     both = comfy("ConditioningCombine", conditioning_1=early, conditioning_2=late)
-    pictures = [comfy.ksampler(model, c, negative) for c in (positive, other, both)]
-    assert all(float((pictures[2] - p).abs().max()) > 1e-3 for p in pictures[:2])
+    images = [comfy.ksampler(model, c, negative) for c in (positive, other, both)]
+    assert all(float((images[2] - p).abs().max()) > 1e-3 for p in images[:2])
 
 
 def test_a_mask_confines_a_prompt_to_its_half(comfy: Any, glide: Any) -> None:
@@ -168,13 +168,13 @@ def test_schedulers_start_where_nothing_can_be_seen_and_not_far_above(
 def test_second_order_samplers_draw_what_euler_draws(
     comfy: Any, sampler: str, scheduler: str
 ) -> None:
-    """On trained weights, where one bad step at the top would lose the picture."""
+    """On trained weights, where one bad step at the top would lose the image."""
     model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
     prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
     expected = comfy.ksampler(model, *prompts, steps=20, sampler_name="euler")
     found = comfy.ksampler(model, *prompts, steps=20, sampler_name=sampler, scheduler=scheduler)
     error = float((found - expected).square().mean().sqrt())
-    # a lost picture is 1.2 off; fresh noise draws another fox, simple's last step is coarse
+    # a lost image is 1.2 off; fresh noise draws another fox, simple's last step is coarse
     limits = {("dpm_2_ancestral", scheduler): 0.2, ("dpm_fast", "simple"): 0.1}
     assert error < limits.get((sampler, scheduler), 0.08)
 

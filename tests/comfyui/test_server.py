@@ -105,10 +105,10 @@ def graph() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def photo(server: Any) -> None:
-    """A picture whose right half is transparent: LoadImage makes the mask of it."""
-    picture = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
-    picture.paste((0, 0, 0, 0), (48, 0, 96, 80))
-    picture.save(server.checkpoints.base_directory / "input" / "photo.png")
+    """An image whose right half is transparent; LoadImage returns that half as the mask."""
+    photo = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
+    photo.paste((0, 0, 0, 0), (48, 0, 96, 80))
+    photo.save(server.checkpoints.base_directory / "input" / "photo.png")
 
 
 @pytest.mark.usefixtures("photo")

@@ -1,4 +1,4 @@
-"""What the browser hears while a model samples, and the pictures it gets to compare."""
+"""What the browser hears while a model samples, and the images it gets to compare."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def told(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         yield server.received
 
 
-def test_the_similarity_is_clip_s_cosine_at_the_noised_picture(
+def test_the_similarity_is_clip_s_cosine_at_the_noised_image(
     comfy: Any, checkpoints: Checkpoints, told: list[dict[str, Any]]
 ) -> None:
     model, clip, _ = comfy.load()
@@ -179,7 +179,7 @@ def test_the_similarity_is_clip_s_cosine_at_the_noised_picture(
         assert data["sigma"] == pytest.approx(float(sigma), rel=1e-5)
 
 
-def test_listening_changes_no_bit_of_a_picture(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listening_changes_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy_execution.utils import CurrentNodeContext
 
     model, clip, _ = comfy.load()
@@ -189,7 +189,7 @@ def test_listening_changes_no_bit_of_a_picture(comfy: Any, monkeypatch: pytest.M
     )  # fmt: skip
     positive, negative = comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
-    def pictures() -> list[torch.Tensor]:
+    def images() -> list[torch.Tensor]:
         patched = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=5.0)
         exact = comfy(
             "GlideSampler",
@@ -198,11 +198,11 @@ def test_listening_changes_no_bit_of_a_picture(comfy: Any, monkeypatch: pytest.M
         )[0]  # fmt: skip
         return [comfy.ksampler(patched, positive, negative), exact]
 
-    silent = pictures()
+    silent = images()
     server = FakeServer()
     monkeypatch.setattr(comfy.module("nodes.host.comfyui.step_events"), "listening", lambda: server)
     with CurrentNodeContext("prompt", "1"):
-        heard = pictures()
+        heard = images()
     assert server.received
     assert all(torch.equal(a, b) for a, b in zip(silent, heard, strict=True))
 
@@ -217,11 +217,11 @@ def test_values_that_are_no_numbers_are_sent_as_null(comfy: Any) -> None:
 # before and after
 
 
-def test_the_nodes_that_change_pictures_give_both(server: Any) -> None:
+def test_the_nodes_that_change_images_give_both(server: Any) -> None:
     base = server.checkpoints.base_directory
-    picture = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
-    picture.paste((0, 0, 0, 0), (48, 0, 96, 80))
-    picture.save(base / "input" / "photo.png")
+    photo = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
+    photo.paste((0, 0, 0, 0), (48, 0, 96, 80))
+    photo.save(base / "input" / "photo.png")
     run = server.run(graph())
     assert run.end == "execution_success", run.events[-1]
     pairs = {

@@ -22,7 +22,7 @@ from glide_core.models.noisy_clip import NoisyClip
 
 
 def config(kind: ModelKind, prediction_type: str = "epsilon") -> GlideConfig:
-    """A GLIDE of two levels; the upsamplers' picture is 128 pixels wide, to save time."""
+    """A GLIDE of two levels; the upsamplers' image is 128 pixels wide, to save time."""
     up = "upsampler" in kind
     return GlideConfig(
         kind=kind,

@@ -58,7 +58,7 @@ ELSEWHERE = [path for path in EXAMPLES if foreign_types(path)]
 
 
 @pytest.mark.parametrize("path", HERE, ids=[path.stem for path in HERE])
-def test_it_runs_here_and_writes_its_pictures_with_the_workflow_inside(
+def test_it_runs_here_and_writes_its_images_with_the_workflow_inside(
     path: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow = load(path)

@@ -14,7 +14,7 @@ from glide_pack.nodes.inputs import PRESETS
 from glide_core import images
 from glide_core.errors import GlideError
 
-from .test_nodes import base, call, draw, picture, prompts, standalone, upsampler
+from .test_nodes import base, call, draw, make_image, prompts, standalone, upsampler
 
 __all__ = ["standalone"]  # the fixture that every test here uses
 
@@ -117,7 +117,13 @@ def test_a_loader_with_a_linked_file_input_does_not_run_again_every_time() -> No
 
 def test_editing_with_upsample_denoise_0_enlarges_the_small_result() -> None:
     model, clip, _ = base()
-    given = {"model": model, "image": picture(64, 64), "steps": 2, "denoise": 0.5, **prompts(clip)}
+    given = {
+        "model": model,
+        "image": make_image(64, 64),
+        "steps": 2,
+        "denoise": 0.5,
+        **prompts(clip),
+    }
     (small,) = call("GlideEdit", **given)
     (large,) = call("GlideEdit", **given, upsample_denoise=0.0)
     assert small.shape == (1, 64, 64, 3) and large.shape == (1, 256, 256, 3)
@@ -140,14 +146,14 @@ def squares() -> torch.Tensor:
 
 
 def test_every_mask_of_a_batch_gets_its_own_crop() -> None:
-    image, masks = picture(300, 60, batch=2), squares()
+    image, masks = make_image(300, 60, batch=2), squares()
     together = inpaint(image=image, mask=masks, seed=4)
     alone = inpaint(image=image[1:], mask=masks[1:], seed=5)
     assert torch.allclose(together[1], alone[0], atol=1e-3)
 
 
 def test_images_and_masks_stay_paired_under_variations() -> None:
-    image, masks = picture(300, 60, batch=2), squares()
+    image, masks = make_image(300, 60, batch=2), squares()
     found = inpaint(image=image, mask=masks, variations=2)
     for i in range(4):
         changed = (found[i] != image[i % 2]).any(dim=-1)
@@ -155,11 +161,11 @@ def test_images_and_masks_stay_paired_under_variations() -> None:
 
 
 def test_several_masks_of_one_image_give_several_images() -> None:
-    assert inpaint(image=picture(300, 60), mask=squares()).shape == (2, 60, 300, 3)
+    assert inpaint(image=make_image(300, 60), mask=squares()).shape == (2, 60, 300, 3)
 
 
 def test_a_grown_mask_changes_more_and_a_blurred_one_fades_out_beyond_its_edge() -> None:
-    image, mask = picture(100, 100), torch.zeros(1, 100, 100)
+    image, mask = make_image(100, 100), torch.zeros(1, 100, 100)
     mask[:, 40:60, 40:60] = 1
     extent = {}
     for name, options in {
@@ -183,7 +189,7 @@ def test_a_grey_image_is_inpainted_in_colour() -> None:
 
 
 def nan_image() -> torch.Tensor:
-    image = picture(64, 64)
+    image = make_image(64, 64)
     image[0, 0, 0, 0] = torch.nan
     return image
 
@@ -228,10 +234,13 @@ def test_an_image_that_does_not_fit_is_refused_by_name(node: str, make: Any, wor
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"image": picture(64, 64, batch=3), "mask": torch.ones(2, 64, 64)}, "3 images.*2 masks"),
-        ({"image": picture(64, 64), "mask": picture(64, 64)}, "MASK on 'mask' has the shape"),
         (
-            {"image": picture(64, 64), "mask": torch.full((1, 64, 64), torch.nan)},
+            {"image": make_image(64, 64, batch=3), "mask": torch.ones(2, 64, 64)},
+            "3 images.*2 masks",
+        ),
+        ({"image": make_image(64, 64), "mask": make_image(64, 64)}, "MASK on 'mask' has the shape"),
+        (
+            {"image": make_image(64, 64), "mask": torch.full((1, 64, 64), torch.nan)},
             "MASK on 'mask' holds NaN",
         ),
     ],
@@ -262,7 +271,7 @@ def test_a_size_that_changes_is_logged(caplog: pytest.LogCaptureFixture) -> None
         call(
             "GlideUpsample",
             model=upsampler(),
-            image=picture(512, 512),
+            image=make_image(512, 512),
             positive=prompts(clip)["positive"],
             steps=1,
         )
@@ -288,7 +297,7 @@ def test_scores_come_in_chunks_with_progress(monkeypatch: pytest.MonkeyPatch) ->
     from glide_pack.nodes import scoring
 
     clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
-    image = picture(64, 64, batch=5)
+    image = make_image(64, 64, batch=5)
     whole = call("GlideClipScore", image=image, clip=clip, text="an apple")[1]
     monkeypatch.setattr(scoring, "CHUNK", 2)
     assert call("GlideClipScore", image=image, clip=clip, text="an apple")[1] == whole

@@ -57,11 +57,11 @@ def draw(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inpu
     return call("GlideSampler", model=model or loaded, **given)
 
 
-def picture(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tensor:
+def make_image(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_sampler_gives_images_and_the_same_pictures_as_a_latent() -> None:
+def test_the_sampler_gives_images_and_the_same_images_as_a_latent() -> None:
     image, latent = draw(2)
     assert image.shape == (2, 32, 32, 3)
     assert image.min() >= 0 and image.max() <= 1
@@ -79,7 +79,7 @@ def test_the_largest_seed_works_and_wraps() -> None:
     assert torch.allclose(together[1], wrapped[0], atol=1e-4)
 
 
-def test_the_prompt_and_the_guidance_change_the_picture() -> None:
+def test_the_prompt_and_the_guidance_change_the_image() -> None:
     plain = draw(cfg=1.0)[0]
     assert not torch.equal(plain, draw(cfg=4.0)[0])
     assert not torch.equal(plain, draw(cfg=1.0, text="a blue car")[0])
@@ -134,8 +134,8 @@ def test_upsampling_makes_sides_four_times_as_long_in_any_shape() -> None:
     _, clip, _ = base()
     positive = prompts(clip)["positive"]
     given = {"model": upsampler(), "positive": positive, "steps": 1}
-    assert call("GlideUpsample", image=picture(64, 64), **given)[0].shape == (1, 256, 256, 3)
-    (wide,) = call("GlideUpsample", image=picture(50, 25), low_size=16, **given)
+    assert call("GlideUpsample", image=make_image(64, 64), **given)[0].shape == (1, 256, 256, 3)
+    (wide,) = call("GlideUpsample", image=make_image(50, 25), low_size=16, **given)
     assert wide.shape == (1, 64, 128, 3)
 
 
@@ -144,7 +144,7 @@ def test_inpainting_changes_nothing_outside_the_mask(
     marked: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, clip, _ = base("tiny_inpaint.safetensors")
-    image, mask = picture(100, 70), torch.zeros(1, 70, 100)
+    image, mask = make_image(100, 70), torch.zeros(1, 70, 100)
     if marked == "everything":
         mask[:] = 1
     elif marked != "nothing":
@@ -162,13 +162,13 @@ def test_inpainting_changes_nothing_outside_the_mask(
 
 def test_inpainting_has_a_second_stage_and_variations() -> None:
     model, clip, _ = base("tiny_inpaint.safetensors")
-    mask = torch.zeros(1, 12, 20)  # of another size than the picture
+    mask = torch.zeros(1, 12, 20)  # of another size than the image
     mask[:, 4:8, 5:15] = 1
     found, patch = call(
         "GlideInpaint",
         model=model,
         upsampler=upsampler("tiny_upsampler_inpaint.safetensors"),
-        image=picture(100, 60),
+        image=make_image(100, 60),
         mask=mask,
         steps=1,
         upsample_steps=1,
@@ -181,7 +181,7 @@ def test_inpainting_has_a_second_stage_and_variations() -> None:
 
 def test_inpaint_conditioning_serves_the_sampler() -> None:
     model, clip, _ = base("tiny_inpaint.safetensors")
-    image, mask = picture(64, 64), torch.zeros(1, 64, 64)
+    image, mask = make_image(64, 64), torch.zeros(1, 64, 64)
     mask[:, :, 32:] = 1
     positive, negative, latent = call(
         "GlideInpaintConditioning", image=image, mask=mask, **prompts(clip)
@@ -198,9 +198,9 @@ def test_inpaint_conditioning_serves_the_sampler() -> None:
     assert not torch.allclose(found[:, :, 32:], image[:, :, 32:], atol=0.01)
 
 
-def test_editing_by_denoise_0_keeps_the_picture() -> None:
+def test_editing_by_denoise_0_keeps_the_image() -> None:
     model, clip, _ = base()
-    image = picture(64, 64)
+    image = make_image(64, 64)
     (same,) = call("GlideEdit", model=model, image=image, denoise=0.0, steps=2, **prompts(clip))
     assert torch.allclose(same, image, atol=1 / 255)
     (other,) = call("GlideEdit", model=model, image=image, denoise=0.9, steps=4, **prompts(clip))
@@ -213,7 +213,7 @@ def test_editing_with_an_upsampler_is_four_times_as_large() -> None:
         "GlideEdit",
         model=model,
         upsampler=upsampler(),
-        image=picture(90, 60),
+        image=make_image(90, 60),
         steps=2,
         upsample_steps=2,
         upsample_denoise=0.5,
@@ -222,9 +222,9 @@ def test_editing_with_an_upsampler_is_four_times_as_large() -> None:
     assert found.shape == (1, 256, 384, 3)
 
 
-def test_scores_rank_the_pictures() -> None:
+def test_scores_rank_the_images() -> None:
     clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
-    image = picture(64, 64, batch=3)
+    image = make_image(64, 64, batch=3)
     ranked, lines = call("GlideClipScore", image=image, clip=clip, text="an apple", keep=2)
     values = [float(line.split()[0]) for line in lines.splitlines()]
     assert ranked.shape[0] == 2 and values == sorted(values, reverse=True)
@@ -252,7 +252,7 @@ def test_a_model_of_the_wrong_kind_is_named_with_its_input(
     if node == "GlideSampler":
         inputs["latent_image"] = call("GlideEmptyLatent")[0]
     else:
-        inputs["image"] = picture()
+        inputs["image"] = make_image()
     if node == "GlideInpaint":
         inputs["mask"] = torch.ones(1, 24, 40)
     if node == "GlideUpsample":
@@ -307,7 +307,7 @@ def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
         call(
             "GlideUpsample",
             model=guided,
-            image=picture(64, 64),
+            image=make_image(64, 64),
             positive=prompts(clip)["positive"],
             steps=1,
         )

@@ -56,7 +56,7 @@ def load(**changes: Any) -> Any:
     return node.load(**{**given, **changes})[0]
 
 
-def test_it_guides_a_sampler_by_its_estimate_of_the_picture() -> None:
+def test_it_guides_a_sampler_by_its_estimate_of_the_image() -> None:
     nodes: Any = NODE_CLASS_MAPPINGS
     model, clip, _ = nodes["GlideLoader"]().load("tiny_base.safetensors", "float32")
     words = nodes["GlideTextEncode"]().encode(clip, "an apple")[0]
@@ -68,7 +68,7 @@ def test_it_guides_a_sampler_by_its_estimate_of_the_picture() -> None:
     assert torch.isfinite(pulled).all() and not torch.allclose(plain, pulled, atol=1e-3)
 
 
-def test_it_scores_pictures_between_minus_one_and_one() -> None:
+def test_it_scores_images_between_minus_one_and_one() -> None:
     image = torch.rand(3, 40, 60, 3)
     node: Any = NODE_CLASS_MAPPINGS["GlideClipScore"]()
     ranked, lines = node.score(image, load(), "an apple", 0)["result"]

@@ -206,19 +206,19 @@ def test_an_example_saves_or_shows_something_and_says_what_it_is_about(path: Pat
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_an_example_has_a_picture_of_its_result_beside_it(path: Path) -> None:
-    picture = path.with_suffix(".jpg")
-    with Image.open(picture) as image:
+def test_an_example_has_an_image_of_its_result_beside_it(path: Path) -> None:
+    thumbnail = path.with_suffix(".jpg")
+    with Image.open(thumbnail) as image:
         assert image.format == "JPEG"
         image.load()
         assert min(image.size) >= 200
         assert max(image.size) <= 2048
-    assert picture.stat().st_size < 400_000
+    assert thumbnail.stat().st_size < 400_000
 
 
-def test_no_picture_is_of_a_workflow_that_is_not_there() -> None:
-    pictures = {path.stem for path in (ROOT / "example_workflows").glob("*.jpg")}
-    assert pictures == {path.stem for path in EXAMPLES}
+def test_no_image_is_of_a_workflow_that_is_not_there() -> None:
+    thumbnails = {path.stem for path in (ROOT / "example_workflows").glob("*.jpg")}
+    assert thumbnails == {path.stem for path in EXAMPLES}
 
 
 def test_the_folders_hold_nothing_that_is_not_checked() -> None:

@@ -54,8 +54,8 @@ def test_training_never_draws_what_is_held_out(sprites: Sprites) -> None:
 
 def test_a_scene_is_drawn_where_and_on_what_it_says(sprites: Sprites) -> None:
     blue = torch.tensor(BACKGROUNDS["blue"]) / 127.5 - 1
-    picture = sprites.render(Scene((3,), sprites.colours.index("blue"), place="left"))
-    off = (picture - blue[:, None, None]).abs().sum(dim=0) > 0.1
+    image = sprites.render(Scene((3,), sprites.colours.index("blue"), place="left"))
+    off = (image - blue[:, None, None]).abs().sum(dim=0) > 0.1
     columns = off.any(dim=0).nonzero().flatten()
     assert columns.min() < 16
     assert columns.max() < 32
