@@ -5,7 +5,7 @@
 @lobehub/fluent-emoji-3d and @iconify-json/fluent-emoji-flat hold Microsoft's Fluent Emoji drawings
 (MIT) in two styles, emojibase-data their names (MIT). The store is one .npz: `rgba` uint8
 [N, 256, 256, 4], `labels`, `styles` ("3d", "flat"), and `subjects`: the name in a caption, empty
-where the drawing is not among the named subjects.
+where the drawing has no entry in `SUBJECTS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ GROUPS = {0, 3, 4, 5, 6, 7}  # of emojibase: faces, animals, food, travel, activ
 
 
 def build(fluent_3d: Path, fluent_flat: Path, emojibase: Path, out: Path) -> int:
-    """Write the store; returns the number of drawings. GlideError names what is missing."""
+    """Write the store and return the number of drawings.
+
+    GlideError lists named subjects without a 3D drawing.
+    """
     names = json.loads((emojibase / "en" / "data.json").read_text(encoding="utf-8"))
     flat = _Flat(fluent_flat)
     by_label = {label: subject for subject, label in SUBJECTS.items()}
@@ -38,21 +41,19 @@ def build(fluent_3d: Path, fluent_flat: Path, emojibase: Path, out: Path) -> int
         if entry.get("group") not in GROUPS or "o\u2019clock" in label or "-thirty" in label:
             continue
         subject = by_label.get(label, "")
-        for style, picture in (
+        for style, image in (
             ("3d", _drawing_3d(fluent_3d, entry["hexcode"])),
             ("flat", flat.drawing(entry["hexcode"])),
         ):
-            if picture is None:
+            if image is None:
                 continue
-            rows.append((picture, label, style, subject))
+            rows.append((image, label, style, subject))
             if style == "3d":
                 missing.discard(label)
     if missing:
-        raise GlideError(f"these drawings are missing from {fluent_3d}: {sorted(missing)}")
-    pictures, labels, styles, subjects = zip(*rows, strict=True)
-    np.savez_compressed(
-        out, rgba=np.stack(pictures), labels=labels, styles=styles, subjects=subjects
-    )
+        raise GlideError(f"{fluent_3d} lacks the drawings {sorted(missing)}")
+    images, labels, styles, subjects = zip(*rows, strict=True)
+    np.savez_compressed(out, rgba=np.stack(images), labels=labels, styles=styles, subjects=subjects)
     return len(rows)
 
 
@@ -88,8 +89,8 @@ class _Flat:
 def _pixels(source: Path | io.BytesIO) -> NDArray[np.uint8]:
     from PIL import Image
 
-    picture = Image.open(source).convert("RGBA")
-    return np.asarray(picture.resize((HIGH, HIGH), Image.Resampling.LANCZOS))
+    image = Image.open(source).convert("RGBA")
+    return np.asarray(image.resize((HIGH, HIGH), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Labelled sheets of pictures, and the sheets that the docs show of the bundled models:
-`python -m recipes.emoji.contact_sheets STORE.npz docs/images`."""
+"""Labelled contact sheets of the bundled models, for the docs.
+
+python -m recipes.emoji.contact_sheets STORE.npz docs/images
+"""
 
 from __future__ import annotations
 
@@ -20,27 +22,27 @@ from glide_core.stages import inpaint, text_to_image, upsample
 from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import LISTS, scene_list
-from recipes.emoji.score import BUNDLED, CLIP_ALONE, draw, high_scenes, in_chunks
+from recipes.emoji.score import BUNDLED, CLIP_ALONE, high_scenes, in_chunks, render_scenes
 from recipes.emoji.subjects import score_scenes
 
-_LINE = 14  # pixels that a label takes
+_LINE = 14  # height of a label in pixels
 
 
-def sheet(pictures: Tensor, labels: Sequence[str], columns: int, side: int = 128) -> Image.Image:
-    """Pictures [N, 3, H, W] in [-1, 1] in rows, each scaled to `side` with its label below."""
-    rows = -(-len(pictures) // columns)
+def sheet(images: Tensor, labels: Sequence[str], columns: int, side: int = 128) -> Image.Image:
+    """Tile images [N, 3, H, W] in [-1, 1] in rows, each scaled to `side`, with its label below."""
+    rows = -(-len(images) // columns)
     out = Image.new("RGB", (columns * (side + 4), rows * (side + _LINE + 4)), "white")
     pen = ImageDraw.Draw(out)
-    for i, (picture, label) in enumerate(zip(to_pil(pictures), labels, strict=True)):
+    for i, (image, label) in enumerate(zip(to_pil(images), labels, strict=True)):
         x, y = (i % columns) * (side + 4), (i // columns) * (side + _LINE + 4)
-        resample = Image.Resampling.NEAREST if side % picture.width == 0 else None
-        out.paste(picture.resize((side, side), resample), (x + 2, y + 2))
+        resample = Image.Resampling.NEAREST if side % image.width == 0 else None
+        out.paste(image.resize((side, side), resample), (x + 2, y + 2))
         pen.text((x + 2, y + side + 3), label, fill="black")
     return out
 
 
 def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
-    """A seeded list of prompts through base and upsampler, default settings."""
+    """Sample a seeded list of prompts with base and upsampler at default settings."""
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
     seeds = list(range(count))
@@ -53,7 +55,7 @@ def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
 
 
 def combination_sheet(folder: Path, sprites: Sprites, count: int = 6) -> Image.Image:
-    """A row each of the scenes with more words, and of combinations that training left out."""
+    """Sample each list of scenes but the first: one row per list."""
     model = load_model(folder / "base.safetensors")
     rows, labels = [], []
     for name in LISTS[1:]:
@@ -65,7 +67,7 @@ def combination_sheet(folder: Path, sprites: Sprites, count: int = 6) -> Image.I
 
 
 def memory_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
-    """Samples above the training drawing that is nearest to them."""
+    """Show samples above their nearest training drawings."""
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
     out = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=list(range(count)))
@@ -76,11 +78,11 @@ def memory_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image
     ]
     labels = [sprites.subjects[scene.subjects[0]] for scene in scenes]
     labels += [f"nearest: {names[0]}" for names in found]
-    return sheet(torch.cat([out, draw(near, sprites)]), labels, count, 96)
+    return sheet(torch.cat([out, render_scenes(near, sprites)]), labels, count, 96)
 
 
 def clip_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
-    """No caption in the base model: rows of rising CLIP guidance."""
+    """Sample with CLIP guidance and an empty caption: one row per scale."""
     model, clip = (load_model(folder / "base.safetensors"), load_clip(folder / "clip.safetensors"))
     captions = [sprites.caption(scene) for scene in scene_list(sprites, "seen", count)]
     with torch.no_grad():
@@ -97,49 +99,50 @@ def clip_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
 
 
 def inpaint_sheet(folder: Path, sprites: Sprites, count: int = 8) -> Image.Image:
-    """Known part, repainted at 64, repainted at 256, in columns of one prompt each."""
+    """Show the masked image and the results at 64x64 and 256x256: one column per prompt."""
     scenes = scene_list(sprites, "seen", count, seed=1)
-    captions, pictures = [sprites.caption(scene) for scene in scenes], draw(scenes, sprites)
+    captions = [sprites.caption(scene) for scene in scenes]
+    images = render_scenes(scenes, sprites)
     masks = random_keep_masks(torch.Generator().manual_seed(5), count, 64)
     seeds = list(range(count))
-    low = inpaint(
-        load_model(folder / "inpaint.safetensors"), pictures, masks, captions, seeds=seeds
-    )
+    low = inpaint(load_model(folder / "inpaint.safetensors"), images, masks, captions, seeds=seeds)
     high = inpaint(
         load_model(folder / "upsampler_inpaint.safetensors"),
-        F.interpolate(pictures, scale_factor=4, mode="bicubic").clamp(-1, 1),
+        F.interpolate(images, scale_factor=4, mode="bicubic").clamp(-1, 1),
         F.interpolate(masks, scale_factor=4),
         captions,
         low_res=low,
         seeds=seeds,
     )
-    known = pictures * masks
+    known = images * masks
     rows = [F.interpolate(v, (256, 256)) for v in (known, low)]
     labels = [*map(_short, captions), *["64x64"] * count, *["256x256"] * count]
     return sheet(torch.cat([*rows, high]), labels, count, 192)
 
 
 def upsample_sheet(folder: Path, sprites: Sprites, count: int = 5) -> Image.Image:
-    """Drawings never trained on: bicubic, the model, the true picture."""
-    pictures, captions = high_scenes(sprites, count)
-    low = F.avg_pool2d(pictures, 4)
+    """Show bicubic, upsampler and original for drawings outside the training set."""
+    images, captions = high_scenes(sprites, count)
+    low = F.avg_pool2d(images, 4)
     model = load_model(folder / "upsampler.safetensors")
     out = upsample(model, low, captions, seeds=list(range(count)))
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     labels = [*["bicubic"] * count, *["upsampler"] * count, *["true"] * count]
-    return sheet(torch.cat([bicubic, out, pictures]), labels, count, 256)
+    return sheet(torch.cat([bicubic, out, images]), labels, count, 256)
 
 
 def _short(caption: str) -> str:
-    """A caption that fits below its picture."""
+    """Shorten a caption to fit below its image."""
     return caption.replace(" background", "").replace(" on an ", " on ").replace(" on a ", " on ")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the docs' sheets of the bundled models.")
+    parser = argparse.ArgumentParser(description="Make the contact sheets in the docs.")
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
     parser.add_argument("out", type=Path, help="folder for the PNGs")
-    parser.add_argument("--folder", type=Path, default=BUNDLED, help="where the models are")
+    parser.add_argument(
+        "--folder", type=Path, default=BUNDLED, help="folder of the models (default: bundled)"
+    )
     parser.add_argument(
         "--only", nargs="*", help="samples combinations memory clip inpaint upsampler"
     )

@@ -1,4 +1,4 @@
-"""Curves of measurements: each point a setting's value and what was measured at it."""
+"""Plots of measured values against a setting, such as the guidance scale or the steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glide_core.evaluation.sweep_plots import DPI, SIZE, save
 
 @dataclass(frozen=True)
 class Point:
-    scale: float  # the setting that runs along the curve: a guidance scale, a number of steps
+    scale: float  # value of the setting: a guidance scale, a number of steps
     values: dict[str, float]
 
     def of(self, name: str) -> float:
@@ -33,9 +33,9 @@ def plot_curves(
     log_x: bool = False,
     x_name: str = "",
 ) -> None:
-    """Draw curves of one measurement over another as `path`.png and `path`.svg.
+    """Plot one value against another as `path`.png and `path`.svg.
 
-    log_x: a scale of 0 stands left of all.
+    log_x: logarithmic x axis; symmetric logarithmic if a value is 0.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,8 +1,7 @@
-"""Training pictures of the bundled models: drawings set on named backgrounds, and their captions.
+"""Training images of the bundled models: drawings on named backgrounds, and their captions.
 
-The store of drawings is built by `recipes.emoji.build_store`. A `Scene` says what is drawn; some
-combinations are never drawn for training (`vocabulary.held_out_*`), so that they can be asked for
-later.
+The store of drawings is built by `recipes.emoji.build_store`. A `Scene` describes an image. Some
+combinations are held out of training (`vocabulary.held_out_*`) to measure generalisation.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from recipes.emoji.vocabulary import (
 
 HIGH = 256  # side of the stored drawings
 LOW = 64
-FILL = 0.875  # share of its box that a drawing takes
+FILL = 0.875  # side of a drawing, relative to its box
 PAIRS, SMALL = 0.25, 0.25  # shares of the training scenes: two subjects, one at half size
 TINTED = 0.2  # share of the other scenes
-MAX_VARIANTS = 3  # of a scene, in a batch whose captions must be told apart
-UNSEEN_BY_UPSAMPLERS = 10  # every tenth label
+MAX_VARIANTS = 3  # of a scene in a batch of distinct scenes
+UNSEEN_BY_UPSAMPLERS = 10  # every tenth label is held out
 
 # upper left corner of the half-size box, in quarters of the side
 _CORNERS = {"left": (1, 0), "right": (1, 2), "top": (0, 1), "bottom": (2, 1), "middle": (1, 1)}
@@ -46,17 +45,17 @@ _CORNERS = {"left": (1, 0), "right": (1, 2), "top": (0, 1), "bottom": (2, 1), "m
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; numbers are indices into `Sprites.subjects`, STYLES and so on."""
+    """Content of an image; numbers are indices into `Sprites.subjects`, STYLES and so on."""
 
     subjects: tuple[int, ...]  # one, or two side by side from left to right
     background: int
     style: int = 0
     tint: int | None = None
-    place: str = ""  # "": the whole picture; "middle" or one of PLACES: half its size there
+    place: str = ""  # "": fills the image; "middle" or one of PLACES: half size at that place
 
     @property
     def held_out(self) -> bool:
-        """Whether training leaves this scene out."""
+        """Whether this scene is held out of training."""
         return any(
             held_out_background(s, self.background)
             or (self.style == 1 and held_out_style(s))
@@ -66,13 +65,12 @@ class Scene:
 
 
 class Sprites:
-    """The store, and pictures made from it. Everything random comes from the generator given."""
+    """The store of drawings, and images rendered from it with a given random generator."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise GlideError(
-                f"no training pictures at {path}: build the store first, as "
-                "`python -m recipes.emoji.build_store --help` says"
+                f"store not found: {path}. Build it with `python -m recipes.emoji.build_store`"
             )
         with np.load(path) as store:
             self.rgba = torch.from_numpy(store["rgba"])  # [N, 256, 256, 4] uint8
@@ -90,7 +88,7 @@ class Sprites:
 
     @cached_property
     def unseen_by_upsamplers(self) -> list[int]:
-        """Rows of the drawings, in both styles, that no upsampler is trained on."""
+        """Rows of the drawings, in both styles, that are held out of the upsamplers' training."""
         unseen = set(sorted(set(self.labels))[3::UNSEEN_BY_UPSAMPLERS])
         return [row for row, label in enumerate(self.labels) if label in unseen]
 
@@ -100,9 +98,9 @@ class Sprites:
         return [row for row in range(len(self.labels)) if row not in unseen]
 
     def layers(self, row: int, box: int, share: float = FILL) -> Tensor:
-        """A drawing in a box: [4, box, box], colour in [-1, 1] times alpha, then alpha.
+        """Fit a drawing into a box: [4, box, box], colour in [-1, 1] times alpha, then alpha.
 
-        share: of the box's side that the drawing takes.
+        share: side of the drawing, relative to the box.
         """
         rgba = self.rgba[row].permute(2, 0, 1).float()[None]
         alpha = rgba[:, 3:] / 255
@@ -115,7 +113,7 @@ class Sprites:
 
     @cached_property
     def _low(self) -> dict[tuple[int, int], Tensor]:
-        """`layers` of the named drawings at the two sizes that 64x64 pictures need."""
+        """`layers` of the named drawings at the two sizes used in 64x64 images."""
         boxes = (LOW, LOW // 2)
         return {(row, box): self.layers(row, box) for row in self.rows.values() for box in boxes}
 
@@ -124,7 +122,7 @@ class Sprites:
         return all((s, scene.style) in self.rows for s in scene.subjects)
 
     def render(self, scene: Scene, side: int = LOW) -> Tensor:
-        """Draw a scene: [3, side, side] in [-1, 1]."""
+        """Render a scene: [3, side, side] in [-1, 1]."""
         canvas = torch.zeros(4, side, side)
         whole = len(scene.subjects) == 1 and not scene.place
         box = side if whole else side // 2
@@ -139,7 +137,7 @@ class Sprites:
         return over(canvas, self.palette[scene.background])
 
     def caption(self, scene: Scene, rng: torch.Generator | None = None) -> str:
-        """Say what a scene shows: in the first template, or worded at random."""
+        """Describe a scene: with the first template, or with a random one if `rng` is given."""
 
         def chance() -> float:
             return 1.0 if rng is None else float(torch.rand((), generator=rng))
@@ -163,12 +161,12 @@ class Sprites:
             subject = nouns[0] + where
         background = self.colours[scene.background]
         if background == "white" and chance() < 0.4:
-            return subject  # no background named: white
+            return subject  # white is the background of captions without one
         pick = 0 if rng is None else int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
         return fill(TEMPLATES[max(0, pick - 3)], subject, background)  # the first, half the time
 
     def scene(self, rng: torch.Generator) -> Scene:
-        """A random scene that training may show: one subject in half of them, filling the image."""
+        """Sample a training scene; half of them show one subject that fills the image."""
         while True:
             kind, tint = torch.rand(2, generator=rng).tolist()
             a, b = torch.randint(len(self.subjects), (2,), generator=rng).tolist()
@@ -188,17 +186,17 @@ class Sprites:
                 return found
 
     def scenes(self, rng: torch.Generator, size: int) -> list[Scene]:
-        """Random scenes that training may show."""
+        """Sample training scenes."""
         return [self.scene(rng) for _ in range(size)]
 
     def trains_on(self, scene: Scene) -> bool:
-        """Whether training may show a scene: drawable, visible on its background, not held out."""
+        """Whether a scene is complete, visible on its background and not held out."""
         hidden = scene.tint is not None and TINTS[scene.tint] == self.colours[scene.background]
         twice = len(set(scene.subjects)) < len(scene.subjects)
         return not (hidden or twice or scene.held_out) and self.has(scene)
 
     def variant(self, scene: Scene, rng: torch.Generator) -> Scene:
-        """The same subjects on another background, in the other style or in another tint."""
+        """Change the background, the style or the tint of a scene."""
         background, tint, kind = (
             int(torch.randint(n, (), generator=rng)) for n in (len(self.colours), len(TINTS), 3)
         )
@@ -209,7 +207,7 @@ class Sprites:
         return replace(scene, background=background)
 
     def distinct_scenes(self, rng: torch.Generator, size: int) -> list[Scene]:
-        """Different scenes, many of them variants of each other: hard negatives for CLIP."""
+        """Sample different scenes, many of them variants of each other: hard negatives for CLIP."""
         scenes: dict[Scene, None] = {}
         while len(scenes) < size:
             scene = self.scene(rng)
@@ -229,7 +227,7 @@ class Sprites:
         crop: int | None = None,
         distinct: bool = False,
     ) -> Batch:
-        """See `Source`. Beyond 64 pixels: any drawing of the store, named or not."""
+        """Make a batch as in `Source`. Above 64 pixels all drawings of the store are used."""
         if side <= LOW:
             make = self.distinct_scenes if distinct else self.scenes
             shown = [(self.render(s, side), self.caption(s, rng)) for s in make(rng, size)]
@@ -244,25 +242,25 @@ class Sprites:
         colour = int(torch.randint(len(self.colours), (), generator=rng))
         share = float(torch.rand((), generator=rng)) * 0.45 + 0.5
         noun = ("flat " if self.styles[row] == 1 else "") + self.labels[row].lower()
-        picture = over(self.layers(row, side, share), self.palette[colour])
-        return picture, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
+        image = over(self.layers(row, side, share), self.palette[colour])
+        return image, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
 
 
 def random_crop(image: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """Cut a square out of [C, H, H], on the pixel grid of the low-resolution image."""
-    room = (image.shape[-1] - side) // 4 + 1
-    y, x = (4 * v for v in torch.randint(room, (2,), generator=rng).tolist())
+    """Crop a square from [C, H, H], aligned with the pixels of the low-resolution image."""
+    offsets = (image.shape[-1] - side) // 4 + 1
+    y, x = (4 * v for v in torch.randint(offsets, (2,), generator=rng).tolist())
     return image[:, y : y + side, x : x + side]
 
 
 def over(layers: Tensor, background: Tensor) -> Tensor:
-    """Layers [..., 4, H, W] over a flat colour [..., 3] in [-1, 1] -> [..., 3, H, W]."""
+    """Composite layers [..., 4, H, W] over a colour [..., 3] in [-1, 1] -> [..., 3, H, W]."""
     colour, alpha = layers[..., :3, :, :], layers[..., 3:, :, :]
     return colour + (1 - alpha) * background[..., None, None]
 
 
 def tinted(layers: Tensor, tint: Tensor) -> Tensor:
-    """Layers [4, H, W] recoloured: the drawing's lightness in one hue, dark to light."""
+    """Tint layers [4, H, W]: keep the lightness, replace the hue."""
     alpha = layers[3:]
     colour = (layers[:3] / alpha.clamp(min=1e-3) + 1) / 2
     light = colour.mean(dim=0, keepdim=True)

@@ -1,10 +1,10 @@
-"""The paper's questions, asked of the bundled models: what docs/findings.md rests on.
+"""Experiments of docs/findings.md: the paper's comparisons, repeated on the bundled models.
 
     python -m recipes.emoji.findings STORE.npz OUT --second CLIP --clean CLIP [--only ...]
 
-Every question writes a CSV and a plot (PNG and SVG). Prompts are a seeded list, seeds count from 0.
---second is a noisy CLIP trained from another seed, which guides nothing and only judges; --clean
-one that was trained on pictures without noise (docs/findings.md says how both were made).
+Every experiment writes a CSV and plots (PNG and SVG). Prompts are a seeded list; image i has seed
+i. --second is a noisy CLIP trained from another seed and used for scoring only; --clean is a CLIP
+trained on images without noise. docs/findings.md has the commands that train both.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from glide_core.stages import inpaint, text_to_image
 from recipes.emoji.curves import Curve, Point, plot_curves
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
-from recipes.emoji.score import BUNDLED, draw, in_chunks
+from recipes.emoji.score import BUNDLED, in_chunks, render_scenes
 from recipes.emoji.subjects import score_scenes
 
 ANCESTRAL = SamplerConfig(steps=25, sampler="ddpm", guidance_scale=1.0)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is drawn and what judges it."""
+class Setup:
+    """Prompts, the model that samples them and the CLIPs that score the images."""
 
     sprites: Sprites
     scenes: list[Scene]
@@ -57,30 +57,30 @@ class Asked:
         return list(range(len(self.scenes)))
 
 
-def judge(asked: Asked, pictures: Tensor) -> dict[str, float]:
-    """Shares of right subjects and backgrounds, distance to the asked drawing, CLIP cosines."""
-    score = score_scenes(pictures, asked.scenes, asked.sprites)
-    truth = draw(asked.scenes, asked.sprites)
+def measure(setup: Setup, images: Tensor) -> dict[str, float]:
+    """Measure subject and background accuracy, distance to the drawing and CLIP cosines."""
+    score = score_scenes(images, setup.scenes, setup.sprites)
+    drawings = render_scenes(setup.scenes, setup.sprites)
     values = {
         "subject": score.subject,
         "background": score.background,
-        "distance": float((pictures - truth).square().mean(dim=(1, 2, 3)).sqrt().mean()),
+        "distance": float((images - drawings).square().mean(dim=(1, 2, 3)).sqrt().mean()),
     }
-    for name, clip in asked.clips.items():
-        values[f"cosine_{name}"] = float(cosine(clip, pictures, asked.captions).mean())
+    for name, clip in setup.clips.items():
+        values[f"cosine_{name}"] = float(cosine(clip, images, setup.captions).mean())
     return values
 
 
-def cosine(clip: NoisyClip, pictures: Tensor, captions: Sequence[str]) -> Tensor:
-    """Cosine [B] of pictures with their captions at t = 0."""
+def cosine(clip: NoisyClip, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the cosine [B] of images and captions at t = 0."""
     with torch.no_grad():
         text = normalize(clip.encode_prompts(list(captions)))
-        image = normalize(clip.encode_image(pictures, torch.zeros(len(pictures)).long()))
+        image = normalize(clip.encode_image(images, torch.zeros(len(images)).long()))
     return (image * text).sum(dim=1)
 
 
 def clean_clip_guide(clip: NoisyClip, text: Tensor, scale: float, *, on_x0: bool) -> ConditionFn:
-    """Guidance by a CLIP that knows no noise: it is told t = 0, and sees x_t or the x0 estimate."""
+    """Guide by a CLIP trained without noise, called with t = 0 on x_t or on the x0 estimate."""
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
         wanted = clone_if_inference(normalize(text.detach().float()))
@@ -99,36 +99,38 @@ def clean_clip_guide(clip: NoisyClip, text: Tensor, scale: float, *, on_x0: bool
 Guide = Callable[[NoisyClip, Tensor, float], ConditionFn]
 
 
-def guided(asked: Asked, clip: NoisyClip, guide: Guide, scale: float, caption: bool) -> Tensor:
-    """Draw with a CLIP's guidance, with or without the caption in the model; no other guidance."""
+def guided(setup: Setup, clip: NoisyClip, guide: Guide, scale: float, caption: bool) -> Tensor:
+    """Sample with CLIP guidance only; `caption` selects the caption or an empty prompt."""
     with torch.no_grad():
-        text = clip.encode_prompts(asked.captions)
-    prompts = asked.captions if caption else [""] * len(asked.scenes)
+        text = clip.encode_prompts(setup.captions)
+    prompts = setup.captions if caption else [""] * len(setup.scenes)
 
     def make(s: slice) -> Tensor:
         cond_fn = guide(clip, text[s], scale) if scale else None
         return text_to_image(
-            asked.base, prompts[s], seeds=asked.seeds[s], settings=ANCESTRAL, cond_fn=cond_fn
+            setup.base, prompts[s], seeds=setup.seeds[s], settings=ANCESTRAL, cond_fn=cond_fn
         )
 
-    return in_chunks(make, len(asked.scenes))
+    return in_chunks(make, len(setup.scenes))
 
 
-def classifier_free(asked: Asked, settings: SamplerConfig) -> Tensor:
-    """Draw the captions with classifier-free guidance."""
+def classifier_free(setup: Setup, settings: SamplerConfig) -> Tensor:
+    """Sample the captions with classifier-free guidance."""
 
     def make(s: slice) -> Tensor:
-        return text_to_image(asked.base, asked.captions[s], seeds=asked.seeds[s], settings=settings)
+        return text_to_image(setup.base, setup.captions[s], seeds=setup.seeds[s], settings=settings)
 
-    return in_chunks(make, len(asked.scenes))
+    return in_chunks(make, len(setup.scenes))
 
 
-def ask_guidance(asked: Asked, out: Path) -> None:
-    """Classifier-free against CLIP guidance, and noisy against clean CLIP, scale by scale."""
-    own, clean = asked.clips["own"], asked.clips["clean"]
+def compare_guidance(setup: Setup, out: Path) -> None:
+    """Compare classifier-free guidance, noisy CLIP and clean CLIP at several scales."""
+    own, clean = setup.clips["own"], setup.clips["clean"]
     curves = []
     points = [
-        Point(scale, judge(asked, classifier_free(asked, replace(ANCESTRAL, guidance_scale=scale))))
+        Point(
+            scale, measure(setup, classifier_free(setup, replace(ANCESTRAL, guidance_scale=scale)))
+        )
         for scale in (1.0, 1.5, 2.0, 3.0, 5.0)
     ]
     curves.append(Curve("classifier-free", points))
@@ -140,7 +142,7 @@ def ask_guidance(asked: Asked, out: Path) -> None:
     ]
     for name, clip, guide, caption in guides:
         points = [
-            Point(scale, judge(asked, guided(asked, clip, guide, scale, caption)))
+            Point(scale, measure(setup, guided(setup, clip, guide, scale, caption)))
             for scale in (0.0, 1.0, 3.0, 6.0, 12.0)
         ]
         curves.append(Curve(name, points))
@@ -161,46 +163,49 @@ STEPS = (4, 8, 12, 20, 30)
 SAMPLERS = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "euler_ancestral", "heun")
 
 
-def ask_steps(asked: Asked, out: Path) -> None:
-    """Steps that each sampler needs before it matches 250 steps of the reference's sampler."""
-    asked = replace(asked, clips={})
+def compare_steps(setup: Setup, out: Path) -> None:
+    """Compare samplers at several step counts with 250 steps of the reference's sampler."""
+    setup = replace(setup, clips={})
     reference = SamplerConfig(steps=250, sampler="ddpm")
-    curves = [Curve("ddpm, 250", [Point(250, judge(asked, classifier_free(asked, reference)))])]
+    curves = [Curve("ddpm, 250", [Point(250, measure(setup, classifier_free(setup, reference)))])]
     for sampler in SAMPLERS:
         settings = [SamplerConfig(steps=steps, sampler=sampler) for steps in STEPS]
-        points = [Point(one.steps, judge(asked, classifier_free(asked, one))) for one in settings]
+        points = [Point(one.steps, measure(setup, classifier_free(setup, one))) for one in settings]
         curves.append(Curve(sampler, points))
         write(curves, out / "steps.csv")
     for y in ("subject", "distance"):
         plot_curves(curves, "scale", y, out / f"steps_{y}", log_x=True, x_name="steps")
 
 
-def ask_inpainting(asked: Asked, out: Path) -> None:
-    """Implicit (base model, known pixels pasted) against conditioned inpainting (Appendix E)."""
+def compare_inpainting(setup: Setup, out: Path) -> None:
+    """Compare inpainting by the base model and by the inpainting model (paper, Appendix E).
+
+    implicit: the base model, with the known pixels copied into each x0 estimate.
+    """
     model = load_model(BUNDLED / "inpaint.safetensors")
-    pictures = draw(asked.scenes, asked.sprites)
-    asked, curves = replace(asked, clips={}), []
+    images = render_scenes(setup.scenes, setup.sprites)
+    setup, curves = replace(setup, clips={}), []
     for name in ("left half", "middle", "three quarters"):
-        keep = _keep(name, len(pictures))
+        keep = _keep(name, len(images))
 
         def implicit(s: slice, keep: Tensor = keep) -> Tensor:
-            return _implicit(asked, pictures[s], keep[s], s)
+            return _implicit(setup, images[s], keep[s], s)
 
         def conditioned(s: slice, keep: Tensor = keep) -> Tensor:
-            return inpaint(model, pictures[s], keep[s], asked.captions[s], seeds=asked.seeds[s])
+            return inpaint(model, images[s], keep[s], setup.captions[s], seeds=setup.seeds[s])
 
         for kind, make in (("implicit", implicit), ("conditioned", conditioned)):
-            found = in_chunks(make, len(pictures))
+            found = in_chunks(make, len(images))
             hole = 1 - keep
-            error = ((found - pictures).square() * hole).sum() / hole.sum() / 3
-            values = {"hole_rms": float(error.sqrt()), "seam": seam(found, pictures, keep)}
-            values |= judge(asked, found)
+            error = ((found - images).square() * hole).sum() / hole.sum() / 3
+            values = {"hole_rms": float(error.sqrt()), "seam": seam(found, images, keep)}
+            values |= measure(setup, found)
             curves.append(Curve(f"{kind}, {name}", [Point(1, values)]))
     write(curves, out / "inpainting.csv")
 
 
-def seam(found: Tensor, pictures: Tensor, keep: Tensor) -> float:
-    """The mean step across the mask's edge, over the same step in the true pictures."""
+def seam(found: Tensor, images: Tensor, keep: Tensor) -> float:
+    """Mean difference across the mask's edge, divided by that of the true images."""
 
     def steps(values: Tensor) -> Tensor:
         across = (values[..., 1:] - values[..., :-1]).abs().mean(dim=1, keepdim=True)
@@ -210,19 +215,19 @@ def seam(found: Tensor, pictures: Tensor, keep: Tensor) -> float:
         total = edge_across.sum() + edge_down.sum()
         return ((across * edge_across).sum() + (down * edge_down).sum()) / total
 
-    return float(steps(found) / steps(pictures))
+    return float(steps(found) / steps(images))
 
 
-def _implicit(asked: Asked, pictures: Tensor, keep: Tensor, part: slice) -> Tensor:
-    cond = tokenize(asked.base.config, asked.captions[part])
-    uncond = tokenize(asked.base.config, [""]) * len(pictures)
+def _implicit(setup: Setup, images: Tensor, keep: Tensor, part: slice) -> Tensor:
+    cond = tokenize(setup.base.config, setup.captions[part])
+    uncond = tokenize(setup.base.config, [""]) * len(images)
     with torch.inference_mode():
-        # the base model, which is not given the image: only its x0 estimates are
+        # the base model has no image input: the known pixels enter its x0 estimates only
         model = replace(
-            condition_model(asked.base, cond, uncond),
-            denoised_fn=inpaint_denoised_fn(pictures, keep),
+            condition_model(setup.base, cond, uncond),
+            denoised_fn=inpaint_denoised_fn(images, keep),
         )
-        return sample_model(model, SamplerConfig(), seeds=asked.seeds[part])
+        return sample_model(model, SamplerConfig(), seeds=setup.seeds[part])
 
 
 def _keep(name: str, count: int) -> Tensor:
@@ -237,7 +242,7 @@ def _keep(name: str, count: int) -> Tensor:
 
 
 def write(curves: Sequence[Curve], path: Path) -> None:
-    """Write all points as CSV, whole or not at all."""
+    """Write all points as CSV, atomically."""
     names = ["curve", "value", *curves[0].points[0].values]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -251,30 +256,34 @@ def write(curves: Sequence[Curve], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Ask the paper's questions of the small models.")
+    parser = argparse.ArgumentParser(description="Run the experiments of docs/findings.md.")
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
     parser.add_argument("out", type=Path, help="folder for tables and plots")
-    parser.add_argument("--second", type=Path, help="a CLIP that only judges (guidance)")
-    parser.add_argument("--clean", type=Path, help="a CLIP that knows no noise (guidance)")
+    parser.add_argument("--second", type=Path, help="a CLIP used for scoring only (guidance)")
+    parser.add_argument("--clean", type=Path, help="a CLIP trained without noise (guidance)")
     parser.add_argument("--count", type=int, default=48, help="prompts")
     parser.add_argument("--only", nargs="*", help="guidance steps inpainting")
     given = parser.parse_args()
     wanted = given.only or ("guidance", "steps", "inpainting")
-    judges = {"own": BUNDLED / "clip.safetensors", "second": given.second, "clean": given.clean}
-    if "guidance" in wanted and None in judges.values():
-        parser.error("the question of guidance needs --second and --clean")
+    clips = {"own": BUNDLED / "clip.safetensors", "second": given.second, "clean": given.clean}
+    if "guidance" in wanted and None in clips.values():
+        parser.error("the guidance experiment needs --second and --clean")
     sprites = Sprites(given.store)
-    asked = Asked(
+    setup = Setup(
         sprites,
         scene_list(sprites, "seen", given.count),
         load_model(BUNDLED / "base.safetensors"),
-        {name: load_clip(path) for name, path in judges.items() if path is not None},
+        {name: load_clip(path) for name, path in clips.items() if path is not None},
     )
     given.out.mkdir(parents=True, exist_ok=True)
-    questions = {"guidance": ask_guidance, "steps": ask_steps, "inpainting": ask_inpainting}
-    for name, ask in questions.items():
+    experiments = {
+        "guidance": compare_guidance,
+        "steps": compare_steps,
+        "inpainting": compare_inpainting,
+    }
+    for name, run in experiments.items():
         if name in wanted:
-            ask(asked, given.out)
+            run(setup, given.out)
             print(given.out / f"{name}.csv", flush=True)
 
 

@@ -2,7 +2,7 @@
 
 torch's own GroupNorm backward is the largest part of a training step on a CPU (44 % of an eager
 bfloat16 step of the bundled base model). `install(model)` replaces it with one C kernel, which the
-system's C compiler builds in a temporary folder; `available()` tells whether that works here.
+system's C compiler builds in a temporary folder; `available()` says whether it can be built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write tests/data/subjects.png, the drawings that tests/test_bundled.py compares with:
+"""Write tests/data/subjects.png, the reference drawings of tests/test_bundled.py:
 
     python -m recipes.emoji.make_atlas STORE.npz
 

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum with orthogonalized updates, for matrices and kernels.
+"""Muon (Jordan et al. 2024): momentum with orthogonalized updates for matrices and kernels.
 
 torch.optim.Muon takes two-dimensional parameters only; most of a UNet's are convolution kernels.
 """
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                 ahead = torch.lerp(p.grad, held, group["momentum"])  # Nesterov
                 flat = ahead.reshape(len(ahead), -1)
                 update = orthogonal(flat, group["iterations"]).view(p.shape)
-                # Liu et al. 2025: the spread of an AdamW update, so that learning rates carry over
+                # Liu et al. 2025: match the RMS of AdamW's updates to use the same learning rate
                 scale = 0.2 * max(flat.shape) ** 0.5
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -72,8 +72,10 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters for Muon (matrices inside the network), and the others: embeddings, norms, biases,
-    and the first and last convolution of a UNet."""
+    """Split the parameters into matrices inside the network, for Muon, and all others.
+
+    The others are embeddings, norms, biases and the first and last convolution of a UNet.
+    """
     inside: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     outer = ("input_blocks.0.0", "unet.out.", "embedding", "w_pos", "w_t", "w_voc", "patch_proj")
@@ -89,7 +91,7 @@ def make_muon(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimiz
     """Make Muon for the matrices inside the network and AdamW for the other parameters.
 
     An `optimizer_factory` of `glide_core.training.trainer.Trainer`. Both take the same learning
-    rate: Muon's update is scaled to the spread of AdamW's.
+    rate: Muon's update is scaled to the RMS of AdamW's.
     """
     inside, others = split_parameters(model)
     return [

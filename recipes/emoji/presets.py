@@ -1,4 +1,4 @@
-"""Training settings of the five bundled models: what `recipes.emoji.train` uses by default."""
+"""Training settings of the five bundled models: the defaults of `recipes.emoji.train`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Preset:
     """Settings of one bundled model."""
 
     config: TrainConfig
-    text_pretraining: int = 0  # steps that the text encoder is first trained alone
+    text_pretraining: int = 0  # text encoder pretraining steps
     init_from: JobName | None = None  # the bundled model whose weights this one starts from
 
 

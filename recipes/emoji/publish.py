@@ -1,7 +1,7 @@
 """Copy trained weights into the package: `python -m recipes.emoji.publish FOLDER [NAME ...]`.
 
-Each file gets the list of words that its captions used (`glide_vocabulary` in its metadata), and
-the catalogue its new size and hash.
+Adds the words of the training captions to each file's metadata (`glide_vocabulary`) and updates the
+size and hash in the catalogue.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def update_catalog(text: str, filename: str, size: int, sha256: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Copy trained weights into the package.")
-    parser.add_argument("folder", type=Path, help="where base.safetensors and the others are")
+    parser.add_argument("folder", type=Path, help="folder of base.safetensors and the other models")
     parser.add_argument("names", nargs="*", help="base inpaint upsampler ... (default: all)")
     arguments = parser.parse_args()
     source = Path(catalog.__file__)

@@ -1,4 +1,4 @@
-"""Lists of scenes to ask the bundled models for: drawn from a seed, never picked."""
+"""Seeded lists of scenes for evaluation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LISTS: tuple[SceneList, ...] = (
 
 
 def scene_list(sprites: Sprites, name: SceneList, count: int, seed: int = 0) -> list[Scene]:
-    """Take `count` different scenes of a kind (fewer where there are fewer), in seeded order.
+    """Return up to `count` different scenes of a kind, in seeded order.
 
-    seen: subject x style x background as trained on; unseen-...: combinations that training leaves
-    out; small, pair, tint: such scenes as trained on.
+    seen: trained combinations of subject, style and background; unseen-...: held-out combinations;
+    small, pair, tint: scenes of these kinds from the training distribution.
     """
     rng = torch.Generator().manual_seed(seed)
     pool = [scene for scene in _pool(sprites, name, rng) if sprites.has(scene)]

@@ -31,13 +31,13 @@ from recipes.emoji.scenes import LISTS, scene_list
 from recipes.emoji.subjects import SceneScore, score_scenes
 from recipes.emoji.vocabulary import TEMPLATES, fill, with_article
 
-# ddpm, as the paper: DDIM does not weigh the gradient by the variance, and burns
+# ddpm as in the paper: DDIM does not scale the gradient by the variance and oversaturates
 CLIP_SCALES = (0.0, 1.0, 3.0, 10.0, 30.0)
 CLIP_ALONE = SamplerConfig(sampler="ddpm", guidance_scale=1.0)
 
 
-def draw(scenes: Sequence[Scene], sprites: Sprites) -> Tensor:
-    """The scenes as training shows them: [B, 3, 64, 64]."""
+def render_scenes(scenes: Sequence[Scene], sprites: Sprites) -> Tensor:
+    """Render scenes as in training: [B, 3, 64, 64]."""
     return torch.stack([sprites.render(scene) for scene in scenes])
 
 
@@ -48,7 +48,7 @@ def in_chunks(make: Callable[[slice], Tensor], count: int, size: int = 20) -> Te
 def score_base(
     folder: Path, sprites: Sprites, count: int, lists: Sequence[str] = LISTS
 ) -> dict[str, object]:
-    """Shares of right subjects, backgrounds and styles, and the distance to the drawing asked for.
+    """Measure subject, background and style accuracy, and the distance to the drawing.
 
     Half as many images for small, paired and tinted scenes. The flatness of one corner is measured
     on the trained scenes.
@@ -65,7 +65,7 @@ def score_base(
         out = in_chunks(lambda s: text_to_image(model, captions[s], seeds=seeds[s]), len(scenes))  # noqa: B023
         results[name] = {
             **_shares(score_scenes(out, scenes, sprites), scenes, sprites),
-            "rms": rms(out, draw(scenes, sprites)),
+            "rms": rms(out, render_scenes(scenes, sprites)),
         }
         if name == "seen":
             results["corner"] = corner_flatness(out, 8)
@@ -91,7 +91,7 @@ def corner_flatness(images: Tensor, side: int) -> dict[str, float]:
 
 
 def score_two_stages(folder: Path, sprites: Sprites, count: int = 24) -> dict[str, object]:
-    """RMS distance to the true 256x256 drawing from the base's own samples: upsampler, bicubic."""
+    """Measure the RMS distance of upsampled base samples to the 256x256 drawings."""
     base, upsampler = (load_model(folder / f"{n}.safetensors") for n in ("base", "upsampler"))
     scenes = scene_list(sprites, "seen", count)
     captions, seeds = [sprites.caption(scene) for scene in scenes], list(range(count))
@@ -120,7 +120,7 @@ def _shares(score: SceneScore, scenes: Sequence[Scene], sprites: Sprites) -> dic
 
 
 def score_clip_guidance(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
-    """CLIP guidance alone: the base model without a caption, pulled by the noisy CLIP."""
+    """Measure CLIP guidance alone: the base model with an empty caption and the noisy CLIP."""
     model = load_model(folder / "base.safetensors")
     clip = load_clip(folder / "clip.safetensors")
     scenes = scene_list(sprites, "seen", count)
@@ -144,14 +144,16 @@ def score_clip_guidance(folder: Path, sprites: Sprites, count: int) -> dict[str,
 
 
 def all_captions(sprites: Sprites) -> list[str]:
-    """The plain caption of every subject in every style on every background."""
+    """Return the plain caption of every subject in every style on every background."""
     pool = scene_list(sprites, "seen", 10**6) + scene_list(sprites, "unseen-background", 10**6)
     return [sprites.caption(scene) for scene in pool + scene_list(sprites, "unseen-style", 10**6)]
 
 
 def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
-    """Share of pictures whose own caption is the nearest of all plain captions, per timestep; the
-    pictures show trained subjects, on trained backgrounds and on ones never seen with them."""
+    """Measure retrieval: the share of images whose own caption is the nearest of all captions.
+
+    Per timestep, for trained combinations and for held-out backgrounds.
+    """
     clip: NoisyClip = load_clip(folder / "clip.safetensors")
     schedule = model_schedule(load_model(folder / "base.safetensors").config)
     captions = all_captions(sprites)
@@ -165,12 +167,12 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
         )
         for name in ("seen", "unseen-background"):
             scenes = scene_list(sprites, name, count)
-            pictures = draw(scenes, sprites)
+            images = render_scenes(scenes, sprites)
             wanted = torch.tensor([captions.index(sprites.caption(scene)) for scene in scenes])
             for timestep in (0, 250, 500, 750):
                 t = torch.full((len(scenes),), timestep)
-                noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-                image = normalize(clip.encode_image(schedule.q_sample(pictures, t, noise), t))
+                noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+                image = normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
                 rank = (image @ text.T).topk(5, dim=1).indices == wanted[:, None]
                 top1, top5 = (float(rank[:, :k].any(dim=1).float().mean()) for k in (1, 5))
                 results[f"{name} t={timestep}"] = {"top1": top1, "top5": top5}
@@ -178,26 +180,26 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
 
 
 def high_scenes(sprites: Sprites, count: int, seed: int = 1) -> tuple[Tensor, list[str]]:
-    """Drawings that no upsampler was trained on, at 256x256, and their captions."""
+    """Render drawings outside the upsamplers' training set at 256x256, with captions."""
     rng = torch.Generator().manual_seed(seed)
     rows = sprites.unseen_by_upsamplers
     order = torch.randperm(len(rows), generator=rng)[:count].tolist()
-    pictures, captions = [], []
+    images, captions = [], []
     for i in order:
         row, colour = rows[i], int(torch.randint(len(sprites.colours), (), generator=rng))
-        pictures.append(over(sprites.layers(row, HIGH, FILL), sprites.palette[colour]))
+        images.append(over(sprites.layers(row, HIGH, FILL), sprites.palette[colour]))
         noun = ("flat " if sprites.styles[row] == 1 else "") + sprites.labels[row].lower()
         captions.append(fill(TEMPLATES[0], with_article(noun), sprites.colours[colour]))
-    return torch.stack(pictures), captions
+    return torch.stack(images), captions
 
 
 def score_upsampler(
     folder: Path, sprites: Sprites, count: int, settings: SamplerConfig = UPSAMPLE_SETTINGS
 ) -> dict[str, float]:
-    """PSNR and edge strength on drawings never trained on, of the model and of bicubic."""
+    """Measure PSNR and edge strength of model and bicubic on held-out drawings."""
     model = load_model(folder / "upsampler.safetensors")
-    pictures, captions = high_scenes(sprites, count)
-    low = F.avg_pool2d(pictures, 4)
+    images, captions = high_scenes(sprites, count)
+    low = F.avg_pool2d(images, 4)
     seeds = list(range(count))
     out = in_chunks(
         lambda s: upsample(model, low[s], captions[s], seeds=seeds[s], settings=settings), count, 4
@@ -205,10 +207,10 @@ def score_upsampler(
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     return {
         "n": count,
-        "model": psnr(out, pictures),
-        "bicubic": psnr(bicubic, pictures),
-        "model_edges": sharpness(out) / sharpness(pictures),
-        "bicubic_edges": sharpness(bicubic) / sharpness(pictures),
+        "model": psnr(out, images),
+        "bicubic": psnr(bicubic, images),
+        "model_edges": sharpness(out) / sharpness(images),
+        "bicubic_edges": sharpness(bicubic) / sharpness(images),
     }
 
 
@@ -221,11 +223,15 @@ HALVES = {  # what is erased of [N, 1, 64, 64]
 
 
 def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[str, float]]:
-    """Erase each half of a drawing and ask for its subject again: error in the hole, against
-    filling the hole with the background; the known pixels' largest change; the seam."""
+    """Inpaint each half of a drawing with its own caption.
+
+    Reports the error in the hole (and that of filling it with the background), the largest change
+    of a known pixel, and the difference across the mask's edge relative to the drawings.
+    """
     model = load_model(folder / "inpaint.safetensors")
     scenes = scene_list(sprites, "seen", count)
-    captions, pictures = [sprites.caption(scene) for scene in scenes], draw(scenes, sprites)
+    captions = [sprites.caption(scene) for scene in scenes]
+    images = render_scenes(scenes, sprites)
     seeds = list(range(count))
     flat = torch.stack([sprites.palette[scene.background] for scene in scenes])[:, :, None, None]
     results: dict[str, dict[str, float]] = {}
@@ -233,34 +239,36 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[
         keep = torch.ones(count, 1, 64, 64)
         keep[area] = 0
         out = in_chunks(
-            lambda s: inpaint(model, pictures[s], keep[s], captions[s], seeds=seeds[s]),  # noqa: B023
+            lambda s: inpaint(model, images[s], keep[s], captions[s], seeds=seeds[s]),  # noqa: B023
             count,
         )
         hole = 1 - keep
         across = (lambda x: x) if half in ("left", "right") else (lambda x: x.transpose(-1, -2))
         results[half] = {
             "n": count,
-            "hole_mse": float(((out - pictures).square() * hole).sum() / hole.sum() / 3),
-            "background_mse": float(((flat - pictures).square() * hole).sum() / hole.sum() / 3),
-            "known_change": float(((out - pictures).abs() * keep).max()),
-            # the step across the mask's edge; 1: as large as in the drawings themselves
-            "seam": float(_step(across(out), 32) / _step(across(pictures), 32)),
+            "hole_mse": float(((out - images).square() * hole).sum() / hole.sum() / 3),
+            "background_mse": float(((flat - images).square() * hole).sum() / hole.sum() / 3),
+            "known_change": float(((out - images).abs() * keep).max()),
+            # difference across the mask's edge; 1: as in the drawings
+            "seam": float(_step(across(out), 32) / _step(across(images), 32)),
         }
     return results
 
 
 def score_upsampler_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, float]:
-    """PSNR inside random holes, of the model and of bicubic enlargement, with the true 64x64
-    picture as low_res; and the known pixels' largest change."""
+    """Measure PSNR of model and bicubic inside random holes, and the change of known pixels.
+
+    low_res is the true 64x64 image.
+    """
     model = load_model(folder / "upsampler_inpaint.safetensors")
-    pictures, captions = high_scenes(sprites, count, seed=2)
+    images, captions = high_scenes(sprites, count, seed=2)
     keep = random_keep_masks(torch.Generator().manual_seed(2), count, 256)
-    low = F.avg_pool2d(pictures, 4)
+    low = F.avg_pool2d(images, 4)
     seeds = list(range(count))
     out = in_chunks(
         lambda s: inpaint(
             model,
-            pictures[s],
+            images[s],
             keep[s],
             captions[s],
             low_res=low[s],
@@ -272,29 +280,29 @@ def score_upsampler_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     hole = 1 - keep
 
-    def inside(picture: Tensor) -> float:
-        error = ((picture - pictures).square() * hole).sum() / hole.sum() / 3
+    def inside(image: Tensor) -> float:
+        error = ((image - images).square() * hole).sum() / hole.sum() / 3
         return float(10 * torch.log10(4 / error))
 
-    change = float(((out - pictures).abs() * keep).max())
+    change = float(((out - images).abs() * keep).max())
     return {"n": count, "model": inside(out), "bicubic": inside(bicubic), "known_change": change}
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal to noise ratio in dB of pictures in [-1, 1], mean over the batch."""
+    """Return the peak signal-to-noise ratio in dB of images in [-1, 1], mean over the batch."""
     error = (a - b).square().mean(dim=(1, 2, 3))
     return float((10 * torch.log10(4 / error)).mean())
 
 
-def sharpness(pictures: Tensor) -> float:
-    """Mean square step between neighbouring pixels: edges weigh most."""
-    across = (pictures[..., 1:] - pictures[..., :-1]).square().mean()
-    down = (pictures[..., 1:, :] - pictures[..., :-1, :]).square().mean()
+def sharpness(images: Tensor) -> float:
+    """Return the mean square difference of neighbouring pixels."""
+    across = (images[..., 1:] - images[..., :-1]).square().mean()
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
     return float(across + down)
 
 
-def _step(pictures: Tensor, column: int) -> Tensor:
-    return (pictures[..., column] - pictures[..., column - 1]).abs().mean()
+def _step(images: Tensor, column: int) -> Tensor:
+    return (images[..., column] - images[..., column - 1]).abs().mean()
 
 
 SCORES: dict[str, Callable[[Path, Sprites, int], object]] = {
@@ -313,7 +321,9 @@ SCORES: dict[str, Callable[[Path, Sprites, int], object]] = {
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the bundled models.")
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
-    parser.add_argument("--folder", type=Path, default=BUNDLED, help="where the models are")
+    parser.add_argument(
+        "--folder", type=Path, default=BUNDLED, help="folder of the models (default: bundled)"
+    )
     parser.add_argument("--count", type=int, default=100, help="samples of the base model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     parser.add_argument("--only", nargs="*", choices=SCORES, help="which scores (default: all)")

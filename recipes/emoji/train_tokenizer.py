@@ -1,13 +1,14 @@
 """Train `glide-small`, the bundled models' byte-level BPE, and write its merges table.
 
-The text is made here: captions from templates over the names and tags of emojibase-data 17.0.0
-(npm, MIT licence, https://github.com/milesj/emojibase), colours, places and small words. Nothing
-is drawn at random, so the same data file always gives the same table:
+The text is generated: captions from templates over the names and tags of emojibase-data 17.0.0
+(npm, MIT licence, https://github.com/milesj/emojibase), colours, places and function words. It is
+deterministic: the same data file always gives the same table.
+
 
     npm pack emojibase-data@17.0.0 && tar xf emojibase-data-17.0.0.tgz
     python -m recipes.emoji.train_tokenizer package/en/data.json
 
-needs the package `tokenizers`; nothing else in this project does.
+Needs the package `tokenizers`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ TEMPLATES = (
 
 
 def captions(emoji: Sequence[dict[str, object]]) -> Iterator[str]:
-    """Yield every caption of every emoji in `GROUPS`, the lists of words taken in turn."""
+    """Yield captions of every emoji in `GROUPS`, cycling through the lists of words."""
     colour, other = cycle(COLOURS), cycle(COLOURS[::-1])
     place, position, size = cycle(BACKGROUNDS), cycle(POSITIONS), cycle(SIZES)
     style, word = cycle(STYLES), cycle(WORDS)
@@ -79,7 +80,7 @@ def captions(emoji: Sequence[dict[str, object]]) -> Iterator[str]:
             continue
         tags = entry.get("tags")
         tag = cycle([str(t) for t in tags] if isinstance(tags, list) and tags else [label])
-        # The subjects people ask for are named in a word or two: these should be whole tokens.
+        # Short names get more weight, so that common subjects become whole tokens.
         for template in TEMPLATES * max(1, 5 - 2 * len(label.split())):
             yield template.format(
                 label=label,

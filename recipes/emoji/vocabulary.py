@@ -1,4 +1,4 @@
-"""What the bundled models' captions are made of: subjects, backgrounds, tints, templates."""
+"""Vocabulary of the bundled models' captions: subjects, backgrounds, tints, templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 STYLES = ("3d", "flat")
 PLACES = ("left", "right", "top", "bottom")
 
-# Labels of emojibase that name a subject as they are ...
+# emojibase labels used unchanged as names of subjects
 _SAME = """
 wolf|fox|raccoon|lion|leopard|moose|unicorn|zebra|deer|camel|giraffe|elephant|hamster|hedgehog|
 bear|polar bear|koala|panda|sloth|otter|kangaroo|turkey|chicken|rooster|penguin|eagle|duck|swan|
@@ -40,7 +40,7 @@ television|camera|candle|light bulb|scroll|coin|money bag|pencil|paintbrush|scis
 axe|bomb|boomerang|shield|magnet|ladder|microscope|door|mirror|bed|toilet|bathtub|basket|bucket|
 toothbrush|robot|ghost|alien|skull|snowman
 """
-# ... and those that people call something else.
+# subjects with another name than their emojibase label
 _RENAMED = {
     "dog": "dog face", "cat": "cat face", "tiger": "tiger face", "horse": "horse face",
     "cow": "cow face", "pig": "pig face", "mouse": "mouse face", "rabbit": "rabbit face",
@@ -73,7 +73,7 @@ TEMPLATES = (
 
 
 def article(noun: str) -> str:
-    """The indefinite article by sound: "an umbrella", "a unicorn"."""
+    """Return the indefinite article: "an umbrella", "a unicorn"."""
     return "an" if noun[0] in "aeio" or noun.startswith("umbrella") else "a"
 
 
@@ -84,27 +84,27 @@ _NO_ARTICLE = (
 
 
 def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun: "a fox", "an owl"; "jeans" and the like stand alone."""
+    """Put "a" or "an" before a noun: "a fox", "an owl"; plurals stay unchanged."""
     if noun.split()[-1] in _NO_ARTICLE:
         return noun
     return f"{article(noun)} {noun}"
 
 
 def fill(template: str, subject: str, background: str) -> str:
-    """A caption from one of `TEMPLATES`; subject comes with its article and adjectives."""
+    """Fill one of `TEMPLATES`; subject includes its article and adjectives."""
     return template.format(subject=subject, the=article(background), background=background)
 
 
 def held_out_background(subject: int, background: int) -> bool:
-    """Whether training never shows this subject on this background: one of ten for each."""
+    """Whether this subject and background are held out: one background in ten."""
     return (7 * subject + 3 * background) % len(BACKGROUNDS) == 0
 
 
 def held_out_tint(subject: int, tint: int) -> bool:
-    """Whether training never shows this subject in this colour: one of seven for each."""
+    """Whether this subject and tint are held out: one tint in seven."""
     return (5 * subject + 3 * tint) % len(TINTS) == 0
 
 
 def held_out_style(subject: int) -> bool:
-    """Whether training never shows this subject in the flat style: one of sixteen."""
+    """Whether this subject's flat style is held out: one subject in sixteen."""
     return subject % 16 == 5
