@@ -1,4 +1,4 @@
-"""Interfaces by which a host changes what happens in and between the UNet's blocks."""
+"""Interfaces for a host's patches in and between the UNet's blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AttentionHook(Protocol):
     def __call__(
         self, block: AttentionBlock, tokens: Tensor, keys_values: tuple[Tensor, Tensor], /
     ) -> Tensor:
-        """Give the attention's output [B, HW, C], before the block's output projection.
+        """Return the attention's output [B, HW, C], before the block's output projection.
 
         tokens: the normalized input [B, HW, C]. keys_values: the text's, each [B, heads, L, d].
         """
@@ -24,23 +24,23 @@ class AttentionHook(Protocol):
 
 
 class BlockPatches(Protocol):
-    """What a host may change in and between blocks; `number` is the index in the state dict."""
+    """Patches in and between blocks; `number` is the block's index in the state dict."""
 
     def attention(self, place: str, number: int, h: Tensor, /) -> AttentionHook | None:
-        """Give the hook for the attention layer of a block that gets h; None for the plain one.
+        """Return the hook for a block's attention layer, or None for the plain attention.
 
-        place: "input", "middle" or "output".
+        h: the block's input. place: "input", "middle" or "output".
         """
         ...
 
     def before_skip(self, h: Tensor, number: int, /) -> Tensor:
-        """Change what input block `number` gave, before the skip connection takes it."""
+        """Change the output of input block `number` before it is stored as skip connection."""
         ...
 
     def after_skip(self, h: Tensor, number: int, /) -> Tensor:
-        """Change what goes on from input block `number`, the skip connection left alone."""
+        """Change the output of input block `number` for the next block, not the skip connection."""
         ...
 
     def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
-        """Change what output block `number` gets: its own input, and the skip connection's."""
+        """Change the inputs of output block `number`: h and the skip connection."""
         ...

@@ -1,4 +1,4 @@
-"""What is concatenated to x_t: the known pixels and their mask, the image to enlarge."""
+"""Channels concatenated to x_t: the masked image and its mask, the low-resolution image."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def spatial_conditions(
     image: Tensor | None,
     keep_mask: Tensor | None,
 ) -> list[Tensor]:
-    """Give the extra channels for x [B, C, H, W], in the order of OpenAI's first convolution:
+    """Return the extra channels for x [B, C, H, W], in the order of OpenAI's first convolution:
     masked image and mask, then the resized low_res.
 
-    GlideError for an image that does not fit the model, or that it does not take.
+    GlideError if the image size is not supported, or an input is missing or not accepted.
     """
     b, c, height, width = x.shape
     step = 2 ** (len(config.unet.channel_mult) - 1) * config.unet.patch_size
     if height % step or width % step:
         raise GlideError(
-            f"an image of {width}x{height} does not fit this model: width and height must be "
-            f"multiples of {step}"
+            f"image size {width}x{height} is not supported: width and height must be multiples "
+            f"of {step}"
         )
     parts: list[Tensor] = []
     if config.is_inpaint:
@@ -36,19 +36,17 @@ def spatial_conditions(
         else:
             parts += [image * keep_mask, keep_mask]
     elif image is not None or keep_mask is not None:
-        raise GlideError(
-            f"this is a {config.kind} model and takes no mask: load an inpainting model"
-        )
+        raise GlideError(f"{config.kind} models accept no mask: load an inpainting model")
     if config.is_upsampler:
         if low_res is None:
             raise GlideError(
-                f"this is an {config.kind} model and needs a low-resolution image: "
-                "connect one, or load a base model to generate from text alone"
+                f"{config.kind} models need a low-resolution image: connect one, or load a base "
+                "model for text to image"
             )
         size = (height, width)
         parts.append(F.interpolate(low_res, size, mode="bilinear", align_corners=False))
     elif low_res is not None:
-        raise GlideError(f"this is a {config.kind} model and cannot enlarge: load an upsampler")
+        raise GlideError(f"{config.kind} models accept no low-resolution image: load an upsampler")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""One GLIDE model: a text encoder and a UNet, as one released file holds them."""
+"""A GLIDE model: text encoder and UNet, as in one released checkpoint."""
 
 from __future__ import annotations
 
@@ -51,21 +51,20 @@ class GlideModel(nn.Module):
         return self.text(ids, mask)  # type: ignore[no-any-return]
 
     def openai_state_dict(self) -> dict[str, Tensor]:
-        """Both parts' tensors under OpenAI's flat names."""
+        """Return the tensors of text encoder and UNet under OpenAI's flat names."""
         return {**self.text.state_dict(), **self.unet.state_dict()}
 
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
-        """Load OpenAI's flat names; RuntimeError lists missing, unexpected and misshapen keys."""
+        """Load OpenAI's flat names; RuntimeError lists wrong keys and shapes."""
         text = {k: v for k, v in state.items() if is_text_key(k)}
         unet = {k: v for k, v in state.items() if not is_text_key(k)}
         self.text.load_state_dict(text, assign=assign)
         self.unet.load_state_dict(unet, assign=assign)
 
     def use_dtype(self, dtype: torch.dtype) -> GlideModel:
-        """Put the heavy layers in `dtype`; norms, embeddings and the head stay float32.
+        """Convert the large layers to `dtype`; norms, embeddings and the output head stay float32.
 
-        Half precision costs little in a convolution and much in a statistic: what is kept is what
-        the reference keeps (convert_to_fp16), and the positional tables with it.
+        As in the reference (convert_to_fp16); the positional embeddings stay float32, too.
         """
         self.float()
         for module in self.modules():

@@ -1,4 +1,4 @@
-"""What the networks share: norms in float32, attention, pointwise convolutions, sinusoids."""
+"""Layers shared by the networks: float32 norms, attention, convolutions, embeddings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _BAND = 2**19  # values of an image normalized at a time: 2 MB in float32
-_FEW_PIXELS = 128  # two branches of 8x8
+_FEW_PIXELS = 128  # cond and uncond at 8x8
 _SCORES_IN_CACHE = 2**23  # attention scores of one image, all heads: 16 MB in bfloat16
 
 
 def group_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalise [B, C, ...] with float32 statistics and give back x's dtype."""
+    """Normalize [B, C, ...] with float32 statistics; returns x's dtype."""
     if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
         return norm(x)  # type: ignore[no-any-return]  # CPU kernels accumulate in float32 already
     return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
@@ -28,7 +28,7 @@ def norm_act(
     if x.device.type == "cpu" and type(norm) is nn.GroupNorm and not torch.is_grad_enabled():
         weight, bias = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)  # [B, C]
         if scale is not None and shift is not None:
-            # they go into the norm's own weight and bias: a pass over the image less
+            # folded into the norm's weight and bias: saves a pass over the image
             factor = 1 + scale.flatten(1)
             weight, bias = weight * factor, bias * factor + shift.flatten(1)
         images = [
@@ -45,12 +45,12 @@ def norm_act(
 def _norm_act_image(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, act: bool
 ) -> Tensor:
-    """Norm and SiLU of one image [1, C, H, W], rounded to x's dtype once, at the end."""
+    """Apply norm and SiLU to one image [1, C, H, W]; rounded to x's dtype once, at the end."""
     _, c, height, width = x.shape
     if x.dtype == torch.float32 or x.numel() <= 2 * _BAND:
         h = F.group_norm(x.float(), groups, weight, bias, eps)
         return (F.silu(h, inplace=True) if act else h).to(x.dtype)
-    # float32 copies of a large image would go through main memory: a band of rows stays in cache
+    # a float32 copy of a large image would not fit the cache; a band of rows does
     _, mean, rstd = torch.native_group_norm(x, weight, bias, 1, c, height * width, groups, eps)
     factor = weight.view(groups, -1) * rstd.view(groups, 1)
     offset = (bias.view(groups, -1) - factor * mean.view(groups, 1)).view(1, c, 1, 1)
@@ -64,18 +64,18 @@ def _norm_act_image(
     return out
 
 
-def add(x: Tensor, fresh: Tensor) -> Tensor:
-    """x + fresh, in the memory of `fresh` (a layer's output) where no gradient needs it.
+def add(x: Tensor, output: Tensor) -> Tensor:
+    """Return x + output, computed in place in `output` (a layer's output) without gradients.
 
-    At 256x256 a new tensor costs more than the sum: the system hands it over page by page.
+    At 256x256 on a CPU, allocating a new tensor takes longer than the sum.
     """
-    if torch.is_grad_enabled() or x.dtype != fresh.dtype:
-        return x + fresh
-    return fresh.add_(x)
+    if torch.is_grad_enabled() or x.dtype != output.dtype:
+        return x + output
+    return output.add_(x)
 
 
 def layer_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalise the last axis in float32 and give back x's dtype."""
+    """Normalize the last axis in float32; returns x's dtype."""
     return norm(x.float()).to(x.dtype)  # type: ignore[no-any-return]
 
 
@@ -83,7 +83,7 @@ def call_in_weight_dtype(layer: Any, x: Tensor) -> Tensor:
     """Run a layer on x in the layer's own dtype.
 
     Plain torch layers need an input of their weight's dtype; a host's layer classes cast their
-    weights to the input instead, and are left to it.
+    weights to the input's dtype themselves.
     """
     if type(layer).__module__.startswith("torch."):
         x = x.to(layer.weight.dtype)
@@ -93,8 +93,8 @@ def call_in_weight_dtype(layer: Any, x: Tensor) -> Tensor:
 def conv3x3(conv: Any, x: Tensor) -> Tensor:
     """Apply a 3x3 convolution with padding 1.
 
-    Where the image is small and the weight large, torch's CPU convolution spends most of its time
-    on bringing the weight into its own order, at every call; its matrix product does not.
+    For a small image and a large weight, torch's CPU convolution spends most of its time on
+    reordering the weight at every call; a matrix product does not.
     """
     b, c, height, width = x.shape
     weight = conv.weight
@@ -118,18 +118,18 @@ def conv3x3(conv: Any, x: Tensor) -> Tensor:
 
 
 def pointwise(conv: Any, tokens: Tensor) -> Tensor:
-    """Apply a kernel-1 Conv1d to tokens [B, L, C_in] -> [B, L, C_out] without moving the channels.
+    """Apply a kernel-1 Conv1d to tokens [B, L, C_in] -> [B, L, C_out] without a transpose.
 
-    A plain Conv1d is a matrix product over the last axis; a host's own convolution class (casting,
-    LoRA on the fly) must see its `forward`, so it gets the transposed tensor it expects.
+    A plain Conv1d is a matrix product over the last axis. A host's convolution class (casting,
+    LoRA) is called with the transposed tensor, because its `forward` may do more.
     """
     if type(conv) is not nn.Conv1d:
         return conv(tokens.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
     tokens = tokens.to(conv.weight.dtype)
     if tokens.device.type != "cpu" or torch.is_grad_enabled():
         return F.linear(tokens, conv.weight[..., 0], conv.bias)
-    # On a CPU torch's convolution is quicker than its matrix product (float32 on AMD: twice).
-    # Tokens are a channels_last image [B, C, 1, L] as they lie.
+    # On a CPU torch's convolution is faster than its matrix product (float32 on AMD: twice).
+    # In memory, tokens are a channels_last image [B, C, 1, L].
     image = tokens.transpose(1, 2).unsqueeze(2)
     return F.conv2d(image, conv.weight[..., None], conv.bias).squeeze(2).transpose(1, 2)
 
@@ -162,7 +162,7 @@ def split_heads(x: Tensor, parts: int, head_channels: int) -> tuple[Tensor, ...]
     """Split [B, L, heads * parts * d] into `parts` tensors [B, heads, L, d].
 
     The channel axis is interleaved per head (head 0's q, k, v, then head 1's ...), as in OpenAI's
-    checkpoints; a plain chunk would load without an error and be wrong.
+    checkpoints; a plain chunk would load without an error and give wrong results.
     """
     b, length, width = x.shape
     heads = width // (parts * head_channels)
@@ -170,15 +170,16 @@ def split_heads(x: Tensor, parts: int, head_channels: int) -> tuple[Tensor, ...]
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, heads, L, d] -> [B, L, heads * d]."""
+    """Merge heads: [B, heads, L, d] -> [B, L, heads * d]."""
     b, heads, length, d = x.shape
     return x.transpose(1, 2).reshape(b, length, heads * d)
 
 
 def coord_channels(like: Tensor, count: int) -> Tensor:
-    """cos(pi k u), k = 1..count, of the position u in 0..1 along x, then along y: [B, 2n, H, W].
+    """Return cos(pi k u), k = 1..count, of positions u in 0..1 along x, then y: [B, 2n, H, W].
 
-    A plain UNet knows where it is by its zero padding alone, which a small one learns late.
+    Without them a UNet has position information only from zero padding, which a small UNet learns
+    slowly.
     """
     b, _, height, width = like.shape
     k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]

@@ -1,5 +1,7 @@
-"""CLIP trained on noised images (paper section 2.4): a ViT with a timestep token, a causal text
-transformer, and OpenAI's parameter names."""
+"""CLIP trained on noised images (paper, section 2.4), with OpenAI's parameter names.
+
+The image encoder is a ViT with a timestep token, the text encoder a causal transformer.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ class AttentionResblock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.ln(x)
         b, length, width = h.shape
-        # unlike the UNet and its text encoder, heads are contiguous here
+        # unlike in the UNet and its text encoder, heads are contiguous here
         q, k, v = (
             f(h).view(b, length, self.heads, width // self.heads).transpose(1, 2)
             for f in (self.f_q, self.f_k, self.f_v)
@@ -131,13 +133,13 @@ class ImageEmbedding(nn.Module):
         patches = F.conv2d(
             x.to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_proj.shape[-1]
         )
-        class_token = F.embedding(t, self.w_t)[:, None]  # the timestep IS the class token
+        class_token = F.embedding(t, self.w_t)[:, None]  # a learned class token per timestep
         tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return self.ln(tokens + self.w_pos[None])  # type: ignore[no-any-return]
 
 
 class NoisyClipImage(nn.Module):
-    """Noised images x_t [B, 3, S, S] in about [-1, 1] and timesteps [B] to features [B, n]."""
+    """Image encoder: noised images x_t [B, 3, S, S] in about [-1, 1], timesteps [B] -> [B, n]."""
 
     def __init__(self, config: ClipConfig, **factory: Any) -> None:
         super().__init__()
@@ -162,7 +164,7 @@ class NoisyClipImage(nn.Module):
 
 
 class NoisyClipText(nn.Module):
-    """Token ids [B, L] and their lengths [B] to features [B, n]."""
+    """Text encoder: token ids [B, L] and their lengths [B] -> features [B, n]."""
 
     def __init__(self, config: ClipConfig, **factory: Any) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class NoisyClipText(nn.Module):
 
 
 class NoisyClip(nn.Module):
-    """Image and text encoder. Features come unnormalized; guidance and scores normalize them."""
+    """Image and text encoder. Features are not normalized; guidance and scores normalize them."""
 
     def __init__(
         self,
@@ -197,7 +199,7 @@ class NoisyClip(nn.Module):
         self.text = NoisyClipText(config, device=device, dtype=dtype)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids [B, L] and the lengths [B] up to and with the end token."""
+        """Return token ids [B, L] and lengths [B] including the end token."""
         length = self.config.context_length
         rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
         for row in {row.text: row for row in rows}.values():
@@ -208,15 +210,15 @@ class NoisyClip(nn.Module):
         return torch.stack([row.ids for row in rows]), torch.tensor(lengths)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unnormalized features [B, n] of prompts, on the model's device."""
+        """Encode prompts to features [B, n], not normalized, on the model's device."""
         ids, lengths = self.tokenize(prompts)
         device: torch.device = self.image.blocks["input"].w_t.device  # type: ignore[assignment]
         return self.encode_text(ids.to(device), lengths.to(device))
 
     def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Features [B, n] of noised images at original timesteps t [B] (0 = clean)."""
+        """Encode noised images at original timesteps t [B] (0 = clean) to features [B, n]."""
         return self.image(x_t, t)  # type: ignore[no-any-return]
 
     def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Features [B, n] of token ids [B, L] of the given lengths [B]."""
+        """Encode token ids [B, L] of the given lengths [B] to features [B, n]."""
         return self.text(ids, lengths)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Preconditioning of an upsampler: the network predicts what the low-resolution image lacks."""
+"""Preconditioning of an upsampler: the network predicts the residual to the low-res image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from glide_core.noise_schedules import named_betas
 class Precondition:
     """Scalings around a network F after Karras et al. 2022 (table 1), with low_res as the mean.
 
-    The image is taken as x0 = low + r, r of standard deviation `sigma_data` (q). From
-    x_t = a x0 + s e the best linear estimate of v = a e - s x0 is known in closed form, and F adds
-    to it in units of what is left to estimate:
+    The image is modelled as x0 = low + r, r of standard deviation `sigma_data` (q). From
+    x_t = a x0 + s e the best linear estimate of v = a e - s x0 has a closed form; F predicts the
+    remaining error at unit variance:
 
         y = x_t - a low,  v = -s low + c_skip y + c_out F(c_in y, ...),
         c_in = 1 / d,  c_skip = a s (1 - q^2) / d^2,  c_out = -q / d,  d = sqrt(a^2 q^2 + s^2)
@@ -33,12 +33,12 @@ class Precondition:
         if not config.is_upsampler or config.schedule.prediction_type != "v_prediction":
             raise ValueError("sigma_data is for upsamplers with v_prediction")
         betas = named_betas(config.schedule.noise_schedule, config.schedule.diffusion_steps)
-        # made outside any "meta" device context: this is arithmetic, not a weight
+        # on the CPU even inside a "meta" device context: this is not a weight
         table = torch.tensor(1 - betas, dtype=torch.float64, device="cpu").cumprod(0)
         return Precondition(table, config.unet.sigma_data)
 
     def network_input(self, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:
-        """c_in * (x_t - a low): x_t without its mean, at unit variance."""
+        """Return c_in * (x_t - a low): x_t without its mean, at unit variance."""
         a, _, d = self._scales(t, x_t)
         return ((x_t.float() - a * low.float()) / d).to(x_t.dtype)
 
@@ -50,16 +50,16 @@ class Precondition:
         residual, model_var_values = raw.chunk(2, dim=1)
         x_t, low = x_t.float(), low.float()
         v = -s * low + c_skip * (x_t - a * low) + c_out * residual
-        # the variational bound asks for more variance than beta at edges, where the mean is
-        # furthest off, and a ddpm step would add that as speckle
+        # the variational bound leads to more variance than beta at edges, where the mean is least
+        # accurate; a ddpm step would add it as visible noise
         return torch.cat([v, model_var_values.clamp(-1, 1)], dim=1)
 
     def weight(self, t: Tensor, like: Tensor) -> Tensor:
-        """Factor [B, 1, 1, 1] that turns a square error of v into one of F."""
+        """Return the factor [B, 1, 1, 1] from a squared error of v to one of F."""
         return (self._scales(t, like)[2] / self.sigma_data) ** 2
 
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a, s and d at timesteps [B], fractional ones between their neighbours."""
+        """Return a, s and d at timesteps [B]; fractional ones are interpolated."""
         table = self._table(like.device if like.device.type != "mps" else torch.device("cpu"))
         at = t.to(table.device, torch.float64).clamp(0, len(table) - 1)
         low = at.long()
@@ -72,7 +72,7 @@ class Precondition:
         return a, s, d
 
     def _table(self, device: torch.device) -> Tensor:
-        """The table on a device; copied there once, so that no step waits."""
+        """Return the table on a device; it is copied once, so that steps do not synchronise."""
         if device not in self._on_devices:
             with torch.inference_mode(False):  # training uses the same table
                 self._on_devices[device] = self.alphas_cumprod.to(device)

@@ -13,7 +13,7 @@ from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_hea
 
 
 class TextFeatures(NamedTuple):
-    """The output of a text encoder for a prompt.
+    """Output of a text encoder.
 
     last_hidden_state: every position after the final norm, [B, L, W]; padding included, as in the
         reference.
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids and padding mask to `TextFeatures`, with OpenAI's parameter names."""
+    """Token ids and padding mask -> `TextFeatures`, with OpenAI's parameter names."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class TextEncoder(nn.Module):
         x = self.token_embedding(ids)  # [B, L, W]
         position = self.positional_embedding.to(device=x.device, dtype=x.dtype)
         padding = self.padding_embedding.to(device=x.device, dtype=x.dtype)
-        # a padding slot is the padding vector alone: its position is not added
+        # padding slots are the padding embedding alone, without positional embedding
         x = torch.where(mask[..., None], x + position, padding)
         states = layer_norm(self.final_ln, self.transformer(x))
         return TextFeatures(states, call_in_weight_dtype(self.transformer_proj, states[:, -1]))

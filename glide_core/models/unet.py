@@ -1,8 +1,8 @@
 """The UNet in its four variants: base, upsampler, inpaint, upsampler-inpaint.
 
-Parameter names and block order are OpenAI's, so their checkpoints load as they are. The text comes
-in as a `TextContext`: the pooled vector, added to the time embedding, and each attention layer's
-text keys and values, projected once per prompt.
+Parameter names and block order are OpenAI's, so their checkpoints load unchanged. The text is
+passed as a `TextContext`: the pooled vector, added to the time embedding, and each attention
+layer's text keys and values, projected once per prompt.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from glide_core.models.text_encoder import TextFeatures
 
 
 class TextContext(NamedTuple):
-    """A prompt as the UNet reads it; one entry of keys_values per attention layer, in order."""
+    """Text inputs of the UNet; keys_values has one entry per attention layer, in order."""
 
     pooled: Tensor  # [B, E]
     keys_values: tuple[tuple[Tensor, Tensor], ...]  # each [B, heads, L, d]
 
     def select(self, index: Tensor | slice) -> TextContext:
-        """The context of some images of the batch."""
+        """Select images of the batch."""
         return TextContext(
             self.pooled[index], tuple((k[index], v[index]) for k, v in self.keys_values)
         )
@@ -61,7 +61,7 @@ class TextContext(NamedTuple):
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice; the second norm is scaled and shifted by the embedding.
 
-    `resample` doubles ("up", nearest) or halves ("down", 2x2 mean) the image on both branches,
+    `resample` doubles ("up", nearest) or halves ("down", 2x2 mean) the resolution of both branches
     before the first convolution.
     """
 
@@ -78,7 +78,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm_act = norm_act  # training on a CPU swaps in a fused kernel
+        self.norm_act = norm_act  # recipes/emoji/fused_norm.py replaces it
         self.in_layers = nn.Sequential(
             operations.GroupNorm(groups, channels, **factory),
             nn.SiLU(),
@@ -105,7 +105,7 @@ class ResBlock(nn.Module):
         elif self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         h = conv3x3(conv, h)
-        # emb comes activated: the leading SiLU is the same for every block and is done once
+        # emb is already activated: the SiLU is the same for every block and is applied once
         scale, shift = call_in_weight_dtype(self.emb_layers[1], emb)[:, :, None, None].chunk(
             2, dim=1
         )
@@ -115,7 +115,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over pixels with the text's keys and values added to the pixels' own."""
+    """Attention from pixels to the concatenated text and pixels."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class AttentionBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """x_t, timestep and text to raw output: eps (or v) channels first, then the variance's."""
+    """x_t, timestep and text -> raw output: channels of eps (or v), then of the variance."""
 
     def __init__(
         self,
@@ -248,12 +248,12 @@ class UNet(nn.Module):
         )
 
     def attention_layers(self) -> list[AttentionBlock]:
-        """Every attention layer in the order in which the image passes them."""
+        """Return the attention layers in the order of the forward pass."""
         blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [layer for block in blocks for layer in block if isinstance(layer, AttentionBlock)]
 
     def context(self, features: TextFeatures) -> TextContext:
-        """Project a prompt for every attention layer: once per prompt, not once per step."""
+        """Project the text for every attention layer; once per prompt, not once per step."""
         return TextContext(
             features.pooled,
             tuple(
@@ -279,8 +279,8 @@ class UNet(nn.Module):
         t: [B] original timesteps 0..999.
         low_res: upsamplers, [B, C, h, w] in [-1, 1], resized here to H x W.
         image, keep_mask: inpainting models, [B, C, H, W] and [B, 1, H, W] with 1 = keep; the image
-            is multiplied by the mask here. Missing: zeros (nothing is known).
-        patches: changes to what passes between blocks.
+            is multiplied by the mask here. Without them: zeros (all pixels unknown).
+        patches: a host's patches in and between blocks.
         """
         if isinstance(context, TextFeatures):
             context = self.context(context)
@@ -302,7 +302,7 @@ class UNet(nn.Module):
         if waves:
             x = torch.cat([x, coord_channels(x, waves)], dim=1)
         if x.device.type == "cpu" or first.weight.is_contiguous(memory_format=torch.channels_last):
-            x = x.contiguous(memory_format=torch.channels_last)  # and all that follows with it
+            x = x.contiguous(memory_format=torch.channels_last)  # kept by all following layers
         h, skips = x, []
         for number, block in enumerate(self.input_blocks):
             if number:
@@ -322,7 +322,7 @@ class UNet(nn.Module):
             h = torch.cat([h, skip], dim=1)
             h = _run(block, h, emb, keys_values, patches, "output", number)
         norm, _, conv = self.out
-        # the reference's head runs in float32: eps is differenced and amplified downstream
+        # float32 as in the reference: guidance amplifies errors of eps
         out = call_in_weight_dtype(conv, norm_act(norm, h.float(), act=True)).float()
         if patch > 1:
             out = F.pixel_shuffle(out, patch)
