@@ -27,6 +27,7 @@ _MAX_METADATA = 1 << 20  # characters of all metadata together
 _WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module")
 # What wrappers of a module put before every name: torch.compile, DistributedDataParallel, Lightning
 _PREFIXES = ("_orig_mod.", "module.", "model.")
+_RUN = {"config", "model_config", "step", "ema"}  # what `glide train` writes into checkpoint.pt
 
 Shape = tuple[int, ...]
 Format = Literal["safetensors", "zip", "pickle"]
@@ -49,7 +50,8 @@ def read_tensors(path: Path | str) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
     A state dict nested as training programs do it (`ema`, `state_dict`, `model`, `module`) is taken
-    out, and the prefixes `_orig_mod.`, `module.` and `model.` are removed from its names.
+    out, and the prefixes `_orig_mod.`, `module.` and `model.` are removed from its names. Of a
+    training run's checkpoint.pt the averaged weights are read, with the config as metadata.
     GlideError for a file that is missing, cut short, not a checkpoint, or that carries code; for
     tensors that are sparse, quantized, without data, or larger than their data.
     """
@@ -79,7 +81,8 @@ def _read(path: Path, meta: bool) -> TensorFile:
             if file_format == "safetensors":
                 found = _read_safetensors(path, meta)
             else:
-                found = TensorFile(path, _state_dict(path, _unpickle(path, file_format, meta)))
+                content = _unpickle(path, file_format, meta)
+                found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
             _check_sizes(found, meta)
             return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
     except GlideError:
@@ -161,6 +164,23 @@ def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
         return torch.load(
             path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
         )
+
+
+def _of_run(path: Path, content: Any) -> TensorFile | None:
+    """The averaged weights and the config in a training run's checkpoint.pt; None for others."""
+    if not isinstance(content, Mapping) or not content.keys() >= _RUN:
+        return None
+    config, weights = content["model_config"], content["ema"]
+    if not isinstance(config, str) or _unwrapped(weights, 0) is None:
+        return None
+    if content["config"].get("lora"):
+        raise GlideError(
+            f"{path} holds a LoRA and not the model under it. Expected a whole model: start from "
+            "the model that it was trained from."
+        )
+    if '"glide_config"' in config:  # a GlideModel's names, without its two parts
+        weights = {key.partition(".")[2]: tensor for key, tensor in weights.items()}
+    return TensorFile(path, weights, {METADATA_KEY: config})
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:

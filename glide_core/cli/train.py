@@ -104,10 +104,16 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
     """The job's defaults, or those of fine-tuning, with the given options applied."""
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start:
-        from glide_core.training.start import kind_of, parameters_of
+        from glide_core.checkpoints.files import read_shapes
+        from glide_core.checkpoints.loading import config_of
+        from glide_core.config import GlideConfig
 
-        if arguments.job in {kind_of(path) for path in start}:
-            config = fine_tuning(config, sum(parameters_of(path) for path in start))
+        files = [read_shapes(path) for path in start]
+        found = [config_of(file) for file in files]
+        kinds = {one.kind if isinstance(one, GlideConfig) else "clip" for one in found}
+        if arguments.job in kinds:
+            sizes = [tensor.numel() for file in files for tensor in file.tensors.values()]
+            config = fine_tuning(config, sum(sizes))
     given = {name: getattr(arguments, name) for name in _FIELDS}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if not config.lora and (config.lora_alpha or config.lora_text or arguments.lora_layers):
@@ -130,10 +136,10 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
         if not captions:
             raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
         return captions
+    from glide_core.checkpoints.files import read_shapes
     from glide_core.training import samples
-    from glide_core.training.start import metadata_of
 
-    vocabulary = metadata_of(start[0]).get(samples.VOCABULARY_KEY)
+    vocabulary = read_shapes(start[0]).metadata.get(samples.VOCABULARY_KEY)
     return samples.prior_captions(vocabulary) if vocabulary else []
 
 

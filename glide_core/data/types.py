@@ -29,7 +29,7 @@ class Source(Protocol):
         crop: int | None = None,
         distinct: bool = False,
     ) -> Batch:
-        """Draw a random batch.
+        """Sample a random batch.
 
         size: number of images.
         side: of the whole image in pixels (64 for base models, 256 for upsamplers).

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glide_core.checkpoints.files import read_shapes
-from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
+from glide_core.checkpoints.loading import load_clip, load_model, model_from_state_dict
 from glide_core.config import ClipConfig, GlideConfig, ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.training.config import SMALL, SMALL_CLIP, JobName, TrainConfig
+from glide_core.training.config import SMALL, SMALL_CLIP, TrainConfig
 
 FIRST = "input_blocks.0.0.weight"
 STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
@@ -48,7 +45,7 @@ def make_model(
         return model
     if len(start) > 1:
         raise GlideError(f"{kind} starts from one file: {len(start)} were given with --init-from")
-    found = read_model(start[0])
+    found = load_model(start[0])
     if found.config.kind not in STARTS[kind]:
         raise GlideError(
             f"{start[0]} is a GLIDE model of the kind '{found.config.kind}'. Expected "
@@ -87,53 +84,13 @@ def make_clip(
             wanted = replace(wanted, image_size=config.size)
         torch.manual_seed(config.seed)
         return NoisyClip(wanted)
-    run = _run_file(start[0])
-    if run is not None:
-        found = ClipConfig.from_json(_config_text(run, "clip", start[0]))
-        clip = NoisyClip(found)
-        clip.load_state_dict(run["ema"])
-    else:
-        clip = load_clip(list(start))
+    clip = load_clip(list(start))
     if config.size not in (None, clip.config.image_size):
         raise GlideError(
             f"{start[0]} takes images of {clip.config.image_size}x{clip.config.image_size}, "
             "which cannot be changed: omit --size"
         )
     return clip.requires_grad_(True).train()
-
-
-def read_model(path: Path) -> GlideModel:
-    """Load a GLIDE model from any file: released, our own, or a run's checkpoint.pt (its average).
-
-    Frozen and in eval mode, as `load_model` gives it.
-    """
-    run = _run_file(path)
-    if run is None:
-        return load_model(path)
-    config = GlideConfig.from_json(_config_text(run, "GLIDE model", path))
-    if run["config"].get("lora"):
-        raise GlideError(
-            f"{path} holds a LoRA and not the model under it. Expected a whole model: start from "
-            "the model that it was trained from."
-        )
-    state = {key.split(".", 1)[1]: value for key, value in run["ema"].items()}
-    return model_from_state_dict(state, config, where=str(path))
-
-
-def kind_of(path: Path) -> str:
-    """The job of a checkpoint's kind; "clip" for a noisy CLIP, whole or one encoder."""
-    run = _run_file(path)
-    if run is not None:
-        return str(run["config"]["job"])
-    found = inspect(path)
-    return found.kind if isinstance(found, GlideConfig) else "clip"
-
-
-def parameters_of(path: Path) -> int:
-    """Number of parameters of a checkpoint's model."""
-    run = _run_file(path)
-    tensors = read_shapes(path).tensors if run is None else run["ema"]
-    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def initialise(model: GlideModel, seed: int) -> None:
@@ -193,28 +150,3 @@ def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
             f"{step}"
         )
     return replace(model, unet=replace(model.unet, image_size=size))
-
-
-def _run_file(path: Path) -> dict[str, Any] | None:
-    """A run's checkpoint.pt, or None for any other file."""
-    if path.suffix != ".pt" or not path.is_file():
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
-        return None  # the loader of models says what is wrong with it
-    ours = isinstance(content, dict) and {"config", "step", "ema"} <= content.keys()
-    return content if ours else None
-
-
-def _config_text(run: dict[str, Any], wanted: str, path: Path) -> str:
-    job: JobName = run["config"]["job"]
-    if (job == "clip") != (wanted == "clip"):
-        raise GlideError(f"{path} is a run of {job}. Expected a {wanted}: choose another file.")
-    preset = SMALL_CLIP if job == "clip" else SMALL[job]
-    return str(run.get("model_config", preset.to_json()))  # early runs had the presets alone
-
-
-def metadata_of(path: Path) -> Mapping[str, str]:
-    """A checkpoint's metadata; empty for formats without."""
-    return {} if path.suffix == ".pt" else read_shapes(path).metadata
