@@ -26,7 +26,7 @@ from forward import CONFIGS, DTYPES, PROMPT, random_state, reference_model
 from glide_core.checkpoints.loading import load_model, model_from_state_dict, save_model
 from glide_core.config import SamplerConfig
 from glide_core.sampling import tokenize
-from glide_core.stages import text_to_image, upsample
+from glide_core.stages import StageInputs, sample_stage
 
 GUIDANCE = 3.0
 
@@ -59,12 +59,12 @@ def draw(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     base, upsampler = (load_model(folder / f"{name}.safetensors", dtype=dtype) for name in CONFIGS)
     clock.lap("load_s")
     settings = SamplerConfig(steps=args.steps, sampler="ddpm", guidance_scale=GUIDANCE)
-    small = text_to_image(base, [PROMPT], seeds=[0], settings=settings)
+    small = sample_stage(base, [PROMPT], [0], settings)
     clock.lap("base_s")
     settings = SamplerConfig(
         respacing=upsampler_respacing(args.upsample_steps), guidance_scale=1.0, temperature=0.997
     )
-    upsample(upsampler, small, [PROMPT], seeds=[0], settings=settings)
+    sample_stage(upsampler, [PROMPT], [0], settings, inputs=StageInputs(low_res=small))
     clock.lap("upsample_s")
     return clock.report()
 

@@ -17,7 +17,7 @@ from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalize
 from glide_core.sampling import model_schedule
-from glide_core.stages import inpaint, text_to_image, upsample
+from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.config import SMALL, SMALL_CLIP
 from recipes.emoji.subjects import border_colour
 from recipes.emoji.vocabulary import (
@@ -86,7 +86,7 @@ def test_a_bundled_file_says_what_it_is(kind: str) -> None:
 def test_the_base_model_draws_what_it_is_asked_for(drawings: Tensor) -> None:
     captions, subjects, backgrounds = asked(5)
     model = load_model(BUNDLED / "base.safetensors")
-    out = text_to_image(model, captions, seeds=list(range(len(captions))), settings=FAST)
+    out = sample_stage(model, captions, list(range(len(captions))), FAST)
     found = [nearest(p, drawings, b) for p, b in zip(out, backgrounds, strict=True)]
     assert sum(a == b for a, b in zip(found, subjects, strict=True)) >= 0.8 * len(subjects)
     assert [border_colour(p, COLOURS) for p in out] == backgrounds
@@ -101,7 +101,7 @@ def test_clip_guidance_alone_pulls_towards_the_text() -> None:
     seeds, empty = list(range(len(captions))), [""] * len(captions)
     right = []
     for guide in (None, noisy_clip_guide(clip, text, 3.0)):
-        out = text_to_image(model, empty, seeds=seeds, settings=plain, cond_fn=guide)
+        out = sample_stage(model, empty, seeds, plain, cond_fn=guide)
         colours = [border_colour(image, COLOURS) for image in out]
         right.append(sum(a == b for a, b in zip(colours, backgrounds, strict=True)))
     assert right[1] >= right[0] + 2
@@ -135,7 +135,9 @@ def test_the_inpainting_model_completes_the_subject_and_keeps_what_is_known(
     keep[..., 32:] = 0
     model = load_model(BUNDLED / "inpaint.safetensors")
     seeds = list(range(len(images)))
-    out = inpaint(model, images, keep, captions, seeds=seeds, settings=FAST)
+    out = sample_stage(
+        model, captions, seeds, FAST, inputs=StageInputs(image=images, keep_mask=keep)
+    )
     assert float(((out - images) * keep).abs().max()) < 1e-5
     flat = torch.stack([COLOURS[b] for b in backgrounds])[:, :, None, None]
     hole = (1 - keep).expand_as(images).bool()
@@ -147,7 +149,7 @@ def test_the_upsampler_keeps_colours_and_adds_no_noise(drawings: Tensor) -> None
     small = on(drawings[NAMES.index(NAMES[7])], "pink")[None]
     model = load_model(BUNDLED / "upsampler.safetensors")
     caption = fill(TEMPLATES[0], with_article(NAMES[7]), "pink")
-    out = upsample(model, small, [caption], seeds=[0])
+    out = sample_stage(model, [caption], [0], inputs=StageInputs(low_res=small))
     assert out.shape == (1, 3, 256, 256)
     assert float((F.avg_pool2d(out, 4) - small).square().mean()) < 0.01
     flat = out[0, :, :12, :]  # above the drawing there is background alone

@@ -26,7 +26,7 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.diffusion.types import StepInfo
 from glide_core.guidance import open_clip_guide
 from glide_core.sampling import model_schedule
-from glide_core.stages import text_to_image
+from glide_core.stages import sample_stage
 from tools.help_parts import (
     GREY,
     PILImage,
@@ -149,7 +149,7 @@ def open_clip_loader() -> PILImage:
         states.append(x_t.detach().clone())
         return look(x_t, t, x0) * 0
 
-    text_to_image(model, [FOX], seeds=[1], cond_fn=guide)
+    sample_stage(model, [FOX], [1], cond_fn=guide)
     rows = []
     for step in (7, 18):
         views = (
@@ -201,7 +201,7 @@ def sampler() -> PILImage:
     """x_t and the x0 estimate after some of ddim's 30 steps."""
     seen: list[StepInfo] = []
     model = load_model(BUNDLED / "base.safetensors")
-    text_to_image(model, [FOX], seeds=[1], callback=seen.append)
+    sample_stage(model, [FOX], [1], callback=seen.append)
     steps = [seen[i] for i in (0, 7, 18, 29)]
     rows = [[getattr(step, name) for step in steps] for name in ("x_t", "x0")]
     return grid([[tiles(images.to_comfy(p.clamp(-1, 1)))[0] for p in row] for row in rows])

@@ -59,14 +59,21 @@ def states() -> list[list[Image.Image]]:
     """A row for each prompt: the states that are shown, then the 256x256 picture."""
     shown: list[Tensor] = []
     seeds = [0] * len(PROMPTS)
-    low = stages.text_to_image(
+    low = stages.sample_stage(
         load_model(find("base").path()),
         PROMPTS,
-        seeds=seeds,
-        settings=SamplerConfig(steps=STEPS),
+        seeds,
+        SamplerConfig(steps=STEPS),
         callback=lambda step: shown.append(step.x_t.clamp(-1, 1)) if step.index in SHOWN else None,
     )
-    shown.append(stages.upsample(load_model(find("upsampler").path()), low, PROMPTS, seeds=seeds))
+    shown.append(
+        stages.sample_stage(
+            load_model(find("upsampler").path()),
+            PROMPTS,
+            seeds,
+            inputs=stages.StageInputs(low_res=low),
+        )
+    )
     return [list(row) for row in zip(*map(to_pil, shown), strict=True)]
 
 

@@ -26,7 +26,7 @@ from glide_core.guidance import noisy_clip_guide
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.sampling import model_schedule
-from glide_core.stages import text_to_image
+from glide_core.stages import sample_stage
 
 # Generates a slice of the sweep's images with the settings of a cell, as [B, 3, H, W] in [-1, 1].
 Generate = Callable[[Cell, slice, StepCallback | None], Tensor]
@@ -95,7 +95,7 @@ def sweep(
 ) -> Iterator[CellResult]:
     """Generate and score every cell with a base model, one after the other.
 
-    Image i equals what `text_to_image` generates from prompt i and seed i. clip: guides each image
+    Image i equals what `sample_stage` generates from prompt i and seed i. clip: guides each image
     towards its own prompt in cells with a clip_scale above 0. callback: called after every step;
     its index and total count the steps of the whole sweep. GlideError before the first step.
     """
@@ -110,12 +110,12 @@ def sweep(
         guide = None
         if clip is not None and text is not None and cell.clip_scale > 0:
             guide = noisy_clip_guide(clip, text[part], cell.clip_scale)
-        return text_to_image(
+        return sample_stage(
             model,
             inputs.prompts[part],
-            seeds=inputs.seeds[part],
+            inputs.seeds[part],
+            cell.settings(inputs.eta),
             negative=inputs.negative,
-            settings=cell.settings(inputs.eta),
             cond_fn=guide,
             callback=step,
         )

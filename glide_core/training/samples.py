@@ -18,7 +18,7 @@ from glide_core.errors import GlideError
 from glide_core.images import to_pil
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
-from glide_core.stages import inpaint, text_to_image, upsample
+from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
 
 VOCABULARY_KEY = "glide_vocabulary"  # in a checkpoint's metadata: the words of its captions
@@ -102,9 +102,11 @@ def make_prior(
         seeds = list(range(start, start + len(some)))
         if model.config.is_inpaint:
             blank = torch.zeros(len(some), 3, side, side)
-            made = inpaint(model, blank, blank[:, :1], some, seeds=seeds, settings=_PRIOR)
+            made = sample_stage(
+                model, some, seeds, _PRIOR, inputs=StageInputs(image=blank, keep_mask=blank[:, :1])
+            )
         else:
-            made = text_to_image(model, some, seeds=seeds, settings=_PRIOR)
+            made = sample_stage(model, some, seeds, _PRIOR)
         for seed, caption, image in zip(seeds, some, made.cpu(), strict=True):
             name = f"{seed:04d}.png"
             known[name] = caption
@@ -126,9 +128,11 @@ def _generated(model: GlideModel, source: Source) -> Tensor:
     batch = _captioned(source, 12, model.config.unet.image_size)
     seeds = list(range(12))
     if not model.config.is_inpaint:
-        return text_to_image(model, batch.captions, seeds=seeds, settings=_FAST)
+        return sample_stage(model, batch.captions, seeds, _FAST)
     masks = random_keep_masks(torch.Generator().manual_seed(0), 12, batch.images.shape[-1])
-    out = inpaint(model, batch.images, masks, batch.captions, seeds=seeds, settings=_FAST)
+    out = sample_stage(
+        model, batch.captions, seeds, _FAST, inputs=StageInputs(image=batch.images, keep_mask=masks)
+    )
     pairs = zip((batch.images * masks).chunk(3), out.cpu().chunk(3), strict=True)
     return torch.cat([row for pair in pairs for row in pair])
 
@@ -138,9 +142,14 @@ def _upsampled(model: GlideModel, source: Source) -> Tensor:
     low, seeds = F.avg_pool2d(batch.images, 4), list(range(4))
     if model.config.is_inpaint:
         masks = random_keep_masks(torch.Generator().manual_seed(0), 4, batch.images.shape[-1])
-        out = inpaint(model, batch.images, masks, batch.captions, low_res=low, seeds=seeds)
+        out = sample_stage(
+            model,
+            batch.captions,
+            seeds,
+            inputs=StageInputs(image=batch.images, keep_mask=masks, low_res=low),
+        )
     else:
-        out = upsample(model, low, batch.captions, seeds=seeds)
+        out = sample_stage(model, batch.captions, seeds, inputs=StageInputs(low_res=low))
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic")
     return torch.cat([bicubic, out.cpu(), batch.images])
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import to_pil
-from glide_core.stages import inpaint, text_to_image, upsample
+from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import LISTS, scene_list
@@ -46,10 +46,14 @@ def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
     seeds = list(range(count))
-    low = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=seeds)
+    low = sample_stage(load_model(folder / "base.safetensors"), captions, seeds)
     upsampler = load_model(folder / "upsampler.safetensors")
     high = in_chunks(
-        lambda s: upsample(upsampler, low[s], captions[s], seeds=seeds[s]), count, size=4
+        lambda s: sample_stage(
+            upsampler, captions[s], seeds[s], inputs=StageInputs(low_res=low[s])
+        ),
+        count,
+        size=4,
     )
     return sheet(high, [_short(c) for c in captions], 6, 192)
 
@@ -61,7 +65,7 @@ def combination_sheet(folder: Path, sprites: Sprites, count: int = 6) -> Image.I
     for name in LISTS[1:]:
         scenes = scene_list(sprites, name, count)
         captions = [sprites.caption(scene) for scene in scenes]
-        rows.append(text_to_image(model, captions, seeds=list(range(count))))
+        rows.append(sample_stage(model, captions, list(range(count))))
         labels += [_short(caption) for caption in captions]
     return sheet(torch.cat(rows), labels, count, 192)
 
@@ -70,7 +74,7 @@ def memory_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image
     """Show samples above their nearest training drawings."""
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
-    out = text_to_image(load_model(folder / "base.safetensors"), captions, seeds=list(range(count)))
+    out = sample_stage(load_model(folder / "base.safetensors"), captions, list(range(count)))
     found = score_scenes(out, scenes, sprites).nearest
     near = [
         replace(scene, subjects=tuple(sprites.subjects.index(name) for name in names))
@@ -91,9 +95,7 @@ def clip_sheet(folder: Path, sprites: Sprites, count: int = 12) -> Image.Image:
     for scale in (0.0, 1.0, 3.0, 10.0):
         guide = noisy_clip_guide(clip, text, scale) if scale else None
         seeds = list(range(count))
-        rows.append(
-            text_to_image(model, [""] * count, seeds=seeds, settings=CLIP_ALONE, cond_fn=guide)
-        )
+        rows.append(sample_stage(model, [""] * count, seeds, CLIP_ALONE, cond_fn=guide))
         labels += [f"x{scale:g} {_short(caption)}" for caption in captions]
     return sheet(torch.cat(rows), labels, count, 128)
 
@@ -105,14 +107,21 @@ def inpaint_sheet(folder: Path, sprites: Sprites, count: int = 8) -> Image.Image
     images = render_scenes(scenes, sprites)
     masks = random_keep_masks(torch.Generator().manual_seed(5), count, 64)
     seeds = list(range(count))
-    low = inpaint(load_model(folder / "inpaint.safetensors"), images, masks, captions, seeds=seeds)
-    high = inpaint(
-        load_model(folder / "upsampler_inpaint.safetensors"),
-        F.interpolate(images, scale_factor=4, mode="bicubic").clamp(-1, 1),
-        F.interpolate(masks, scale_factor=4),
+    low = sample_stage(
+        load_model(folder / "inpaint.safetensors"),
         captions,
-        low_res=low,
-        seeds=seeds,
+        seeds,
+        inputs=StageInputs(image=images, keep_mask=masks),
+    )
+    high = sample_stage(
+        load_model(folder / "upsampler_inpaint.safetensors"),
+        captions,
+        seeds,
+        inputs=StageInputs(
+            image=F.interpolate(images, scale_factor=4, mode="bicubic").clamp(-1, 1),
+            keep_mask=F.interpolate(masks, scale_factor=4),
+            low_res=low,
+        ),
     )
     known = images * masks
     rows = [F.interpolate(v, (256, 256)) for v in (known, low)]
@@ -125,7 +134,7 @@ def upsample_sheet(folder: Path, sprites: Sprites, count: int = 5) -> Image.Imag
     images, captions = high_scenes(sprites, count)
     low = F.avg_pool2d(images, 4)
     model = load_model(folder / "upsampler.safetensors")
-    out = upsample(model, low, captions, seeds=list(range(count)))
+    out = sample_stage(model, captions, list(range(count)), inputs=StageInputs(low_res=low))
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     labels = [*["bicubic"] * count, *["upsampler"] * count, *["true"] * count]
     return sheet(torch.cat([bicubic, out, images]), labels, count, 256)

@@ -29,7 +29,7 @@ from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.sampling import condition_model, inpaint_denoised_fn, sample_model, tokenize
-from glide_core.stages import inpaint, text_to_image
+from glide_core.stages import StageInputs, sample_stage
 from recipes.emoji.curves import Curve, Point, plot_curves
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
@@ -107,9 +107,7 @@ def guided(setup: Setup, clip: NoisyClip, guide: Guide, scale: float, caption: b
 
     def make(s: slice) -> Tensor:
         cond_fn = guide(clip, text[s], scale) if scale else None
-        return text_to_image(
-            setup.base, prompts[s], seeds=setup.seeds[s], settings=ANCESTRAL, cond_fn=cond_fn
-        )
+        return sample_stage(setup.base, prompts[s], setup.seeds[s], ANCESTRAL, cond_fn=cond_fn)
 
     return in_chunks(make, len(setup.scenes))
 
@@ -118,7 +116,7 @@ def classifier_free(setup: Setup, settings: SamplerConfig) -> Tensor:
     """Sample the captions with classifier-free guidance."""
 
     def make(s: slice) -> Tensor:
-        return text_to_image(setup.base, setup.captions[s], seeds=setup.seeds[s], settings=settings)
+        return sample_stage(setup.base, setup.captions[s], setup.seeds[s], settings)
 
     return in_chunks(make, len(setup.scenes))
 
@@ -192,7 +190,12 @@ def compare_inpainting(setup: Setup, out: Path) -> None:
             return _implicit(setup, images[s], keep[s], s)
 
         def conditioned(s: slice, keep: Tensor = keep) -> Tensor:
-            return inpaint(model, images[s], keep[s], setup.captions[s], seeds=setup.seeds[s])
+            return sample_stage(
+                model,
+                setup.captions[s],
+                setup.seeds[s],
+                inputs=StageInputs(image=images[s], keep_mask=keep[s]),
+            )
 
         for kind, make in (("implicit", implicit), ("conditioned", conditioned)):
             found = in_chunks(make, len(images))

@@ -24,7 +24,7 @@ from glide_core.guidance.clip import normalize
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.request import UPSAMPLE_SETTINGS
 from glide_core.sampling import model_schedule
-from glide_core.stages import inpaint, text_to_image, upsample
+from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import FILL, HIGH, Scene, Sprites, over
 from recipes.emoji.scenes import LISTS, scene_list
@@ -62,7 +62,7 @@ def score_base(
         scenes = scene_list(sprites, name, count if plain else count // 2)
         captions = [sprites.caption(scene) for scene in scenes]
         seeds = list(range(len(scenes)))
-        out = in_chunks(lambda s: text_to_image(model, captions[s], seeds=seeds[s]), len(scenes))  # noqa: B023
+        out = in_chunks(lambda s: sample_stage(model, captions[s], seeds[s]), len(scenes))  # noqa: B023
         results[name] = {
             **_shares(score_scenes(out, scenes, sprites), scenes, sprites),
             "rms": rms(out, render_scenes(scenes, sprites)),
@@ -95,9 +95,13 @@ def score_two_stages(folder: Path, sprites: Sprites, count: int = 24) -> dict[st
     base, upsampler = (load_model(folder / f"{n}.safetensors") for n in ("base", "upsampler"))
     scenes = scene_list(sprites, "seen", count)
     captions, seeds = [sprites.caption(scene) for scene in scenes], list(range(count))
-    low = in_chunks(lambda s: text_to_image(base, captions[s], seeds=seeds[s]), count)
+    low = in_chunks(lambda s: sample_stage(base, captions[s], seeds[s]), count)
     high = in_chunks(
-        lambda s: upsample(upsampler, low[s], captions[s], seeds=seeds[s]), count, size=4
+        lambda s: sample_stage(
+            upsampler, captions[s], seeds[s], inputs=StageInputs(low_res=low[s])
+        ),
+        count,
+        size=4,
     )
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     true = torch.stack([sprites.render(scene, HIGH) for scene in scenes])
@@ -134,7 +138,7 @@ def score_clip_guidance(folder: Path, sprites: Sprites, count: int) -> dict[str,
             empty = [""] * len(captions[s])
             guide = noisy_clip_guide(clip, text[s], scale) if scale else None
             seeds = list(range(count))[s]
-            return text_to_image(model, empty, seeds=seeds, settings=CLIP_ALONE, cond_fn=guide)
+            return sample_stage(model, empty, seeds, CLIP_ALONE, cond_fn=guide)
 
         score = score_scenes(in_chunks(make, count), scenes, sprites)
         results[f"scale {scale:g}"] = {
@@ -202,7 +206,11 @@ def score_upsampler(
     low = F.avg_pool2d(images, 4)
     seeds = list(range(count))
     out = in_chunks(
-        lambda s: upsample(model, low[s], captions[s], seeds=seeds[s], settings=settings), count, 4
+        lambda s: sample_stage(
+            model, captions[s], seeds[s], settings, inputs=StageInputs(low_res=low[s])
+        ),
+        count,
+        4,
     )
     bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     return {
@@ -239,7 +247,9 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[
         keep = torch.ones(count, 1, 64, 64)
         keep[area] = 0
         out = in_chunks(
-            lambda s: inpaint(model, images[s], keep[s], captions[s], seeds=seeds[s]),  # noqa: B023
+            lambda s: sample_stage(
+                model, captions[s], seeds[s], inputs=StageInputs(image=images[s], keep_mask=keep[s])
+            ),
             count,
         )
         hole = 1 - keep
@@ -266,13 +276,11 @@ def score_upsampler_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[
     low = F.avg_pool2d(images, 4)
     seeds = list(range(count))
     out = in_chunks(
-        lambda s: inpaint(
+        lambda s: sample_stage(
             model,
-            images[s],
-            keep[s],
             captions[s],
-            low_res=low[s],
-            seeds=seeds[s],
+            seeds[s],
+            inputs=StageInputs(image=images[s], keep_mask=keep[s], low_res=low[s]),
         ),
         count,
         4,

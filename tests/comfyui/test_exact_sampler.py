@@ -44,7 +44,7 @@ def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) 
     model, _, positive, negative, core = glide
     found = draw(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
     settings = SamplerConfig(steps=6, sampler=sampler, guidance_scale=cfg)
-    expected = pipeline.text_to_image(core, [PROMPT], seeds=[5], settings=settings)
+    expected = pipeline.sample_stage(core, [PROMPT], [5], settings)
     # At t = 999 an eps made from v is 20000 times less exact than x0 is: rounding shows there.
     exact = core.config.schedule.prediction_type == "epsilon"
     torch.testing.assert_close(found, expected, rtol=0, atol=4e-3 if exact else 2e-2)
@@ -99,11 +99,11 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=4.0)
     found = draw(comfy, guided, positive, negative, sampler_name="ddpm")
     clip = load_clip(comfy.checkpoints.path("clip.safetensors"))
-    expected = pipeline.text_to_image(
+    expected = pipeline.sample_stage(
         core,
         [PROMPT],
-        seeds=[5],
-        settings=SamplerConfig(steps=6, sampler="ddpm", guidance_scale=3.0),
+        [5],
+        SamplerConfig(steps=6, sampler="ddpm", guidance_scale=3.0),
         cond_fn=noisy_clip_guide(clip, clip.encode_prompts(["blue"]).detach(), 4.0),
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
@@ -155,7 +155,9 @@ def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
         steps=4, sampler="ddim", guidance_scale=1.0, temperature=0.997, respacing=""
     )
     low = image.movedim(-1, 1) * 2 - 1
-    expected = pipeline.upsample(core, low, [PROMPT], seeds=[3], settings=settings)
+    expected = pipeline.sample_stage(
+        core, [PROMPT], [3], settings, inputs=pipeline.StageInputs(low_res=low)
+    )
     assert found.shape == (1, 128, 128, 3)
     torch.testing.assert_close(found.movedim(-1, 1) * 2 - 1, expected, rtol=0, atol=5e-3)
 

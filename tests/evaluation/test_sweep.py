@@ -37,7 +37,7 @@ from glide_core.evaluation.sweep_grid import Cell, Grid, read_samplers, read_sca
 from glide_core.evaluation.sweep_output import SweepFolder, from_csv, to_csv
 from glide_core.guidance.score import noisy_clip_scores
 from glide_core.sampling import model_schedule
-from glide_core.stages import text_to_image
+from glide_core.stages import sample_stage
 
 PROMPTS = ["a red apple", "a blue car"]
 SEEDS = [3, 4]
@@ -83,9 +83,7 @@ def test_every_combination_has_a_row_and_no_other() -> None:
 
 def test_scale_1_is_plain_sampling() -> None:
     (found,) = generated([Cell(1.0, steps="3")])
-    plain = text_to_image(
-        MODEL, PROMPTS, seeds=SEEDS, settings=SamplerConfig(steps=3, guidance_scale=1.0)
-    )
+    plain = sample_stage(MODEL, PROMPTS, SEEDS, SamplerConfig(steps=3, guidance_scale=1.0))
     assert torch.equal(images_of(found), plain)
     assert found.scores["mean"].mean == pytest.approx(float(plain.mean()), abs=1e-6)
 
@@ -95,7 +93,7 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
     together, apart = generated(grid.cells()), generated(grid.cells(), batch=1)
     for one, other in zip(together, apart, strict=True):
         settings = one.cell.settings()
-        alone = text_to_image(MODEL, PROMPTS, seeds=SEEDS, settings=settings)
+        alone = sample_stage(MODEL, PROMPTS, SEEDS, settings)
         assert torch.equal(images_of(one), alone)
         assert float((images_of(one) - images_of(other)).abs().mean()) < 1e-4  # rounding
 
