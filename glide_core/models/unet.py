@@ -330,12 +330,6 @@ class UNet(nn.Module):
             out = self.precondition.v_prediction(out, x_t, t, conditions[-1])
         return out
 
-    def with_conditions(
-        self, x: Tensor, low_res: Tensor | None, image: Tensor | None, keep_mask: Tensor | None
-    ) -> Tensor:
-        """Concatenate x with its conditions, as OpenAI's first convolution reads them."""
-        return joined(x, spatial_conditions(self.config, x, low_res, image, keep_mask))
-
 
 def _run(
     block: Any,

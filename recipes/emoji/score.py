@@ -248,7 +248,10 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[
         keep[area] = 0
         out = in_chunks(
             lambda s: sample_stage(
-                model, captions[s], seeds[s], inputs=StageInputs(image=images[s], keep_mask=keep[s])
+                model,
+                captions[s],
+                seeds[s],
+                inputs=StageInputs(image=images[s], keep_mask=keep[s]),  # noqa: B023
             ),
             count,
         )

@@ -14,6 +14,7 @@ from glide_core.checkpoints.diffusers_format import (
 )
 from glide_core.config import KINDS, RELEASED, GlideConfig, ModelKind, TextConfig, UNetConfig
 from glide_core.errors import GlideError
+from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextEncoder, TextFeatures
 
@@ -68,7 +69,7 @@ def test_both_unets_say_the_same(kind: ModelKind, attention: tuple[int, ...]) ->
     with torch.no_grad():
         ours = model.unet(x, t, features, **given)
         conditions = (given.get(name) for name in ("low_res", "image", "keep_mask"))
-        full = model.unet.with_conditions(x, *conditions)
+        full = joined(x, spatial_conditions(model.config, x, *conditions))
         theirs = converted(model)(
             full, t, features.last_hidden_state, class_labels=features.pooled
         ).sample

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reference_options import clip_config, glide_config
 from torch import Tensor
 
-from glide_core.config import ClipConfig, GlideConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
@@ -154,7 +154,7 @@ class Recordings:
             table = state.get("token_embedding.weight")
             if table is None:
                 raise GlideError(f"the files of model {name!r} hold no token_embedding.weight")
-            config = GlideConfig.from_reference_options(entry["config"], n_vocab=len(table))
+            config = glide_config(entry["config"], n_vocab=len(table))
             model = GlideModel(config).eval()
             model.load_openai_state_dict(state)
             self._models[name] = model
@@ -167,7 +167,7 @@ class Recordings:
             name = next((n for n, entry in entries if "image_encoder_files" in entry), "clip")
         if name not in self._clips:
             entry = self._entry(name, "image_encoder_files", "text_encoder_files")
-            clip = NoisyClip(ClipConfig.from_reference_options(entry["config"])).eval()
+            clip = NoisyClip(clip_config(entry["config"])).eval()
             clip.image.load_state_dict(self._state(entry["image_encoder_files"]))
             clip.text.load_state_dict(self._state(entry["text_encoder_files"]))
             self._clips[name] = clip

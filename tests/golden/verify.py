@@ -18,6 +18,7 @@ from trajectories import check_trajectory
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.guidance.clip import noisy_clip_guide, normalize
+from glide_core.models.conditions import spatial_conditions
 from glide_core.models.layers import timestep_embedding
 from glide_core.noise_schedules import named_betas
 from glide_core.tokenizer import get_tokenizer
@@ -132,8 +133,8 @@ def _check_forward(recordings: Recordings, case: Case) -> None:
         if case.has_output(name):
             case.check(name, value)
     if case.has_output("low_res_upsampled"):
-        joined = unet.with_conditions(x, **given)
-        case.check("low_res_upsampled", joined[:, -model.config.unet.channels :])
+        conditions = spatial_conditions(model.config, x, **given)
+        case.check("low_res_upsampled", conditions[-1])
 
 
 @torch.no_grad()
