@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core import __version__
-from glide_core.checkpoints.catalog import find_model
+from glide_core.checkpoints.catalog import find_model, model_files
 from glide_core.checkpoints.files import read_shapes
 from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_clip, save_model
 from glide_core.checkpoints.lora import apply_lora
@@ -192,7 +192,7 @@ def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Sou
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
+    found = [p for p in model_files(folder) if p.parent == folder]
     if not found:
         raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
     return found

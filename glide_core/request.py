@@ -169,10 +169,15 @@ def _check_seed(seed: int) -> None:
         raise GlideError(f"seed {seed} is out of range: expected 0 to 2^64 - 1")
 
 
+def image_seed(seed: int, index: int) -> int:
+    """Seed of image `index` of a series: it is what seed + index generates alone, modulo 2^64."""
+    return (seed + index) % 2**64
+
+
 def image_seeds(seed: int, count: int) -> list[int]:
-    """Seeds of `count` images: image i is what seed + i generates alone, modulo 2^64."""
+    """Seeds of `count` images, see `image_seed`; GlideError for a seed out of range."""
     _check_seed(seed)
-    return [(seed + i) % 2**64 for i in range(count)]
+    return [image_seed(seed, i) for i in range(count)]
 
 
 def batches(

@@ -64,6 +64,7 @@ def sample(
     ComfyUI's samplers do with a LATENT's noise mask.
     """
     from glide_core import sampling
+    from glide_core.request import image_seed
 
     if batch < 1:
         raise GlideError(f"{prompts.node}: the batch holds 0 images. Expected 1 or more.")
@@ -74,7 +75,7 @@ def sample(
     if given["image"] is not None and given["keep_mask"] is not None:
         kept.insert(0, (given["image"], given["keep_mask"]))
     pasted = [sampling.inpaint_denoised_fn(*pair) for pair in kept]
-    seeds = [(seed + i) % 2**64 for i in indices or range(batch)]
+    seeds = [image_seed(seed, i) for i in indices or range(batch)]
 
     def paste(x0: Tensor) -> Tensor:
         for paste_one in pasted:

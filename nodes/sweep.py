@@ -167,10 +167,11 @@ class GlideGuidanceSweep:
                 models[cell.clip_scale],
                 prompts,
                 cell.settings(),
-                seed=(seed + wanted.start) % 2**64,
+                seed=seed,
                 batch=wanted.stop - wanted.start,
                 size=size,
                 callback=step,
+                indices=range(wanted.start, wanted.stop),
             )
 
         scorers = [sweep.clipped()]

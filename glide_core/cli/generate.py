@@ -171,7 +171,7 @@ class _Requests:
 
     def __call__(self, row: Row) -> GenerationRequest:
         from glide_core.cli.common import request_of
-        from glide_core.request import image_seeds
+        from glide_core.request import image_seed
 
         if row.settings not in self.known:
             if len(self.known) > 1000:  # a list in which every row has settings of its own
@@ -180,7 +180,7 @@ class _Requests:
             self.known[row.settings] = request_of(argparse.Namespace(**own))
         seed = row.seed
         if seed is None:  # the command's seed plus the rows before this one, as -n counts
-            (seed,) = image_seeds(self.arguments.seed + row.number - 1, 1)
+            seed = image_seed(self.arguments.seed, row.number - 1)
         return replace(self.known[row.settings], prompt=row.prompt, seed=seed)
 
 

@@ -122,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from glide_core.checkpoints.catalog import find_model
+    from glide_core.checkpoints.files import read_shapes
     from glide_core.checkpoints.loading import load_clip, load_model
     from glide_core.devices import pick_device, pick_dtype
     from glide_core.evaluation.sweep import SweepInputs, sweep
@@ -130,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.evaluation.sweep_plots import check_matplotlib
     from glide_core.io import check_folder
     from glide_core.progress import step_bars
+    from glide_core.prompt_check import warn_about
+    from glide_core.request import GenerationRequest
 
     check_matplotlib()
     guided = any(scale > 0 for scale in arguments.clip_scale)
@@ -163,7 +166,8 @@ def run(arguments: argparse.Namespace) -> int:
     if cells:
         path = find_model(arguments.model)
         model = load_model(path, device=device, dtype=dtype, kinds=("base",))
-        _warn_if_truncated(model.config, [*distinct, arguments.negative])
+        requests = [GenerationRequest(text, arguments.negative) for text in distinct]
+        warn_about(requests, model.config, read_shapes(path).metadata)
         clip = load_clip(guides, device=device, dtype=dtype) if guided else None
         with step_bars(disable=arguments.quiet) as bar:
             step = partial(bar, "sweep")
@@ -206,6 +210,7 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
     GlideError for columns that a sweep sets itself, and for rows that are there twice.
     """
     from glide_core.batch.rows import read_rows
+    from glide_core.request import image_seed
 
     prompts: list[str] = []
     seeds: list[int] = []
@@ -216,7 +221,7 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
                 "sweep allows only the columns prompt and seed."
             )
         first = (seed + len(seeds)) if row.seed is None else row.seed
-        seeds += [(first + i) % 2**64 for i in range(count)]
+        seeds += [image_seed(first, i) for i in range(count)]
         prompts += [row.prompt] * count
         if row.seed is None and prompts.count(row.prompt) > count:
             raise GlideError(
@@ -271,14 +276,6 @@ def _identity(path: Path) -> str:
     from glide_core.io import sha256_file
 
     return f"{path.name} {sha256_file(path)}"
-
-
-def _warn_if_truncated(config: Any, prompts: Sequence[str]) -> None:
-    from glide_core.tokenizer import get_tokenizer, warn_if_truncated
-
-    tokenizer, length = get_tokenizer(config.tokenizer), config.text.context_length
-    for prompt in prompts:
-        warn_if_truncated(tokenizer.encode(prompt, length))
 
 
 def _file_part(name: str) -> str:

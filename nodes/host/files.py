@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
+from glide_core.checkpoints.catalog import BUNDLED, ENTRIES, model_files
 from glide_core.errors import GlideError
 
 BUNDLED_PREFIX = "bundled/"
-EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def bundled_names(purposes: Sequence[str]) -> list[str]:
@@ -38,13 +37,8 @@ def bundled_path(name: str) -> Path | None:
 
 def folder_names(folders: Iterable[Path]) -> list[str]:
     """List model files of these folders and those below, as paths relative to their folder."""
-    found: dict[str, None] = {}
-    for folder in folders:
-        if folder.is_dir():
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in EXTENSIONS and path.is_file():
-                    found[path.relative_to(folder).as_posix()] = None
-    return list(found)
+    found = [p.relative_to(folder).as_posix() for folder in folders for p in model_files(folder)]
+    return list(dict.fromkeys(found))
 
 
 def folder_path(name: str, folders: Sequence[Path]) -> Path:

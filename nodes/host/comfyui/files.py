@@ -7,8 +7,10 @@ from pathlib import Path
 
 import folder_paths
 
+from glide_core.checkpoints.catalog import EXTENSIONS
+
 from .. import Purpose
-from ..files import EXTENSIONS, bundled_names, bundled_path, folder_path
+from ..files import bundled_names, bundled_path, folder_path
 
 FOLDER = "glide"
 
