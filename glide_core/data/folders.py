@@ -8,10 +8,12 @@ from pathlib import Path
 
 from glide_core.data.entries import (
     IMAGE_SUFFIXES,
+    TEXT_KEYS,
     Entry,
     Listing,
     Piece,
     Unusable,
+    captions_from_json,
     captions_from_text,
     few,
     suffix,
@@ -28,7 +30,8 @@ def walk(root: Path) -> Iterator[Path]:
 def list_folder(root: Path, caption_suffix: str = "txt") -> Listing:
     """Every image below a folder with the captions beside it.
 
-    caption_suffix: of the caption files, without the dot. Each of their lines is a caption.
+    caption_suffix: of the caption files, without the dot. Each line of one is a caption. An image
+    without one has the caption of a .json file beside it, as in webdataset shards.
     """
     files = list(walk(root))
     images = [f for f in files if suffix(f.name) in IMAGE_SUFFIXES]
@@ -43,6 +46,12 @@ def list_folder(root: Path, caption_suffix: str = "txt") -> Listing:
 def _entry(image: Path, root: Path, text: Path | None, caption_suffix: str) -> Entry:
     name, piece = image.relative_to(root).as_posix(), Piece(image)
     if text is None:
+        try:
+            keys = dict.fromkeys((caption_suffix, *TEXT_KEYS))
+            data = Piece(image.with_suffix(".json")).read()
+            return Entry(name, piece, captions_from_json(data, list(keys)))
+        except Unusable:  # no such file, or JSON of another program
+            pass
         wanted = image.with_suffix(f".{caption_suffix}").name
         return Entry(name, piece, problem=f"has no caption: expected {wanted} beside it")
     try:

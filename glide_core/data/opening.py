@@ -66,7 +66,7 @@ def open_source(
     """
     if on_bad not in ("refuse", "skip"):
         raise GlideError(f'on_bad is {on_bad!r}. Expected "refuse" or "skip".')
-    listing = _list(Path(path), caption_key)
+    listing = list_images(Path(path), caption_key)
     cache = PixelCache(len(listing.entries), memory_mb * 2**20)
 
     def checked_once() -> Checked:
@@ -85,8 +85,11 @@ def open_source(
     return source
 
 
-def _list(path: Path, caption_key: str) -> Listing:
-    """All images of a path; raises GlideError where there is none."""
+def list_images(path: Path, caption_key: str = TXT) -> Listing:
+    """List all images of a path, see `open_source`, without opening them.
+
+    An image without a caption is listed with a problem. Raises GlideError where there is no image.
+    """
     if path.is_dir():
         listing = _list_directory(path, caption_key)
     elif path.exists():

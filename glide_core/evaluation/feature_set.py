@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glide_core.data.entries import few
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
-from glide_core.evaluation.image_set import ImageSet, Unreadable, few, same_size
+from glide_core.evaluation.image_set import ImageSet, Unreadable, same_size
 from glide_core.evaluation.metrics import Statistics
 from glide_core.io import atomic_write
 

@@ -14,24 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from glide_core.data.decode import read_image
-from glide_core.data.entries import (
-    IMAGE_SUFFIXES,
-    TEXT_KEYS,
-    Entry,
-    Piece,
-    Unusable,
-    captions_from_json,
-    decode_text,
-    few,
-    suffix,
-)
-from glide_core.data.folders import list_folder
+from glide_core.data.entries import Entry, Piece, Unusable, decode_text, few, suffix
 from glide_core.data.lists import list_rows
-from glide_core.data.shards import expand, list_shards
+from glide_core.data.opening import list_images
 from glide_core.errors import GlideError
 from glide_core.images import from_pil, resize
-
-__all__ = ["ImageSet", "LoadedImage", "Unreadable", "few", "find_images", "same_size"]
 
 
 @dataclass(frozen=True)
@@ -138,24 +125,16 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
     GlideError if there are no images.
     """
     path = Path(where)
-    try:
-        if path.is_dir():
-            entries = _in_folder(path)
-        elif suffix(path.name) == "tar":
-            entries = list_shards([path] if path.is_file() else expand(str(where))).entries
-        elif not path.is_file():
-            raise GlideError(f"There is no {where}. Expected a folder, a .tar or a list of images.")
-        elif suffix(path.name) in IMAGE_SUFFIXES:
-            raise GlideError(f"{where} is a single image. Expected its folder.")
-        elif suffix(path.name) == "txt":
-            lines = map(str.strip, decode_text(path.read_bytes()).splitlines())
-            entries = [Entry(line, Piece(path.parent / line)) for line in lines if line]
-        else:
-            entries = list_rows(path).entries
-    except (OSError, Unusable) as error:
-        raise GlideError(f"{where} cannot be read as a list of images: {error}.") from error
+    if path.is_file() and suffix(path.name) == "txt":
+        try:
+            lines = map(str.strip, decode_text(Piece(path).read()).splitlines())
+        except Unusable as error:
+            raise GlideError(f"{where} cannot be read as a list of paths: it {error}.") from error
+        entries = [Entry(line, Piece(path.parent / line)) for line in lines if line]
+    else:
+        entries = list_images(path).entries
     if not entries:
-        raise GlideError(f"{where} holds no images. Expected image files or .tar files of them.")
+        raise GlideError(f"{where} names no images. Expected one path per line.")
     return ImageSet(str(where), tuple(entries), crop, size)
 
 
@@ -182,22 +161,6 @@ def centre_square(pixels: Tensor) -> Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[..., top : top + side, left : left + side]
-
-
-def _in_folder(path: Path) -> list[Entry]:
-    entries = list_folder(path).entries
-    if not entries:
-        tars = sorted(p for p in path.iterdir() if suffix(p.name) == "tar")
-        return list_shards(tars).entries if tars else []
-    return [entry if entry.captions else _with_json(entry) for entry in entries]
-
-
-def _with_json(entry: Entry) -> Entry:
-    beside = entry.image.path.with_suffix(".json")
-    try:
-        return replace(entry, captions=captions_from_json(Piece(beside).read(), TEXT_KEYS))
-    except Unusable:
-        return entry  # no such file, or JSON of another program
 
 
 def _png_prompt(data: bytes) -> str:

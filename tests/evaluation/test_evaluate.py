@@ -277,8 +277,8 @@ def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) ->
     ("words", "message"),
     [
         (["{folder}"], "Nothing to measure: give --metrics"),
-        (["nowhere", "--metrics", "is"], "There is no nowhere"),
-        (["{empty}", "--metrics", "is"], "holds no images"),
+        (["nowhere", "--metrics", "is"], "no file or folder nowhere"),
+        (["{empty}", "--metrics", "is"], "hold no images"),
         (["{folder}", "--metrics", "kid"], "kid needs a second set"),
         (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "needs a CLIP, not pixe"),
         (["{folder}", "--metrics", "is", "--features", "pixels"], "needs a classifier or a CLIP"),
