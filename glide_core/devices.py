@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from glide_core.errors import GlideError, shorten
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from glide_core.names import DTYPES
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -43,3 +43,9 @@ PRESETS: dict[str, Preset] = {
 
 METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")
 CROPS = ("centre", "none")  # of images before they are measured
+DTYPES = ("auto", "float32", "bfloat16", "float16")  # of the heavy layers
+TRAINED_STEPS = 1000  # of the noise schedules that the models were trained on
+SHARD_FORMATS = ("tar", "parquet")
+WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")  # of the training loss
+TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")  # as training samples them
+LORA_LAYERS = ("attention", "all")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
-from glide_core.names import PRESETS, SAMPLER_ALIASES, SAMPLERS
+from glide_core.names import DTYPES, PRESETS, SAMPLER_ALIASES, SAMPLERS
 
-from .host import DTYPES, Host, Purpose, current
+from .host import Host, Purpose, current
 from .host.files import fingerprint
 from .host.values import one_of
 

@@ -20,11 +20,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from glide_core.batch.storage import open_file
 from glide_core.errors import GlideError, shorten
-from glide_core.names import SAMPLERS, canonical_sampler
+from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 
 MAX_LINE = 2**20  # bytes
 MAX_COLUMNS = 100
-MAX_STEPS = 1000  # what the models were trained on
 
 Value = str | int | float | tuple[int, int]
 _Raw = tuple[str, Mapping[str, Any]]  # "row 3 (line 4)", cells that are not empty
@@ -65,7 +64,7 @@ def _respacing(text: str) -> str:
     from glide_core.diffusion.schedule import space_timesteps
 
     plain = text.removesuffix(".0")  # a number in a column with gaps, as pandas writes it
-    space_timesteps(MAX_STEPS, plain)
+    space_timesteps(TRAINED_STEPS, plain)
     return plain
 
 
@@ -78,7 +77,7 @@ def _size(text: str) -> tuple[int, int]:
 
 _Prompt = Annotated[str, AfterValidator(_unicode)]
 _Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-_Steps = Annotated[int, BeforeValidator(_not_a_flag), Field(ge=1, le=MAX_STEPS)]
+_Steps = Annotated[int, BeforeValidator(_not_a_flag), Field(ge=1, le=TRAINED_STEPS)]
 _Number = Annotated[float, BeforeValidator(_not_a_flag), Field(allow_inf_nan=False)]
 
 

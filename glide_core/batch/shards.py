@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from glide_core.pipeline import GlidePipeline
 
-Format = Literal["tar", "parquet"]
-FORMATS: tuple[Format, ...] = ("tar", "parquet")
+Format = Literal["tar", "parquet"]  # names.SHARD_FORMATS
 _NAME = re.compile(r"shard-(\d{8,})-(\d{8,})\.(tar|parquet)")
 Numbered = tuple[int, GenerationRequest]  # a row's number, and what it asks for
 

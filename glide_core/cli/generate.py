@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, UsageError, shorten
+from glide_core.names import SHARD_FORMATS
 
 if TYPE_CHECKING:
     from glide_core.batch.rows import Row
     from glide_core.pipeline import GlidePipeline
     from glide_core.request import GenerationRequest
-
-FORMATS = ("tar", "parquet")  # glide_core.batch.shards.FORMATS, without importing what it needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +60,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=SHARD_FORMATS,
         help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
     )
     group.add_argument(

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glide_core.errors import shorten
-from glide_core.names import PRESETS, SAMPLERS, canonical_sampler
-
-MOST_STEPS = 1000  # what the models were trained on; a workflow's widget ends there too
+from glide_core.names import DTYPES, PRESETS, SAMPLERS, TRAINED_STEPS, canonical_sampler
 
 
 def folder_or_url(text: str) -> Path | str:
@@ -49,7 +47,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=DTYPES,
         help="number format of the heavy layers (default: float16 on CUDA, else float32)",
     )
     add_threads(group)
@@ -290,7 +288,7 @@ def side_length(text: str) -> int:
 
 
 def step_count(text: str) -> int:
-    return whole(text, 1, MOST_STEPS)
+    return whole(text, 1, TRAINED_STEPS)
 
 
 def number(text: str) -> float:

@@ -6,13 +6,8 @@ import argparse
 from pathlib import Path
 
 from glide_core.cli import options
+from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
 from glide_core.training.config import JOBS
-
-# As losses.WEIGHTINGS, examples.TIMESTEPS and lora.CHOICES: --help need not import torch. A test
-# keeps them equal.
-WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
-TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
-LORA_LAYERS = ("attention", "all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from glide_core import images
 from glide_core.data.entries import Unusable
 
 MOST_PIXELS = 120_000_000  # larger than any camera's; a forged header would fill the memory
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # none that starts another program
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
@@ -25,7 +24,7 @@ def read_image(data: bytes) -> Image.Image:
     if not data:
         raise Unusable("is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise Unusable(

@@ -11,7 +11,7 @@ from typing import TypeVar
 from glide_core.config import SamplerConfig
 from glide_core.diffusion import space_timesteps
 from glide_core.errors import GlideError
-from glide_core.names import SAMPLERS, canonical_sampler
+from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 
 # Fields of Cell, with the field of Grid that holds their values.
 AXES = {
@@ -21,7 +21,6 @@ AXES = {
     "sampler": "samplers",
 }
 MAX_SCALE = 1000.0
-TRAINED_STEPS = 1000
 T = TypeVar("T", float, str)
 
 

@@ -99,13 +99,13 @@ class TrainConfig:
     size: int | None = None  # side of the images; None: the model's own
     crop: int = 128  # side of the crops upsamplers are trained on
     prediction: PredictionType | None = None  # from scratch only; None: the architecture's
-    weighting: str = "uniform"  # one of losses.WEIGHTINGS
-    timesteps: str = "uniform"  # one of examples.TIMESTEPS
+    weighting: str = "uniform"  # one of names.WEIGHTINGS
+    timesteps: str = "uniform"  # one of names.TIMESTEPS
     grad_accum_steps: int = 1  # forward and backward passes per step and process
     gradient_checkpointing: bool = False
     lora: int = 0  # rank; 0 trains all weights
     lora_alpha: float = 0.0  # 0: equal to the rank
-    lora_layers: str = "all"  # one of lora.LORA_LAYERS
+    lora_layers: str = "all"  # one of names.LORA_LAYERS
     lora_text: bool = False  # adapt the text encoder, too
 
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.types import Source
 from glide_core.errors import GlideError
+from glide_core.names import TIMESTEPS
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training.config import TrainConfig
 
-TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")
 _MOST_CAPTIONS = 2**16  # tokenized captions that are kept
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from glide_core.checkpoints.lora import LAYERS
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from glide_core.names import LORA_LAYERS
 
-CHOICES = ("attention", "all")
 _ATTENTION = r"(.*\.(qkv|encoder_kv|proj_out|c_qkv))|(text\..*\.attn\.c_proj)"
 # the first convolution and the head depend on the data, the time embedding on the schedule
 _NEVER = r"unet\.(input_blocks\.0\.0|out\.2|time_embed\.\d)|text\.transformer_proj"
@@ -56,8 +56,8 @@ def targets(model: GlideModel, layers: str, text: bool) -> list[str]:
 
     text: the text encoder's, too.
     """
-    if layers not in CHOICES:
-        raise GlideError(f"unknown LoRA layers {layers!r}: expected {' or '.join(CHOICES)}")
+    if layers not in LORA_LAYERS:
+        raise GlideError(f"unknown LoRA layers {layers!r}: expected {' or '.join(LORA_LAYERS)}")
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     names = [n for n in names if not re.fullmatch(_NEVER, n) and (text or n.startswith("unet."))]
     if layers == "attention":

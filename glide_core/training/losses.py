@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from glide_core.config import PredictionType
 from glide_core.diffusion.schedule import Schedule, extract
 from glide_core.errors import GlideError
+from glide_core.names import WEIGHTINGS
 
-WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")
 GAMMA = 5.0  # of min-snr, as its authors recommend
 LARGEST = 100.0  # a cap: the eps of the last cosine steps would weigh 1 / alpha_bar = 4e8
 

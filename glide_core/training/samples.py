@@ -18,10 +18,10 @@ from glide_core.errors import GlideError
 from glide_core.images import to_pil
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
+from glide_core.prompt_check import VOCABULARY_KEY
 from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
 
-VOCABULARY_KEY = "glide_vocabulary"  # in a checkpoint's metadata: the words of its captions
 PRIOR_IMAGES = 200  # generated for prior preservation, as many as DreamBooth takes
 _COLUMNS = 4
 _FAST = SamplerConfig(steps=20, sampler="ddim", guidance_scale=2.0)

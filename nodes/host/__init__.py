@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 # What a file is for; bundled files are listed by it, the files in models/glide all are.
 Purpose = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip", "open_clip"]
-# "auto": the host's choice for the device. Else a torch dtype's name.
-DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16", "float16")
 
 
 class Host(Protocol):

@@ -10,10 +10,9 @@ import pytest
 import torch
 from training_runs import TINY, Colours
 
-from glide_core.cli import train_options
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
-from glide_core.training import examples, lora, losses
+from glide_core.training import examples, losses
 from glide_core.training.examples import (
     DiffusionSteps,
     Share,
@@ -162,12 +161,6 @@ def test_unknown_names_are_refused_with_those_that_there_are() -> None:
         timestep_probabilities("loud", 10)
     with pytest.raises(GlideError, match="min-snr"):
         loss_weights("loud", "epsilon", COSINE)
-
-
-def test_the_commands_choices_are_those_that_there_are() -> None:
-    assert train_options.WEIGHTINGS == losses.WEIGHTINGS
-    assert train_options.TIMESTEPS == examples.TIMESTEPS
-    assert train_options.LORA_LAYERS == lora.CHOICES
 
 
 @pytest.mark.parametrize("workers", [0, 2])
