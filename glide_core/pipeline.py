@@ -6,7 +6,6 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,21 +15,10 @@ import torch
 from torch import Tensor
 
 from glide_core.components import ROLES, Components, Model, Role, Source, find_components
-from glide_core.crop import Region, crop_for_inpainting, stitch
 from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
-from glide_core.images import (
-    SOFT_EDGES,
-    check_mask_size,
-    fit,
-    from_comfy,
-    read_image,
-    read_mask,
-    resize,
-    to_comfy,
-    to_output,
-)
+from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
 from glide_core.prompt_check import warn_about
 from glide_core.request import (
@@ -42,14 +30,12 @@ from glide_core.request import (
     upsample_respacing,
     upsample_settings,
 )
-from glide_core.stages import PipelineInputs, StageCallback, generate, upsampled_size
+from glide_core.stages import PipelineInputs, StageCallback, edit_inputs, generate, inpaint_inputs
 
 if TYPE_CHECKING:
     from glide_core.models.glide import GlideModel
     from glide_core.models.noisy_clip import NoisyClip
     from glide_core.request import Generators, StepEnd
-
-log = logging.getLogger("glide")
 
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
@@ -65,21 +51,6 @@ class GlidePipelineOutput:
     @property
     def seeds(self) -> list[int]:
         return [request.seed for request in self.requests]
-
-
-@dataclass(frozen=True)
-class InpaintInputs:
-    """What the stages of an inpainting get, and how their result goes back into the image."""
-
-    inputs: PipelineInputs
-    image: Tensor  # IMAGE [B, H, W, 3] in 0..1
-    mask: Tensor  # MASK [B, H, W], 1 = inpaint
-    region: Region
-
-    def stitch(self, patches: Tensor, feather: int = 8) -> Tensor:
-        """The whole image [B, 3, H, W] in [-1, 1] with the inpainted square in its place."""
-        whole = stitch(self.image, patches.cpu(), self.region, self.mask, feather)
-        return from_comfy(whole)
 
 
 class _Interrupted(Exception):
@@ -112,7 +83,7 @@ class GlidePipeline:
         self._set(Components(cast("dict[Role, Source | Model]", models), device=device))
 
     def _set(self, models: Components) -> None:
-        self._models = models
+        self.models = models
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -258,14 +229,8 @@ class GlidePipeline:
         """
         own = CallOptions(**options)
         request = replace(own.request(), strength=strength, upsample_strength=upsample_strength)
-        inputs = self.edit_inputs(read_image(image), own.upsample)
+        inputs = edit_inputs(self.models, read_image(image), own.upsample)
         return self._run(own, own.each(request, prompt), inputs)
-
-    def edit_inputs(self, image: Tensor, upsample: bool = True) -> PipelineInputs:
-        """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
-        small = fit(image, self._models.model("base").config.unet.image_size)
-        large = resize(image, upsampled_size(small)) if upsample else None
-        return PipelineInputs(init=small, upsample_init=large)
 
     def inpaint(
         self,
@@ -284,27 +249,9 @@ class GlidePipeline:
         which the old image fades into the new one. Further options as in `__call__`.
         """
         own = CallOptions(**options)
-        cut = self.inpaint_inputs(read_image(image), read_mask(mask), own.upsample, context)
+        cut = inpaint_inputs(self.models, read_image(image), read_mask(mask), own.upsample, context)
         requests = own.each(own.request(upsample_sampler="ddpm"), prompt)
         return self._run(own, requests, cut.inputs, lambda new: cut.stitch(new, feather))
-
-    def inpaint_inputs(
-        self, image: Tensor, mask: Tensor, upsample: bool = True, context: float = 0.5
-    ) -> InpaintInputs:
-        """Cut a square around the mask out for each stage, for `generate`.
-
-        image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint.
-        """
-        roles: list[Role] = ["inpaint", "upsampler_inpaint"]
-        models = [self._models.model(role) for role in roles[: 1 + upsample]]
-        sides = tuple(model.config.unet.image_size for model in models)
-        check_mask_size(image, mask)
-        original = to_comfy(image)
-        crop = crop_for_inpainting(original, mask, sides, context)
-        if crop.soft:
-            log.warning(SOFT_EDGES)
-        inputs = PipelineInputs(images=crop.images, keep_masks=crop.keep_masks)
-        return InpaintInputs(inputs, original, mask, crop.region)
 
     def generate(
         self,
@@ -313,7 +260,7 @@ class GlidePipeline:
         callback: StageCallback | None = None,
     ) -> Tensor:
         """Run requests of one batch: [B, 3, H, W] in [-1, 1]. See `glide_core.stages.generate`."""
-        return generate(self._models, requests, inputs, callback)
+        return generate(self.models, requests, inputs, callback)
 
     def warn_about(self, requests: Sequence[GenerationRequest], inpaint: bool = False) -> None:
         """Log warnings about prompts and sizes that the first model will not handle well."""
@@ -321,7 +268,7 @@ class GlidePipeline:
         if inpaint:
             roles = ["inpaint", "upsampler_inpaint"]
         role = roles[requests[0].base is None]
-        warn_about(requests, self._models.model(role).config, self._models.metadata(role))
+        warn_about(requests, self.models.model(role).config, self.models.metadata(role))
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""
@@ -332,16 +279,16 @@ class GlidePipeline:
     @property
     def components(self) -> dict[str, Model]:
         """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
-        return {role: self._models.get(role) for role in ROLES if role in self._models}
+        return {role: self.models.get(role) for role in ROLES if role in self.models}
 
     @property
     def device(self) -> torch.device:
         """The device that computes."""
-        return self._models.device
+        return self.models.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._models.dtype
+        return self.models.dtype
 
     def to(
         self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
@@ -353,26 +300,26 @@ class GlidePipeline:
                 dtype = each
             else:
                 device = pick_device(str(each))
-        self._models.to(device, dtype)
+        self.models.to(device, dtype)
         return self
 
     def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
-        self._models.offload(pick_device(str(device)))
+        self.models.offload(pick_device(str(device)))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self._models.save(Path(folder).expanduser())
+        return self.models.save(Path(folder).expanduser())
 
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
         """Merge a LoRA of `glide train --lora` into a model; several add up."""
-        self._models.add_lora(component, Path(path).expanduser(), strength)
+        self.models.add_lora(component, Path(path).expanduser(), strength)
 
     def unload_lora_weights(self) -> None:
         """Restore the weights from before `load_lora_weights`, bit for bit."""
-        self._models.remove_loras()
+        self.models.remove_loras()
 
     def set_progress_bar_config(self, **tqdm_options: Any) -> None:
         """Options for tqdm, such as disable=True."""
@@ -429,7 +376,7 @@ class GlidePipeline:
         if height is None and width is None:
             return None
         scale = UPSCALE if upsample else 1
-        side = self._models.model("base").config.unet.image_size * scale
+        side = self.models.model("base").config.unet.image_size * scale
         sizes = (height or side, width or side)
         if any(size % (8 * scale) for size in sizes):
             raise GlideError(

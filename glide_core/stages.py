@@ -5,18 +5,28 @@ Text to image, upscaling, editing and inpainting differ only in the stages and i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from glide_core.components import Components
+from glide_core.components import Components, Role
 from glide_core.config import GlideConfig, SamplerConfig
+from glide_core.crop import Region, crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
 from glide_core.guidance import noisy_clip_guide
-from glide_core.images import quantize_8bit
+from glide_core.images import (
+    SOFT_EDGES,
+    check_mask_size,
+    fit,
+    from_comfy,
+    quantize_8bit,
+    resize,
+    to_comfy,
+)
 from glide_core.models.glide import GlideModel
 from glide_core.request import (
     BASE_SETTINGS,
@@ -27,6 +37,8 @@ from glide_core.request import (
     shared_settings,
 )
 from glide_core.sampling import condition_model, sample_model, tokenize
+
+log = logging.getLogger("glide")
 
 StageCallback = Callable[[str, StepInfo], None]  # ("base" or "upsampler", step)
 
@@ -52,6 +64,21 @@ class PipelineInputs:
     upsample_init: Tensor | None = None  # edit: the image at the second stage's size
     images: tuple[Tensor, ...] = ()  # inpaint: one per stage
     keep_masks: tuple[Tensor, ...] = ()  # inpaint: one per stage, 1 = keep
+
+
+@dataclass(frozen=True)
+class InpaintInputs:
+    """What the stages of an inpainting get, and how their result goes back into the image."""
+
+    inputs: PipelineInputs
+    image: Tensor  # IMAGE [B, H, W, 3] in 0..1
+    mask: Tensor  # MASK [B, H, W], 1 = inpaint
+    region: Region
+
+    def stitch(self, patches: Tensor, feather: int = 8) -> Tensor:
+        """The whole image [B, 3, H, W] in [-1, 1] with the inpainted square in its place."""
+        whole = stitch(self.image, patches.cpu(), self.region, self.mask, feather)
+        return from_comfy(whole)
 
 
 def generate(
@@ -116,6 +143,36 @@ def generate(
         )
         images = sample("upsampler", second)
     return images
+
+
+def edit_inputs(models: Components, image: Tensor, upsample: bool = True) -> PipelineInputs:
+    """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
+    small = fit(image, models.model("base").config.unet.image_size)
+    large = resize(image, upsampled_size(small)) if upsample else None
+    return PipelineInputs(init=small, upsample_init=large)
+
+
+def inpaint_inputs(
+    models: Components,
+    image: Tensor,
+    mask: Tensor,
+    upsample: bool = True,
+    context: float = 0.5,
+) -> InpaintInputs:
+    """Cut a square around the mask out for each stage, for `generate`.
+
+    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint.
+    """
+    roles: list[Role] = ["inpaint", "upsampler_inpaint"]
+    used = [models.model(role) for role in roles[: 1 + upsample]]
+    sides = tuple(model.config.unet.image_size for model in used)
+    check_mask_size(image, mask)
+    original = to_comfy(image)
+    crop = crop_for_inpainting(original, mask, sides, context)
+    if crop.soft:
+        log.warning(SOFT_EDGES)
+    inputs = PipelineInputs(images=crop.images, keep_masks=crop.keep_masks)
+    return InpaintInputs(inputs, original, mask, crop.region)
 
 
 def sample_stage(

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from glide_core.cli import common
     from glide_core.images import read_image
+    from glide_core.stages import edit_inputs
 
     original = read_image(arguments.image, arguments.max_pixels)
     upsampler = None if arguments.no_upsample else arguments.upsampler
@@ -55,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
         strength=arguments.strength,
         upsample_strength=arguments.upsample_strength,
     )
-    inputs = pipe.edit_inputs(original, upsampler is not None)
+    inputs = edit_inputs(pipe.models, original, upsampler is not None)
     return common.generate_and_write(pipe, request, arguments, inputs)

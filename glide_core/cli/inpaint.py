@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from glide_core.cli import common
     from glide_core.images import read_image, read_mask
+    from glide_core.stages import inpaint_inputs
 
     image, mask = (
         read_image(arguments.image, arguments.max_pixels),
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = common.request_of(arguments)
     if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
         request = replace(request, upsampler=replace(request.upsampler, sampler="ddpm"))
-    cut = pipe.inpaint_inputs(image, mask, upsampler is not None, arguments.context)
+    cut = inpaint_inputs(pipe.models, image, mask, upsampler is not None, arguments.context)
     return common.generate_and_write(
         pipe, request, arguments, cut.inputs, lambda new: cut.stitch(new, arguments.feather)
     )
