@@ -286,7 +286,7 @@ def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) ->
         (["{folder}", "--reference", "no.npz", "--features", "pixels"], "There is no file no.npz"),
         (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists. Choose a new name"),
         (["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"], "There is no folder no"),
-        (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no such file"),
+        (["{folder}", "--metrics", "is", "--captions", "no.txt"], "does not exist"),
         (["{folder}", "--metrics", "is", "--splits", "4"], "split into 4 parts"),
         (["{folder}/000.png", "--metrics", "is"], "is a single image"),
         (["{one}", "--metrics", "kid", "--reference", "{folder}"], "has 1 readable image. Exp"),
