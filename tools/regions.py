@@ -1,8 +1,8 @@
 """Measure regional prompts on the bundled base model: two subjects side by side.
 
-    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.regions SPRITES.npz [--count N] [--sheet FILE]
+    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.regions SPRITES.npz [--count N] [--sheet FILE]
 
-(from tests/). Seeded pairs of scenes; an image of 128x64 pixels, each half with its own prompt.
+Seeded pairs of scenes; an image of 128x64 pixels, each half with its own prompt.
 An image is right when both halves show the asked subject on the asked background. Not a test: the
 numbers in docs/compatibility.md come from it.
 """
@@ -27,7 +27,7 @@ from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH = 10
 WAYS = ("area", "mask bounds", "whole mask")
 
