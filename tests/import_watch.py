@@ -1,4 +1,4 @@
-"""Import the pack as ComfyUI does, and tell what the import did beside it, as JSON.
+"""Import the pack as ComfyUI does, and print the side effects of the import as JSON.
 
     python import_watch.py FOLDER [COMFYUI]
 
@@ -197,5 +197,5 @@ def globals_of(torch: Any, numpy: Any) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    told = report(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
-    print(json.dumps(told))
+    result = report(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    print(json.dumps(result))

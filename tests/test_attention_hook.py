@@ -33,7 +33,7 @@ class Joint:
 
 
 @pytest.mark.parametrize("hooked", [False, True])
-def test_the_hook_is_asked_for_every_attention_layer_and_changes_no_bit(hooked: bool) -> None:
+def test_the_hook_is_called_for_every_attention_layer_and_changes_no_bit(hooked: bool) -> None:
     model = tiny_model("base")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, model.config.unet.image_size, 64, generator=generator)

@@ -83,7 +83,7 @@ def test_a_bundled_file_says_what_it_is(kind: str) -> None:
     assert model.config.schedule == preset.schedule
 
 
-def test_the_base_model_draws_what_it_is_asked_for(drawings: Tensor) -> None:
+def test_the_base_model_generates_the_requested_subject(drawings: Tensor) -> None:
     captions, subjects, backgrounds = asked(5)
     model = load_model(BUNDLED / "base.safetensors")
     out = sample_stage(model, captions, list(range(len(captions))), FAST)

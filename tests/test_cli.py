@@ -38,7 +38,7 @@ def mask(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_comes_without_importing_torch() -> None:
+def test_help_imports_no_torch() -> None:
     code = """
 import sys
 from glide_core.cli import main
@@ -57,7 +57,7 @@ assert not heavy, heavy
         assert f"    {name} " in done.stdout
 
 
-def test_generate_writes_numbered_images_that_say_how_they_were_made(
+def test_generate_writes_numbered_images_with_metadata(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "a red apple", "--negative", "blur", *TWO_STAGES, *QUICK]
@@ -104,7 +104,7 @@ def test_upscale(out: Path, photo: Path) -> None:
     assert Image.open(path).size == (384, 256)
 
 
-def test_inpaint_changes_the_masked_part_alone(out: Path, photo: Path, mask: Path) -> None:
+def test_inpaint_changes_only_the_masked_part(out: Path, photo: Path, mask: Path) -> None:
     models = ["--model", "tiny_inpaint.safetensors"]
     models += ["--upsampler", "tiny_upsampler_inpaint.safetensors"]
     assert glide("inpaint", photo, mask, "a cat", *models, *QUICK, "--out", out) == 0
@@ -114,7 +114,7 @@ def test_inpaint_changes_the_masked_part_alone(out: Path, photo: Path, mask: Pat
     assert changed[marked].any() and not changed[~marked].any()
 
 
-def test_edit_by_little_stays_near(out: Path, photo: Path) -> None:
+def test_edit_at_low_strength_stays_near_the_input(out: Path, photo: Path) -> None:
     words = ["edit", photo, "a cat", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 20]
     for strength in (0, 1):
         assert glide(*words, "--strength", strength, "--out", out / str(strength)) == 0
@@ -123,7 +123,7 @@ def test_edit_by_little_stays_near(out: Path, photo: Path) -> None:
     assert abs(near - small).max() <= 1 < abs(far - small).mean()
 
 
-def test_models_lists_what_is_known_and_what_is_here(
+def test_models_lists_known_and_installed_files(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert glide("models") == 0
@@ -132,7 +132,7 @@ def test_models_lists_what_is_known_and_what_is_here(
     assert "tiny_clip.safetensors" in said and "noisy CLIP" in said
 
 
-def test_models_convert_writes_a_safetensors_and_never_over_another(
+def test_models_convert_writes_safetensors_and_overwrites_nothing(
     tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["models", "convert", model_folder / "tiny_base.safetensors", "--dtype", "float32"]
@@ -144,7 +144,7 @@ def test_models_convert_writes_a_safetensors_and_never_over_another(
     assert "would be overwritten" in capsys.readouterr().err
 
 
-def test_what_is_not_here_is_not_downloaded_unasked(
+def test_missing_models_are_not_downloaded_implicitly(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert glide("generate", "x", "--model", "openai-base", "--out", out) == 1
@@ -231,7 +231,7 @@ def test_impossible_options_are_refused_before_anything_is_loaded(
     assert words[0] in said[0] and "glide generate --help" in said[1] and len(said) == 2
 
 
-def test_a_negative_prompt_that_is_too_long_is_cut_and_says_so(
+def test_a_negative_prompt_that_is_too_long_is_truncated_with_a_warning(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 1]
@@ -241,7 +241,7 @@ def test_a_negative_prompt_that_is_too_long_is_cut_and_says_so(
 
 
 @pytest.mark.parametrize("inside", ["", "further/down"])
-def test_a_folder_that_cannot_be_one_is_refused_before_the_work(
+def test_an_invalid_output_folder_is_refused_before_sampling(
     inside: str, out: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = ["--model", "nowhere.safetensors"]
@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_one_is_refused_before_the_work(
     assert glide("run", out.parent / "none.json", "--out", photo / inside) == 1
 
 
-def test_ddim_with_all_its_noise_in_few_steps_stays_finite(out: Path) -> None:
+def test_ddim_with_eta_1_in_few_steps_stays_finite(out: Path) -> None:
     words = ["generate", "a car", *TWO_STAGES[:2], "--no-upsample", "--quiet", "--steps", 2]
     assert glide(*words, "--eta", 1, "--out", out) == 0
 
@@ -272,7 +272,7 @@ def test_a_folder_is_not_read_as_an_image(out: Path, capsys: pytest.CaptureFixtu
     assert "not a regular file" in capsys.readouterr().err
 
 
-def test_a_reader_that_stops_reading_is_no_error(model_folder: Path) -> None:
+def test_a_closed_pipe_on_stdout_is_not_an_error(model_folder: Path) -> None:
     code = "import sys; from glide_core.cli import main; sys.exit(main(['models']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -319,7 +319,7 @@ def test_a_failed_write_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clip_guidance_samples_the_papers_way_unless_told_otherwise(out: Path) -> None:
+def test_clip_guidance_uses_the_papers_sampler_by_default(out: Path) -> None:
     words = ["generate", "x", *TWO_STAGES[:2], "--no-upsample", *QUICK, "--out", out]
     clip = ["--clip-scale", 3, "--clip", "tiny_clip.safetensors"]
     for more in ([], clip, [*clip, "--sampler", "ddim"]):
@@ -336,7 +336,7 @@ def test_clip_guidance_samples_the_papers_way_unless_told_otherwise(out: Path) -
         (OSError(28, "No space left on device", "x.png"), "No space left on device: x.png"),
     ],
 )
-def test_lack_of_memory_or_space_is_one_line(
+def test_lack_of_memory_or_disk_space_is_a_one_line_error(
     error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from glide_core.cli import generate
@@ -370,7 +370,7 @@ def test_huge_values_are_refused_in_short_messages(words: list[str], capsys: Any
 
 
 @pytest.mark.parametrize("device", ["hpu", "gpu9", "xla", "privateuseone", "cuda:99", "a" * 999])
-def test_odd_devices_are_one_line(device: str, out: Path, capsys: Any) -> None:
+def test_invalid_devices_are_one_line_errors(device: str, out: Path, capsys: Any) -> None:
     assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out, "--device", device) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "no device" in said[0] and len(said[0]) < 400
@@ -382,7 +382,9 @@ def test_generate_without_a_prompt_is_wrong_usage(capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/proc/x", "/dev/null", "a" * 300, "\0", "/dev/full/x"])
-def test_odd_output_folders_are_one_line(folder: str, model_folder: Path, capsys: Any) -> None:
+def test_invalid_output_folders_are_one_line_errors(
+    folder: str, model_folder: Path, capsys: Any
+) -> None:
     assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", folder) == 1
     said = capsys.readouterr().err.splitlines()
     assert (len(said) == 1 and "--out" in said[0]) or "cannot write" in said[0]

@@ -56,7 +56,7 @@ def test_more_context_makes_a_larger_square() -> None:
     assert sides == [280, 400, 600]
 
 
-def test_beyond_the_image_nothing_is_known() -> None:
+def test_pixels_beyond_the_image_are_unknown() -> None:
     crop = crop_for_inpainting(make_image(100, 400), box(100, 400, 0, 0, 100, 400))
     assert crop.region == Region(-150, 0, 400)
     half = crop_for_inpainting(make_image(100, 400), box(100, 400, 0, 0, 50, 400))
@@ -92,7 +92,7 @@ def test_a_full_mask_replaces_everything() -> None:
     assert torch.allclose(result, torch.full_like(image, 0.75), atol=1e-6)
 
 
-def test_the_new_image_fades_in_from_the_border_of_the_mask() -> None:
+def test_the_patch_is_blended_in_from_the_border_of_the_mask() -> None:
     image, mask = torch.zeros(1, 256, 256, 3), box(256, 256, 64, 64, 192, 192)
     patch = grey(value=-1.0)
     patch[..., 64:192, 64:192] = 1
@@ -167,17 +167,17 @@ def test_a_mask_too_wide_for_memory_is_refused() -> None:
         crop_for_inpainting(torch.zeros(1, 1, 20000, 3), torch.ones(1, 1, 20000))
 
 
-def test_a_background_a_shade_off_goes_on_across_the_border() -> None:
+def test_a_colour_shift_at_the_border_is_corrected() -> None:
     """The known pixels of a patch are the image's own: only what is inside can be off."""
     image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
     patch = grey(value=0.0)
     patch[..., 64:192, 64:192] = 0.05
     row = stitch(image, patch, Region(0, 0, 256), mask, feather=0)[0, 128, :, 0]
     assert (row[64:66] - 0.5).abs().max() < 0.01  # of a step of 0.025
-    assert row[128] > 0.51  # the middle is left as it was drawn
+    assert row[128] > 0.51  # the middle of the patch is unchanged
 
 
-def test_another_thing_at_the_border_keeps_its_colour() -> None:
+def test_a_real_edge_at_the_border_keeps_its_colour() -> None:
     image, mask = torch.full((1, 256, 256, 3), 0.5), box(256, 256, 64, 64, 192, 192)
     patch = grey(value=0.0)
     patch[..., 64:192, 64:192] = 1.0

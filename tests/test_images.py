@@ -30,7 +30,7 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_an_image_goes_to_the_core_and_back() -> None:
+def test_an_image_converts_from_comfyui_and_back() -> None:
     image = noise(2, 5, 7, 3)
     x = from_comfy(image)
     assert x.shape == (2, 3, 5, 7)
@@ -118,7 +118,7 @@ def test_incoming_tensors_are_never_written_to() -> None:
     assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
 
 
-def test_every_level_of_a_file_survives_the_way_through_the_core() -> None:
+def test_every_8_bit_level_survives_the_round_trip() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     x = from_pil(Image.fromarray(levels[0].movedim(0, -1).numpy()))
     assert torch.equal(to_uint8(x), levels)
@@ -223,7 +223,7 @@ def test_the_pixel_limit_applies_before_decoding_and_can_be_raised(tmp_path: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path(os.devnull)):
         with pytest.raises(GlideError, match="not a regular file"):

@@ -22,30 +22,30 @@ def found() -> dict[str, Any]:
     return watch(REPOSITORY)
 
 
-def test_it_brings_the_nodes_and_its_own_core(found: dict[str, Any]) -> None:
+def test_import_defines_the_nodes_and_loads_its_own_glide_core(found: dict[str, Any]) -> None:
     assert len(found["nodes"]) >= 14
     assert found["core"] == str(REPOSITORY / "glide_core" / "__init__.py")
 
 
 @pytest.mark.parametrize("kind", NOTHING)
-def test_it_does_nothing_beside(found: dict[str, Any], kind: str) -> None:
+def test_import_has_no_side_effects(found: dict[str, Any], kind: str) -> None:
     assert found[kind] == NOTHING[kind]
 
 
-def test_it_waits_with_the_heavy_libraries(found: dict[str, Any]) -> None:
+def test_import_does_not_load_heavy_libraries(found: dict[str, Any]) -> None:
     assert HEAVY.isdisjoint(name.split(".")[0] for name in found["modules"])
     assert "torch._dynamo" not in found["modules"]
     assert "torch._inductor" not in found["modules"]
 
 
-def test_it_puts_no_name_of_ours_in_anyones_way(found: dict[str, Any]) -> None:
+def test_import_adds_no_top_level_module_names(found: dict[str, Any]) -> None:
     """Beside the core, all of the pack is under the name that ComfyUI gave it."""
     ours = str(REPOSITORY).replace(".", "_x_")
     assert {"nodes", "glide_pack", "web", "tests"}.isdisjoint(found["modules"])
     assert f"{ours}.nodes.loaders" in found["modules"]
 
 
-def test_the_watch_sees_what_it_is_there_for(tmp_path: Path) -> None:
+def test_the_import_watch_detects_side_effects(tmp_path: Path) -> None:
     """A pack that does all of it is caught at all of it."""
     pack = tmp_path / "bad.pack"
     (pack / "glide_core").mkdir(parents=True)

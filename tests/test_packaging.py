@@ -114,7 +114,7 @@ def test_recipes_and_repository_files_are_not_in_the_registrys_archive() -> None
     assert not any("recipes" in name for name in SETTINGS["tool"]["setuptools"]["packages"])
 
 
-def test_the_root_bears_being_imported_alone_as_pytest_does() -> None:
+def test_the_root_module_imports_alone() -> None:
     spec = importlib.util.spec_from_file_location("__init__", ROOT / "__init__.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -173,7 +173,7 @@ def repository_path(address: str) -> str:
 
 @pytest.mark.parametrize("key", ["Icon", "Banner"])
 def test_the_registrys_addresses_are_ours_or_not_given_yet(key: str) -> None:
-    """Whoever publishes fills in all of it: publisher, repository, and URLs for the images."""
+    """Publisher, repository and image URLs are either all set or all empty."""
     comfy, urls = SETTINGS["tool"]["comfy"], SETTINGS["project"].get("urls", {})
     given = bool(comfy["PublisherId"])
     assert given == ("Repository" in urls)

@@ -59,7 +59,7 @@ def test_every_public_name_can_be_imported() -> None:
         glide_core.Pipeline  # noqa: B018
 
 
-def test_images_come_in_the_asked_form(pipe: GlidePipeline) -> None:
+def test_images_have_the_requested_output_type(pipe: GlidePipeline) -> None:
     (image,) = pipe("a cat", seed=1, **FAST).images
     assert image.size == (256, 256)
     array = pipe("a cat", seed=1, **{**FAST, "output_type": "np"}).images
@@ -69,7 +69,7 @@ def test_images_come_in_the_asked_form(pipe: GlidePipeline) -> None:
     assert torch.equal(tensor, torch.from_numpy(array).movedim(-1, 1))
 
 
-def test_image_i_is_what_seed_plus_i_gives_alone(pipe: GlidePipeline) -> None:
+def test_image_i_equals_seed_plus_i_alone(pipe: GlidePipeline) -> None:
     both = pipe(["a cat", "a dog"], num_images_per_prompt=2, seed=5, batch_size=3, **ONE)
     assert both.seeds == [5, 6, 7, 8]
     assert [r.prompt for r in both.requests] == ["a cat", "a cat", "a dog", "a dog"]
@@ -89,7 +89,7 @@ def test_a_generator_gives_reproducible_images_and_advances(pipe: GlidePipeline)
         pipe("a", generator=generator, seed=1, **ONE)
 
 
-def test_without_a_seed_images_differ_and_the_output_says_how_to_repeat_them(
+def test_without_a_seed_images_differ_and_the_output_has_the_seeds(
     pipe: GlidePipeline,
 ) -> None:
     first, second = pipe("a cat", **ONE), pipe("a cat", **ONE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from glide_pack.nodes.sampling import CUSTOM, GlideSampler
+from glide_pack.nodes.inputs import CUSTOM
+from glide_pack.nodes.sampling import GlideSampler
 
 from glide_core.cli import options
 from glide_core.names import PRESETS, SAMPLERS

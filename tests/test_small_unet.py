@@ -116,7 +116,7 @@ def test_an_image_that_does_not_fit_the_patches_is_refused() -> None:
 
 
 @pytest.mark.parametrize("t", [0, 5, 100, 999])
-def test_without_a_word_from_the_network_v_is_the_best_linear_guess(t: int) -> None:
+def test_with_zero_network_output_v_is_the_best_linear_estimate(t: int) -> None:
     """For x0 = low + r with r normal, no other linear function of x_t and low guesses v better."""
     generator = torch.Generator().manual_seed(t)
     schedule = Schedule.named("linear", 1000)
@@ -140,7 +140,7 @@ def test_without_a_word_from_the_network_v_is_the_best_linear_guess(t: int) -> N
     assert float(left.square().mean()) == pytest.approx(1, rel=0.02)
 
 
-def test_a_preconditioned_model_never_asks_for_more_variance_than_beta() -> None:
+def test_the_variance_of_a_preconditioned_model_is_at_most_beta() -> None:
     wild = torch.tensor([-9.0, 0.3, 9.0]).view(3, 1, 1, 1)
     raw_output = torch.cat([torch.zeros(3, 1, 1, 1), wild], dim=1)
     x = torch.zeros(3, 1, 1, 1)
@@ -161,7 +161,7 @@ def test_the_network_sees_unit_spread() -> None:
         assert float(seen.std()) == pytest.approx(1, rel=0.03)
 
 
-def test_fractional_timesteps_lie_between_their_neighbours() -> None:
+def test_fractional_timesteps_are_interpolated() -> None:
     precondition, low = Precondition.of(SMALL), torch.zeros(3, 1, 1, 1)
     x = torch.ones(3, 1, 1, 1)
     found = precondition.network_input(x, torch.tensor([40.0, 40.5, 41.0]), low).flatten()

@@ -44,7 +44,7 @@ def test_the_empty_prompt_is_padding_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_long_prompt_is_cut_and_says_by_how_much(name: str) -> None:
+def test_a_long_prompt_is_truncated_and_the_count_reported(name: str) -> None:
     tokenizer = get_tokenizer(name)
     whole = tokenizer.encode("a red fox on a blue background " * 40, 1000)
     cut = tokenizer.encode("a red fox on a blue background " * 40, 128)
@@ -94,7 +94,7 @@ def test_the_small_table_has_exactly_as_many_merges_as_its_vocabulary_needs() ->
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_half_a_character_is_an_error_a_person_can_read(name: str) -> None:
+def test_half_a_surrogate_pair_is_a_glide_error(name: str) -> None:
     with pytest.raises(GlideError, match="position 2"):
         get_tokenizer(name).encode("a \ud83d", 8)
 

@@ -37,13 +37,13 @@ class Colours:
         distinct: bool = False,
     ) -> Batch:
         if distinct:
-            drawn = torch.randperm(len(self.names), generator=rng)[:size].tolist()
+            chosen = torch.randperm(len(self.names), generator=rng)[:size].tolist()
         else:
-            drawn = torch.randint(len(self.names), (size,), generator=rng).tolist()
+            chosen = torch.randint(len(self.names), (size,), generator=rng).tolist()
         side = crop or side
-        noise = 0.05 * torch.randn(len(drawn), 3, side, side, generator=rng)
-        images = torch.stack([self.image(i).expand(3, side, side) for i in drawn]) + noise
-        return Batch(images.clamp(-1, 1), [self.names[i] for i in drawn])
+        noise = 0.05 * torch.randn(len(chosen), 3, side, side, generator=rng)
+        images = torch.stack([self.image(i).expand(3, side, side) for i in chosen]) + noise
+        return Batch(images.clamp(-1, 1), [self.names[i] for i in chosen])
 
 
 TINY = TrainConfig("base", steps=4, batch=4, warmup=1, bf16=False, size=16, lr=1e-3)

@@ -34,7 +34,7 @@ def names(out: Path) -> list[str]:
     return sorted(path.name for path in out.iterdir())
 
 
-def test_every_row_becomes_an_image_that_says_how_it_was_made(
+def test_every_row_becomes_an_image_with_metadata(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(prompts(tmp_path, 5), out, "--shard-size", 2)) == 0

@@ -66,7 +66,7 @@ def test_entries_are_found_by_name_and_by_file_name() -> None:
         find("dalle")
 
 
-def test_the_models_directory_is_chosen_by_the_person_first(
+def test_an_explicit_models_directory_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,7 +99,7 @@ def test_a_clips_two_files_become_one(tmp_path: Path) -> None:
     assert all(torch.equal(both[k], v.half().float()) for k, v in clip.state_dict().items())
 
 
-def test_conversion_overwrites_only_when_told_to(tmp_path: Path) -> None:
+def test_conversion_overwrites_only_on_request(tmp_path: Path) -> None:
     torch.save(GlideModel(MODEL).openai_state_dict(), tmp_path / "base.pt")
     (tmp_path / "base.safetensors").write_bytes(b"mine")
     with pytest.raises(GlideError, match="would be overwritten"):

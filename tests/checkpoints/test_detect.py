@@ -42,11 +42,11 @@ def released(name: str) -> Shapes:
     return shapes
 
 
-def released_clip_tower(tower: str) -> Shapes:
+def released_clip_encoder(encoder: str) -> Shapes:
     """Names and shapes of a released CLIP file, written out from its description."""
-    n = 768 if tower == "image" else 512
+    n = 768 if encoder == "image" else 512
     norm = {"ln.g": (n,), "ln.b": (n,)}
-    if tower == "image":
+    if encoder == "image":
         head = {"w_t": (1000, n), "patch_proj": (n, 3, 4, 4), "w_pos": (257, n), **norm}
     else:
         head = {"w_voc": (65536, n), "w_pos": (77, n)}
@@ -100,18 +100,18 @@ def test_our_model_has_exactly_the_released_tensors(kind: str) -> None:
     assert shapes_of(model.openai_state_dict()) == released(kind)
 
 
-@pytest.mark.parametrize(("tower", "tensors"), [("image", 188), ("text", 185)])
-def test_a_released_clip_tower_is_the_preset(tower: str, tensors: int) -> None:
-    shapes = released_clip_tower(tower)
-    assert detect_model_type(shapes) == f"clip-{tower}"
+@pytest.mark.parametrize(("encoder", "tensors"), [("image", 188), ("text", 185)])
+def test_a_released_clip_encoder_is_the_preset(encoder: str, tensors: int) -> None:
+    shapes = released_clip_encoder(encoder)
+    assert detect_model_type(shapes) == f"clip-{encoder}"
     assert config_from_state_dict(shapes) == CLIP
     assert len(shapes) == tensors
-    assert count(shapes) == find(f"openai-clip-{tower}").parameters
+    assert count(shapes) == find(f"openai-clip-{encoder}").parameters
 
 
 def test_our_clip_has_exactly_the_released_tensors() -> None:
-    towers = ("image", "text")
-    both = {f"{t}.{k}": shape for t in towers for k, shape in released_clip_tower(t).items()}
+    encoders = ("image", "text")
+    both = {f"{t}.{k}": shape for t in encoders for k, shape in released_clip_encoder(t).items()}
     assert shapes_of(NoisyClip(CLIP, device="meta").state_dict()) == both
     assert config_from_state_dict(both) == CLIP
 
@@ -134,7 +134,7 @@ def test_attention_and_depth_are_read_level_by_level(
     assert config_from_state_dict(shapes_of(model.openai_state_dict())) == config
 
 
-def test_metadata_fills_in_what_shapes_cannot_tell() -> None:
+def test_metadata_supplies_what_shapes_do_not_determine() -> None:
     shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
     assert config_from_state_dict(shapes, {"glide": SMALL.to_json()}) == SMALL
 
@@ -173,7 +173,7 @@ def test_metadata_that_cannot_be_read_is_refused(stored: str) -> None:
         config_from_state_dict(shapes, {"glide": stored})
 
 
-def test_head_widths_that_cannot_be_guessed_are_asked_for() -> None:
+def test_undetermined_head_widths_are_an_error() -> None:
     odd = replace(SMALL, text=replace(SMALL.text, width=96, heads=3))
     shapes = shapes_of(GlideModel(odd, device="meta").openai_state_dict())
     with pytest.raises(GlideError, match="attention heads"):

@@ -52,7 +52,7 @@ def converted(model: GlideModel) -> UNet2DConditionModel:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", [(2, 4), (4,), ()])
-def test_both_unets_say_the_same(kind: ModelKind, attention: tuple[int, ...]) -> None:
+def test_both_unets_give_the_same_output(kind: ModelKind, attention: tuple[int, ...]) -> None:
     model = random_model(kind, attention_factors=attention)
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(2, 3, 16, 16, generator=generator)
@@ -121,7 +121,7 @@ def test_another_family_of_unet_is_refused_by_field() -> None:
             unet_config({**config, field: value})
 
 
-def test_missing_tensors_and_a_foreign_text_tower_are_named() -> None:
+def test_missing_tensors_and_another_text_encoder_are_named() -> None:
     model = random_model("base")
     config, state = to_diffusers(model)
     cut = {k: v for k, v in state.items() if k != "mid_block.attentions.0.to_k.bias"}

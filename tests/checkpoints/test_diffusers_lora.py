@@ -80,7 +80,7 @@ def test_it_is_merged_as_diffusers_would(tmp_path: Path, style: str) -> None:
         torch.testing.assert_close(merged.openai_state_dict()[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_the_converted_file_says_the_same_in_openai_s_names(tmp_path: Path) -> None:
+def test_the_converted_file_equals_the_original_under_openais_names(tmp_path: Path) -> None:
     model = made()
     write(model, "peft", tmp_path / "lora.safetensors")
     converted = convert_lora(model.config, tmp_path / "lora.safetensors", tmp_path / "ours")
@@ -90,7 +90,7 @@ def test_the_converted_file_says_the_same_in_openai_s_names(tmp_path: Path) -> N
         torch.testing.assert_close(b[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_a_layer_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
+def test_a_layer_missing_in_the_model_is_refused(tmp_path: Path) -> None:
     tensors = {
         "unet.down_blocks.7.attentions.0.to_q.lora_A.weight": torch.zeros(2, 32),
         "unet.down_blocks.7.attentions.0.to_q.lora_B.weight": torch.zeros(32, 2),
@@ -149,7 +149,7 @@ def rank_of(key: str) -> str:
     return key.replace("lora_B", "lora_A")
 
 
-def test_a_missing_alpha_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_alpha_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(made(), "peft", tmp_path / "lora.safetensors")
     apply_lora(made(), tmp_path / "lora.safetensors")
     assert "does not say its alpha" in caplog.text

@@ -1,4 +1,4 @@
-"""A download is whole under its own name or not there, and goes on where it stopped."""
+"""A download is complete or absent under its own name, and resumes where it stopped."""
 
 import hashlib
 import http.server
@@ -35,7 +35,7 @@ TINY = GlideConfig(
 
 @dataclass
 class Server:
-    """A file server on this machine that can be told to misbehave."""
+    """A local file server with configurable faults."""
 
     content: bytes
     etag: str = '"1"'
@@ -134,7 +134,7 @@ def test_a_file_that_is_there_is_left_alone(server: Server, tmp_path: Path) -> N
     assert server.requests == []
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(server: Server, tmp_path: Path) -> None:
     server.cut_at = 1000
     with pytest.raises(GlideError, match="is resumed"):
         download(entry(server), tmp_path)
@@ -145,7 +145,9 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_pa
     assert names(tmp_path) == ["base.pt"]
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(
+    server: Server, tmp_path: Path
+) -> None:
     server.cut_at = 1000
     with pytest.raises(GlideError):
         download(entry(server), tmp_path)
@@ -163,12 +165,14 @@ def partial(server: Server, tmp_path: Path) -> Path:
     return part
 
 
-def test_a_part_that_is_too_long_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_too_long_is_downloaded_from_the_start(
+    server: Server, tmp_path: Path
+) -> None:
     partial(server, tmp_path).write_bytes(server.content + b"more")
     assert download(entry(server), tmp_path).read_bytes() == server.content
 
 
-def test_without_an_etag_nothing_half_is_kept(server: Server, tmp_path: Path) -> None:
+def test_without_an_etag_no_partial_file_is_kept(server: Server, tmp_path: Path) -> None:
     server.cut_at, server.etag = 1000, ""
     with pytest.raises(GlideError):
         download(entry(server), tmp_path)
@@ -202,7 +206,7 @@ def test_a_refusing_server_is_quoted(server: Server, tmp_path: Path, status: int
     assert names(tmp_path) == []
 
 
-def test_no_server_at_all_is_said(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
     nowhere = Entry("test", "base.pt", "base", url="http://127.0.0.1:9/base.pt")
     with pytest.raises(GlideError, match="Could not download"):
         download(nowhere, tmp_path)
@@ -236,7 +240,7 @@ def test_a_partial_file_of_another_address_is_not_resumed(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("length", ["abc", "-5", "9" * 400, "1e3", ""])
-def test_a_length_that_is_no_number_is_ignored(server: Server, tmp_path: Path, length: str) -> None:
+def test_an_invalid_content_length_is_ignored(server: Server, tmp_path: Path, length: str) -> None:
     server.headers = {"Content-Length": length}
     try:
         path = download(entry(server), tmp_path)

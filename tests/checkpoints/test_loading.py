@@ -74,9 +74,7 @@ def test_a_saved_model_comes_back_bit_for_bit(model: GlideModel, tmp_path: Path)
         assert torch.equal(tensor, state[key]), key
 
 
-def test_a_saved_model_can_be_read_by_whom_any_new_file_can(
-    model: GlideModel, tmp_path: Path
-) -> None:
+def test_a_saved_model_has_the_permissions_of_a_new_file(model: GlideModel, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     saved = save_model(model, tmp_path / "model.safetensors")
     assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
@@ -150,7 +148,7 @@ def test_old_and_wrapped_pt_files_load(
     load_model(tmp_path / "base.pt", config=TINY)
 
 
-def test_the_file_name_says_nothing(model: GlideModel, tmp_path: Path) -> None:
+def test_the_file_name_does_not_matter(model: GlideModel, tmp_path: Path) -> None:
     save_model(model, tmp_path / "upsample.pt")
     assert load_model(tmp_path / "upsample.pt").config.kind == "base"
 
@@ -232,7 +230,7 @@ def test_pickled_code_is_refused_and_not_run(
     assert not proof.exists()
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="There is no file"):
         load_model(tmp_path / "no.safetensors")
 
@@ -255,7 +253,9 @@ def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
         (b"PK\x03\x04" + bytes(100), "cut short"),
     ],
 )
-def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(content)
     for read in (inspect, load_model):
@@ -322,7 +322,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed(model: GlideModel) -> No
         assert said in str(caught.value)
 
 
-def test_integers_are_no_weights(model: GlideModel) -> None:
+def test_integer_tensors_are_refused(model: GlideModel) -> None:
     state = {key: t.to(torch.int8) for key, t in model.openai_state_dict().items()}
     with pytest.raises(GlideError, match=r"of a dtype that is not supported: .*int8"):
         model_from_state_dict(state, TINY)

@@ -42,7 +42,7 @@ def types_in_files() -> set[str]:
 
 
 def recorded(comfy: Inside, names: Iterable[str]) -> dict[str, Any]:
-    """The nodes as /object_info tells them, less what depends on the machine."""
+    """The nodes as in /object_info, without values that depend on the machine."""
     found: dict[str, Any] = {}
     for name in sorted(names):
         node = comfy.find(name)

@@ -1,4 +1,4 @@
-"""A ComfyUI server in a process of its own, and a client that listens while a prompt runs."""
+"""A ComfyUI server in a process of its own, and a client that records its events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from comfyui.tiny import Checkpoints
 
-HEARD = ("progress", "executing", "executed", "glide.step")  # beside how a prompt ended
+RECORDED = ("progress", "executing", "executed", "glide.step")  # beside how a prompt ended
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Server:
         return json.loads(text) if text[:1] in "[{" else text
 
     def run(self, prompt: dict[str, Any], *, interrupt_at: int | None = None) -> Run:
-        """Queue an API-format prompt and listen until it ends.
+        """Queue an API-format prompt and record events until it ends.
 
         interrupt_at: POST /interrupt when progress reports this step.
         """
@@ -129,7 +129,7 @@ class Server:
                     found.previews += 1
                     continue
                 event = json.loads(message.data)
-                if event["type"] in ends or event["type"] in HEARD:
+                if event["type"] in ends or event["type"] in RECORDED:
                     found.events.append((event["type"], event["data"]))
                 if event["type"] == "progress" and event["data"]["value"] == interrupt_at:
                     async with session.post("/interrupt", json={}):

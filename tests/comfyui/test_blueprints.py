@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 each_blueprint = pytest.mark.parametrize("path", BLUEPRINTS, ids=[p.stem for p in BLUEPRINTS])
-PICTURE, MASK = "blueprint.png", "blueprint_mask.png"
+PHOTO, MASK = "blueprint.png", "blueprint_mask.png"
 SIZES = {"GLIDE text to image 256": (256, 256), "GLIDE inpaint": (96, 80), "GLIDE edit": (320, 256)}
 
 
@@ -33,7 +33,7 @@ def used(path: Path, **widgets: Any) -> dict[str, Any]:
     names = [slot["name"] for slot in outer["inputs"] if "widget" in slot]
     for name, value in widgets.items():
         outer["widgets_values"][names.index(name)] = value
-    loaders = {"IMAGE": ("LoadImage", [PICTURE]), "MASK": ("LoadImageMask", [MASK, "red"])}
+    loaders = {"IMAGE": ("LoadImage", [PHOTO]), "MASK": ("LoadImageMask", [MASK, "red"])}
     for number, slot in enumerate(outer["inputs"]):
         if slot["type"] in loaders:
             kind, values = loaders[slot["type"]]
@@ -57,7 +57,7 @@ def schemas(server: Any) -> Any:
 @pytest.fixture(scope="module")
 def input_images(server: Any) -> None:
     folder = server.checkpoints.base_directory / "input"
-    Image.new("RGB", (96, 80), (80, 170, 90)).save(folder / PICTURE)
+    Image.new("RGB", (96, 80), (80, 170, 90)).save(folder / PHOTO)
     mask = Image.new("RGB", (96, 80))
     ImageDraw.Draw(mask).rectangle((30, 20, 70, 60), fill=(255, 255, 255))
     mask.save(folder / MASK)
@@ -97,7 +97,7 @@ def test_what_it_offers_reaches_the_nodes_inside(path: Path, schemas: Any) -> No
 @pytest.mark.bundled
 @pytest.mark.usefixtures("input_images")
 @each_blueprint
-def test_it_draws_with_the_bundled_models(path: Path, server: Any, schemas: Any) -> None:
+def test_it_samples_with_the_bundled_models(path: Path, server: Any, schemas: Any) -> None:
     graph = workflow.read(used(path, steps=2), schemas)
     prompt = graph.to_api()
     for node in prompt.values():

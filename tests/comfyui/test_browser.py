@@ -10,7 +10,7 @@ import pytest
 from comfyui.browser import READY, editor
 from comfyui.conftest import REPOSITORY
 
-STEPS, FEWER, UPSAMPLE_STEPS, PICTURES = 6, 4, 2, 2
+STEPS, FEWER, UPSAMPLE_STEPS, IMAGE_COUNT = 6, 4, 2, 2
 GUIDANCE, SAMPLER, UPSAMPLER, LATENT = 7, 6, 9, 5  # node ids of the example
 RUN = """async () => {
     const ends = ["execution_success", "execution_error", "execution_interrupted"];
@@ -63,7 +63,7 @@ def workflow(**changes: Any) -> dict[str, Any]:
     nodes[SAMPLER]["widgets_values"][3] = changes.get("steps", STEPS)
     nodes[SAMPLER]["widgets_values"][1] = changes.get("seed", 1)
     nodes[UPSAMPLER]["widgets_values"][2] = UPSAMPLE_STEPS
-    nodes[LATENT]["widgets_values"][2] = PICTURES
+    nodes[LATENT]["widgets_values"][2] = IMAGE_COUNT
     return found
 
 
@@ -210,7 +210,7 @@ COUNT = "root.querySelector('.pager span').textContent"
 
 def test_the_slider_follows_the_mouse_and_the_keys(interface: Interface) -> None:
     interface.bring(UPSAMPLER)
-    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(IMAGE_COUNT))
     page, box = interface.page, interface.box(UPSAMPLER, ".frame")
     before = interface.ask(UPSAMPLER, "[...node.pos]")
     middle = box["y"] + box["height"] / 2
@@ -339,7 +339,7 @@ def test_views_come_back_after_a_reload(interface: Interface) -> None:
     interface.load(workflow(seed=5))
     interface.run()
     interface.bring(UPSAMPLER)
-    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(IMAGE_COUNT))
     interface.page.wait_for_timeout(1500)  # written to the tab's storage, the draft saved
     interface.page.reload()
     interface.page.wait_for_function(READY)
@@ -349,7 +349,7 @@ def test_views_come_back_after_a_reload(interface: Interface) -> None:
     interface.bring(GUIDANCE)
     interface.until(GUIDANCE, POINTS, [STEPS, STEPS])
     interface.bring(UPSAMPLER)
-    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(PICTURES))
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(IMAGE_COUNT))
 
 
 def test_a_preset_fills_the_widgets_and_an_edit_makes_it_custom(interface: Interface) -> None:

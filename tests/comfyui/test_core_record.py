@@ -14,7 +14,7 @@ def named(node: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, kind) for group in groups for name, (kind, _) in group.items()]
 
 
-def test_every_core_node_of_our_files_is_on_record_as_it_is_here(comfy: Inside) -> None:
+def test_every_builtin_node_of_our_workflows_matches_its_record(comfy: Inside) -> None:
     """A newer ComfyUI may have appended inputs and outputs: files without them stay good."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert set(record) >= types_in_files()

@@ -24,7 +24,7 @@ def glide(comfy: Any, request: pytest.FixtureRequest) -> Any:
     return model, clip, comfy.prompt(clip, PROMPT), comfy.prompt(clip, ""), core
 
 
-def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
+def sample(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
     """GLIDE Sampler's images [B, 3, H, W] in [-1, 1]."""
     inputs = {
         "latent_image": comfy.empty(),
@@ -42,7 +42,7 @@ def draw(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) -> None:
     model, _, positive, negative, core = glide
-    found = draw(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
+    found = sample(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
     settings = SamplerConfig(steps=6, sampler=sampler, guidance_scale=cfg)
     expected = pipeline.sample_stage(core, [PROMPT], [5], settings)
     # At t = 999 an eps made from v is 20000 times less exact than x0 is: rounding shows there.
@@ -53,13 +53,13 @@ def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) 
 def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any) -> None:
     model, _, positive, negative, _ = glide
     several = {"latent_image": comfy.empty(3), "sampler_name": "ddpm"}
-    three = draw(comfy, model, positive, negative, **several)
-    alone = draw(comfy, model, positive, negative, seed=7, sampler_name="ddpm")
+    three = sample(comfy, model, positive, negative, **several)
+    alone = sample(comfy, model, positive, negative, seed=7, sampler_name="ddpm")
     torch.testing.assert_close(three[2:], alone, rtol=0, atol=2e-2)  # rounding, at sigma 20291
 
 
-def test_core_s_euler_on_glide_s_steps_is_ddim(comfy: Any, glide: Any) -> None:
-    """Deterministic DDIM is Euler's method in sigma: the two samplers draw one image."""
+def test_builtin_euler_on_glides_steps_is_ddim(comfy: Any, glide: Any) -> None:
+    """Deterministic DDIM is Euler's method in sigma: the two samplers give the same image."""
     model, _, positive, negative, _ = glide
     steps = Schedule.named("squaredcos_cap_v2").respaced("6").timestep_map
     sigmas = model.get_model_object("model_sampling").sigmas[torch.from_numpy(steps.copy())]
@@ -70,7 +70,7 @@ def test_core_s_euler_on_glide_s_steps_is_ddim(comfy: Any, glide: Any) -> None:
         sampler=comfy("KSamplerSelect", sampler_name="euler"), sigmas=sigmas,
         latent_image=comfy.empty(),
     )[0]["samples"]  # fmt: skip
-    expected = draw(comfy, model, positive, negative)
+    expected = sample(comfy, model, positive, negative)
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
@@ -82,8 +82,8 @@ def test_a_prompt_of_weights_and_averages_reaches_it(comfy: Any, glide: Any) -> 
         conditioning_from=comfy.prompt(clip, "blue sky"),
         conditioning_to_strength=0.3,
     )
-    plain = draw(comfy, model, positive, negative)
-    assert float((draw(comfy, model, mixed, negative) - plain).abs().max()) > 1e-3
+    plain = sample(comfy, model, positive, negative)
+    assert float((sample(comfy, model, mixed, negative) - plain).abs().max()) > 1e-3
 
 
 def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
@@ -97,7 +97,7 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
         checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
     )  # fmt: skip
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=4.0)
-    found = draw(comfy, guided, positive, negative, sampler_name="ddpm")
+    found = sample(comfy, guided, positive, negative, sampler_name="ddpm")
     clip = load_clip(comfy.checkpoints.path("clip.safetensors"))
     expected = pipeline.sample_stage(
         core,
@@ -107,14 +107,14 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
         cond_fn=noisy_clip_guide(clip, clip.encode_prompts(["blue"]).detach(), 4.0),
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
-    plain = draw(comfy, model, positive, negative, sampler_name="ddpm")
+    plain = sample(comfy, model, positive, negative, sampler_name="ddpm")
     assert float((found - plain).abs().max()) > 1e-2
 
 
 def test_progress_and_preview_come_with_every_step(comfy: Any, glide: Any) -> None:
     model, _, positive, negative, _ = glide
     with comfy.progress() as reports:
-        draw(comfy, model, positive, negative, steps=3)
+        sample(comfy, model, positive, negative, steps=3)
     assert [(value, total) for value, total, _ in reports] == [(1, 3), (2, 3), (3, 3)]
     assert all(preview[1].size == (64, 64) for _, _, preview in reports)
 
@@ -125,20 +125,20 @@ def test_interrupt_stops_within_a_step(comfy: Any, glide: Any) -> None:
         comfy.progress(stop_at=2) as reports,
         pytest.raises(comfy.management.InterruptProcessingException),
     ):
-        draw(comfy, model, positive, negative, steps=50)
+        sample(comfy, model, positive, negative, steps=50)
     assert len(reports) == 2
-    draw(comfy, model, positive, negative, steps=1)  # and the next run is whole
+    sample(comfy, model, positive, negative, steps=1)  # and the next run is whole
 
 
 def test_a_lora_like_patch_reaches_it(comfy: Any, glide: Any) -> None:
     model, _, positive, negative, _ = glide
-    plain = draw(comfy, model, positive, negative)
+    plain = sample(comfy, model, positive, negative)
     patched = model.clone()
     key = "diffusion_model.out.2.weight"
     weight = model.model.state_dict()[key]
     assert patched.add_patches({key: ("diff", (0.1 * torch.ones_like(weight),))}, 1.0)
-    assert float((draw(comfy, patched, positive, negative) - plain).abs().max()) > 1e-3
-    assert torch.equal(draw(comfy, model, positive, negative), plain)
+    assert float((sample(comfy, patched, positive, negative) - plain).abs().max()) > 1e-3
+    assert torch.equal(sample(comfy, model, positive, negative), plain)
 
 
 @pytest.mark.parametrize("name", ["upsampler"])
@@ -166,7 +166,7 @@ def test_the_upsampler_in_the_base_s_place_is_an_error(comfy: Any, glide: Any) -
     _, _, positive, negative, _ = glide
     up = comfy.load_upsampler()
     with pytest.raises(ValueError, match=r"upsampler model.*GLIDE Loader"):
-        draw(comfy, up, positive, negative)
+        sample(comfy, up, positive, negative)
     with pytest.raises(ValueError, match="GLIDE Upsample node"):
         comfy.ksampler(up, positive, negative)
 
@@ -236,11 +236,11 @@ def ddpm_against_ancestral(
     with pytest.MonkeyPatch.context() as patch:
         if fixed:
             patch.setattr(sinks, "take", lambda *unused: None)
-        ours = draw(comfy, model, *prompts, steps=steps, sampler_name="ddpm")
+        ours = sample(comfy, model, *prompts, steps=steps, sampler_name="ddpm")
     return float((ours - core).square().mean().sqrt())
 
 
-def test_core_s_ddpm_differs_from_ancestral_by_the_variance_alone(comfy: Any, glide: Any) -> None:
+def test_builtin_ddpm_differs_from_ours_only_by_the_variance(comfy: Any, glide: Any) -> None:
     model, _, positive, negative, _ = glide
     exact = ddpm_against_ancestral(comfy, model, (positive, negative), 6, fixed=True)
     learned = ddpm_against_ancestral(comfy, model, (positive, negative), 6, fixed=False)
@@ -249,7 +249,7 @@ def test_core_s_ddpm_differs_from_ancestral_by_the_variance_alone(comfy: Any, gl
 
 
 @pytest.mark.bundled
-def test_core_s_ddpm_draws_what_ancestral_draws(comfy: Any) -> None:
+def test_builtin_ddpm_samples_the_same_subject_as_ours(comfy: Any) -> None:
     """On trained weights; docs/compatibility.md has the numbers of more steps."""
     model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
     prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")

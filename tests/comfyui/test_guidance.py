@@ -165,7 +165,7 @@ def test_open_clip_guides_a_latent_model(
 
 
 @pytest.mark.parametrize("sampling", ["v_prediction", "x0", "lcm", "flow"])
-def test_open_clip_guides_whatever_a_latent_model_predicts(
+def test_open_clip_guides_any_prediction_type_of_a_latent_model(
     comfy: Any, latent: Any, open_clip: Any, sampling: str
 ) -> None:
     model, vae, conditioning = latent
@@ -185,7 +185,9 @@ def test_open_clip_guides_whatever_a_latent_model_predicts(
 
 
 @pytest.mark.parametrize("node", ["RescaleCFG", "FreeU_V2", "EasyCache"])
-def test_guidance_goes_with_other_patches(comfy: Any, glide: Any, noisy: Any, node: str) -> None:
+def test_guidance_combines_with_other_patches(
+    comfy: Any, glide: Any, noisy: Any, node: str
+) -> None:
     model, positive, negative, _ = glide
     inputs: dict[str, dict[str, Any]] = {
         "RescaleCFG": {"multiplier": 0.7},

@@ -21,18 +21,18 @@ def found() -> dict[str, Any]:
     return watch(REPOSITORY, os.environ["COMFYUI_PATH"])
 
 
-def test_it_brings_the_nodes_with_the_core_beside_them(found: dict[str, Any]) -> None:
+def test_import_defines_the_nodes_and_loads_glide_core(found: dict[str, Any]) -> None:
     assert len(found["nodes"]) >= 14
     assert found["core"] == str(REPOSITORY / "glide_core" / "__init__.py")
 
 
 @pytest.mark.parametrize("kind", NOTHING)
-def test_it_does_nothing_beside(found: dict[str, Any], kind: str) -> None:
+def test_import_has_no_side_effects(found: dict[str, Any], kind: str) -> None:
     assert found[kind] == NOTHING[kind]
 
 
-def test_it_waits_with_the_heavy_libraries(found: dict[str, Any]) -> None:
-    """What takes the time, told without a clock."""
+def test_import_does_not_load_heavy_libraries(found: dict[str, Any]) -> None:
+    """Measured by the modules loaded, not by a clock."""
     assert HEAVY.isdisjoint(name.split(".")[0] for name in found["modules"])
     assert not [name for name in found["modules"] if name.startswith(("torch.", "comfy."))]
 

@@ -32,7 +32,7 @@ def page(server: Any, language: str) -> Iterator[Any]:
         yield opened
 
 
-def test_title_and_labels_are_in_the_person_s_language(page: Any, language: str) -> None:
+def test_title_and_labels_are_in_the_users_language(page: Any, language: str) -> None:
     said = words(language, "GlideSampler")
     add_node(page, "GlideSampler")
     title, *labels = page.evaluate(
@@ -49,7 +49,7 @@ def test_title_and_labels_are_in_the_person_s_language(page: Any, language: str)
     assert labels == [entry["name"] for entry in said["inputs"].values()]
 
 
-def test_a_widget_s_tooltip_is_in_the_person_s_language(page: Any, language: str) -> None:
+def test_a_widgets_tooltip_is_in_the_users_language(page: Any, language: str) -> None:
     add_node(page, "GlideSampler")
     x, y = page.evaluate(
         """() => {

@@ -132,7 +132,7 @@ def test_merging_mixes_the_weights_of_two_models(comfy: Any, glide: Any) -> None
 
 @pytest.mark.parametrize("name", ["base", "base_v"])
 @pytest.mark.parametrize("node", ["CheckpointSave", "ModelSave"])
-def test_what_core_saves_our_loader_loads(comfy: Any, name: str, node: str) -> None:
+def test_models_saved_by_comfyui_load(comfy: Any, name: str, node: str) -> None:
     model, clip, vae = comfy.load(name)
     inputs = {"model": model, "filename_prefix": f"saved_{node}_{name}"}
     if node == "CheckpointSave":
@@ -168,8 +168,8 @@ def test_a_saved_upsampler_keeps_its_text_encoder(comfy: Any, glide: Any) -> Non
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
-def test_each_model_reads_the_prompt_with_its_own_tower(comfy: Any, glide: Any) -> None:
-    """A CONDITIONING made with another model's CLIP draws what the model's own would."""
+def test_each_model_encodes_the_prompt_with_its_own_text_encoder(comfy: Any, glide: Any) -> None:
+    """A CONDITIONING of another model's CLIP gives the same image as the model's own."""
     _, clip, _, _, _ = glide
     other, other_clip, _ = comfy.load("base_v")
     expected = comfy.ksampler(
@@ -224,7 +224,7 @@ def test_memory_estimate_is_near_what_a_call_takes(
 
 
 @pytest.mark.parametrize("node", ["KSampler", "GlideSampler"])
-def test_branches_in_one_call_or_two_draw_the_same(
+def test_joint_and_separate_branches_sample_the_same(
     comfy: Any, glide: Any, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory is short, ComfyUI runs the prompts one after the other."""
@@ -236,7 +236,7 @@ def test_branches_in_one_call_or_two_draw_the_same(
         calls.append(len(x))
         return call(self, x, *args, **options)
 
-    def draw() -> torch.Tensor:
+    def sample() -> torch.Tensor:
         inputs = {"steps": 3, "sampler_name": "ddim", "latent_image": comfy.empty(2)}
         if node == "KSampler":
             return comfy.ksampler(model, positive, negative, **inputs)
@@ -244,16 +244,16 @@ def test_branches_in_one_call_or_two_draw_the_same(
         return comfy(node, seed=0, cfg=3.0, **inputs)[1]["samples"].clone()
 
     monkeypatch.setattr(type(model.model), "apply_model", counted)
-    together = draw()
+    together = sample()
     assert calls == [4, 4, 4]
     calls.clear()
     monkeypatch.setattr(comfy.management, "get_free_memory", lambda *unused, **more: 1)
-    apart = draw()
+    apart = sample()
     assert calls == [2] * 6
     torch.testing.assert_close(apart, together, rtol=0, atol=5e-3)
 
 
-def test_core_s_loader_does_not_know_glide(comfy: Any) -> None:
+def test_the_builtin_loader_rejects_glide(comfy: Any) -> None:
     loader = comfy.module("nodes.host.comfyui").comfy.sd.load_diffusion_model
     with pytest.raises(RuntimeError, match="detect model type"):
         loader(str(comfy.checkpoints.path("base.safetensors")))

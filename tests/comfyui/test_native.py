@@ -43,7 +43,7 @@ def test_schedules_are_the_reference_s(comfy: Any) -> None:
         assert torch.equal(sampling.timestep(sampling.sigmas), steps)
 
 
-def test_text_encode_is_the_core_s_text_tower(comfy: Any, glide: Any) -> None:
+def test_text_encode_equals_glide_cores_text_encoder(comfy: Any, glide: Any) -> None:
     _, clip, _, positive, _, core = glide
     states, extras = positive[0]
     features = core.encode(extras["glide_ids"], extras["glide_mask"])
@@ -66,7 +66,7 @@ def test_weights_move_single_tokens(comfy: Any, glide: Any) -> None:
     torch.testing.assert_close(found[0, changed], middle[0, changed])
 
 
-def test_long_prompt_is_cut_and_says_so(
+def test_a_long_prompt_is_truncated_with_a_warning(
     comfy: Any, glide: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = glide[1]
@@ -75,7 +75,7 @@ def test_long_prompt_is_cut_and_says_so(
     assert "cut" in caplog.text
 
 
-def test_model_gives_the_core_s_x0(comfy: Any, glide: Any) -> None:
+def test_the_model_gives_glide_cores_x0(comfy: Any, glide: Any) -> None:
     model, _, _, positive, _, core = glide
     x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     comfy.management.load_models_gpu([model])
@@ -113,7 +113,7 @@ def test_ksampler_makes_an_image(comfy: Any, glide: Any, sampler: str) -> None:
     assert float(image.min()) >= 0 and float(image.max()) <= 1
 
 
-def test_core_s_empty_latent_works(comfy: Any, glide: Any) -> None:
+def test_the_builtin_empty_latent_works(comfy: Any, glide: Any) -> None:
     model, _, _, positive, negative, _ = glide
     latent = comfy("EmptyLatentImage", width=512, height=512, batch_size=1)
     samples = comfy.ksampler(model, positive, negative, latent_image=latent, steps=2)
@@ -185,6 +185,6 @@ def test_previews_and_progress_come_with_every_step(comfy: Any, glide: Any) -> N
 
 def test_foreign_conditioning_is_named(comfy: Any, glide: Any) -> None:
     model, _, _, _, negative, _ = glide
-    stranger = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
+    foreign = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
     with pytest.raises(ValueError, match="CLIP output of GLIDE Loader"):
-        comfy.ksampler(model, stranger, negative)
+        comfy.ksampler(model, foreign, negative)

@@ -20,7 +20,7 @@ def glide(comfy: Any) -> Any:
     return model, clip, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
 
-def test_core_sampler_gives_an_image(comfy: Any, glide: Any, core_sampler: str) -> None:
+def test_a_builtin_sampler_gives_an_image(comfy: Any, glide: Any, core_sampler: str) -> None:
     model, _, positive, negative = glide
     found = comfy.ksampler(model, positive, negative, sampler_name=core_sampler, cfg=2.0)
     assert torch.isfinite(found).all()
@@ -69,7 +69,7 @@ def test_sampler_custom_advanced_with_cfg_guider_is_ksampler(comfy: Any, glide: 
     torch.testing.assert_close(found, comfy.ksampler(model, positive, negative), rtol=0, atol=1e-4)
 
 
-def test_a_timestep_range_decides_which_prompt_draws(comfy: Any, glide: Any) -> None:
+def test_a_timestep_range_selects_the_prompt(comfy: Any, glide: Any) -> None:
     model, clip, positive, negative = glide
     other = comfy.prompt(clip, "blue sky over grass")
     early = comfy("ConditioningSetTimestepRange", conditioning=positive, start=0.0, end=0.5)
@@ -105,7 +105,7 @@ def test_a_mask_confines_a_prompt_to_its_half(comfy: Any, glide: Any) -> None:
 
 
 def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any, core_sampler: str) -> None:
-    """Core draws one noise for a batch; what comes first, and what LatentFromBatch picks, stays."""
+    """ComfyUI makes one noise tensor per batch: leading and selected images are unchanged."""
     if core_sampler in WHOLE_BATCH:
         pytest.skip("its steps depend on the whole batch")
     model, _, positive, negative = glide
@@ -152,9 +152,7 @@ def test_core_model_patch_runs(comfy: Any, glide: Any, node: str) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "exponential", "sgm_uniform"])
-def test_schedulers_start_where_nothing_can_be_seen_and_not_far_above(
-    comfy: Any, glide: Any, scheduler: str
-) -> None:
+def test_schedulers_start_near_the_largest_sigma(comfy: Any, glide: Any, scheduler: str) -> None:
     """Sigma 71, not 20291: from there on, the steps of any sampler are of a bearable size."""
     sampling = glide[0].get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 20)
@@ -165,16 +163,14 @@ def test_schedulers_start_where_nothing_can_be_seen_and_not_far_above(
 @pytest.mark.bundled
 @pytest.mark.parametrize("scheduler", ["normal", "simple", "beta"])
 @pytest.mark.parametrize("sampler", HARD)
-def test_second_order_samplers_draw_what_euler_draws(
-    comfy: Any, sampler: str, scheduler: str
-) -> None:
+def test_second_order_samplers_agree_with_euler(comfy: Any, sampler: str, scheduler: str) -> None:
     """On trained weights, where one bad step at the top would lose the image."""
     model, clip, _ = comfy("GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32")
     prompts = comfy.prompt(clip, "a fox on a blue background"), comfy.prompt(clip, "")
     expected = comfy.ksampler(model, *prompts, steps=20, sampler_name="euler")
     found = comfy.ksampler(model, *prompts, steps=20, sampler_name=sampler, scheduler=scheduler)
     error = float((found - expected).square().mean().sqrt())
-    # a lost image is 1.2 off; fresh noise draws another fox, simple's last step is coarse
+    # a lost image is 1.2 off; fresh noise gives another fox, simple's last step is coarse
     limits = {("dpm_2_ancestral", scheduler): 0.2, ("dpm_fast", "simple"): 0.1}
     assert error < limits.get((sampler, scheduler), 0.08)
 

@@ -180,7 +180,7 @@ def test_ranges_are_checked_before_the_run(
     assert words in json.dumps(run.events[-1][1])
 
 
-def test_a_wrong_respacing_is_said_before_the_run(server: Any) -> None:
+def test_a_wrong_respacing_is_refused_before_the_run(server: Any) -> None:
     run = server.run(sampling(respacing="ten"))
     assert run.end == "refused"
     assert "respacing 'ten'" in json.dumps(run.events[-1][1])
@@ -247,7 +247,7 @@ def test_example_workflows_are_offered_as_templates(server: Any) -> None:
         assert workflow["nodes"]
 
 
-def test_the_interface_gets_the_nodes_words_in_every_language(server: Any) -> None:
+def test_the_interface_gets_the_node_texts_in_every_language(server: Any) -> None:
     served = server.get("/i18n")
     for folder in Path(REPOSITORY / "locales").iterdir():
         nodes = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))

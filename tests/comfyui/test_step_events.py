@@ -1,4 +1,4 @@
-"""What the browser hears while a model samples, and the images it gets to compare."""
+"""Events sent to the browser while a model samples, and the images it gets to compare."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def steps(run: Run, node: str) -> list[dict[str, Any]]:
     return [data for data in run.of("glide.step") if data["node"] == node]
 
 
-def test_every_step_of_the_glide_sampler_is_told_once_to_each_node(server: Any) -> None:
+def test_every_step_of_glide_sampler_is_sent_once_to_each_node(server: Any) -> None:
     run = server.run(guided("GlideSampler", seed=1))
     for node in ("sampled", "guided", "again"):
-        heard = steps(run, node)
-        assert [data["step"] for data in heard] == list(range(STEPS)), node
-        assert {data["total"] for data in heard} == {STEPS}
-        assert all(-1 <= data["similarity"] <= 1 for data in heard)
-        assert all(0 < data["clip_strength"] <= 2 for data in heard)
-        sigmas = [data["sigma"] for data in heard]
+        received = steps(run, node)
+        assert [data["step"] for data in received] == list(range(STEPS)), node
+        assert {data["total"] for data in received} == {STEPS}
+        assert all(-1 <= data["similarity"] <= 1 for data in received)
+        assert all(0 < data["clip_strength"] <= 2 for data in received)
+        sigmas = [data["sigma"] for data in received]
         assert sigmas == sorted(sigmas, reverse=True)
     assert all(0 < data["cfg_strength"] <= 2 for data in steps(run, "sampled"))
     assert all(data["cfg_strength"] is None for data in steps(run, "guided"))
@@ -65,10 +65,10 @@ def test_every_step_of_the_glide_sampler_is_told_once_to_each_node(server: Any) 
 
 
 @pytest.mark.parametrize("sampler", CORE)
-def test_every_step_of_a_core_sampler_is_told_to_the_guidance_nodes(
+def test_every_step_of_a_builtin_sampler_is_sent_to_the_guidance_nodes(
     server: Any, sampler: str
 ) -> None:
-    """Samplers that ask the model twice a step tell a step again, in order."""
+    """Samplers that call the model twice per step send the step again, in order."""
     run = server.run(guided(sampler, seed=2))
     for node in ("guided", "again"):
         found = [data["step"] for data in steps(run, node)]
@@ -80,7 +80,7 @@ def test_every_step_of_a_core_sampler_is_told_to_the_guidance_nodes(
     assert not steps(run, "sampled")  # KSampler is not ours
 
 
-def test_a_cached_guidance_node_is_still_told(server: Any) -> None:
+def test_a_cached_guidance_node_still_gets_events(server: Any) -> None:
     first = server.run(guided("euler", seed=3))
     second = server.run(guided("euler", seed=4))
     assert "again" not in {data["node"] for data in second.of("executing")}
@@ -89,7 +89,7 @@ def test_a_cached_guidance_node_is_still_told(server: Any) -> None:
     assert len(steps(second, "again")) == STEPS
 
 
-def test_two_equal_guidance_nodes_are_told_apart(server: Any) -> None:
+def test_two_equal_guidance_nodes_get_separate_events(server: Any) -> None:
     prompt = guided("euler", seed=5)
     twin = {**prompt["again"], "inputs": dict(prompt["again"]["inputs"])}
     prompt |= {
@@ -105,22 +105,22 @@ def test_two_equal_guidance_nodes_are_told_apart(server: Any) -> None:
     assert len(steps(run, "again")) == len(steps(run, "twin")) == STEPS
 
 
-def test_outside_its_interval_a_guide_does_nothing_and_says_so(server: Any) -> None:
+def test_outside_its_interval_a_guide_reports_zero_strength(server: Any) -> None:
     prompt = guided("GlideSampler", seed=6)
     prompt["again"]["inputs"] |= {"sigma_min": 0.0, "sigma_max": 1.0}
-    heard = steps(server.run(prompt), "again")
-    assert [data["step"] for data in heard] == list(range(STEPS))
-    for data in heard:
+    received = steps(server.run(prompt), "again")
+    assert [data["step"] for data in received] == list(range(STEPS))
+    for data in received:
         assert (data["similarity"] is None) == (data["sigma"] > 1)
         assert (data["clip_strength"] == 0) == (data["sigma"] > 1)
 
 
-def test_an_unguided_run_tells_nothing(server: Any) -> None:
+def test_an_unguided_run_sends_nothing(server: Any) -> None:
     run = server.run(guided("GlideSampler", seed=7, model=["base", 0], cfg=1.0))
     assert run.end == "execution_success" and not run.of("glide.step")
 
 
-def test_nobody_listening_costs_nothing_and_changes_nothing(comfy: Any) -> None:
+def test_without_a_server_nothing_is_computed_or_sent(comfy: Any) -> None:
     """In this process there is no server: guidance nodes know no id, and nothing is sent."""
     step_events = comfy.module("nodes.host.comfyui.step_events")
     assert step_events.listening() is None and step_events.executing_node() is None
@@ -138,7 +138,7 @@ class FakeServer:
 
 
 @pytest.fixture
-def told(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def sent(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Have nodes run as part of a prompt, with a browser at the other end."""
     from comfy_execution.utils import CurrentNodeContext
 
@@ -149,7 +149,7 @@ def told(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_the_similarity_is_clip_s_cosine_at_the_noised_image(
-    comfy: Any, checkpoints: Checkpoints, told: list[dict[str, Any]]
+    comfy: Any, checkpoints: Checkpoints, sent: list[dict[str, Any]]
 ) -> None:
     model, clip, _ = comfy.load()
     noisy = comfy(
@@ -167,19 +167,19 @@ def test_the_similarity_is_clip_s_cosine_at_the_noised_image(
     patched.set_model_sampler_post_cfg_function(look)
     positive, negative = comfy.prompt(clip, text), comfy.prompt(clip, "")
     comfy.ksampler(patched, positive, negative, steps=STEPS)
-    assert [data["node"] for data in told] == ["57:8"] * STEPS
+    assert [data["node"] for data in sent] == ["57:8"] * STEPS
     direct = load_clip([checkpoints.path("clip.safetensors")])
     target = normalize(direct.encode_prompts([text]).float())
     schedule = Schedule.named("squaredcos_cap_v2")
     table = schedule.sigma(torch.arange(1000))
-    for (x, sigma), data in zip(seen, told, strict=True):
+    for (x, sigma), data in zip(seen, sent, strict=True):
         t = (table - sigma.cpu()).abs().argmin().reshape(1)
         image = normalize(direct.encode_image(x / (1 + sigma**2).sqrt(), t).float())
         assert data["similarity"] == pytest.approx(float((image * target).sum()), abs=1e-5)
         assert data["sigma"] == pytest.approx(float(sigma), rel=1e-5)
 
 
-def test_listening_changes_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_change_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy_execution.utils import CurrentNodeContext
 
     model, clip, _ = comfy.load()
@@ -198,16 +198,16 @@ def test_listening_changes_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.Mo
         )[0]  # fmt: skip
         return [comfy.ksampler(patched, positive, negative), exact]
 
-    silent = images()
+    without_events = images()
     server = FakeServer()
     monkeypatch.setattr(comfy.module("nodes.host.comfyui.step_events"), "listening", lambda: server)
     with CurrentNodeContext("prompt", "1"):
-        heard = images()
+        received = images()
     assert server.received
-    assert all(torch.equal(a, b) for a, b in zip(silent, heard, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(without_events, received, strict=True))
 
 
-def test_values_that_are_no_numbers_are_sent_as_null(comfy: Any) -> None:
+def test_nan_is_sent_as_null(comfy: Any) -> None:
     """The browser's JSON knows neither NaN nor infinity."""
     numbers = comfy.module("nodes.host.comfyui.step_events").numbers
     values = [torch.tensor(math.nan), None, torch.tensor(math.inf), torch.tensor(0.5)]

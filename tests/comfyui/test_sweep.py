@@ -31,7 +31,7 @@ def given(comfy: Any) -> dict[str, Any]:
     }
 
 
-def test_it_draws_and_scores_every_cell(comfy: Any, given: dict[str, Any]) -> None:
+def test_it_samples_and_scores_every_cell(comfy: Any, given: dict[str, Any]) -> None:
     grid, plot, table = comfy("GlideGuidanceSweep", **given)
     _, *rows = csv.reader(io.StringIO(table))
     assert [row[:2] for row in rows] == [["1", "0"], ["1", "4"], ["3", "0"], ["3", "4"]]

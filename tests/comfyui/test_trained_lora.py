@@ -16,7 +16,7 @@ from glide_core.training import lora
 
 
 def make_lora(checkpoint: Path, path: Path) -> Path:
-    """A LoRA of all layers of both towers, as the trainer writes it, with random values."""
+    """A LoRA with random values of all layers, as the trainer writes it."""
     model = load_model(checkpoint)
     layers = lora.install(model, 2, 4.0, layers="all", text=True, seed=0)
     with torch.no_grad():

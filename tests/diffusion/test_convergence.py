@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 FULL = {name: Schedule.named(name) for name in NOISE_SCHEDULES}
 
 
-def drawn(sampler: str, noise_schedule: str, respacing: str, *, eta: float = 0.0) -> Tensor:
+def sampled(sampler: str, noise_schedule: str, respacing: str, *, eta: float = 0.0) -> Tensor:
     full = FULL[noise_schedule]
     noise = SeededNoise([1])
     x_T = noise(torch.empty(1, 3, 64, 64))
@@ -37,10 +37,10 @@ def drawn(sampler: str, noise_schedule: str, respacing: str, *, eta: float = 0.0
 
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_more_steps_come_closer_to_the_truth(sampler: str, noise_schedule: str) -> None:
+def test_more_steps_come_closer_to_the_exact_solution(sampler: str, noise_schedule: str) -> None:
     errors = []
     for steps in ("10", "40", "200"):
-        x = drawn(sampler, noise_schedule, steps)
+        x = sampled(sampler, noise_schedule, steps)
         assert float(x.mean()) == pytest.approx(gaussian.MEAN, abs=0.008)
         errors.append(abs(float(x.std()) - gaussian.STD))
     few, some, many = errors
@@ -73,13 +73,13 @@ def test_more_steps_come_closer_to_the_truth(sampler: str, noise_schedule: str) 
 def test_fine_texture_is_kept_as_well_as_known(
     sampler: str, noise_schedule: str, respacing: str, std: float
 ) -> None:
-    assert float(drawn(sampler, noise_schedule, respacing).std()) == pytest.approx(std, abs=0.005)
+    assert float(sampled(sampler, noise_schedule, respacing).std()) == pytest.approx(std, abs=0.005)
 
 
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 def test_fast27_keeps_as_much_texture_as_50_even_steps(noise_schedule: str) -> None:
-    fast = float(drawn("ddim", noise_schedule, "fast27").std())
-    even = float(drawn("ddim", noise_schedule, "50").std())
+    fast = float(sampled("ddim", noise_schedule, "fast27").std())
+    even = float(sampled("ddim", noise_schedule, "50").std())
     assert fast > even - 0.006
 
 
@@ -87,15 +87,15 @@ def test_fast27_keeps_as_much_texture_as_50_even_steps(noise_schedule: str) -> N
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 def test_second_order_beats_ddim_on_fast27(sampler: str, noise_schedule: str) -> None:
     def error(name: str) -> float:
-        return abs(float(drawn(name, noise_schedule, "fast27").std()) - gaussian.STD)
+        return abs(float(sampled(name, noise_schedule, "fast27").std()) - gaussian.STD)
 
     assert error(sampler) < 0.75 * error("ddim")
 
 
 @pytest.mark.parametrize("sampler", ["plms", "heun"])
-def test_cosines_last_timestep_does_not_blow_up_the_image(sampler: str) -> None:
+def test_the_last_timestep_of_the_cosine_schedule_stays_bounded(sampler: str) -> None:
     # Heun straight across sigma 20291 gives 1.20
-    assert float(drawn(sampler, "squaredcos_cap_v2", "10").std()) < 0.28
+    assert float(sampled(sampler, "squaredcos_cap_v2", "10").std()) < 0.28
 
 
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
@@ -138,10 +138,10 @@ def test_euler_methods_are_those_of_diffusers(
     for t, sigma in zip(theirs.timesteps, sigmas, strict=True):
         eps = model(x / float((1 + sigma**2) ** 0.5), t.long()[None]).eps
         x = theirs.step(eps, t, x, generator=[generator]).prev_sample
-    torch.testing.assert_close(drawn(sampler, noise_schedule, "20"), x, atol=2e-3, rtol=0)
+    torch.testing.assert_close(sampled(sampler, noise_schedule, "20"), x, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(noise_schedule: str) -> None:
-    first = drawn("ddim", noise_schedule, "20", eta=1.0)
-    torch.testing.assert_close(first, drawn("ddpm", noise_schedule, "20"), atol=2e-3, rtol=0)
+    first = sampled("ddim", noise_schedule, "20", eta=1.0)
+    torch.testing.assert_close(first, sampled("ddpm", noise_schedule, "20"), atol=2e-3, rtol=0)

@@ -109,7 +109,7 @@ def test_no_step_reads_from_the_device(sampler: str, marked: None) -> None:
     assert len(steps) >= 5
 
 
-def test_reading_in_a_step_is_noticed(marked: None) -> None:
+def test_a_device_read_in_a_step_is_detected(marked: None) -> None:
     def callback(info: StepInfo) -> None:
         float(info.x0.mean())
 

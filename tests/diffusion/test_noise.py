@@ -22,7 +22,7 @@ def test_every_call_gives_fresh_standard_normal_noise() -> None:
     assert float(first.std()) == pytest.approx(1, abs=0.03)
 
 
-def test_noise_is_float32_whatever_it_is_shaped_like() -> None:
+def test_noise_is_float32_for_any_reference_dtype() -> None:
     assert SeededNoise([0])(torch.empty(1, 3, 8, 8, dtype=torch.bfloat16)).dtype == torch.float32
 
 

@@ -47,16 +47,16 @@ def test_image_i_is_the_same_in_any_batch(sampler: str) -> None:
 
 @every_sampler
 def test_all_randomness_comes_from_the_noise_source(sampler: str) -> None:
-    def drawn(global_seed: int, seed: int) -> Tensor:
+    def sampled(global_seed: int, seed: int) -> Tensor:
         torch.manual_seed(global_seed)
         x_T = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)
         noise = SeededNoise([seed])
         return sample(sampler, textured, x_T, LINEAR.respaced("10"), noise=noise, eta=1.0)
 
-    first = drawn(0, 7)
-    torch.testing.assert_close(first, drawn(1, 7), rtol=0, atol=0)
+    first = sampled(0, 7)
+    torch.testing.assert_close(first, sampled(1, 7), rtol=0, atol=0)
     stochastic = sampler in ("ddpm", "ddim", "dpmpp_2m_sde", "euler_ancestral")
-    assert torch.equal(first, drawn(0, 8)) != stochastic
+    assert torch.equal(first, sampled(0, 8)) != stochastic
 
 
 @every_sampler
@@ -153,9 +153,7 @@ def test_known_pixels_come_out_as_they_were(sampler: str) -> None:
 
 @every_sampler
 @pytest.mark.parametrize("full", [COSINE, LINEAR], ids=["cosine", "linear"])
-def test_an_exact_guide_draws_from_the_conditional_distribution(
-    sampler: str, full: Schedule
-) -> None:
+def test_an_exact_guide_samples_the_conditional_distribution(sampler: str, full: Schedule) -> None:
     """p(y | x0) = exp(k * x0) tilts N(m, s^2) to N(m + k * s^2, s^2)."""
     k = 2.0
     seen: list[float] = []
@@ -178,7 +176,7 @@ def test_an_exact_guide_draws_from_the_conditional_distribution(
 
 
 @every_sampler
-def test_starting_from_a_image_takes_the_rest_of_the_steps_and_stays_near_it(
+def test_starting_from_an_image_runs_the_remaining_steps_and_stays_near_it(
     sampler: str,
 ) -> None:
     schedule = COSINE.respaced("27")
@@ -236,11 +234,11 @@ def test_sampling_works_where_a_host_turned_gradients_off(sampler: str) -> None:
 
 @pytest.mark.parametrize(("alias", "name"), SAMPLER_ALIASES.items())
 def test_an_alias_is_the_sampler_it_stands_for(alias: str, name: str) -> None:
-    def drawn(sampler: str) -> Tensor:
+    def sampled(sampler: str) -> Tensor:
         noise, x_T = noise_and_start(0)
         return sample(sampler, textured, x_T, LINEAR.respaced("5"), noise=noise)
 
-    assert torch.equal(drawn(alias), drawn(name))
+    assert torch.equal(sampled(alias), sampled(name))
 
 
 @every_sampler

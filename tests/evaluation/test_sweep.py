@@ -120,12 +120,12 @@ def test_a_clip_scale_without_a_clip_is_an_error_before_sampling() -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "plms"])
 def test_steps_are_numbered_through_the_whole_sweep(sampler: str) -> None:
-    told: list[tuple[int, int]] = []
+    recorded: list[tuple[int, int]] = []
     grid = Grid((1.0, 2.0), steps=("3", "4"), samplers=(sampler,))
     list(run_cells(grid.cells(), one_pixel, PROMPTS, schedule=SCHEDULE, batch=1,
-                   callback=lambda info: told.append((info.index, info.total))))  # fmt: skip
-    assert [index for index, _ in told] == list(range(len(told)))
-    assert {total for _, total in told} == {len(told)}
+                   callback=lambda info: recorded.append((info.index, info.total))))  # fmt: skip
+    assert [index for index, _ in recorded] == list(range(len(recorded)))
+    assert {total for _, total in recorded} == {len(recorded)}
 
 
 def test_cost_counts_both_branches_and_the_second_calls() -> None:
@@ -136,16 +136,16 @@ def test_cost_counts_both_branches_and_the_second_calls() -> None:
 
 
 def test_raising_from_the_callback_stops_within_a_step() -> None:
-    told: list[int] = []
+    recorded: list[int] = []
 
     def callback(info: StepInfo) -> None:
-        told.append(info.index)
+        recorded.append(info.index)
         if info.index == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         generated(Grid((1.0, 2.0), steps=("3",)).cells(), callback=callback)
-    assert told == [0, 1, 2, 3, 4]
+    assert recorded == [0, 1, 2, 3, 4]
 
 
 def test_a_scorer_returns_one_value_per_image_or_one_in_all() -> None:

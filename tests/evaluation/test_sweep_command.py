@@ -68,13 +68,13 @@ def test_a_table_a_grid_and_plots_are_written(
 def test_interrupted_by_ctrl_c_it_keeps_its_rows_and_resumes(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[tuple[int, int]] = []
+    recorded: list[tuple[int, int]] = []
     stop_at: list[int] = [2]
 
     @contextmanager
     def step_bars(**options: Any) -> Iterator[Any]:
         def step(stage: str, info: StepInfo) -> None:
-            told.append((info.index, info.total))
+            recorded.append((info.index, info.total))
             if info.index in stop_at:
                 raise KeyboardInterrupt
 
@@ -82,21 +82,21 @@ def test_interrupted_by_ctrl_c_it_keeps_its_rows_and_resumes(
 
     monkeypatch.setattr("glide_core.progress.step_bars", step_bars)
     assert sweep(prompts, "--cfg", "1,2,3") == 130
-    assert told == [(0, 6), (1, 6), (2, 6)]  # at once, in the second cell
+    assert recorded == [(0, 6), (1, 6), (2, 6)]  # at once, in the second cell
     (first,) = rows(prompts)
     assert not (prompts.parent / "out" / "grid.png").exists()
     stop_at.clear()
-    told.clear()
+    recorded.clear()
     assert sweep(prompts, "--cfg", "1,2,3") == 0
-    assert told[0] == (0, 4)  # what is left
+    assert recorded[0] == (0, 4)  # what is left
     after = rows(prompts)
     assert after[0] == first and [row["guidance_scale"] for row in after] == ["1", "2", "3"]
-    told.clear()
+    recorded.clear()
     assert sweep(prompts, "--cfg", "1,2,3,4") == 0  # the grid grows
-    assert len(told) == 2 and rows(prompts)[:3] == after
-    told.clear()
+    assert len(recorded) == 2 and rows(prompts)[:3] == after
+    recorded.clear()
     assert sweep(prompts, "--cfg", "1,4") == 0
-    assert told == [] and len(rows(prompts)) == 4  # nothing is generated, nothing is lost
+    assert recorded == [] and len(rows(prompts)) == 4  # nothing is generated, nothing is lost
 
 
 def test_another_sweep_in_the_same_folder_is_refused(
@@ -141,7 +141,7 @@ def test_an_impossible_sweep_is_one_line_of_error(
 @pytest.mark.parametrize(
     ("content", "said"), [("# only this\n\n", "has no rows"), ("a\nb\na\n", "'a' twice")]
 )
-def test_prompts_are_there_and_each_once(
+def test_the_prompt_lists_have_no_duplicates(
     prompts: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts.write_text(content)

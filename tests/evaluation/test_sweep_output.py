@@ -95,7 +95,7 @@ def test_images_are_in_their_column_and_row_and_a_missing_cell_stays_white() -> 
     assert sorted(levels)[3] not in np.unique(short[int(where[3][0]), int(where[3][1])])
 
 
-def test_the_front_holds_the_points_that_no_other_dominates() -> None:
+def test_the_pareto_front_is_the_set_of_nondominated_points() -> None:
     points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.0, 0.0), (math.nan, 9.0)]
     assert pareto_front(points, (True, True)) == [0, 1, 3]
     assert pareto_front(points, (False, True)) == [4, 0]

@@ -185,10 +185,10 @@ def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None
     supply = iter(() if noise is None else noise[:, run.kept])
 
     def recorded_noise(like: Tensor, /) -> Tensor:
-        drawn: Tensor | None = next(supply, None)
-        if drawn is None:
+        step_noise: Tensor | None = next(supply, None)
+        if step_noise is None:
             raise GlideError("this run draws noise and the recording holds none (left)")
-        return drawn
+        return step_noise
 
     taken: list[StepInfo] = []
     loop, options = case.option("loop"), {"callback": taken.append}

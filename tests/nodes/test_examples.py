@@ -30,7 +30,7 @@ TINY = {  # what stands in for the bundled models here
 }
 
 
-SIZES = {  # of what an example draws in the end
+SIZES = {  # of an example's final images
     "glide_clip_guided": [(256, 256)],
     "glide_inpaint": [(256, 256)],
     "glide_text_to_image": [(256, 256)],
@@ -82,14 +82,14 @@ def test_it_runs_here_and_writes_its_images_with_the_workflow_inside(
 
 
 @pytest.mark.parametrize("path", ELSEWHERE, ids=[path.stem for path in ELSEWHERE])
-def test_what_needs_core_nodes_is_sent_to_comfyui(
+def test_a_workflow_with_other_nodes_is_referred_to_a_server(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = foreign_types(path)
     assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
-    told = capsys.readouterr().err
-    assert all(f"is of type {name}" in told for name in foreign)
-    assert "--server URL" in told
+    stderr = capsys.readouterr().err
+    assert all(f"is of type {name}" in stderr for name in foreign)
+    assert "--server URL" in stderr
     assert list(tmp_path.iterdir()) == []
 
 

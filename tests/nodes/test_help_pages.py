@@ -44,7 +44,7 @@ def test_every_node_has_a_page_and_every_page_a_node() -> None:
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_there_is_a_small_image_and_words_on_what_it_shows(node_id: str) -> None:
+def test_a_page_has_one_small_image_with_a_caption(node_id: str) -> None:
     """Relative to web/docs, where both ComfyUI and a reader of the repository look for it."""
     (alt, target), *more = IMAGE.findall(page(node_id))
     assert target == f"images/{node_id}.webp" and not more
@@ -57,10 +57,10 @@ def test_there_is_a_small_image_and_words_on_what_it_shows(node_id: str) -> None
     assert len(caption.strip()) > 60
 
 
-def test_every_image_is_shown_and_can_be_drawn_again() -> None:
+def test_every_image_is_used_and_has_a_generator() -> None:
     source = (ROOT / "tools" / "help_images.py").read_text()
-    drawn = re.findall(r'^    "(\w+)": \w+,$', source, re.MULTILINE)
-    assert sorted(path.stem for path in (PAGES / "images").iterdir()) == sorted(drawn) == NODES
+    makers = re.findall(r'^    "(\w+)": \w+,$', source, re.MULTILINE)
+    assert sorted(path.stem for path in (PAGES / "images").iterdir()) == sorted(makers) == NODES
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -41,7 +41,7 @@ Classifier Free Guidance open_clip float32 token emoji x64 x256 upsampler inpain
 auto ancestral ddpm ddim plms dpmpp_2m ddim50 fast27 custom fast balanced reference
 Text Encode fox SDEdit models glide openai base clip_image_enc clip_text_enc
 """
-# What betrays English among the languages that share its letters, and is no word of theirs.
+# English words that do not occur in the other languages with Latin letters.
 ENGLISH = "the of and with from which what how this that picture pictures is are its by only"
 
 
@@ -87,7 +87,7 @@ def test_there_are_eight_languages_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("language", ("en", *TRANSLATED))
-def test_files_are_plain_utf8_in_one_form(language: str, name: str) -> None:
+def test_files_are_utf8_in_one_format(language: str, name: str) -> None:
     """Two spaces, no escapes, a newline at the end: a diff shows words only."""
     content = (LOCALES / language / name).read_bytes().decode("utf-8")
     assert content == written(json.loads(content))
@@ -95,7 +95,7 @@ def test_files_are_plain_utf8_in_one_form(language: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("language", TRANSLATED)
-def test_every_language_says_everything(language: str, name: str) -> None:
+def test_every_language_has_every_key(language: str, name: str) -> None:
     english = [key for key, _ in texts(read("en", name))]
     theirs = [key for key, _ in texts(read(language, name))]
     missing = [key for key in english if key not in theirs]
@@ -181,7 +181,7 @@ def test_no_two_nodes_share_a_name_nor_two_inputs_of_a_node(language: str) -> No
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
-def test_what_is_said_alike_in_english_is_said_alike(language: str) -> None:
+def test_equal_english_texts_have_equal_translations(language: str) -> None:
     said: dict[tuple[str, bool], str] = {}
     for key, english, text in pairs(language):
         assert said.setdefault((english, is_name(key)), text) == text, f"{language} {key}"

@@ -14,7 +14,7 @@ from glide_pack.nodes.inputs import PRESETS
 from glide_core import images
 from glide_core.errors import GlideError
 
-from .test_nodes import base, call, draw, make_image, prompts, standalone, upsampler
+from .test_nodes import base, call, make_image, prompts, sample, standalone, upsampler
 
 __all__ = ["standalone"]  # the fixture that every test here uses
 
@@ -28,7 +28,7 @@ def test_the_part_outside_a_noise_mask_stays_and_the_mask_is_passed_on() -> None
     mask = torch.zeros(1, 32, 32)
     mask[:, :, 16:] = 1
     given = latent(noise_mask=mask)
-    _, out = draw(latent_image=given, steps=3)
+    _, out = sample(latent_image=given, steps=3)
     assert torch.equal(out["samples"][..., :16], given["samples"][..., :16])
     assert not torch.allclose(out["samples"][..., 16:], given["samples"][..., 16:], atol=0.1)
     assert out["noise_mask"] is mask
@@ -39,38 +39,38 @@ def test_a_noise_mask_of_another_size_is_resized_under_every_kind_of_sampler(sam
     mask = torch.ones(8, 8)
     mask[:, :4] = 0
     given = latent(noise_mask=mask)
-    _, out = draw(latent_image=given, steps=3, sampler_name=sampler, denoise=0.7)
+    _, out = sample(latent_image=given, steps=3, sampler_name=sampler, denoise=0.7)
     assert torch.equal(out["samples"][..., :12], given["samples"][..., :12])
 
 
 def test_batch_index_gives_an_image_its_own_noise_again() -> None:
-    together = draw(4, seed=5)[0]
-    one = draw(latent_image=latent(batch_index=[2]), seed=5)[0]
+    together = sample(4, seed=5)[0]
+    one = sample(latent_image=latent(batch_index=[2]), seed=5)[0]
     assert torch.allclose(one[0], together[2], atol=1e-4)
 
 
 def test_denoise_0_returns_the_latent() -> None:
     given = latent()
-    image, out = draw(latent_image=given, denoise=0.0)
+    image, out = sample(latent_image=given, denoise=0.0)
     assert torch.equal(out["samples"], given["samples"])
     assert torch.allclose(image.movedim(-1, 1) * 2 - 1, given["samples"], atol=1e-6)
 
 
 def test_an_empty_latent_of_another_model_gives_its_size_in_pixels() -> None:
     empty = {"samples": torch.zeros(1, 4, 8, 8), "downscale_ratio_spacial": 8}
-    image, out = draw(latent_image=empty, steps=1)
+    image, out = sample(latent_image=empty, steps=1)
     assert image.shape == (1, 64, 64, 3) and "downscale_ratio_spacial" not in out
 
 
 def test_an_empty_latent_in_latent_pixels_is_refused_with_the_node_to_use() -> None:
     with pytest.raises(GlideError, match=r"is 8x8 pixels.*GLIDE Empty Latent"):
-        draw(latent_image={"samples": torch.zeros(1, 4, 8, 8)})
+        sample(latent_image={"samples": torch.zeros(1, 4, 8, 8)})
 
 
 def test_a_preset_replaces_steps_sampler_and_respacing() -> None:
     chosen = PRESETS["fast"]
-    by_name = draw(preset="fast", steps=3, sampler_name="euler", respacing="ddim5")[0]
-    by_hand = draw(steps=chosen.steps, sampler_name=chosen.sampler)[0]
+    by_name = sample(preset="fast", steps=3, sampler_name="euler", respacing="ddim5")[0]
+    by_hand = sample(steps=chosen.steps, sampler_name=chosen.sampler)[0]
     assert torch.equal(by_name, by_hand)
 
 
@@ -103,9 +103,9 @@ def test_an_upsampler_at_0_and_a_clip_at_scale_0_are_not_evaluated() -> None:
 
 
 def test_without_guidance_no_negative_prompt_is_needed() -> None:
-    assert torch.equal(draw(cfg=1.0, negative=None)[0], draw(cfg=1.0)[0])
+    assert torch.equal(sample(cfg=1.0, negative=None)[0], sample(cfg=1.0)[0])
     with pytest.raises(GlideError, match="cfg is 3 and nothing is connected to 'negative'"):
-        draw(cfg=3.0, negative=None)
+        sample(cfg=3.0, negative=None)
 
 
 def test_a_loader_with_a_linked_file_input_does_not_run_again_every_time() -> None:
@@ -253,7 +253,7 @@ def test_a_mask_that_does_not_fit_is_refused_by_name(given: dict[str, Any], word
 def test_an_inpainting_model_without_image_and_mask_is_refused() -> None:
     model, _, _ = base("tiny_inpaint.safetensors")
     with pytest.raises(GlideError, match="Connect GLIDE Inpaint Conditioning"):
-        draw(model=model)
+        sample(model=model)
 
 
 def test_an_inpainting_model_takes_image_and_mask_of_the_latent() -> None:
@@ -261,7 +261,7 @@ def test_an_inpainting_model_takes_image_and_mask_of_the_latent() -> None:
     mask = torch.zeros(1, 32, 32)
     mask[:, 8:24] = 1
     given = latent(noise_mask=mask)
-    _, out = draw(model=model, latent_image=given)
+    _, out = sample(model=model, latent_image=given)
     assert torch.equal(out["samples"][:, :, :8], given["samples"][:, :, :8])
 
 

@@ -50,7 +50,7 @@ def prompts(clip: Any, text: str = "a red apple") -> dict[str, Any]:
     }
 
 
-def draw(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inputs: Any) -> Any:
+def sample(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inputs: Any) -> Any:
     loaded, clip, _ = base()
     latent = call("GlideEmptyLatent", width=32, height=32, batch_size=batch)[0]
     given = {"steps": 2, "latent_image": latent, **prompts(clip, text), **inputs}
@@ -62,37 +62,39 @@ def make_image(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tenso
 
 
 def test_the_sampler_gives_images_and_the_same_images_as_a_latent() -> None:
-    image, latent = draw(2)
+    image, latent = sample(2)
     assert image.shape == (2, 32, 32, 3)
     assert image.min() >= 0 and image.max() <= 1
     expected = (latent["samples"].clamp(-1, 1) + 1) / 2
     assert torch.allclose(image.movedim(-1, 1), expected, atol=1e-6)
 
 
-def test_image_i_of_a_batch_is_what_seed_plus_i_gives_alone() -> None:
-    together, alone = draw(3, seed=7)[0], draw(1, seed=9)[0]
+def test_image_i_of_a_batch_equals_seed_plus_i_alone() -> None:
+    together, alone = sample(3, seed=7)[0], sample(1, seed=9)[0]
     assert torch.allclose(together[2], alone[0], atol=1e-4)
 
 
 def test_the_largest_seed_works_and_wraps() -> None:
-    together, wrapped = draw(2, seed=2**64 - 1)[0], draw(1, seed=0)[0]
+    together, wrapped = sample(2, seed=2**64 - 1)[0], sample(1, seed=0)[0]
     assert torch.allclose(together[1], wrapped[0], atol=1e-4)
 
 
 def test_the_prompt_and_the_guidance_change_the_image() -> None:
-    plain = draw(cfg=1.0)[0]
-    assert not torch.equal(plain, draw(cfg=4.0)[0])
-    assert not torch.equal(plain, draw(cfg=1.0, text="a blue car")[0])
-    assert torch.equal(plain, draw(cfg=1.0)[0])
+    plain = sample(cfg=1.0)[0]
+    assert not torch.equal(plain, sample(cfg=4.0)[0])
+    assert not torch.equal(plain, sample(cfg=1.0, text="a blue car")[0])
+    assert torch.equal(plain, sample(cfg=1.0)[0])
 
 
 def test_an_empty_prompt_works() -> None:
-    assert torch.isfinite(draw(text="")[0]).all()
+    assert torch.isfinite(sample(text="")[0]).all()
 
 
-def test_a_prompt_that_is_too_long_is_cut_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prompt_that_is_too_long_is_truncated_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING, logger="glide"):
-        draw(text="a very long prompt about many apples " * 30)
+        sample(text="a very long prompt about many apples " * 30)
     assert "cut off" in caplog.text
 
 
@@ -105,7 +107,7 @@ def test_clip_guidance_changes_a_copy_and_not_the_model() -> None:
     assert len(guided.guides) == 1 and len(twice.guides) == 2
     size = call("GlideEmptyLatent", width=64, height=64, batch_size=1)[0]
     plain, pulled = (
-        draw(model=m, latent_image=size, sampler_name="ddpm", steps=4)[0] for m in (model, guided)
+        sample(model=m, latent_image=size, sampler_name="ddpm", steps=4)[0] for m in (model, guided)
     )
     assert not torch.allclose(plain, pulled, atol=1e-3)
 
@@ -125,7 +127,7 @@ def test_clip_guidance_of_scale_0_is_the_model_itself() -> None:
 
 def test_denoise_0_5_starts_from_the_latent() -> None:
     start = {"samples": torch.full((1, 3, 32, 32), 0.5)}
-    near, far = draw(latent_image=start, denoise=0.1, steps=20)[1], draw(steps=20)[1]
+    near, far = sample(latent_image=start, denoise=0.1, steps=20)[1], sample(steps=20)[1]
     error = [(found["samples"] - 0.5).abs().mean() for found in (near, far)]
     assert error[0] < error[1]
 
@@ -289,7 +291,7 @@ def test_a_loader_says_where_a_file_of_another_kind_belongs(
         call(node, checkpoint=file)
 
 
-def test_a_loader_takes_what_it_is_for() -> None:
+def test_a_loader_accepts_models_of_its_kind() -> None:
     nodes: Any = NODE_CLASS_MAPPINGS
     for kind in ("base", "inpaint"):
         assert nodes["GlideLoader"].VALIDATE_INPUTS(f"tiny_{kind}.safetensors") is True
@@ -326,19 +328,19 @@ def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
 )
 def test_bad_settings_are_explained(inputs: dict[str, Any], words: str) -> None:
     with pytest.raises(GlideError, match=words):
-        draw(**inputs)
+        sample(**inputs)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler"])
 def test_one_step_works(sampler: str) -> None:
-    assert torch.isfinite(draw(steps=1, sampler_name=sampler)[0]).all()
+    assert torch.isfinite(sample(steps=1, sampler_name=sampler)[0]).all()
 
 
 def test_a_conditioning_of_another_text_encoder_is_refused() -> None:
     model, _, _ = base()
     foreign = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
     with pytest.raises(GlideError, match="carries no GLIDE tokens"):
-        draw(model=model, positive=foreign)
+        sample(model=model, positive=foreign)
 
 
 def test_the_file_of_a_loader_cannot_lie_outside_the_models_folder(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_ids_inputs_types_and_defaults_are_what_was_frozen() -> None:
 
 @pytest.mark.parametrize(("name", "node"), NODES)
 def test_every_input_and_output_has_a_tooltip(name: str, node: Any) -> None:
-    silent = [i for _, i, _, options in declared(node) if len(options.get("tooltip", "")) < 12]
-    assert not silent
+    missing = [i for _, i, _, options in declared(node) if len(options.get("tooltip", "")) < 12]
+    assert not missing
     assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_TYPES)
     assert all(len(text) >= 12 for text in node.OUTPUT_TOOLTIPS)
 

@@ -88,7 +88,7 @@ def test_it_scores_images_between_minus_one_and_one() -> None:
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_explained(
+def test_weights_that_cannot_be_loaded_are_named(
     changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub

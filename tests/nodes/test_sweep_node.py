@@ -27,13 +27,13 @@ class Stopped(Exception):
 class Watched(StandaloneHost):
     """Says what the node's progress was, and can be cancelled."""
 
-    told: list[tuple[int, int]] = []
+    recorded: list[tuple[int, int]] = []
     stop_at: int | None = None
 
     @contextmanager
     def progress(self, label: str, stages: int = 1) -> Iterator[StepCallback]:
         def step(info: StepInfo) -> None:
-            Watched.told.append((info.index, info.total))
+            Watched.recorded.append((info.index, info.total))
             if info.index == Watched.stop_at:
                 raise Stopped
 
@@ -42,7 +42,7 @@ class Watched(StandaloneHost):
 
 @pytest.fixture(autouse=True)
 def standalone(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(Watched, "told", [])
+    monkeypatch.setattr(Watched, "recorded", [])
     monkeypatch.setattr(Watched, "stop_at", None)
     with host.using(Watched(device="cpu", show_progress=False)), torch.inference_mode():
         yield
@@ -88,7 +88,7 @@ def test_it_returns_a_grid_a_plot_and_a_row_for_every_cell(
         assert image.dtype == torch.float32 and 0 <= image.min() < image.max() <= 1
     measured = [name for name in header if ", mean" in name]
     assert [name.split(" ")[0] for name in measured] == ["clip", "diversity", "clipped"]
-    assert Watched.told == [(i, 8) for i in range(8)]  # one bar through all cells
+    assert Watched.recorded == [(i, 8) for i in range(8)]  # one bar through all cells
 
 
 def test_a_cell_equals_the_samplers_output(given: dict[str, Any], noisy: Any) -> None:
@@ -117,7 +117,7 @@ def test_cancelling_stops_within_a_step(given: dict[str, Any]) -> None:
     Watched.stop_at = 2
     with pytest.raises(Stopped):
         run(given)
-    assert Watched.told == [(0, 4), (1, 4), (2, 4)]
+    assert Watched.recorded == [(0, 4), (1, 4), (2, 4)]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_invalid_input_is_named_before_sampling(
     with pytest.raises(GlideError, match=words) as caught:
         run(given, **changes)
     assert str(caught.value).startswith("GLIDE Guidance Sweep: ")
-    assert Watched.told == []  # before sampling
+    assert Watched.recorded == []  # before sampling
 
 
 def test_an_upsampler_in_the_base_s_place_is_an_error(given: dict[str, Any]) -> None:

@@ -122,7 +122,7 @@ def test_ids_are_given_once_and_counted(path: Path) -> None:
 @each_file
 def test_slots_are_those_that_the_nodes_declare(path: Path) -> None:
     """Outputs in their order; inputs by name and type, and every required one connected."""
-    outside = path in BLUEPRINTS  # a blueprint's own inputs wait for whoever uses it
+    outside = path in BLUEPRINTS  # a blueprint's own inputs are connected by its user
     for level in levels(path):
         for node in level.nodes:
             schema = SCHEMAS.get(node["type"])
@@ -187,7 +187,7 @@ def is_good(spec: InputSpec, value: Any) -> bool:
 
 
 @each_file
-def test_it_unfolds_into_a_graph_that_lacks_nothing(path: Path) -> None:
+def test_it_converts_to_a_complete_api_graph(path: Path) -> None:
     """Subgraphs and all, as `glide run` and ComfyUI's frontend make a prompt of it."""
     graph = ui_format.read(load(path), SCHEMAS)
     assert graph.nodes
@@ -206,7 +206,7 @@ def test_an_example_saves_or_shows_something_and_says_what_it_is_about(path: Pat
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_an_example_has_an_image_of_its_result_beside_it(path: Path) -> None:
+def test_an_example_has_a_thumbnail(path: Path) -> None:
     thumbnail = path.with_suffix(".jpg")
     with Image.open(thumbnail) as image:
         assert image.format == "JPEG"
@@ -216,7 +216,7 @@ def test_an_example_has_an_image_of_its_result_beside_it(path: Path) -> None:
     assert thumbnail.stat().st_size < 400_000
 
 
-def test_no_image_is_of_a_workflow_that_is_not_there() -> None:
+def test_every_thumbnail_belongs_to_a_workflow() -> None:
     thumbnails = {path.stem for path in (ROOT / "example_workflows").glob("*.jpg")}
     assert thumbnails == {path.stem for path in EXAMPLES}
 

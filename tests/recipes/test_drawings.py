@@ -31,7 +31,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_bundled_models_know_256_subjects_and_more() -> None:
+def test_the_data_has_at_least_256_subjects() -> None:
     assert len(SUBJECTS) >= 256
     assert len(BACKGROUNDS) == 10
 
@@ -42,7 +42,7 @@ def test_each_subject_is_never_shown_on_one_background_and_in_one_tint() -> None
         assert sum(held_out_tint(subject, t) for t in range(len(TINTS))) == 1
 
 
-def test_training_never_draws_what_is_held_out(sprites: Sprites) -> None:
+def test_training_never_samples_held_out_scenes(sprites: Sprites) -> None:
     generator = rng()
     scenes = [sprites.scene(generator) for _ in range(2000)]
     assert not any(scene.held_out for scene in scenes)
@@ -52,7 +52,7 @@ def test_training_never_draws_what_is_held_out(sprites: Sprites) -> None:
     assert {scene.place for scene in scenes} == {"", "left", "right", "top", "bottom", "middle"}
 
 
-def test_a_scene_is_drawn_where_and_on_what_it_says(sprites: Sprites) -> None:
+def test_a_scene_is_rendered_at_its_place_and_on_its_background(sprites: Sprites) -> None:
     blue = torch.tensor(BACKGROUNDS["blue"]) / 127.5 - 1
     image = sprites.render(Scene((3,), sprites.colours.index("blue"), place="left"))
     off = (image - blue[:, None, None]).abs().sum(dim=0) > 0.1
@@ -128,7 +128,7 @@ def test_lists_are_seeded_and_hold_what_their_name_says(sprites: Sprites, name: 
     assert all(scene.held_out == name.startswith("unseen") for scene in scenes)
 
 
-def test_true_drawings_score_full_marks_and_others_do_not(sprites: Sprites) -> None:
+def test_rendered_scenes_score_one_and_others_do_not(sprites: Sprites) -> None:
     for name in ("seen", "pair", "small"):
         scenes = scene_list(sprites, name, 8)
         true = torch.stack([sprites.render(scene) for scene in scenes])

@@ -159,7 +159,7 @@ def test_images_are_mirrored_half_of_the_time_where_asked_and_else_never(tmp_pat
     assert 20 < int(same.sum()) < 44
 
 
-def test_each_line_of_a_caption_file_is_drawn(tmp_path: Path) -> None:
+def test_each_line_of_a_caption_file_is_sampled(tmp_path: Path) -> None:
     source = only(tmp_path, noise(1), "\ufeffa cat\n\n  a  small cat\r\na pet\na cat\n")
     captions = source.batch(generator(), 90, side=64).captions
     assert set(captions) == {"a cat", "a small cat", "a pet"}

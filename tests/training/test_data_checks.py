@@ -152,7 +152,7 @@ def test_a_cut_off_tar_is_named_and_what_is_whole_in_it_can_be_used(tmp_path: Pa
         open_source(path)
 
 
-def test_garbage_in_a_tar_is_no_silent_end(tmp_path: Path) -> None:
+def test_garbage_in_a_tar_is_an_error(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", GOOD)
     whole = path.read_bytes()
     at = whole.index(b"001.png")
@@ -173,7 +173,7 @@ def test_a_sample_with_two_images_or_bad_json_is_bad(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_odd_but_usable_is_warned_of(tmp_path: Path) -> None:
+def test_usable_but_unusual_data_is_warned_of(tmp_path: Path) -> None:
     files = {"s.png": encode(noise(1, 40, 30)), "l.png": encode(noise(2, 400, 70))}
     write_folder(tmp_path, {**GOOD, **files, "s.txt": "small", "l.txt": "long"})
     write_folder(tmp_path, {"t.png": GOOD["000.png"], "t.txt": "twin", "lost.txt": "no image"})
@@ -194,7 +194,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_path_that_holds_no_training_data_gets_an_answer(tmp_path: Path) -> None:
+def test_a_path_without_training_data_is_an_error(tmp_path: Path) -> None:
     write_folder(tmp_path / "empty", {"readme.md": "nothing"})
     write_folder(
         tmp_path, {"a.png": GOOD["000.png"], "a.gz": b"\x1f\x8b\x08", "a.bin": b"\xff\xfe"}
@@ -239,7 +239,7 @@ def test_an_image_that_vanishes_during_training_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on Windows")
-def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_fifo_is_refused_without_blocking(tmp_path: Path) -> None:
     write_folder(tmp_path, {**GOOD, "x.txt": "x"})
     os.mkfifo(tmp_path / "x.png")
     with pytest.raises(GlideError, match=r"x\.png: is not a regular file"):
@@ -253,7 +253,7 @@ def test_an_image_that_would_start_another_program_is_refused(tmp_path: Path) ->
         open_source(tmp_path)
 
 
-def test_a_check_is_kept_until_a_file_changes(tmp_path: Path) -> None:
+def test_a_data_check_is_cached_until_a_file_changes(tmp_path: Path) -> None:
     from glide_core.data.check import save_check
 
     folder = write_folder(tmp_path / "data", GOOD)

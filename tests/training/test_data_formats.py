@@ -1,4 +1,4 @@
-"""Training data in every form: what a path holds is told by its content, all forms agree."""
+"""Training data formats: detected by content, with equal results in every format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(path: Path | str, **options: object) -> ImageSource:
     return source
 
 
-def draw(path: Path | str) -> Batch:
+def sample_batch(path: Path | str) -> Batch:
     return opened(path).batch(torch.Generator().manual_seed(5), 16, side=64)
 
 
@@ -103,9 +103,9 @@ def tar_with_json(root: Path) -> Path:
 def test_every_form_gives_the_batch_that_a_folder_gives(
     form: Callable[[Path], Path | str], tmp_path: Path
 ) -> None:
-    folder = draw(write_folder(tmp_path / "folder", FILES))
+    folder = sample_batch(write_folder(tmp_path / "folder", FILES))
     (tmp_path / "form").mkdir()
-    other = draw(form(tmp_path / "form"))
+    other = sample_batch(form(tmp_path / "form"))
     assert other.captions == folder.captions
     assert torch.equal(other.images, folder.images)
 

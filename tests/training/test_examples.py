@@ -61,7 +61,7 @@ def test_shares_cover_the_batch_once() -> None:
     assert places == list(range(24))
 
 
-def test_captions_are_dropped_at_the_asked_rate(tiny_models: Path) -> None:
+def test_captions_are_dropped_at_the_configured_rate(tiny_models: Path) -> None:
     for rate in (0.0, 0.3, 1.0):
         captions = steps_of(tiny_models, caption_dropout=rate).examples(0, range(1000)).captions
         dropped = sum(caption == "" for caption in captions) / len(captions)
@@ -92,14 +92,14 @@ def test_masks_erase_rectangles_or_everything() -> None:
 
 
 @pytest.mark.parametrize("name", examples.TIMESTEPS)
-def test_timesteps_are_drawn_as_their_distribution_says(name: str) -> None:
+def test_timesteps_follow_their_distribution(name: str) -> None:
     wanted = timestep_probabilities(name, 1000)
     assert wanted.sum() == pytest.approx(1)
-    draw = TimestepSampler(name, 1000)
+    sampler = TimestepSampler(name, 1000)
     rng = generator(0, 0, 0)
-    drawn = torch.stack([draw(rng) for _ in range(5000)]).numpy()
-    assert (drawn.min() >= 0) and (drawn.max() < 1000)
-    tenths = np.histogram(drawn, bins=10, range=(0, 1000))[0] / len(drawn)
+    timesteps = torch.stack([sampler(rng) for _ in range(5000)]).numpy()
+    assert (timesteps.min() >= 0) and (timesteps.max() < 1000)
+    tenths = np.histogram(timesteps, bins=10, range=(0, 1000))[0] / len(timesteps)
     np.testing.assert_allclose(tenths, wanted.reshape(10, 100).sum(axis=1), atol=0.02)
 
 

@@ -111,7 +111,7 @@ def test_activation_checkpointing_leaves_the_gradients_as_they_are(
         torch.testing.assert_close(recomputed[key], value, rtol=1e-6, atol=1e-7, msg=key)
 
 
-def test_activation_checkpointing_remembers_less(tiny_models: Path) -> None:
+def test_activation_checkpointing_stores_fewer_activations(tiny_models: Path) -> None:
     config, start = start_of("base", tiny_models)
     kept = []
     for recompute in (False, True):

@@ -137,7 +137,7 @@ def test_a_lora_for_eps_is_refused_by_a_model_of_v(tiny_models: Path, tmp_path: 
         apply_lora(base, run.exported)
 
 
-def test_what_is_no_lora_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_lora_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="not a LoRA"):
         apply_lora(tiny_model("base"), tiny_models / "tiny_base.safetensors")
     bad = {"lora_unet_out_2.lora_down.weight": torch.full((1, 32, 3, 3), float("nan"))}
@@ -155,7 +155,7 @@ def test_a_lora_needs_a_model_to_change(tiny_models: Path, tmp_path: Path) -> No
         trainer(clip, tmp_path, tiny_models / "tiny_clip.safetensors")
 
 
-def test_a_lora_run_goes_on_from_its_own_base_alone(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_lora_run_resumes_only_from_its_own_base(tiny_models: Path, tmp_path: Path) -> None:
     trainer(LORA, tmp_path / "run", tiny_models / "tiny_base.safetensors").save()
     other = save_model(tiny_model("base", seed=5), tmp_path / "other.safetensors")
     with pytest.raises(GlideError, match="started from another model"):

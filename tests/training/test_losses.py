@@ -68,7 +68,7 @@ def test_pixel_probabilities_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_true_answer_has_no_simple_loss(kind: str) -> None:
+def test_the_exact_prediction_has_zero_simple_loss(kind: str) -> None:
     x0, noise, x_t, t = pieces(400)
     a, s = SCHEDULE.alpha_sigma(t, 4)
     answer = noise if kind == "epsilon" else a * noise - s * x0
@@ -78,7 +78,7 @@ def test_the_true_answer_has_no_simple_loss(kind: str) -> None:
     assert float(loss.bound.abs().max()) < 1e-4  # posterior variance and mean: no divergence
 
 
-def test_the_bound_teaches_the_variance_alone() -> None:
+def test_the_bound_has_a_gradient_only_for_the_variance() -> None:
     x0, noise, x_t, t = pieces(400)
     raw = torch.randn(2, 6, 4, 4, requires_grad=True)
     hybrid_loss(raw, x0, x_t, t, noise, SCHEDULE, "epsilon").bound.sum().backward()

@@ -80,11 +80,11 @@ def test_two_processes_have_the_loss_curve_of_one(
         expected = pytest.approx([step[name] for step in curve], rel=1e-4)
         assert [step[name] for step in first] == expected, name
         assert [step[name] for step in second] == expected, name
-    # the second process was told to stop in its fifth step, and both know it
+    # the second process got the signal in its fifth step, and both processes stop
     assert [step["stop"] > 0 for step in first] == [False] * 4 + [True]
 
 
-def test_two_processes_go_on_as_one_and_one_as_two(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(tiny_models: Path, tmp_path: Path) -> None:
     two_processes(WORKER, "base", "1", str(tiny_models), str(tmp_path / "two"))
     start = tiny_models / "tiny_base.safetensors"
     config = replace(TINY, batch=8, steps=9)

@@ -62,14 +62,14 @@ def test_every_kind_starts_from_scratch(job: JobName) -> None:
     assert not model.unet.get_parameter("out.2.weight").any()
 
 
-def test_a_fresh_model_predicts_what_is_asked_for() -> None:
+def test_a_new_model_has_the_requested_prediction_type() -> None:
     for prediction in ("epsilon", "v_prediction"):
         model = make_model(replace(FRESH, prediction=prediction))  # type: ignore[arg-type]
         assert model.config.schedule.prediction_type == prediction
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
-def test_a_bundled_model_goes_on_with_its_own_config(kind: ModelKind) -> None:
+def test_a_bundled_model_keeps_its_config(kind: ModelKind) -> None:
     path = find(kind).path()
     model = make_model(replace(FRESH, job=kind), [path])
     assert model.config == load_model(path).config
@@ -77,7 +77,7 @@ def test_a_bundled_model_goes_on_with_its_own_config(kind: ModelKind) -> None:
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_a_released_checkpoint_without_metadata_goes_on_with_eps(tmp_path: Path) -> None:
+def test_a_released_checkpoint_without_metadata_predicts_eps(tmp_path: Path) -> None:
     """OpenAI's files are state dicts: their kind, sizes and prediction follow from shapes."""
     config = tiny_config("base")
     unet = replace(config.unet, num_head_channels=64, model_channels=64, channel_mult=(1, 1, 1, 1))
@@ -91,7 +91,7 @@ def test_a_released_checkpoint_without_metadata_goes_on_with_eps(tmp_path: Path)
     assert found.unet.get_parameter("input_blocks.0.0.weight").shape[1] == 7
 
 
-def test_a_run_goes_on_from_another_runs_checkpoint(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_runs_checkpoint(tiny_models: Path, tmp_path: Path) -> None:
     first = trainer(TINY, tmp_path / "base", tiny_models / "tiny_base.safetensors")
     first.train(quiet)
     path = tmp_path / "base" / "checkpoint.pt"
@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_another_runs_checkpoint(tiny_models: Path, tmp_path:
     assert second.train(quiet)
 
 
-def test_a_noisy_clip_goes_on_from_its_file(tiny_models: Path) -> None:
+def test_a_noisy_clip_is_fine_tuned_from_its_file(tiny_models: Path) -> None:
     config = replace(FRESH, job="clip")
     assert make_clip(config).config == SMALL_CLIP
     assert make_clip(config, [tiny_models / "tiny_clip.safetensors"]).config.image_layers == 1

@@ -1,4 +1,4 @@
-"""`glide train` from a folder of images to a file that `glide generate` draws with."""
+"""`glide train` from a folder of images to a file that `glide generate` uses."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ def train(*arguments: object) -> int:
     return main(["train", *map(str, arguments)])
 
 
-def test_ten_images_and_the_bundled_base_make_a_model_that_draws(
+def test_fine_tuning_on_ten_images_writes_a_usable_model(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert train("base", "--data", images, "--init-from", "base", "--out", out, *QUICK) == 0
     model = out / "base.safetensors"
     assert str(model) in capsys.readouterr().out
-    drawn = ["generate", "number 3", "--model", str(model), "--steps", "2", "--no-upsample"]
-    assert main([*drawn, "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
+    generate = ["generate", "number 3", "--model", str(model), "--steps", "2", "--no-upsample"]
+    assert main([*generate, "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
     (image,) = (tmp_path / "drawn").glob("*.png")
     assert Image.open(image).size == (64, 64)
 
 
-def test_a_lora_of_ten_images_changes_what_the_base_draws(images: Path, tmp_path: Path) -> None:
+def test_a_lora_of_ten_images_changes_the_base_models_output(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     lora = ["--lora", "2", "--lr", "0.05", "--init-from", "base"]
     assert train("base", "--data", images, "--out", out, *QUICK, *lora) == 0
     file = out / "base_lora.safetensors"
     seen = {}
     for name, given in {"plain": [], "none": [f"{file}:0"], "whole": [str(file)]}.items():
-        drawn = ["generate", "number 3", "--steps", "2", "--no-upsample", "--device", "cpu"]
+        generate = ["generate", "number 3", "--steps", "2", "--no-upsample", "--device", "cpu"]
         for one in given:
-            drawn += ["--lora", one]
-        assert main([*drawn, "--out", str(tmp_path / name)]) == 0
+            generate += ["--lora", one]
+        assert main([*generate, "--out", str(tmp_path / name)]) == 0
         (image,) = (tmp_path / name).glob("*.png")
         seen[name] = Image.open(image).tobytes()
     assert seen["none"] == seen["plain"] != seen["whole"]
@@ -78,7 +78,7 @@ def test_a_lora_of_ten_images_changes_what_the_base_draws(images: Path, tmp_path
         ("clip", "clip", []),
     ],
 )
-def test_every_job_trains_on_from_a_bundled_model(
+def test_every_job_fine_tunes_a_bundled_model(
     job: str, start: str, more: list[str], images: Path, tmp_path: Path
 ) -> None:
     given = ["--data", images, "--out", tmp_path, "--init-from", start, *QUICK, *more]
@@ -98,7 +98,7 @@ def test_a_model_from_scratch_has_the_size_and_prediction_asked_for(
     assert (config.unet.image_size, config.schedule.prediction_type) == (32, "epsilon")
 
 
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     images: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tiny_models / "tiny_base.safetensors"
@@ -122,7 +122,7 @@ def test_the_same_command_goes_on(
         (["--init-from", "base", "--prediction", "epsilon"], "cannot be changed"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_the_first_step(
+def test_invalid_training_options_are_refused_before_the_first_step(
     given: list[str], said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("base", "--data", images, "--out", tmp_path / "run", *QUICK, *given) == 1
@@ -130,7 +130,7 @@ def test_what_cannot_be_trained_is_said_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_image_is_refused_or_skipped_as_asked(
+def test_a_bad_image_is_refused_or_skipped_as_configured(
     images: Path, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"

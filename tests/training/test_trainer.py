@@ -45,7 +45,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     whole = trainer(config, tmp_path / "whole", start)
     assert whole.train(quiet)
     first = trainer(config, tmp_path / "parts", start)
-    assert not first.train(quiet, lambda: first.step == 1)  # told to stop in its second step
+    assert not first.train(quiet, lambda: first.step == 1)  # stopped in its second step
     second = trainer(config, tmp_path / "parts", start)
     assert second.step == 2
     assert second.train(quiet)
@@ -104,7 +104,7 @@ def test_the_log_has_one_row_a_step_after_a_crash_too(tiny_models: Path, tmp_pat
     first = trainer(TINY, tmp_path, start)
     first.train(quiet, lambda: first.step == 1)
     state = (tmp_path / "checkpoint.pt").read_bytes()
-    trainer(TINY, tmp_path, start).train(quiet)  # goes on, and is lost:
+    trainer(TINY, tmp_path, start).train(quiet)  # continues and is lost:
     (tmp_path / "checkpoint.pt").write_bytes(state)
     trainer(TINY, tmp_path, start).train(quiet)
     with (tmp_path / "log.csv").open() as file:
@@ -132,7 +132,7 @@ def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Pa
     assert shown == [(int(r["step"]), pytest.approx(float(r["loss"]))) for r in rows]
 
 
-def test_sample_grids_are_drawn_for_every_kind(tiny_models: Path, tmp_path: Path) -> None:
+def test_sample_grids_are_written_for_every_kind(tiny_models: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     for job, name, size in (
@@ -154,7 +154,7 @@ def test_sample_grids_are_drawn_for_every_kind(tiny_models: Path, tmp_path: Path
         assert run.model.training
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(tiny_models: Path, tmp_path: Path) -> None:
     run = trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
     with torch.no_grad():
         run.weights["unet.out.2.bias"].fill_(float("nan"))
@@ -205,7 +205,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert config.final_lr <= lr_factor(99, config) < 0.1
 
 
-def test_a_large_model_is_tuned_with_less_haste() -> None:
+def test_a_large_model_has_a_smaller_default_learning_rate() -> None:
     small, large = (fine_tuning(from_scratch("base"), n) for n in (3_000_000, 385_000_000))
     assert large.lr < small.lr < from_scratch("base").lr
 

@@ -20,14 +20,14 @@ function series(values, total = values.length) {
   return { run: "r", total, steps: values.map((value, step) => ({ step, similarity: value })) };
 }
 
-test("a run goes from the left edge to the right one, whatever has arrived of it", () => {
+test("a run spans the full width before all its steps have arrived", () => {
   assert.equal(xOf(0, 11, BOX), 10);
   assert.equal(xOf(10, 11, BOX), 110);
   assert.equal(xOf(5, 11, BOX), 60);
   assert.equal(xOf(0, 1, BOX), 60); // a run of one step: the middle
 });
 
-test("the highest value is on top and the lowest on the ground", () => {
+test("the highest value is at the top and the lowest at the bottom", () => {
   const range = { low: 0.2, high: 0.6 };
   assert.equal(yOf(0.6, range, BOX), 5);
   assert.equal(yOf(0.2, range, BOX), 55);
@@ -40,7 +40,7 @@ test("on a root scale a quarter of the highest value is half as high", () => {
   assert.deepEqual(ticksOf({ low: 1, high: 3, root: false }), [3, 2, 1]);
 });
 
-test("a scale holds all its lines and ignores what is no number", () => {
+test("a scale covers all its lines and ignores NaN", () => {
   const steps = [{ a: 0.1, b: null }, { a: 0.3, b: 0.9 }, { a: NaN, b: Infinity }];
   assert.deepEqual(rangeOf(steps, ["a", "b"]), { low: 0.1, high: 0.9, root: false });
   assert.deepEqual(rangeOf(steps, ["a"], { root: true }), { low: 0, high: 0.3, root: true });
@@ -76,7 +76,7 @@ test("pointing at the chart finds the nearest step that is known", () => {
   assert.equal(nearestStep({ total: 3, steps: [] }, 33, BOX), undefined);
 });
 
-test("a picture of any shape lies whole in the middle of its frame", () => {
+test("an image of any shape is centred in its frame and fully visible", () => {
   const frame = { width: 300, height: 200 };
   assert.deepEqual(contain(frame, { width: 10, height: 10 }), {
     left: 50, top: 0, width: 200, height: 200,
@@ -87,7 +87,7 @@ test("a picture of any shape lies whole in the middle of its frame", () => {
   assert.deepEqual(contain(frame, { width: 0, height: 0 }), { left: 0, top: 0, ...frame });
 });
 
-test("a panel is as high as its picture needs, within bounds", () => {
+test("a panel's height follows its image, within bounds", () => {
   const bounds = { rest: 16, least: 140, most: 460 };
   assert.equal(heightFor(300, { width: 64, height: 64 }, bounds), 316);
   assert.equal(heightFor(300, { width: 640, height: 64 }, bounds), 140);
@@ -95,7 +95,7 @@ test("a panel is as high as its picture needs, within bounds", () => {
   assert.equal(heightFor(300, { width: 0, height: 0 }, bounds), 316); // one that did not load
 });
 
-test("the divider follows the pointer and stays on the picture", () => {
+test("the divider follows the pointer and stays on the image", () => {
   const rect = { left: 100, width: 400 };
   assert.equal(percentAt(300, rect), 50);
   assert.equal(percentAt(0, rect), 0);

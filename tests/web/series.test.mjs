@@ -6,20 +6,20 @@ function message(step, more = {}) {
   return { node: "7", run: "a/8/None", step, total: 4, similarity: step / 10, ...more };
 }
 
-function heard(...messages) {
+function collect(...messages) {
   return messages.reduce((series, m) => LiveStore.withStep(series, m), undefined);
 }
 
 const stepsOf = (series) => series.steps.map((s) => s.step);
 
-test("a run gathers its steps", () => {
-  const series = heard(message(0), message(1), message(2));
+test("a run collects its steps", () => {
+  const series = collect(message(0), message(1), message(2));
   assert.deepEqual(stepsOf(series), [0, 1, 2]);
   assert.equal(series.total, 4);
 });
 
-test("a step that is told again is replaced, as heun tells it", () => {
-  const series = heard(
+test("a step that is sent again is replaced (heun)", () => {
+  const series = collect(
     message(0),
     message(1, { similarity: 0.9 }),
     message(1, { similarity: 0.4 }),
@@ -31,17 +31,17 @@ test("a step that is told again is replaced, as heun tells it", () => {
 });
 
 test("a second run replaces the first", () => {
-  const series = heard(message(0), message(1), message(2), message(0, { run: "b/8/None" }));
+  const series = collect(message(0), message(1), message(2), message(0, { run: "b/8/None" }));
   assert.deepEqual(stepsOf(series), [0]);
 });
 
-test("a node that samples twice in one run begins anew", () => {
-  const series = heard(message(0), message(1), message(2), message(3), message(0));
+test("a node that samples twice in one run starts a new series", () => {
+  const series = collect(message(0), message(1), message(2), message(3), message(0));
   assert.deepEqual(stepsOf(series), [0]);
 });
 
-test("a series that a view holds is never changed under it", () => {
-  const first = heard(message(0));
+test("a series held by a view is not modified", () => {
+  const first = collect(message(0));
   LiveStore.withStep(first, message(1));
   assert.deepEqual(stepsOf(first), [0]);
 });
@@ -61,7 +61,7 @@ test("a node of a workflow keeps its own, and one of another kind gets nothing",
   assert.equal(store.get("g1", "7", "GlideSampler"), undefined);
 });
 
-test("what is known does not grow without end, and the last heard stay", () => {
+test("the number of series is limited, and the newest ones stay", () => {
   const store = new LiveStore();
   for (let i = 0; i < 500; i += 1) store.update("g", `n${i}`, "GlideSampler", () => i);
   assert.ok(store.ids("g").length <= 64);

@@ -1,4 +1,4 @@
-/** Where things lie: lines in a chart, pictures in a frame, the divider between them. */
+/** Positions: lines in a chart, images in a frame, the divider between them. */
 
 /** The scale of some lines: from the smallest to the largest value, or from 0 and by roots. */
 export function rangeOf(steps, keys, { root = false } = {}) {
@@ -69,18 +69,18 @@ export function nearestStep(series, x, box) {
   return best;
 }
 
-/** The largest rectangle of a picture's shape in the middle of a frame. */
-export function contain(frame, picture) {
-  if (!(picture.width > 0 && picture.height > 0)) return { left: 0, top: 0, ...frame };
-  const scale = Math.min(frame.width / picture.width, frame.height / picture.height);
-  const width = picture.width * scale;
-  const height = picture.height * scale;
+/** The largest rectangle of an image's shape in the middle of a frame. */
+export function contain(frame, image) {
+  if (!(image.width > 0 && image.height > 0)) return { left: 0, top: 0, ...frame };
+  const scale = Math.min(frame.width / image.width, frame.height / image.height);
+  const width = image.width * scale;
+  const height = image.height * scale;
   return { left: (frame.width - width) / 2, top: (frame.height - height) / 2, width, height };
 }
 
-/** How high a panel of this width should be for a picture, within bounds. */
-export function heightFor(width, picture, { rest, least, most }) {
-  const ratio = picture.width > 0 ? picture.height / picture.width : 1;
+/** The height of a panel of this width for an image, within bounds. */
+export function heightFor(width, image, { rest, least, most }) {
+  const ratio = image.width > 0 ? image.height / image.width : 1;
   return Math.round(Math.min(most, Math.max(least, width * ratio + rest)));
 }
 

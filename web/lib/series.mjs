@@ -7,7 +7,7 @@ export const LINES = [
   { key: "clip_strength", label: "CLIP", scale: "strength" },
 ];
 
-const MOST_NODES = 64; // beyond that the longest unheard one is forgotten
+const MOST_NODES = 64; // beyond that the least recently updated one is removed
 
 export class LiveStore {
   constructor() {
@@ -56,7 +56,7 @@ export class LiveStore {
   /**
    * Put one "glide.step" message into a series {run, total, steps}. A message of another run
    * begins again, as does one that goes back by more than a step (a node that samples twice); a
-   * step that is told again is replaced (heun asks the model twice).
+   * step that is sent again is replaced (heun calls the model twice).
    */
   static withStep(series, message) {
     const last = series?.steps.at(-1)?.step ?? -1;

@@ -85,7 +85,9 @@ OK = b"HTTP/1.1 200 OK\r\n"
         b"HTTP/1.1 500 Bad\r\n\r\n" + b"x" * 100_000,
     ],
 )
-def test_what_is_not_comfyui_is_one_short_error(raw: bytes, serve: Callable[[Answer], str]) -> None:
+def test_a_server_that_is_not_comfyui_is_one_short_error(
+    raw: bytes, serve: Callable[[Answer], str]
+) -> None:
     url = serve(lambda connection: connection.sendall(raw))
     with pytest.raises(GlideError) as caught:
         Server(url, seconds=10).schemas()
@@ -176,7 +178,7 @@ def test_any_list_of_nodes_is_read(info: Any) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary() | near("error", "node_errors").map(lambda v: json.dumps(v).encode()))
-def test_any_refusal_is_put_into_words(content: bytes) -> None:
+def test_any_validation_error_of_a_server_is_reported(content: bytes) -> None:
     assert 0 < len(answers.refusal("http://h", 400, "Bad", content)) < 20_000
 
 

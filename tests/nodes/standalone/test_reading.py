@@ -280,7 +280,7 @@ def test_a_cycle_is_named() -> None:
 
 
 @pytest.mark.parametrize("data", [[], {}, 3, {"nodes": 3}, {"a": {"b": 1}}, None])
-def test_other_json_is_refused(data: Any) -> None:
+def test_json_that_is_not_a_workflow_is_refused(data: Any) -> None:
     with pytest.raises(GlideError, match="not a ComfyUI workflow"):
         workflow.read(data, SCHEMAS)
 

@@ -173,7 +173,7 @@ def test_a_refused_workflow_says_what_the_server_said(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_on_the_server_names_the_node(
+def test_an_error_on_the_server_names_the_node(
     fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     details = {"node_id": "3", "node_type": "KSampler", "exception_message": "out of paint"}
