@@ -52,6 +52,6 @@ def test_presets_grow_slower_in_their_order() -> None:
 
 
 def test_the_node_offers_the_same_presets_and_takes_none_by_default() -> None:
-    names, details = GlideSampler.INPUT_TYPES()["optional"]["preset"]
+    names, details = GlideSampler.INPUT_TYPES()["required"]["preset"]
     assert names == [CUSTOM, *PRESETS]
     assert details["default"] == CUSTOM
