@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from glide_core.diffusion.prediction import split
 
 from glide_core.checkpoints.loading import load_model
+from glide_core.diffusion.denoiser import parse_model_output
 from glide_core.diffusion.schedule import Schedule
 
 FEW = (
@@ -97,7 +97,7 @@ def test_the_model_gives_glide_cores_x0(comfy: Any, glide: Any) -> None:
             times = torch.full((2,), t)
             raw = core.unet(x_t, times, features)
         kind = core.config.schedule.prediction_type
-        eps = split(raw, x_t, times, schedule, kind).eps
+        eps = parse_model_output(raw, x_t, times, schedule, kind).eps
         expected = x_t * (1 + sigma**2) ** 0.5 - sigma * eps
         torch.testing.assert_close(x0, expected, rtol=1e-4, atol=1e-4 + 5e-6 * float(sigma))
 
