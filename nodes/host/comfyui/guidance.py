@@ -51,7 +51,7 @@ def guided(patcher: Any, guide: ClipGuide) -> Any:
         push = pushed_by(
             cond_fn,
             interval=guide.interval,
-            most=_MAX_LEVEL,
+            limit_level=_MAX_LEVEL,
             report=step_events.make_reporter(node, probe, None),
         )
     clone = patcher.clone()
