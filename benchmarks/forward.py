@@ -1,8 +1,8 @@
-"""Time one denoising step of the released models at full size on random weights.
+"""Time one denoising step of the released architectures at full size on random weights.
 
 One guided base step (64x64, batch 2: with and without the prompt) and one upsampler step (256x256,
 batch 1), in float32 and bfloat16. With --reference DIR, a checkout of openai/glide-text2im runs the
-same weights in the same process, turn by turn with ours, so that a busy machine slows both alike.
+same weights in the same process, alternating with ours, so that other load affects both equally.
 
     python benchmarks/forward.py --reference ../glide-text2im
 """
@@ -38,14 +38,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Contender:
-    """A step to be timed, and what its own sampling loop has around all steps."""
+    """A step to time, and the context manager that its sampling loop runs in."""
 
     step: Callable[[], Tensor]
     loop: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def random_state(config: GlideConfig, seed: int = 0) -> dict[str, Tensor]:
-    """torch's default initialisation, nothing zeroed: every layer matters to the output."""
+    """Return random weights; no layer is zero, so that each affects the output."""
     torch.manual_seed(seed)
     model = GlideModel(config)
     for table in (model.text.positional_embedding, model.text.padding_embedding):
@@ -54,14 +54,14 @@ def random_state(config: GlideConfig, seed: int = 0) -> dict[str, Tensor]:
 
 
 def step_inputs(config: GlideConfig) -> dict[str, Tensor]:
-    """One step's inputs as the notebooks make them; a base step carries both guided branches."""
+    """Make one step's inputs as in the notebooks; a base step has cond and uncond."""
     prompts = [PROMPT] if config.is_upsampler else [PROMPT, ""]
     tokens = tokenize(config, prompts)
     batch, side = len(prompts), config.unet.image_size
     generator = torch.Generator().manual_seed(1)
-    picture = torch.randn(1, 3, side, side, generator=generator)
+    image = torch.randn(1, 3, side, side, generator=generator)
     inputs = {
-        "x": picture.repeat(batch, 1, 1, 1),  # both branches see the same x_t
+        "x": image.repeat(batch, 1, 1, 1),  # the same x_t for cond and uncond
         "t": torch.full((batch,), 500),
         "ids": torch.stack([t.ids for t in tokens]),
         "mask": torch.stack([t.mask for t in tokens]),
@@ -75,7 +75,7 @@ def step_inputs(config: GlideConfig) -> dict[str, Tensor]:
 def our_step(
     config: GlideConfig, state: dict[str, Tensor], dtype: torch.dtype, inputs: dict[str, Tensor]
 ) -> Contender:
-    """One step of the product: loaded as from a file, the text encoded before the first step."""
+    """Make our step: loaded as from a file, the text encoded before the first step."""
     model = model_from_state_dict(state, config, dtype=dtype)
     with torch.inference_mode():
         context = model.unet.context(model.encode(inputs["ids"], inputs["mask"]))
@@ -92,7 +92,7 @@ def our_step(
 def reference_steps(
     directory: Path, config: GlideConfig, state: dict[str, Tensor], inputs: dict[str, Tensor]
 ) -> dict[str, Contender]:
-    """The reference as its notebooks run it on a CPU (float32), and with its text cache on."""
+    """Make the reference's steps as in its notebooks (float32), without and with its text cache."""
     model = reference_model(directory, config, state)
     given = {"tokens": inputs["ids"], "mask": inputs["mask"]}
     if config.is_upsampler:
@@ -110,7 +110,7 @@ def reference_steps(
 
 
 def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tensor]) -> Any:
-    """Build the reference's network around the same tensors."""
+    """Build the reference's network with the same tensors."""
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     creation = importlib.import_module("glide_text2im.model_creation")
@@ -129,7 +129,7 @@ def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tenso
 
 
 def interleave(contenders: dict[str, Contender], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender, in turn; each turn is one step to settle and one measured."""
+    """Time the contenders in turn; each turn is one warm-up step and one measured step."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
@@ -144,18 +144,18 @@ def interleave(contenders: dict[str, Contender], repeats: int) -> dict[str, list
 def compare(
     seconds: dict[str, list[float]], outputs: dict[str, Tensor]
 ) -> dict[str, dict[str, float]]:
-    """Median, least, speed-up over the first contender, and distance from its output."""
+    """Return median, minimum, speed-up over the first contender, and error to its output."""
     first = next(iter(seconds))
-    truth, rows = outputs[first], {}
+    expected, rows = outputs[first], {}
     for name, values in seconds.items():
-        difference = outputs[name] - truth
+        difference = outputs[name] - expected
         rows[name] = {
             "median_s": statistics.median(values),
             "min_s": min(values),
             "ratio_of_medians": statistics.median(seconds[first]) / statistics.median(values),
             "ratio_of_minima": min(seconds[first]) / min(values),
             "max_abs_error": difference.abs().max().item(),
-            "rms_error_over_std": (difference.square().mean().sqrt() / truth.std()).item(),
+            "rms_error_over_std": (difference.square().mean().sqrt() / expected.std()).item(),
         }
     return rows
 
@@ -175,7 +175,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def contenders_of(args: argparse.Namespace, name: str) -> dict[str, Contender]:
-    """Everything that runs this model's step; the reference first where it is given."""
+    """Return all contenders for a model's step; the reference, if given, is the first."""
     config = CONFIGS[name]
     state, inputs = random_state(config), step_inputs(config)
     steps: dict[str, Contender] = {}
@@ -187,15 +187,15 @@ def contenders_of(args: argparse.Namespace, name: str) -> dict[str, Contender]:
 
 
 def processor() -> str:
-    """The processor's name and what it has for bfloat16."""
+    """Return the processor's name and its bfloat16 instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     pairs = (line.split(":", 1) for line in lines if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in pairs}
-    flags = set(facts.get("flags", "").split()) & {"avx512_bf16", "amx_bf16"}
-    return f"{facts.get('model name', 'unknown')} ({', '.join(sorted(flags)) or 'no bfloat16'})"
+    info = {name.strip(): value.strip() for name, value in pairs}
+    flags = set(info.get("flags", "").split()) & {"avx512_bf16", "amx_bf16"}
+    return f"{info.get('model name', 'unknown')} ({', '.join(sorted(flags)) or 'no bfloat16'})"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -205,7 +205,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="a checkout of openai/glide-text2im")
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds (default 5)")
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     return parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """Time training steps of the bundled models: images per second.
 
-Ways to take the same step are measured in turn, one process each, with random weights and random
-images, so that the data costs next to nothing; "disk" reads JPEGs from a folder instead:
+Variants of the same step are measured one after the other, each in its own process, with random
+weights and random images held in memory; "disk" reads JPEGs from a folder:
 
     python benchmarks/training.py --job base --batch 32 --threads 1
     python benchmarks/training.py --job base --ways disk --workers 0,1
@@ -68,7 +68,7 @@ def write_photos(folder: Path, count: int = 64) -> Path:
 
 
 def measure(args: argparse.Namespace, way: str, workers: int, folder: str, queue: Any) -> None:
-    """Run in a process of its own: two steps to settle, then the median of `--repeats` steps."""
+    """Measure one variant in its own process: two warm-up steps, then `--repeats` timed steps."""
     torch.set_num_threads(args.threads)
     config = replace(PRESETS[args.job].config, batch=args.batch, bf16=way != "float32")
     source: Source = Noise()

@@ -1,10 +1,10 @@
-"""Time a whole 256x256 picture of the released models at full size on random weights.
+"""Time a whole 256x256 image with the released architectures at full size on random weights.
 
-Base steps with classifier-free guidance, then the upsampler, from files as a person would load
-them. Every run is a process of its own, so that peak memory is the run's alone.
+Base steps with classifier-free guidance, then the upsampler, with both models loaded from files.
+Every run is a separate process, so that peak memory is measured per run.
 
-    python benchmarks/picture.py --dtype bfloat16 --reference ../glide-text2im --steps 10
-    python benchmarks/picture.py --cold example_workflows/glide_text_to_image.json
+    python benchmarks/image.py --dtype bfloat16 --reference ../glide-text2im --steps 10
+    python benchmarks/image.py --cold example_workflows/glide_text_to_image.json
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GUIDANCE = 3.0
 
 
 def peak_memory() -> float:
-    """Highest resident memory of this process in GB (1e9 bytes); 0 where Linux is not."""
+    """Highest resident memory of this process in GB (1e9 bytes); 0 without Linux."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -41,7 +41,7 @@ def peak_memory() -> float:
 
 
 def write_models(folder: Path) -> None:
-    """Both models as the float16 files that a person has."""
+    """Write both models as float16 files."""
     for name, config in CONFIGS.items():
         save_model(
             model_from_state_dict(random_state(config), config), folder / f"{name}.safetensors"
@@ -52,8 +52,8 @@ def upsampler_respacing(steps: int) -> str:
     return "fast27" if steps == 27 else f"ddim{steps}"
 
 
-def draw(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Our pipeline, with the notebook's samplers."""
+def generate(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Run our pipeline with the notebook's samplers."""
     clock = Clock()
     dtype = DTYPES[args.dtype]
     base, upsampler = (load_model(folder / f"{name}.safetensors", dtype=dtype) for name in CONFIGS)
@@ -69,15 +69,17 @@ def draw(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     return clock.report()
 
 
-def draw_reference(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The reference's text2im notebook: float32 on a CPU, text encoded in every step."""
+def generate_reference(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Run the reference's text2im notebook: float32 on a CPU, text encoded in every step."""
     clock = Clock()
     models = {}
     for name, config in CONFIGS.items():
         state = load_model(folder / f"{name}.safetensors").openai_state_dict()
         models[name] = reference_model(args.reference, config, state)
     clock.lap("load_s")
-    from glide_text2im.model_creation import create_gaussian_diffusion  # beside reference_model's
+    from glide_text2im.model_creation import (
+        create_gaussian_diffusion,
+    )  # on sys.path after reference_model
 
     def text(name: str, prompts: list[str]) -> dict[str, torch.Tensor]:
         tokens = tokenize(CONFIGS[name], prompts)
@@ -112,7 +114,7 @@ def draw_reference(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds of each stage of one process."""
+    """Measure the seconds of each stage of one process."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -139,7 +141,7 @@ def in_new_process(job: Callable[..., Any], threads: int | None, *arguments: Any
 
 
 def cold_seconds(workflow: Path) -> float:
-    """Seconds of `glide run WORKFLOW` with the bundled models, from start to written picture."""
+    """Time `glide run WORKFLOW` with the bundled models, from start to the written image."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "glide_core.cli", "run", str(workflow), "--out", out]
         start = time.perf_counter()
@@ -155,8 +157,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--upsample-steps", type=int, default=27, help="default 27: fast27")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--reference", type=Path, help="a checkout of openai/glide-text2im")
-    parser.add_argument("--threads", type=int, help="default: torch's own choice")
-    parser.add_argument("--cold", type=Path, metavar="WORKFLOW", help="only: time `glide run`")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--cold", type=Path, metavar="WORKFLOW", help="time only `glide run` of this workflow"
+    )
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     return parser.parse_args(argv)
 
@@ -170,9 +174,9 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_new_process(write_models, args.threads, folder)
-        report[f"ours, {args.dtype}"] = in_new_process(draw, args.threads, folder, args)
+        report[f"ours, {args.dtype}"] = in_new_process(generate, args.threads, folder, args)
         if args.reference:
-            report["reference"] = in_new_process(draw_reference, args.threads, folder, args)
+            report["reference"] = in_new_process(generate_reference, args.threads, folder, args)
     print(f"{args.steps} guided base steps and {args.upsample_steps} upsampler steps")
     for label, row in report.items():
         print(f"  {label:<16}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
