@@ -1,7 +1,7 @@
-"""Draw the registry's pictures: python docs/images/make_banner.py (needs `pip install resvg-py`).
+"""Make the registry's icon and banner: python docs/images/make_banner.py (needs resvg-py).
 
-Writes icon.png from icon.svg, then banner.svg and banner.png: the bundled model's own states
-between noise and picture. 7 x 3 squares are the 21:9 that the registry asks for.
+Writes icon.png from icon.svg, then banner.svg and banner.png: intermediate states and final images
+of the bundled models. 7 x 3 tiles have the registry's aspect ratio of 21:9.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from glide_core.config import SamplerConfig
 from glide_core.images import to_pil
 
 HERE = Path(__file__).parent
-TILE = 192  # three screen pixels for each of the base model's 64
+TILE = 192  # 3 pixels for each of the base model's 64
 PROMPTS = (
     "a star on a blue background",
     "a flat mushroom on a yellow background",
     "a rocket on a purple background",
 )
 STEPS = 50
-SHOWN = (6, 16, 27, 39)  # steps after which x_t stands in a column; the last column is upsampled
-PANEL = 2  # columns of the name
+SHOWN = (6, 16, 27, 39)  # steps whose x_t is shown, one column each; the last column is upsampled
+PANEL = 2  # columns of the panel with the name
 SKETCH = """
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"
      viewBox="0 0 {width} {height}" width="{width}" height="{height}">
-  <title>GLIDE: pictures out of noise</title>
+  <title>GLIDE: from noise to images</title>
   <defs>
     <linearGradient id="sky" x1="0" y1="1" x2="1" y2="0">
       <stop offset="0" stop-color="#1b1440"/>
@@ -56,7 +56,7 @@ SKETCH = """
 
 
 def states() -> list[list[Image.Image]]:
-    """A row for each prompt: the states that are shown, then the 256x256 picture."""
+    """Return one row per prompt: the intermediate states, then the 256x256 image."""
     shown: list[Tensor] = []
     seeds = [0] * len(PROMPTS)
     low = stages.sample_stage(
@@ -77,11 +77,11 @@ def states() -> list[list[Image.Image]]:
     return [list(row) for row in zip(*map(to_pil, shown), strict=True)]
 
 
-def tile(picture: Image.Image, column: int, row: int) -> str:
-    """A square of the banner; a state's pixels stay squares."""
+def tile(image: Image.Image, column: int, row: int) -> str:
+    """Return one tile of the banner as SVG; small images are enlarged without smoothing."""
     file = io.BytesIO()
-    large = picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
-    chosen = picture if picture.width < TILE else large
+    large = image.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    chosen = image if image.width < TILE else large
     chosen.save(file, "JPEG", quality=92, subsampling=0)
     data = base64.b64encode(file.getvalue()).decode()
     return (
@@ -91,7 +91,7 @@ def tile(picture: Image.Image, column: int, row: int) -> str:
 
 
 def render(svg: str, path: Path) -> None:
-    """Write an SVG as a PNG of its own size."""
+    """Render an SVG to a PNG of the same size."""
     image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
     image.save(path, optimize=True)
     print(path, image.size, path.stat().st_size)
@@ -101,9 +101,9 @@ def main() -> None:
     icon = (HERE / "icon.svg").read_text(encoding="utf-8")
     render(icon, HERE / "icon.png")
     tiles = [
-        tile(picture, PANEL + column, row)
-        for row, pictures in enumerate(states())
-        for column, picture in enumerate(pictures)
+        tile(image, PANEL + column, row)
+        for row, images in enumerate(states())
+        for column, image in enumerate(images)
     ]
     banner = SKETCH.strip().format(
         width=7 * TILE,
