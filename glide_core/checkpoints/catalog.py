@@ -77,7 +77,7 @@ ENTRIES: tuple[Entry, ...] = (
         "base.safetensors",
         "base",
         parameters=4_278_472,
-        sha256="384f25e6b97f775447395785aca6a15a177c8e4c0977b5b6196e4229cc7ed45f",
+        sha256="4027b723f338e9a6d5272ee81078985513e2f99e9552cb943e1de0ba102c4608",
         size=8_588_064,
         about="small model: text to 64x64",
     ),
