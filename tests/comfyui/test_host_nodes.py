@@ -56,14 +56,19 @@ def test_train_lora_trains_glide(comfy: Any, glide: Any, kind: str, dtype: str) 
     pixels = torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     latents = comfy("VAEEncode", pixels=pixels, vae=vae)
     before = comfy.ksampler(model, positive, negative, steps=2)
-    known = inspect.signature(cls.execute).parameters
+    lists = hasattr(cls, "define_schema")  # newer versions take every input as a list
+    known = inspect.signature(cls.execute if lists else getattr(cls, cls.FUNCTION)).parameters
     settings = {**TRAINING, "training_dtype": dtype, "lora_dtype": dtype}
-    given = {name: [value] for name, value in settings.items() if name in known}
-    found = comfy("TrainLoraNode", model=[model], latents=[latents], positive=[positive], **given)
+    given = {name: value for name, value in settings.items() if name in known}
+    given |= {"model": model, "latents": latents, "positive": positive}
+    if lists:
+        given = {name: [value] for name, value in given.items()}
+    found = comfy("TrainLoraNode", **given)
     lora, losses = (found[0], found[1]) if isinstance(found[0], dict) else (found[1], found[2])
     assert all(torch.isfinite(weight).all() for weight in lora.values())
     assert len(losses["loss"]) == settings["steps"]
-    comfy("SaveLoRA", lora=lora, prefix=f"loras/trained_{kind}_{dtype}")
+    save = "SaveLoRA" if comfy.find("SaveLoRA") else "SaveLoRANode"  # before its V3 schema
+    comfy(save, lora=lora, prefix=f"loras/trained_{kind}_{dtype}")
     written = next((comfy.checkpoints.base_directory / "output").rglob(f"trained_{kind}_{dtype}*"))
     written.rename(lora_folder(comfy) / f"{kind}_{dtype}.safetensors")
     name = f"{kind}_{dtype}.safetensors"
@@ -141,7 +146,12 @@ def test_easy_cache_runs_on_a_batch_with_guidance(comfy: Any, glide: Any) -> Non
     model = comfy("EasyCache", model=glide[0], reuse_threshold=0.2, start_percent=0.15,
                   end_percent=0.95, verbose=False)  # fmt: skip
     run = {"latent_image": comfy.empty(2), "steps": 8}
-    assert torch.isfinite(comfy.ksampler(model, glide[3], glide[4], **run)).all()
+    holder = model.model_options["transformer_options"]["easycache"]
+    if hasattr(holder, "can_apply_cache_diff"):
+        assert torch.isfinite(comfy.ksampler(model, glide[3], glide[4], **run)).all()
+    else:
+        with pytest.raises(ValueError, match="EasyCache of this ComfyUI"):
+            comfy.ksampler(model, glide[3], glide[4], **run)
 
 
 def test_a_compiled_model_samples_the_same(

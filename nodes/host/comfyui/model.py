@@ -28,7 +28,7 @@ from .operations import GlideOperations
 from .patches import ModelPatches, check_patches
 from .per_image_noise import per_image_noise
 from .text import GLIDE_SEGMENTS, GLIDE_TEXT_ENCODER, LoadedText, encode_again
-from .versions import archive_dtypes, model_patcher
+from .versions import archive_dtypes, check_easy_cache, model_patcher
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
 
@@ -325,6 +325,7 @@ def encode_foreign_prompts(
     """
     check_patches(model.model_options, model.model.diffusion_model)
     check_conditions(conds)
+    check_easy_cache(model.model_options, noise_shape[0])
     text: LoadedText | None = getattr(model.model, "text", None)
     if text is not None:
         conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}

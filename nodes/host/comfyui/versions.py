@@ -19,6 +19,8 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from glide_core.errors import GlideError
+
 # What DynamicVRAM (0.12 and newer) keeps on the modules that it manages. The values own native
 # memory or describe it, so that no copy of a module may keep them.
 _RUNTIME = frozenset(
@@ -68,6 +70,17 @@ def archive_dtypes(module: nn.Module) -> None:
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(module)
+
+
+def check_easy_cache(options: dict[str, Any], batch: int) -> None:
+    """GlideError where EasyCache would fail: in 0.3.64 it mixes up the prompts of a batch."""
+    holder = options.get("transformer_options", {}).get("easycache")
+    known = holder is None or hasattr(holder, "can_apply_cache_diff")
+    if not known and hasattr(holder, "uuid_cache_diffs") and batch > 1:
+        raise GlideError(
+            f"EasyCache of this ComfyUI fails with {batch} images at once. Generate one image at a "
+            "time, remove EasyCache, or update ComfyUI."
+        )
 
 
 @contextmanager
