@@ -197,7 +197,7 @@ def default_sampler(clip_guidance_scale: float = 0.0) -> str:
     """ddim; under CLIP guidance the paper's ancestral sampler (ddpm).
 
     Ancestral sampling weights CLIP's gradient by each step's variance. DDIM does not, and
-    oversaturates images at scales that are mild there.
+    oversaturates images unless the moved estimate is clipped, as it is by default.
     """
     return "ddpm" if clip_guidance_scale else "ddim"
 

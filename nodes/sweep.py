@@ -74,7 +74,7 @@ class GlideGuidanceSweep:
                 "samplers": values(
                     "ddim",
                     "Samplers of GLIDE Sampler, separated by commas. Use ddpm with CLIP "
-                    "guidance, as in the paper: ddim oversaturates.",
+                    "guidance, as in the paper.",
                 ),
                 "seed": inputs.seed("Image i of every combination uses seed + i."),
                 "images": (

@@ -31,7 +31,7 @@ from recipes.emoji.scenes import LISTS, scene_list
 from recipes.emoji.subjects import SceneScore, score_scenes
 from recipes.emoji.vocabulary import TEMPLATES, fill, with_article
 
-# ddpm as in the paper: DDIM does not scale the gradient by the variance and oversaturates
+# ddpm as in the paper: DDIM does not scale the gradient by the variance
 CLIP_SCALES = (0.0, 1.0, 3.0, 10.0, 30.0)
 CLIP_ALONE = SamplerConfig(sampler="ddpm", guidance_scale=1.0)
 
