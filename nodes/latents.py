@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
 
-RATIO = "downscale_ratio_spacial"  # ComfyUI's key (and spelling), since 0.22
+RATIO = "downscale_ratio_spacial"  # ComfyUI's key (and spelling), 0.16 and newer
 
 
 @dataclass(frozen=True)
