@@ -113,7 +113,7 @@ ENTRIES: tuple[Entry, ...] = (
         "clip.safetensors",
         "clip",
         parameters=1_450_368,
-        sha256="8abe9b84ef0a6d6c6a4290849d1f1dc18bf9f41f643438e2595c784a49572f8a",
+        sha256="c4fb2b7a9bb49cdc1fe267091918c285fe19ced145115c0a06ac576fdbf5f939",
         size=2_913_968,
         about="small noisy CLIP: guidance at 64x64",
     ),
