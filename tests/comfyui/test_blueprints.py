@@ -18,7 +18,11 @@ from PIL import Image, ImageDraw
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 each_blueprint = pytest.mark.parametrize("path", BLUEPRINTS, ids=[p.stem for p in BLUEPRINTS])
 PHOTO, MASK = "blueprint.png", "blueprint_mask.png"
-SIZES = {"GLIDE text to image 256": (256, 256), "GLIDE inpaint": (96, 80), "GLIDE edit": (320, 256)}
+SIZES = {
+    "GLIDE text to image 256": (256, 256),
+    "GLIDE inpaint image 256": (96, 80),
+    "GLIDE edit image 256": (320, 256),
+}
 
 
 def load(path: Path) -> dict[str, Any]:
