@@ -15,6 +15,9 @@ class Batch:
 
     images: Tensor  # [B, 3, S, S] in [-1, 1]
     captions: list[str]
+    # [B, 3, S / 4, S / 4]: what an upsampler is given, such as a base model's samples; None: the
+    # images, reduced and slightly degraded
+    low_res: Tensor | None = None
 
 
 class Source(Protocol):

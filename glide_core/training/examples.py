@@ -158,7 +158,10 @@ class DiffusionSteps(_Steps):
         batch = (old or self.source).batch(rng, 1, side=side, crop=self.crop)
         image, extra = batch.images, {}
         if self.model.is_upsampler:
-            extra["low_res"] = conditioning_augmentation(F.avg_pool2d(image, 4), rng)[0]
+            low = batch.low_res
+            if low is None:
+                low = conditioning_augmentation(F.avg_pool2d(image, 4), rng)
+            extra["low_res"] = low[0]
         if self.model.is_inpaint:
             extra["image"] = image[0]
             extra["keep_mask"] = random_keep_masks(rng, 1, image.shape[-1])[0]

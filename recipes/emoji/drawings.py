@@ -6,6 +6,7 @@ combinations are held out of training (`vocabulary.held_out_*`) to measure gener
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ FILL = 0.875  # side of a drawing, relative to its box
 PAIRS, SMALL = 0.25, 0.25  # shares of the training scenes: two subjects, one at half size
 TINTED = 0.2  # share of the other scenes
 MAX_VARIANTS = 3  # of a scene in a batch of distinct scenes
+SAMPLED = 0.7  # share of the upsamplers' examples whose input is a sample of the base
 UNSEEN_BY_UPSAMPLERS = 10  # every tenth label is held out
 
 # upper left corner of the half-size box, in quarters of the side
@@ -67,7 +69,9 @@ class Scene:
 class Sprites:
     """The store of drawings, and images rendered from it with a given random generator."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base_samples: Path | None = None) -> None:
+        """base_samples: file of `recipes.emoji.base_samples`; most of the upsamplers' training
+        examples are then made from it."""
         if not path.is_file():
             raise GlideError(
                 f"store not found: {path}. Build it with `python -m recipes.emoji.build_store`"
@@ -85,6 +89,15 @@ class Sprites:
             for row, (name, style) in enumerate(zip(names, self.styles, strict=True))
             if name
         }
+        self.low = torch.zeros(0, 3, LOW, LOW, dtype=torch.uint8)
+        self.sampled: list[tuple[Scene, str]] = []
+        if base_samples is not None:
+            with np.load(base_samples) as saved:
+                self.low = torch.from_numpy(saved["low"])
+                rows = json.loads(str(saved["scenes"]))
+            self.sampled = [
+                (Scene(tuple(subjects), *rest), caption) for subjects, *rest, caption in rows
+            ]
 
     @cached_property
     def unseen_by_upsamplers(self) -> list[int]:
@@ -230,11 +243,25 @@ class Sprites:
         """Make a batch as in `Source`. Above 64 pixels all drawings of the store are used."""
         if side <= LOW:
             make = self.distinct_scenes if distinct else self.scenes
-            shown = [(self.render(s, side), self.caption(s, rng)) for s in make(rng, size)]
-        else:
-            shown = [self._high(rng, side) for _ in range(size)]
-        images = [image if crop is None else random_crop(image, crop, rng) for image, _ in shown]
+            scenes = make(rng, size)
+            images = torch.stack([self.render(scene, side) for scene in scenes])
+            return Batch(images, [self.caption(scene, rng) for scene in scenes])
+        if self.sampled and float(torch.rand((), generator=rng)) < SAMPLED:
+            return self._with_samples(rng, size, side, crop)
+        shown = [self._high(rng, side) for _ in range(size)]
+        images = [crop_at(image, *corner(side, crop, rng), crop or side) for image, _ in shown]
         return Batch(torch.stack(images), [caption for _, caption in shown])
+
+    def _with_samples(self, rng: torch.Generator, size: int, side: int, crop: int | None) -> Batch:
+        """Drawings of scenes, with the base model's samples of them as low-resolution images."""
+        picked = torch.randint(len(self.sampled), (size,), generator=rng).tolist()
+        images, lows = [], []
+        for i in picked:
+            y, x = corner(side, crop, rng)
+            images.append(crop_at(self.render(self.sampled[i][0], side), y, x, crop or side))
+            low = self.low[i].float() / 127.5 - 1
+            lows.append(crop_at(low, y // 4, x // 4, (crop or side) // 4))
+        return Batch(torch.stack(images), [self.sampled[i][1] for i in picked], torch.stack(lows))
 
     def _high(self, rng: torch.Generator, side: int) -> tuple[Tensor, str]:
         pool = self.seen_by_upsamplers
@@ -246,10 +273,15 @@ class Sprites:
         return image, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
 
 
-def random_crop(image: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """Crop a square from [C, H, H], aligned with the pixels of the low-resolution image."""
-    offsets = (image.shape[-1] - side) // 4 + 1
-    y, x = (4 * v for v in torch.randint(offsets, (2,), generator=rng).tolist())
+def corner(side: int, crop: int | None, rng: torch.Generator) -> tuple[int, int]:
+    """Sample the upper left corner of a crop, aligned with the low-resolution image's pixels."""
+    offsets = (side - (crop or side)) // 4 + 1
+    y, x = torch.randint(offsets, (2,), generator=rng).tolist()
+    return 4 * y, 4 * x
+
+
+def crop_at(image: Tensor, y: int, x: int, side: int) -> Tensor:
+    """Crop a square from [C, H, W]."""
     return image[:, y : y + side, x : x + side]
 
 

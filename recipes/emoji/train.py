@@ -27,6 +27,9 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/JOB)")
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from")
+    parser.add_argument(
+        "--base-samples", type=Path, help="upsamplers: file of recipes.emoji.base_samples"
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps in total")
     parser.add_argument("--batch", type=int, help="images per step")
     parser.add_argument("--lr", type=float, help="peak learning rate")
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     steps = PRESETS[config.job].text_pretraining
     if arguments.text_pretraining is not None:
         steps = arguments.text_pretraining
-    source = Sprites(arguments.store)
+    source = Sprites(arguments.store, arguments.base_samples)
     where = RunConfig(
         folder=arguments.out or Path("runs") / arguments.job,
         log_every=arguments.log_every,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from drawings import write_store
+from torch.nn import functional as F
 
 from glide_core.errors import GlideError
 from recipes.emoji.drawings import Scene, Sprites
@@ -160,3 +164,22 @@ def test_a_distinct_batch_holds_variants_that_share_a_subject(sprites: Sprites) 
     assert all(sprites.trains_on(scene) for scene in scenes)
     alone = [scene.subjects for scene in scenes if len(scene.subjects) == 1]
     assert len(set(alone)) < len(alone)
+
+
+def test_samples_of_the_base_are_cropped_with_their_drawings(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "drawings.npz")
+    plain = Sprites(store)
+    scenes = plain.scenes(rng(), 6)
+    low = torch.stack([plain.render(scene) for scene in scenes])
+    rows = [(*astuple(scene), plain.caption(scene)) for scene in scenes]
+    pixels = ((low + 1) * 127.5).round().byte().numpy()
+    np.savez(tmp_path / "samples.npz", low=pixels, scenes=json.dumps(rows))
+    sprites = Sprites(store, tmp_path / "samples.npz")
+    batches = [sprites.batch(rng(seed), 1, side=256, crop=128) for seed in range(20)]
+    sampled = [batch for batch in batches if batch.low_res is not None]
+    assert 8 < len(sampled) < 20
+    for batch in sampled:
+        assert batch.images.shape == (1, 3, 128, 128)
+        assert batch.low_res is not None and batch.low_res.shape == (1, 3, 32, 32)
+        reduced = F.avg_pool2d(batch.images, 4)
+        assert (reduced - batch.low_res).abs().mean() < 0.05
