@@ -117,13 +117,13 @@ class GlideGuidanceSweep:
         steps: str | None = None,
         samplers: str | None = None,
     ) -> str | bool:
-        from glide_core.evaluation.sweep_grid import READERS
+        from glide_core.evaluation.sweep_grid import AXES, read_list
 
         given = (cfg_scales, clip_scales, steps, samplers)
         try:
-            for read, text, name in zip(READERS, given, LISTS, strict=True):
+            for axis, text, name in zip(AXES, given, LISTS, strict=True):
                 if text is not None:  # None: connected, and checked when the node runs
-                    read(text, name)
+                    read_list(axis, text, name)
         except GlideError as error:
             return str(error)
         return True
@@ -144,9 +144,7 @@ class GlideGuidanceSweep:
     ) -> dict[str, Any]:
         from glide_core import sampling
         from glide_core.evaluation import sweep
-        from glide_core.evaluation.sweep_plots import check_matplotlib
 
-        check_matplotlib()
         host = current()
         grid = _grid((cfg_scales, clip_scales, steps, samplers))
         _check(grid, negative, clip)
@@ -154,14 +152,12 @@ class GlideGuidanceSweep:
         prompt = str(part(positive, where=f"{NODE}: 'positive'")[GLIDE_TEXT])
         clip_text = text.strip() or prompt
         models = {
-            scale: _guided(host, model, config, clip, clip_text, scale)
-            for scale in grid.clip_scales
+            scale: _guided(host, model, config, clip, clip_text, scale) for scale in grid.clip_scale
         }
         prompts = stages.Prompts(NODE, positive, negative)
         size = (config.unet.image_size, config.unet.image_size)
 
-        def generate(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
-            assert step is not None
+        def generate(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
             return stages.sample(
                 host,
                 models[cell.clip_scale],
@@ -180,7 +176,7 @@ class GlideGuidanceSweep:
         if clip is not None:
             scorers.insert(0, _clip_scorer(host, clip, clip_text))
         with host.progress(NODE) as callback:
-            results = sweep.run_cells(
+            results = sweep.sweep(
                 grid.cells(),
                 generate,
                 [prompt] * images,
@@ -211,13 +207,13 @@ def _grid(lists: Sequence[str]) -> Grid:
 
 def _check(grid: Grid, negative: Conditioning | None, clip: GlideClip | None) -> None:
     """Raise GlideError for settings that need an input that is not connected."""
-    clip_scales = [scale for scale in grid.clip_scales if scale > 0]
+    clip_scales = [scale for scale in grid.clip_scale if scale > 0]
     if clip_scales and clip is None:
         raise GlideError(
             f"{NODE}: clip_scales contains {clip_scales[0]:g}, and 'clip' is not connected. "
             "Connect GLIDE Noisy CLIP Loader, or set clip_scales to 0."
         )
-    scales = [scale for scale in grid.guidance_scales if scale != 1]
+    scales = [scale for scale in grid.guidance_scale if scale != 1]
     if scales and negative is None:
         raise GlideError(
             f"{NODE}: cfg_scales contains {scales[0]:g}, and 'negative' is not connected. Connect "
@@ -253,12 +249,12 @@ def _outputs(
     results: Sequence[CellResult], grid: Grid, scorers: Sequence[Scorer], prompt: str
 ) -> dict[str, Any]:
     from glide_core.evaluation import sweep_plots
-    from glide_core.evaluation.sweep_output import image_grid, to_csv
+    from glide_core.evaluation.sweep_output import to_csv
     from glide_core.images import from_pil, to_comfy
 
     x, y = sweep_plots.axes_of(results, scorers, grid)[0]
     figure = sweep_plots.to_image(sweep_plots.plot(results, grid, x, y, title=prompt))
     table = to_csv(results, scorers)
-    shown = (image_grid(results, grid, title=prompt, shown=SHOWN), figure)
+    shown = (sweep_plots.image_grid(results, grid, title=prompt, shown=SHOWN), figure)
     grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)
     return {"ui": {"text": [table]}, "result": (grid_image, plot_image, table)}

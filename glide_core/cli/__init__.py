@@ -10,9 +10,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from glide_core import __version__
+from glide_core.cli.options import HelpFormatter
 from glide_core.errors import GlideError, UsageError, shorten
 
 COMMANDS = {  # name: (module, what it does)
@@ -33,6 +34,9 @@ COMMANDS = {  # name: (module, what it does)
 
 class _Parser(argparse.ArgumentParser):
     """Reports an error in two lines instead of the usage of all options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=HelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         quoted = re.sub(r"'([^']{81,})'", lambda m: repr(shorten(m.group(1))), message)

@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from glide_core.stages import PipelineInputs
 
 
-def load_pipeline(arguments: argparse.Namespace, **roles: str | None) -> GlidePipeline:
-    """A pipeline of the given models (None: not needed), with LoRAs merged into the first."""
+def load_pipeline(
+    arguments: argparse.Namespace, *, guided: bool | None = None, **roles: str | None
+) -> GlidePipeline:
+    """A pipeline of the given models (None: not needed), with LoRAs merged into the first.
+
+    guided: with the noisy CLIP; None: where --clip-scale asks for it.
+    """
     from glide_core import io
     from glide_core.pipeline import GlidePipeline
 
     if getattr(arguments, "out", None) is not None:
         io.check_folder(arguments.out)
     used: dict[Any, Any] = {role: name for role, name in roles.items() if name is not None}
-    if getattr(arguments, "clip_scale", 0):
+    if getattr(arguments, "clip_scale", 0) if guided is None else guided:
         used["clip"] = arguments.clip or ["clip"]
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
@@ -102,3 +107,24 @@ def model_metadata(arguments: argparse.Namespace) -> dict[str, Any]:
         found["clip"] = None
     plain = {k: v.name if isinstance(v, Path) else v for k, v in found.items() if v}
     return {**plain, "glide_version": __version__}
+
+
+def model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[dict[str, str]]]:
+    """Names and hashes of the files of every model, by role, found without loading any."""
+    from glide_core.checkpoints.catalog import find_model
+    from glide_core.io import sha256_file
+
+    named = {"base": [arguments.model]}
+    if not getattr(arguments, "no_upsample", True):
+        named["upsampler"] = [arguments.upsampler]
+    if guided:
+        named["clip"] = arguments.clip or ["clip"]
+    files = {
+        role: [{"file": path.name, "sha256": sha256_file(path)} for path in map(find_model, names)]
+        for role, names in named.items()
+    }
+    for name, strength in getattr(arguments, "lora", None) or ():
+        path = Path(name).expanduser()
+        own = {"file": path.name, "sha256": sha256_file(path), "strength": f"{strength:g}"}
+        files.setdefault("lora", []).append(own)
+    return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from glide_core.cli import options
@@ -15,30 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument("prompt", metavar="PROMPT", help="what the image should show")
-    parser.add_argument(
-        "--strength",
-        type=options.fraction,
-        default=0.6,
-        metavar="S",
-        help="0 keeps the image, 1 ignores it, 0.5 to 0.8 keeps its layout (default: 0.6)",
-    )
-    parser.add_argument(
-        "--upsample-strength",
-        type=options.fraction,
-        default=1.0,
-        metavar="S",
-        help="1 takes no detail from the original at 256x256 (default: 1)",
-    )
-    options.add_count(parser)
-    options.add_seed(parser)
-    options.add_model(parser, "base")
-    options.add_lora(parser)
-    options.add_sampling(parser, steps=50)
-    options.add_clip(parser)
-    options.add_upsampling(parser, model="upsampler")
-    options.add_input_images(parser)
-    options.add_output(parser)
-    options.add_device(parser)
+    fraction = partial(parser.add_argument, type=options.fraction, metavar="S")
+    layout = "0 keeps the image, 1 ignores it, 0.5 to 0.8 keeps its layout"
+    fraction("--strength", default=0.6, help=layout)
+    detail = "1 takes no detail from the original at 256x256"
+    fraction("--upsample-strength", default=1.0, help=detail)
+    options.add(parser, "--max-pixels")
+    options.add_generation(parser, "base", steps=50, upsampler="upsampler")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,71 +63,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "open_clip:NAME:TAG (from its cache), inception:FILE (default: clip:bundled, trained on "
         "drawings only)",
     )
-    parser.add_argument(
-        "--seed",
-        type=options.seed,
-        default=0,
-        metavar="S",
-        help="random seed of --n, the KID subsets and the splits (default: 0)",
-    )
+    options.add(parser, "--seed", help="random seed of --n, the KID subsets and the splits")
     group = parser.add_argument_group("images")
-    group.add_argument(
-        "--n",
-        type=options.positive,
-        metavar="N",
-        help="measure N of the images, selected by the seed (default: all)",
-    )
+    count = partial(group.add_argument, type=options.positive, metavar="N")
+    count("--n", help="measure N of the images, selected by the seed (default: all)")
     group.add_argument(
         "--crop",
         choices=CROPS,
         default="centre",
-        help="cut out the largest centre square, as in the paper, or nothing (default: centre)",
+        help="cut out the largest centre square, as in the paper, or nothing",
     )
-    group.add_argument(
-        "--size",
-        type=options.positive,
-        metavar="S",
-        help="resize all images to SxS first, PIL bicubic (default: unchanged)",
-    )
+    count("--size", help="resize all images to NxN first, PIL bicubic (default: unchanged)")
     group = parser.add_argument_group("metrics")
-    for name, value, text in (
-        ("subsets", 100, "kid: number of random subsets"),
-        ("subset-size", 1000, "kid: maximum images per subset"),
-        ("neighbours", 3, "precision, recall: k for the k-NN manifold"),
-        ("splits", 10, "is: number of parts for mean and std"),
-    ):
-        group.add_argument(
-            f"--{name}",
-            type=options.positive,
-            default=value,
-            metavar="N",
-            help=f"{text} (default: {value})",
-        )
+    count = partial(group.add_argument, type=options.positive, metavar="N")
+    count("--subsets", default=100, help="kid: number of random subsets")
+    count("--subset-size", default=1000, help="kid: maximum images per subset")
+    count("--neighbours", default=3, help="precision, recall: k for the k-NN manifold")
+    count("--splits", default=10, help="is: number of parts for mean and std")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, metavar="FILE.json", help="write results as JSON")
-    group.add_argument(
-        "--save-stats",
-        type=Path,
-        metavar="FILE.npz",
-        help="write the features of IMAGES, for --reference",
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    features = "write the features of IMAGES, for --reference"
+    group.add_argument("--save-stats", type=Path, metavar="FILE.npz", help=features)
+    options.add(group, "--quiet", help="no progress bars")
     group = parser.add_argument_group("device")
-    group.add_argument("--device", default="auto", help="cpu, cuda, mps (default: a GPU if any)")
-    group.add_argument(
-        "--batch",
-        type=options.positive,
-        default=32,
-        metavar="B",
-        help="batch size; changes results only by rounding (default: 32)",
-    )
-    group.add_argument(
-        "--workers",
-        type=options.whole,
-        default=0,
-        metavar="N",
-        help="processes that decode images (default: 0, decode in the main process)",
-    )
+    options.add(group, "--device")
+    options.add(group, "--batch", default=32, help="batch size; changes results only by rounding")
+    options.add(group, "--workers")
 
 
 def run(arguments: argparse.Namespace) -> int:

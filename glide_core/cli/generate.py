@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glide_core.cli import options
@@ -27,10 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="?", help="what the image shows; '' for any image"
     )
-    options.add_count(parser)
-    options.add_seed(parser)
-    options.add_model(parser, "base")
-    options.add_lora(parser)
     parser.add_argument(
         "--size",
         dest="base_size",
@@ -38,15 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
     )
-    _add_list(parser)
-    options.add_sampling(parser, steps=30)
-    options.add_clip(parser)
-    options.add_upsampling(parser, model="upsampler")
-    options.add_output(parser, options.folder_or_url)
-    options.add_device(parser)
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a list of prompts (docs/batch.md)")
     group.add_argument(
         "--prompts",
@@ -77,6 +63,8 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
     )
+    kind = options.folder_or_url
+    options.add_generation(parser, "base", steps=30, upsampler="upsampler", out=kind)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,7 +121,7 @@ def _list(arguments: argparse.Namespace) -> int:
         dict(row.settings).get("clip_scale", arguments.clip_scale)
         for row in read_rows(arguments.prompts)
     )
-    files = _model_files(arguments, guided)
+    files = common.model_files(arguments, guided)
     shared = common.request_of(arguments).metadata()
     del shared["prompt"]
     dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
@@ -183,35 +171,14 @@ class _Requests:
         return replace(self.known[row.settings], prompt=row.prompt, seed=seed)
 
 
-def _model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[dict[str, str]]]:
-    """Names and hashes of the files of every model, found without loading any."""
-    from glide_core.checkpoints.catalog import find_model
-    from glide_core.io import sha256_file
-
-    paths = {"base": [find_model(arguments.model)]}
-    if not arguments.no_upsample:
-        paths["upsampler"] = [find_model(arguments.upsampler)]
-    if guided:
-        paths["clip"] = [find_model(name) for name in arguments.clip or ["clip"]]
-    files = {
-        role: [{"file": path.name, "sha256": sha256_file(path)} for path in found]
-        for role, found in paths.items()
-    }
-    for name, strength in arguments.lora or ():
-        path = Path(name).expanduser()
-        own = {"file": path.name, "sha256": sha256_file(path), "strength": f"{strength:g}"}
-        files.setdefault("lora", []).append(own)
-    return files
-
-
 def _load_checked(
     arguments: argparse.Namespace, guided: bool, files: dict[str, list[dict[str, str]]]
 ) -> GlidePipeline:
     """Load the pipeline of a list, on this machine or on a worker that must have the same files."""
     from glide_core.cli import common
 
-    if _model_files(arguments, guided) != files:
+    if common.model_files(arguments, guided) != files:
         raise GlideError("the model files on this machine are not those that the job began with")
-    own = argparse.Namespace(**{**vars(arguments), "out": None, "clip_scale": float(guided)})
+    own = argparse.Namespace(**{**vars(arguments), "out": None})
     upsampler = None if arguments.no_upsample else arguments.upsampler
-    return common.load_pipeline(own, base=arguments.model, upsampler=upsampler)
+    return common.load_pipeline(own, guided=guided, base=arguments.model, upsampler=upsampler)

@@ -19,30 +19,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mask", type=Path, metavar="MASK", help="of the image's size; white is inpainted"
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what the whole image should show")
-    options.add_count(parser)
-    options.add_seed(parser)
-    options.add_model(parser, "inpaint")
-    options.add_lora(parser)
     parser.add_argument(
         "--context",
         type=options.not_negative,
         default=0.5,
         metavar="PART",
-        help="surroundings that the model sees, as a part of the mask's extent (default: 0.5)",
+        help="surroundings that the model sees, as a part of the mask's extent",
     )
     parser.add_argument(
         "--feather",
         type=options.side_length,
         default=8,
         metavar="PIXELS",
-        help="pixels inside the mask over which the old image fades into the new one (default: 8)",
+        help="pixels inside the mask over which the old image fades into the new one",
     )
-    options.add_sampling(parser, steps=30)
-    options.add_clip(parser)
-    options.add_upsampling(parser, model="upsampler-inpaint")
-    options.add_input_images(parser)
-    options.add_output(parser)
-    options.add_device(parser)
+    options.add(parser, "--max-pixels")
+    options.add_generation(parser, "inpaint", steps=30, upsampler="upsampler-inpaint")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,10 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.images import read_image, read_mask
     from glide_core.stages import inpaint_inputs
 
-    image, mask = (
-        read_image(arguments.image, arguments.max_pixels),
-        read_mask(arguments.mask, arguments.max_pixels),
-    )
+    image = read_image(arguments.image, arguments.max_pixels)
+    mask = read_mask(arguments.mask, arguments.max_pixels)
     upsampler = None if arguments.no_upsample else arguments.upsampler
     pipe = common.load_pipeline(arguments, inpaint=arguments.model, upsampler_inpaint=upsampler)
     request = common.request_of(arguments)

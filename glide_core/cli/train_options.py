@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from glide_core.cli import options
@@ -31,36 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
+    flag = partial(group.add_argument, action="store_true")
+    size = partial(group.add_argument, type=options.positive, metavar="N")
     group.add_argument(
         "--data",
         type=Path,
         required=True,
         metavar="PATH",
-        help="a folder of images with .txt captions, a JSONL or CSV list, or webdataset shards "
-        "(.tar)",
+        help="a folder of images with .txt captions, a JSONL, CSV or Parquet list, or webdataset "
+        "shards (.tar)",
     )
-    group.add_argument(
-        "--skip-bad", action="store_true", help="ignore unusable files (default: an error)"
-    )
-    group.add_argument(
-        "--caption-key",
-        default="txt",
-        metavar="KEY",
-        help="ending or column of the captions (default: txt)",
-    )
-    group.add_argument(
-        "--center-crop", action="store_true", help="crop squares from the center, not at random"
-    )
-    group.add_argument("--flip", action="store_true", help="mirror half of the images")
-    group.add_argument(
-        "--size", type=options.positive, metavar="N", help="image size (default: the model's)"
-    )
-    group.add_argument(
-        "--crop",
-        type=options.positive,
-        metavar="N",
-        help="size of the crops upsamplers are trained on (default: 128)",
-    )
+    flag("--skip-bad", help="ignore unusable files (default: an error)")
+    key = "ending or column of the captions"
+    group.add_argument("--caption-key", default="txt", metavar="KEY", help=key)
+    flag("--center-crop", help="crop squares from the center, not at random")
+    flag("--flip", help="mirror half of the images")
+    size("--size", help="image size (default: the model's)")
+    size("--crop", help="size of the crops upsamplers are trained on (default: 128)")
     group.add_argument(
         "--caption-dropout",
         type=options.fraction,
@@ -74,15 +62,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="captions, one per line, whose images must not change (default: from the vocabulary "
         "of a bundled model)",
     )
-    group.add_argument(
-        "--prior-weight",
-        type=options.not_negative,
-        metavar="W",
-        help="weight of the loss on images of --prior-prompts (default: 1)",
-    )
-    group.add_argument(
-        "--no-prior", action="store_true", help="disable prior preservation when fine-tuning"
-    )
+    weight = "weight of the loss on images of --prior-prompts (default: 1)"
+    group.add_argument("--prior-weight", type=options.not_negative, metavar="W", help=weight)
+    flag("--no-prior", help="disable prior preservation when fine-tuning")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -101,38 +83,27 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=("epsilon", "v_prediction"),
         help="prediction type, from scratch only (default: v_prediction)",
     )
-    group.add_argument(
-        "--lora", type=options.positive, metavar="RANK", help="train a LoRA of this rank"
-    )
-    group.add_argument(
-        "--lora-alpha", type=options.not_negative, metavar="A", help="LoRA alpha (default: RANK)"
-    )
-    group.add_argument(
-        "--lora-layers", choices=LORA_LAYERS, help="layers the LoRA adapts (default: all)"
-    )
-    group.add_argument(
-        "--lora-text", action="store_true", default=None, help="adapt the text encoder, too"
-    )
+    rank, alpha = "train a LoRA of this rank", "LoRA alpha (default: RANK)"
+    group.add_argument("--lora", type=options.positive, metavar="RANK", help=rank)
+    group.add_argument("--lora-alpha", type=options.not_negative, metavar="A", help=alpha)
+    layers = "layers the LoRA adapts (default: all)"
+    group.add_argument("--lora-layers", choices=LORA_LAYERS, help=layers)
+    text = "adapt the text encoder, too"
+    group.add_argument("--lora-text", action="store_true", default=None, help=text)
 
 
 def _add_optimization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimization")
-    group.add_argument("--steps", type=options.positive, metavar="N", help="optimizer steps")
-    group.add_argument("--batch", type=options.positive, metavar="N", help="images per step")
-    group.add_argument(
-        "--grad-accum",
-        dest="grad_accum_steps",
-        type=options.positive,
-        metavar="N",
-        help="gradient accumulation steps: the same result in less memory (default: 1)",
-    )
+    count = partial(group.add_argument, type=options.positive, metavar="N")
+    count("--steps", help="optimizer steps")
+    count("--batch", help="images per step")
+    accumulation = "gradient accumulation steps: the same result in less memory (default: 1)"
+    count("--grad-accum", dest="grad_accum_steps", help=accumulation)
     group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
-    group.add_argument(
-        "--seed", type=int, metavar="N", help="random seed of weights, data and noise (default: 0)"
-    )
-    group.add_argument(
-        "--weighting", choices=WEIGHTINGS, help="loss weighting of noise levels (default: uniform)"
-    )
+    seed = "random seed of weights, data and noise (default: 0)"
+    group.add_argument("--seed", type=int, metavar="N", help=seed)
+    weighting = "loss weighting of noise levels (default: uniform)"
+    group.add_argument("--weighting", choices=WEIGHTINGS, help=weighting)
     group.add_argument(
         "--timesteps",
         choices=TIMESTEPS,
@@ -142,21 +113,11 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
-    group.add_argument(
-        "--device", default="auto", help="cpu, cuda, mps (default: a GPU if there is one)"
-    )
-    group.add_argument(
-        "--threads",
-        type=options.positive,
-        metavar="N",
-        help="CPU threads (default: the cores that other programs leave free)",
-    )
-    group.add_argument(
-        "--workers",
-        type=options.whole,
-        metavar="N",
-        help="processes that decode images ahead (default: up to 4; none for few images)",
-    )
+    options.add(group, "--device")
+    threads = "CPU threads (default: the cores that other programs leave free)"
+    options.add(group, "--threads", help=threads)
+    ahead = "processes that decode images ahead (default: up to 4; none for few images)"
+    options.add(group, "--workers", default=None, help=ahead)
     group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
     group.add_argument(
         "--gradient-checkpointing",
@@ -164,22 +125,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="recompute activations in the backward pass: less memory, slower, same gradients",
     )
-    for name, default, help_text in (
-        ("--log-every", 10, "steps between rows of log.csv"),
-        ("--save-every", 100, "steps between checkpoints"),
-    ):
-        group.add_argument(
-            name,
-            type=options.positive,
-            default=default,
-            metavar="N",
-            help=f"{help_text} (default: {default})",
-        )
-    group.add_argument(
-        "--sample-every",
-        type=options.whole,
-        default=200,
-        metavar="N",
-        help="steps between sample grids; 0: none (default: 200)",
-    )
+    every = partial(group.add_argument, metavar="N")
+    every("--log-every", type=options.positive, default=10, help="steps between rows of log.csv")
+    every("--save-every", type=options.positive, default=100, help="steps between checkpoints")
+    samples = "steps between sample grids; 0: none"
+    every("--sample-every", type=options.whole, default=200, help=samples)
     group.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard")

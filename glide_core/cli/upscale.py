@@ -15,21 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument("prompt", metavar="PROMPT", help="what the image shows")
-    options.add_count(parser)
-    options.add_seed(parser)
-    options.add_model(parser, "upsampler")
     parser.add_argument(
         "--low-size",
         type=options.side_length,
         default=64,
         metavar="N",
-        help="pixels of the shorter side before enlarging; 0 keeps the image's size (default: 64)",
+        help="pixels of the shorter side before enlarging; 0 keeps the image's size",
     )
-    options.add_sampling(parser, steps=27, cfg=1.0)
-    options.add_temperature(parser, "--temperature")
-    options.add_input_images(parser)
-    options.add_output(parser)
-    options.add_device(parser)
+    options.add(parser, "--temperature", "--max-pixels")
+    options.add_generation(parser, "upsampler", steps=27, cfg=1.0)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """A guidance sweep: the same prompts and the same noise under every combination of settings.
 
 As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination is
-a point and the best ones form a Pareto front (`sweep_output`).
+a point and the best ones form a Pareto front (`sweep_plots`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,14 +23,13 @@ from glide_core.errors import GlideError
 from glide_core.evaluation.features import FeatureExtractor, pixel_features
 from glide_core.evaluation.metrics import caption_indices, distinct, frechet, statistics
 from glide_core.evaluation.sweep_grid import Cell
-from glide_core.guidance import noisy_clip_guide
-from glide_core.models.glide import GlideModel
-from glide_core.models.noisy_clip import NoisyClip
-from glide_core.sampling import model_schedule
-from glide_core.stages import sample_stage
+from glide_core.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from glide_core.pipeline import GlidePipeline
 
 # Generates a slice of the sweep's images with the settings of a cell, as [B, 3, H, W] in [-1, 1].
-Generate = Callable[[Cell, slice, StepCallback | None], Tensor]
+Generate = Callable[[Cell, slice, StepCallback], Tensor]
 AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
 
 
@@ -62,76 +62,33 @@ class CellResult:
     count: int  # images
     evaluations: int  # network evaluations per image; guidance needs two per step
     seconds: float  # sampling time per image on this machine and at this batch size
-    scores: dict[str, Score] = field(default_factory=dict)  # by scorer name
+    scores: Mapping[str, Score] = field(default_factory=dict)  # by scorer name
     images: Tensor | None = None  # [count, 3, H, W] in [-1, 1], in the order of the prompts
 
 
-@dataclass(frozen=True)
-class SweepInputs:
-    """What is equal in every cell: image i has prompt i and seed i."""
+def generate_with(
+    pipe: GlidePipeline, prompts: Sequence[str], seeds: Sequence[int], negative: str, eta: float
+) -> Generate:
+    """Generate with a pipeline's base model; image i has prompt i and seed i in every cell."""
 
-    prompts: Sequence[str]
-    seeds: Sequence[int]
-    negative: str = ""
-    eta: float = 0.0
-    batch: int = 4
-
-    def __post_init__(self) -> None:
-        if len(self.prompts) != len(self.seeds) or not self.seeds:
-            raise GlideError(
-                f"{len(self.prompts)} prompts and {len(self.seeds)} seeds. Expected one seed per "
-                "prompt and at least one prompt."
+    def generate(cell: Cell, part: slice, callback: StepCallback) -> Tensor:
+        requests = [
+            GenerationRequest(
+                prompt,
+                negative,
+                seed,
+                base=cell.settings(eta),
+                upsampler=None,
+                clip_guidance_scale=cell.clip_scale,
             )
+            for prompt, seed in zip(prompts[part], seeds[part], strict=True)
+        ]
+        return pipe.generate(requests, callback=lambda stage, info: callback(info))
+
+    return generate
 
 
 def sweep(
-    model: GlideModel,
-    inputs: SweepInputs,
-    cells: Sequence[Cell],
-    scorers: Sequence[Scorer] = (),
-    *,
-    clip: NoisyClip | None = None,
-    callback: StepCallback | None = None,
-) -> Iterator[CellResult]:
-    """Generate and score every cell with a base model, one after the other.
-
-    Image i equals what `sample_stage` generates from prompt i and seed i. clip: guides each image
-    towards its own prompt in cells with a clip_scale above 0. callback: called after every step;
-    its index and total count the steps of the whole sweep. GlideError before the first step.
-    """
-    if clip is None and any(cell.clip_scale > 0 for cell in cells):
-        raise GlideError("A clip_scale above 0 needs a noisy CLIP, and none was given.")
-    text = None
-    if clip is not None:
-        with torch.no_grad():
-            text = clip.encode_prompts(list(inputs.prompts)).to(model.device)
-
-    def generate(cell: Cell, part: slice, step: StepCallback | None) -> Tensor:
-        guide = None
-        if clip is not None and text is not None and cell.clip_scale > 0:
-            guide = noisy_clip_guide(clip, text[part], cell.clip_scale)
-        return sample_stage(
-            model,
-            inputs.prompts[part],
-            inputs.seeds[part],
-            cell.settings(inputs.eta),
-            negative=inputs.negative,
-            cond_fn=guide,
-            callback=step,
-        )
-
-    return run_cells(
-        cells,
-        generate,
-        inputs.prompts,
-        scorers,
-        schedule=model_schedule(model.config),
-        batch=inputs.batch,
-        callback=callback,
-    )
-
-
-def run_cells(
     cells: Sequence[Cell],
     generate: Generate,
     prompts: Sequence[str],
@@ -141,13 +98,11 @@ def run_cells(
     batch: int = 4,
     callback: StepCallback | None = None,
 ) -> Iterator[CellResult]:
-    """Generate the cells with any function and score them.
+    """Generate and score every cell, one after the other.
 
-    prompts: one per image. schedule: the one that the model was trained with.
+    prompts: one per image. schedule: the one that the model was trained with. callback: called
+    after every step; its index and total count the steps of the whole sweep.
     """
-    names = [scorer.name for scorer in scorers]
-    if len(set(names)) < len(names):
-        raise GlideError(f"Two scorers have the same name: {', '.join(names)}.")
     parts = [slice(i, min(i + batch, len(prompts))) for i in range(0, len(prompts), batch)]
     costs = [cost(cell, schedule) for cell in cells]
     total = sum(steps for steps, _ in costs) * len(parts)
@@ -157,15 +112,12 @@ def run_cells(
         if callback is not None:
             callback(info._replace(index=next(index), total=total))
 
-    def results() -> Iterator[CellResult]:  # so that the checks above run before the first next()
-        for cell, (_, evaluations) in zip(cells, costs, strict=True):
-            start = time.perf_counter()
-            made = torch.cat([generate(cell, part, step) for part in parts])
-            seconds = (time.perf_counter() - start) / len(prompts)
-            scores = {s.name: _mean_score(s, made, prompts) for s in scorers}
-            yield CellResult(cell, len(prompts), evaluations, seconds, scores, made)
-
-    return results()
+    for cell, (_, evaluations) in zip(cells, costs, strict=True):
+        start = time.perf_counter()
+        made = torch.cat([generate(cell, part, step) for part in parts])
+        seconds = (time.perf_counter() - start) / len(prompts)
+        scores = {scorer.name: _mean_score(scorer, made, prompts) for scorer in scorers}
+        yield CellResult(cell, len(prompts), evaluations, seconds, scores, made)
 
 
 def cost(cell: Cell, schedule: Schedule) -> tuple[int, int]:
@@ -173,26 +125,23 @@ def cost(cell: Cell, schedule: Schedule) -> tuple[int, int]:
 
     Samplers differ (some skip t = 0, some evaluate twice per step), so each is run on one pixel.
     """
-    evaluations, steps = itertools.count(), itertools.count()
+    evaluations: list[Tensor] = []
+    steps: list[StepInfo] = []
 
     def denoiser(x_t: Tensor, t: Tensor, /) -> Prediction:
-        next(evaluations)
+        evaluations.append(t)
         return Prediction(torch.zeros_like(x_t), torch.zeros_like(x_t))
 
-    def step(info: StepInfo) -> None:
-        next(steps)
-
-    settings = cell.settings()
     with torch.inference_mode():
         sample(
-            settings.sampler,
+            cell.sampler,
             denoiser,
             torch.zeros(1, 1, 1, 1),
-            schedule.respaced(settings.respacing),
+            schedule.respaced(cell.steps),
             noise=SeededNoise([0]),
-            callback=step,
+            callback=steps.append,
         )
-    return next(steps), next(evaluations) * (1 if cell.guidance_scale == 1 else 2)
+    return len(steps), len(evaluations) * (1 if cell.guidance_scale == 1 else 2)
 
 
 def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:

@@ -1,83 +1,125 @@
-"""Plots of a sweep: one score against another, with the Pareto front (paper, Fig. 6)."""
+"""Images of a sweep: a labelled grid of its images, and plots of one score over another."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glide_core.errors import GlideError
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
 from glide_core.evaluation.sweep import CellResult, Scorer
 from glide_core.evaluation.sweep_grid import Grid
+from glide_core.images import to_pil
 from glide_core.io import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 SIZE = (8.0, 5.6)  # inches
 DPI = 120
 MARKERS = "os^DvPX*"
+GAP = 8  # pixels between cells and around text
+MIN_WIDTH = 420  # pixels of the whole grid, so that the title is readable
+FONT_SIZE = 16
+
+
+def tile(images: Tensor, min_side: int = 1) -> Image.Image:
+    """Arrange images [N, 3, H, W] as one, almost square; those below `min_side` pixels are enlarged
+    by a whole factor."""
+    from torchvision.utils import make_grid
+
+    factor = max(1, -(-min_side // min(images.shape[2:])))
+    larger = F.interpolate(images.float().cpu(), scale_factor=factor, mode="nearest")
+    return to_pil(make_grid(larger, tile_columns(len(images)), padding=0, pad_value=1.0)[None])[0]
+
+
+def tile_columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def image_grid(
+    results: Sequence[CellResult], grid: Grid, *, title: str = "", shown: int = 4
+) -> Image.Image:
+    """Arrange the images of a grid with their settings as labels, as one RGB image.
+
+    Columns are the first axis with several values, rows all others. A cell without a result stays
+    white. shown: most images per cell.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    line = round(FONT_SIZE * 1.4)
+    tiles = {r.cell: tile(r.images[:shown], 128) for r in results if r.images is not None}
+    column_of = {cell: cell.label(grid.first_axis) for cell in grid.cells()}
+    row_of = {c: tuple(c.label(axis) for axis in grid.varying[1:]) for c in grid.cells()}
+    columns, rows = list(dict.fromkeys(column_of.values())), list(dict.fromkeys(row_of.values()))
+    text_width = [math.ceil(font.getlength(text)) for text in columns]
+    width = max([one.width for one in tiles.values()] + text_width)
+    height = max([one.height for one in tiles.values()] + [len(rows[0]) * line])
+    left = GAP + max((math.ceil(font.getlength(text)) for row in rows for text in row), default=0)
+
+    total = max(MIN_WIDTH, left + GAP + len(columns) * (width + GAP))
+    most = max((r.count for r in results), default=0)
+    count = f"{most} image{'s' * (most != 1)} per cell"
+    count += f", the first {shown} shown" if most > shown else ""
+    notes = "; ".join(part for part in (grid.constants(), count) if part)
+    characters = 2 * total // FONT_SIZE - 4  # per line: wide letters are wider than half the height
+    heading = [text for part in (title, notes) for text in textwrap.wrap(part, characters)]
+    top = GAP + len(heading) * line
+
+    out = Image.new("RGB", (total, top + line + GAP + len(rows) * (height + GAP)), "white")
+    pen = ImageDraw.Draw(out)
+    for i, text in enumerate(heading):
+        pen.text((GAP, GAP + i * line), text, fill="black", font=font)
+    place = {text: left + GAP + i * (width + GAP) for i, text in enumerate(columns)}
+    for text, x in place.items():
+        pen.text((x + width / 2, top), text, fill="black", font=font, anchor="ma")
+    corner = {row: top + line + GAP + i * (height + GAP) for i, row in enumerate(rows)}
+    for row, y in corner.items():
+        for i, text in enumerate(row):
+            pen.text((GAP, y + i * line), text, fill="black", font=font)
+    for cell, image in tiles.items():
+        x = place[column_of[cell]] + (width - image.width) // 2
+        out.paste(image, (x, corner[row_of[cell]]))
+    return out
 
 
 @dataclass(frozen=True)
 class Quantity:
     """One axis of a plot."""
 
+    name: str  # in file names
     label: str
     of: Callable[[CellResult], float]
-    higher_is_better: bool | None = None  # None: neither, so there is no Pareto front
-    name: str = ""  # in file names
+    higher_is_better: bool | None  # None: neither, so there is no Pareto front
 
-
-def check_matplotlib() -> None:
-    """Raise GlideError if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise GlideError("Plots need matplotlib, which is not installed: pip install matplotlib")
-
-
-def pareto_front(
-    points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, bool]
-) -> list[int]:
-    """Return the indices of the points that no other point dominates, in order of x.
-
-    A point is dominated by one that is at least as good in both coordinates and better in one.
-    Equal points are all kept; points with NaN are left out.
-    """
-    signs = [1 if higher else -1 for higher in higher_is_better]
-    valid = {
-        i: (x * signs[0], y * signs[1])
-        for i, (x, y) in enumerate(points)
-        if not (math.isnan(x) or math.isnan(y))
-    }
-    front = [
-        i
-        for i, (x, y) in valid.items()
-        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in valid.values())
-    ]
-    return sorted(front, key=lambda i: points[i])
+    def axis_label(self) -> str:
+        better = {True: ", higher is better", False: ", lower is better", None: ""}
+        return self.label + better[self.higher_is_better]
 
 
 def axes_of(
     results: Sequence[CellResult], scorers: Sequence[Scorer], grid: Grid
 ) -> list[tuple[Quantity, Quantity]]:
     """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
-    found = [_scored(scorer) for scorer in scorers]
-    cost = Quantity(
-        "network evaluations per image", lambda r: float(r.evaluations), False, "evaluations"
-    )
-    if len(grid.steps) > 1 or len(grid.samplers) > 1:
+
+    def scored(scorer: Scorer) -> Quantity:
+        label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
+        mean = lambda result: result.scores[scorer.name].mean  # noqa: E731
+        return Quantity(scorer.name, label, mean, scorer.higher_is_better)
+
+    label, axis = "network evaluations per image", grid.first_axis
+    cost = Quantity("evaluations", label, lambda r: float(r.evaluations), False)
+    found = [scored(scorer) for scorer in scorers]
+    if {"steps", "sampler"} & set(grid.varying):
         found.append(cost)
-    axis = grid.first_axis
     if axis in ("guidance_scale", "clip_scale"):
-        kind = "classifier-free" if axis == "guidance_scale" else "CLIP"
-        label = f"{kind} guidance scale"
-        found.append(Quantity(label, lambda r: float(getattr(r.cell, axis)), None, axis))
+        label = f"{'classifier-free' if axis == 'guidance_scale' else 'CLIP'} guidance scale"
+        found.append(Quantity(axis, label, lambda r: float(getattr(r.cell, axis)), None))
     usable = [q for q in found if any(math.isfinite(q.of(result)) for result in results)]
     if len(usable) == 1 and usable[0] is not cost:
         usable.append(cost)
@@ -98,32 +140,28 @@ def plot(
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    finite = [r for r in results if math.isfinite(x.of(r)) and math.isfinite(y.of(r))]
-    order = {cell: i for i, cell in enumerate(grid.cells())}
-    curves: dict[str, list[CellResult]] = {}
-    for result in sorted(finite, key=lambda r: order[r.cell]):
-        name = ", ".join(result.cell.label(axis) for axis in grid.other_axes)
-        curves.setdefault(name, []).append(result)
+    points = {r.cell: (x.of(r), y.of(r)) for r in results}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for cell in grid.cells():
+        if cell in points and all(map(math.isfinite, points[cell])):
+            name = ", ".join(cell.label(axis) for axis in grid.varying[1:])
+            curves.setdefault(name, []).append(points[cell])
+            value = getattr(cell, grid.first_axis)
+            text = f"{value:g}" if isinstance(value, float) else value
+            axes.annotate(text, points[cell], (4, 4), textcoords="offset points", fontsize=8)
     for i, (name, members) in enumerate(curves.items()):
-        xs, ys = [x.of(r) for r in members], [y.of(r) for r in members]
-        marker, colour = MARKERS[i % len(MARKERS)], f"C{i % 10}"
-        axes.plot(xs, ys, marker=marker, color=colour, linewidth=1, label=name)
-    for result in finite:
-        value = getattr(result.cell, grid.first_axis)
-        text = f"{value:g}" if isinstance(value, float) else value
-        point = (x.of(result), y.of(result))
-        axes.annotate(text, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
-    if x.higher_is_better is not None and y.higher_is_better is not None:
-        points = [(x.of(r), y.of(r)) for r in finite]
-        front = [points[i] for i in pareto_front(points, (x.higher_is_better, y.higher_is_better))]
-        label = "Pareto front"
-        ends = [p[0] for p in front], [p[1] for p in front]
-        axes.plot(*ends, "k--", linewidth=1.6, alpha=0.5, label=label)
+        style = f"{MARKERS[i % len(MARKERS)]}-"
+        axes.plot(*zip(*members, strict=True), style, color=f"C{i % 10}", linewidth=1, label=name)
+    if curves and x.higher_is_better is not None and y.higher_is_better is not None:
+        every = [point for members in curves.values() for point in members]
+        front = pareto_front(every, (x.higher_is_better, y.higher_is_better))
+        ends = zip(*(every[i] for i in front), strict=True)
+        axes.plot(*ends, "k--", linewidth=1.6, alpha=0.5, label="Pareto front")
     notes = f"{grid.constants()}; point labels: {grid.first_axis.replace('_', ' ')}"
     lines = [*textwrap.wrap(title, 90), *textwrap.wrap(notes, 90)]
     # parse_math=False: a $ in a prompt is not the start of a formula
-    axes.set_xlabel(_axis_label(x), parse_math=False)
-    axes.set_ylabel(_axis_label(y), parse_math=False)
+    axes.set_xlabel(x.axis_label(), parse_math=False)
+    axes.set_ylabel(y.axis_label(), parse_math=False)
     axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     axes.margins(0.1)
@@ -132,42 +170,38 @@ def plot(
     return figure
 
 
+def pareto_front(
+    points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, bool]
+) -> list[int]:
+    """Return the indices of the points that no other point dominates, in order of x.
+
+    A point is dominated by one that is at least as good in both coordinates and better in one.
+    Equal points are all kept; points with NaN are left out.
+    """
+    sx, sy = (1 if higher else -1 for higher in higher_is_better)
+    signed = [(x * sx, y * sy) for x, y in points]
+    front = [
+        i
+        for i, (x, y) in enumerate(signed)
+        if x == x and y == y and not any(a >= x and b >= y and (a, b) != (x, y) for a, b in signed)
+    ]
+    return sorted(front, key=lambda i: points[i])
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as .png or .svg, by the suffix; equal figures give equal bytes."""
-    kind = path.suffix[1:].lower()
-    if kind not in ("png", "svg"):
-        raise GlideError(f"{path.name} has no suffix of a plot. Allowed: .png and .svg.")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(_bytes(figure, kind))
+    import matplotlib
+
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    # the salt of SVG ids can only be set globally, so it is set for this call
+    with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "glide"}):
+        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
     return path
 
 
 def to_image(figure: Figure) -> Image.Image:
     """Render a figure as an RGB image."""
-    from PIL import Image
+    import numpy as np
 
-    with Image.open(io.BytesIO(_bytes(figure, "png"))) as image:
-        return image.convert("RGB")
-
-
-def _bytes(figure: Figure, kind: str) -> bytes:
-    import matplotlib
-
-    out = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    # the salt of SVG ids can only be set globally, so it is set for this call
-    with matplotlib.rc_context({"svg.hashsalt": "glide"}):
-        figure.savefig(out, format=kind, metadata=metadata)
-    return out.getvalue()
-
-
-def _scored(scorer: Scorer) -> Quantity:
-    label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
-    return Quantity(
-        label, lambda r: r.scores[scorer.name].mean, scorer.higher_is_better, scorer.name
-    )
-
-
-def _axis_label(quantity: Quantity) -> str:
-    better = {True: ", higher is better", False: ", lower is better", None: ""}
-    return quantity.label + better[quantity.higher_is_better]
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]

@@ -24,18 +24,19 @@ from glide_core.evaluation.sweep import (
     CellResult,
     Score,
     Scorer,
-    SweepInputs,
     clip_scorer,
     clipped,
     cost,
     diversity,
+    generate_with,
     pixel_frechet,
-    run_cells,
     sweep,
 )
-from glide_core.evaluation.sweep_grid import Cell, Grid, read_samplers, read_scales, read_steps
-from glide_core.evaluation.sweep_output import SweepFolder, from_csv, to_csv
+from glide_core.evaluation.sweep_grid import AXES, Cell, Grid, read_grid, read_list
+from glide_core.evaluation.sweep_output import SweepFolder, to_csv
 from glide_core.guidance.score import noisy_clip_scores
+from glide_core.models.noisy_clip import NoisyClip
+from glide_core.pipeline import GlidePipeline
 from glide_core.sampling import model_schedule
 from glide_core.stages import sample_stage
 
@@ -47,10 +48,14 @@ MEAN = Scorer("mean", lambda made, prompts: made.mean(dim=(1, 2, 3)), "grey")
 
 
 def generated(
-    cells: Sequence[Cell], scorers: Sequence[Scorer] = (MEAN,), batch: int = 4, **options: Any
+    cells: Sequence[Cell],
+    scorers: Sequence[Scorer] = (MEAN,),
+    clip: NoisyClip | None = None,
+    **options: Any,
 ) -> list[CellResult]:
-    inputs = SweepInputs(PROMPTS, SEEDS, batch=batch)
-    return list(sweep(MODEL, inputs, cells, scorers, **options))
+    pipe = GlidePipeline(MODEL, clip=clip, device="cpu")
+    generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
+    return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
 
 
 def images_of(result: CellResult) -> Tensor:
@@ -58,7 +63,7 @@ def images_of(result: CellResult) -> Tensor:
     return result.images
 
 
-def one_pixel(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
+def one_pixel(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
     """Replace a model: the real samplers on images of one pixel without noise."""
     x = torch.zeros(wanted.stop - wanted.start, 3, 1, 1)
 
@@ -72,7 +77,7 @@ def one_pixel(cell: Cell, wanted: slice, step: StepCallback | None) -> Tensor:
 
 def test_every_combination_has_a_row_and_no_other() -> None:
     grid = Grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ddpm"))
-    rows = list(run_cells(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
+    rows = list(sweep(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
     found = [row.cell for row in rows]
     assert len(found) == len(set(found)) == 16
     assert Cell(3.0, 1.0, "2", "ddpm") in found
@@ -89,7 +94,7 @@ def test_scale_1_is_plain_sampling() -> None:
 
 
 def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
-    grid = Grid((1.0, 4.0), steps=("2",), samplers=("ddpm",))
+    grid = Grid((1.0, 4.0), steps=("2",), sampler=("ddpm",))
     together, apart = generated(grid.cells()), generated(grid.cells(), batch=1)
     for one, other in zip(together, apart, strict=True):
         settings = one.cell.settings()
@@ -108,21 +113,16 @@ def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
     assert plain.scores["clip"].mean == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
-def test_a_clip_scale_without_a_clip_is_an_error_before_sampling() -> None:
-    inputs = SweepInputs(PROMPTS, SEEDS)
-    with pytest.raises(GlideError, match="needs a noisy CLIP"):
-        sweep(MODEL, inputs, [Cell(clip_scale=1.0)])
-    with pytest.raises(GlideError, match="2 prompts and 1 seeds"):
-        SweepInputs(PROMPTS, [0])
-    with pytest.raises(GlideError, match="same name"):
-        sweep(MODEL, inputs, [Cell()], [MEAN, MEAN])
+def test_a_clip_scale_without_a_clip_is_an_error() -> None:
+    with pytest.raises(GlideError, match="no model for 'clip'"):
+        generated([Cell(clip_scale=1.0)])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "plms"])
 def test_steps_are_numbered_through_the_whole_sweep(sampler: str) -> None:
     recorded: list[tuple[int, int]] = []
-    grid = Grid((1.0, 2.0), steps=("3", "4"), samplers=(sampler,))
-    list(run_cells(grid.cells(), one_pixel, PROMPTS, schedule=SCHEDULE, batch=1,
+    grid = Grid((1.0, 2.0), steps=("3", "4"), sampler=(sampler,))
+    list(sweep(grid.cells(), one_pixel, PROMPTS, schedule=SCHEDULE, batch=1,
                    callback=lambda info: recorded.append((info.index, info.total))))  # fmt: skip
     assert [index for index, _ in recorded] == list(range(len(recorded)))
     assert {total for _, total in recorded} == {len(recorded)}
@@ -151,7 +151,7 @@ def test_raising_from_the_callback_stops_within_a_step() -> None:
 def test_a_scorer_returns_one_value_per_image_or_one_in_all() -> None:
     def rows(scorer: Scorer) -> CellResult:
         black = lambda cell, part, step: torch.zeros(2, 3, 8, 8)[part]  # noqa: E731
-        (found,) = run_cells([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
+        (found,) = sweep([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
         return found
 
     assert rows(Scorer("one", lambda p, t: torch.tensor(7.0))).scores["one"].mean == 7
@@ -184,18 +184,23 @@ def test_scores_of_known_images() -> None:
         pixel_frechet(black)
 
 
-def test_the_table_reads_back_with_its_gaps() -> None:
-    row = CellResult(
-        Cell(0.3, 0.0, "10,10,3,2,2", "ddim"), 2, 54, 0.25, {"mean": Score(0.5, math.nan)}
-    )
-    text = to_csv([row], [MEAN])
-    (back,) = from_csv(text, [MEAN], "here")
-    assert back.cell == row.cell and back.count == 2 and back.evaluations == 54
+def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
+    cell = Cell(0.3, 0.0, "10,10,3,2,2", "ddim")
+    scores = {"mean": Score(0.5, math.nan)}
+    folder = SweepFolder(tmp_path, (MEAN,))
+    folder.add(CellResult(cell, 2, 54, 0.25, scores, torch.zeros(2, 3, 4, 4)))
+    (back,) = folder.results()
+    assert (back.cell, back.count, back.evaluations, back.seconds) == (cell, 2, 54, 0.25)
     assert back.scores["mean"].mean == 0.5 and math.isnan(back.scores["mean"].error)
-    with pytest.raises(GlideError, match="here has other columns"):
-        from_csv(text, [], "here")
-    with pytest.raises(GlideError, match="here is damaged"):
-        from_csv(text + "1,2\n", [MEAN], "here")
+    _, row = csv.reader(io.StringIO(folder.table.read_text()))
+    assert row == ["0.3", "0", "10,10,3,2,2", "ddim", "2", "54", "0.25", "0.5", ""]
+    for content in ("{", "[1]", '{"results": [{"cell": {"steps": 1}}]}', '{"results": [1]}'):
+        (tmp_path / "sweep.json").write_text(content)
+        with pytest.raises(GlideError, match=r"sweep\.json (cannot be read|is damaged)"):
+            folder.results()
+    (tmp_path / "sweep.json").unlink()
+    with pytest.raises(GlideError, match=r"without its sweep\.json"):
+        folder.begin({})
 
 
 def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
@@ -223,10 +228,11 @@ def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
 
 
 def test_lists_are_read_from_text() -> None:
-    assert read_scales(" 1, 2.5 ,3,", "cfg") == (1.0, 2.5, 3.0)
-    assert read_steps("10, fast27, ddim50", "steps") == ("10", "fast27", "ddim50")
-    assert read_steps("30; 10, 10, 3, 2, 2", "steps") == ("30", "10,10,3,2,2")
-    assert read_samplers("ddim,ddpm", "samplers") == ("ddim", "ddpm")
+    texts = " 1, 2.5 ,3,", "0", "10, fast27, ddim50", "ddim,ancestral"
+    grid = read_grid(texts, AXES)
+    assert grid.guidance_scale == (1.0, 2.5, 3.0) and grid.clip_scale == (0.0,)
+    assert grid.steps == ("10", "fast27", "ddim50") and grid.sampler == ("ddim", "ddpm")
+    assert read_list("steps", "30; 10, 10, 3, 2, 2", "steps") == ("30", "10,10,3,2,2")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
@@ -239,22 +245,22 @@ def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("read", "text", "words"),
+    ("axis", "text", "words"),
     [
-        (read_scales, "", "is not a list"),
-        (read_scales, "1,,2", "is not a list"),
-        (read_scales, "1, two", "'two' is not a scale"),
-        (read_scales, "nan", "is not a scale"),
-        (read_scales, "-1", "is not a scale"),
-        (read_scales, "1, 1.0", "twice"),
-        (read_steps, "0", "no step"),
-        (read_steps, "2000", "2000"),
-        (read_steps, "swift27", "swift27"),
-        (read_steps, "10, 010", "twice"),
-        (read_samplers, "ddim, magic", "unknown sampler 'magic'"),
+        ("clip_scale", "", "is not a list"),
+        ("clip_scale", "1,,2", "is not a list"),
+        ("clip_scale", "1, two", "'two' is not a scale"),
+        ("clip_scale", "nan", "is not a scale"),
+        ("clip_scale", "-1", "is not a scale"),
+        ("clip_scale", "1, 1.0", "twice"),
+        ("steps", "0", "no step"),
+        ("steps", "2000", "2000"),
+        ("steps", "swift27", "swift27"),
+        ("steps", "10, 010", "twice"),
+        ("sampler", "ddim, magic", "unknown sampler 'magic'"),
     ],
 )
-def test_an_error_in_a_list_begins_with_its_name(read: object, text: str, words: str) -> None:
+def test_an_error_in_a_list_begins_with_its_name(axis: str, text: str, words: str) -> None:
     with pytest.raises(GlideError, match=words) as caught:
-        read(text, "the list")  # type: ignore[operator]
+        read_list(axis, text, "the list")
     assert str(caught.value).startswith("the list: ")
