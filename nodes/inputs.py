@@ -101,7 +101,7 @@ def sampler_problem(name: str | None) -> str | bool:
     """VALIDATE_INPUTS for a sampler: True, or what is wrong. Old names in saved workflows pass."""
     if name is None or name in SAMPLERS or name in SAMPLER_ALIASES:
         return True
-    return f"There is no sampler {name!r}. Expected one of: {', '.join(SAMPLERS)}."
+    return f"Unknown sampler {name!r}. Expected one of: {', '.join(SAMPLERS)}."
 
 
 def cfg(default: float) -> Declared:
@@ -180,8 +180,8 @@ def checkpoint_problem(*names: str | None) -> str | bool:
     for name in names:
         if name == NO_FILE:
             return (
-                "There is no GLIDE model file. Put one into ComfyUI's folder models/glide and "
-                "reload the page; docs/checkpoints.md of this pack lists the addresses."
+                "ComfyUI's folder models/glide holds no model file. Put one there and reload the "
+                "page; docs/checkpoints.md of this pack lists the addresses."
             )
         if name is not None:
             try:

@@ -204,7 +204,7 @@ class GlideOpenClipLoader:
         if tags is None or tag is None or tag in tags or tag not in TAGS:
             return True
         known = ", ".join(tags) or "none: choose a file"
-        return f"open_clip has no weights {tag!r} for {architecture}. Expected one of: {known}."
+        return f"the tag {tag!r} does not exist for {architecture}. Expected one of: {known}."
 
     @classmethod
     def IS_CHANGED(cls, weights: str | None = None, **unused: Any) -> str:

@@ -1,4 +1,4 @@
-"""The one seam to the program we live in. Nodes talk to `current()` and to glide_core, only.
+"""The interface to the program that runs the nodes, which use `current()` and glide_core only.
 
 MODEL, CLIP and VAE are opaque to nodes: a ModelPatcher, comfy.sd.CLIP and comfy.sd.VAE in ComfyUI,
 small classes of `standalone` elsewhere. What a node may ask of them is in `Host`.
@@ -35,7 +35,7 @@ class Host(Protocol):
     def checkpoint_names(self, *purposes: Purpose) -> list[str]:
         """List loadable files: "bundled/<file>" for the purposes first, then models/glide.
 
-        Never raises and never creates folders: it runs whenever the node list is drawn. May be
+        Never raises and never creates folders: it runs whenever the node list is shown. May be
         empty.
         """
         ...
@@ -49,7 +49,7 @@ class Host(Protocol):
         ...
 
     def load_upsampler(self, path: Path, dtype: str) -> Any:
-        """Load an upsampler or upsampler-inpaint model as MODEL, its text tower inside."""
+        """Load an upsampler or upsampler-inpaint model as MODEL, with its text encoder."""
         ...
 
     def load_clip(self, paths: Sequence[Path], dtype: str) -> GlideClip:
@@ -76,9 +76,9 @@ class Host(Protocol):
     def add_guide(self, model: Any, guide: ClipGuide) -> Any:
         """Give a clone of MODEL that is guided; the given MODEL stays as it was.
 
-        In ComfyUI every core sampler then sees the guidance (a patch on the clone). `sample`
-        hands the sum of all guides to the job as `cond_fn` instead, so that the exact
-        sampler applies it the reference's way, once.
+        In ComfyUI every built-in sampler then sees the guidance (a patch on the clone). `sample`
+        passes the sum of all guides to the job as `cond_fn` instead, so that the exact
+        sampler applies it once, as the reference does.
         """
         ...
 
@@ -119,10 +119,10 @@ class Host(Protocol):
         ...
 
     def compared(self, before: Tensor, after: Tensor, result: tuple[Any, ...]) -> Any:
-        """Give a node's `result`, and with it its pictures before and after, where they can show.
+        """Give a node's `result`, with its images before and after where the program can show them.
 
-        before, after: IMAGEs [B, H, W, C] in 0..1, each of its own size; picture i of one belongs
-        to picture i of the other. The first four are shown.
+        before, after: IMAGEs [B, H, W, C] in 0..1, each of its own size; image i of one belongs
+        to image i of the other. The first four are shown.
         """
         ...
 
@@ -145,7 +145,7 @@ def using(host: Host) -> Iterator[Host]:
 
 
 def current() -> Host:
-    """Give the host we live in: ComfyUI's when ComfyUI is running us, else the standalone one."""
+    """Give the current host: ComfyUI's where ComfyUI runs the nodes, else the standalone one."""
     chosen = _CHOSEN.get()
     if chosen is not None:
         return chosen

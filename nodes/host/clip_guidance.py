@@ -59,7 +59,7 @@ def check_noisy(guide: ClipGuide, config: GlideConfig) -> None:
         config.schedule.noise_schedule,
     ):
         raise GlideError(
-            f"the noisy CLIP {guide.clip.name} was trained on pictures of {seen.image_size} pixels "
+            f"the noisy CLIP {guide.clip.name} was trained on images of {seen.image_size} pixels "
             f"under the {seen.noise_schedule} schedule, and the MODEL works at "
             f"{config.unet.image_size} under {config.schedule.noise_schedule}. Expected them to "
             "agree: a noisy CLIP guides the base models. For an upsampler use GLIDE Open CLIP "
@@ -72,7 +72,7 @@ def encode(guide: ClipGuide, device: torch.device | str) -> torch.Tensor:
     import torch
 
     clip = guide.clip
-    # Outside inference mode: the gradient of the picture is taken through a product with it.
+    # Outside inference mode: the gradient of the image is taken through a product with it.
     with torch.inference_mode(False), torch.no_grad():
         if clip.kind == "noisy":
             embedding = clip.module.encode_prompts([guide.text])

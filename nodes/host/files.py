@@ -29,7 +29,7 @@ def bundled_path(name: str) -> Path | None:
     if path.parent != BUNDLED or not is_file(path):
         known = ", ".join(f"{BUNDLED_PREFIX}{e.filename}" for e in ENTRIES if e.bundled)
         raise GlideError(
-            f"there is no bundled model {name}. Expected one of: {known}. Choose one of them, or "
+            f"unknown bundled model {name}. Expected one of: {known}. Choose one of them, or "
             "install the pack again if its file is gone."
         )
     return path
@@ -49,7 +49,7 @@ def folder_path(name: str, folders: Sequence[Path]) -> Path:
             return path.resolve()
     places = " or ".join(str(folder) for folder in folders)
     raise GlideError(
-        f"There is no model file {name!r} in {places}. Put it there, or choose another; "
+        f"Model file {name!r} was not found in {places}. Put it there, or choose another; "
         "docs/checkpoints.md of this pack lists the addresses."
     )
 

@@ -22,20 +22,20 @@ Conditioning = Sequence[Sequence[Any]]
 
 # Keys of a CONDITIONING's extras that every host writes and reads.
 POOLED = "pooled_output"  # [1, E]; ComfyUI's own name
-GLIDE_TEXT = "glide_text"  # str: the prompt as typed, so that any text tower can read it again
+GLIDE_TEXT = "glide_text"  # str: the prompt as typed, so that any text encoder can read it again
 GLIDE_IDS = "glide_ids"  # int64 [1, L]: what GLIDE_TOKENIZER made of it
 GLIDE_MASK = "glide_mask"  # bool [1, L]: True = a real token
 GLIDE_TOKENIZER = "glide_tokenizer"  # str: a name that glide_core.tokenizer.get_tokenizer knows
 # Spatial conditions, set by GlideInpaintConditioning with ComfyUI's own names, so that its
-# samplers hand them to the model too: pictures in [-1, 1] and ComfyUI's polarity (1 = repaint).
+# samplers pass them to the model, too: images in [-1, 1] and ComfyUI's polarity (1 = repaint).
 INPAINT_IMAGE = "concat_latent_image"  # [B, C, H, W]
 INPAINT_MASK = "concat_mask"  # [B, 1, H, W]
-LOW_RES = "concat_image"  # [B, C, h, w]: the picture that an upsampler enlarges
+LOW_RES = "concat_image"  # [B, C, h, w]: the image that an upsampler enlarges
 
 
 @dataclass(frozen=True)
 class GlideClip:
-    """The GLIDE_CLIP plug: a CLIP that guides or scores pictures."""
+    """The GLIDE_CLIP type: a CLIP that guides or scores images."""
 
     kind: Literal["noisy", "open_clip"]
     name: str  # for messages: the file or the open_clip architecture
@@ -60,7 +60,7 @@ class ClipGuide:
 def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:
     """Give the extras of a CONDITIONING's first part; GlideError names `where` when there is none.
 
-    GLIDE has one prompt per picture: of a combined CONDITIONING the exact sampler uses the first.
+    GLIDE has one prompt per image: of a combined CONDITIONING the exact sampler uses the first.
     """
     if not isinstance(conditioning, Sequence) or not conditioning:
         raise GlideError(
@@ -70,7 +70,7 @@ def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:
     extras = conditioning[0][1]
     if not isinstance(extras, Mapping) or GLIDE_TEXT not in extras:
         raise GlideError(
-            f"{where} was not made by a GLIDE text tower: it carries no GLIDE tokens. Expected a "
+            f"{where} was not made by a GLIDE text encoder: it carries no GLIDE tokens. Expected a "
             "CONDITIONING encoded with the CLIP output of GLIDE Loader. Connect that CLIP to the "
             "text encode node."
         )
@@ -103,7 +103,7 @@ def spatial(
     image: Tensor | None = None,
     keep_mask: Tensor | None = None,
 ) -> dict[str, Tensor | None]:
-    """Merge explicit pictures with those that the CONDITIONING carries; the explicit ones win."""
+    """Merge explicit images with those that the CONDITIONING carries; the explicit ones win."""
     if image is None and extras.get(INPAINT_IMAGE) is not None:
         image, keep_mask = extras[INPAINT_IMAGE], 1.0 - extras[INPAINT_MASK]
     return {

@@ -99,9 +99,12 @@ def test_a_noise_mask_keeps_the_known_half(comfy: Any, name: str, sampler: str) 
     assert float((found[..., 32:] - latent["samples"][..., 32:]).abs().mean()) > 0.05
 
 
-def test_without_a_mask_the_model_samples_from_text_alone(comfy: Any, glide: Any) -> None:
+def test_under_a_full_mask_the_model_samples_from_text_alone(comfy: Any, glide: Any) -> None:
     model, _, positive, negative = glide
-    seen = model_sees(comfy, model, lambda m: comfy.ksampler(m, positive, negative, steps=1))
+    latent = {**comfy.empty(), "noise_mask": torch.ones(1, 64, 64)}
+    seen = model_sees(
+        comfy, model, lambda m: comfy.ksampler(m, positive, negative, steps=1, latent_image=latent)
+    )
     assert float(seen[0].abs().max()) == 0
 
 

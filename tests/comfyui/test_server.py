@@ -169,7 +169,7 @@ def test_interrupt_stops_within_a_step(server: Any, node: str) -> None:
         ({"steps": 1001}, "bigger than max"),
         ({"cfg": -1.0}, "smaller than min"),
         ({"cfg_sigma_max": 200000.0}, "bigger than max"),
-        ({"sampler_name": "no such"}, "no sampler 'no such'"),
+        ({"sampler_name": "no such"}, "Unknown sampler 'no such'"),
     ],
 )
 def test_ranges_are_checked_before_the_run(

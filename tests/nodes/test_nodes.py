@@ -347,4 +347,4 @@ def test_the_file_of_a_loader_cannot_lie_outside_the_models_folder(tmp_path: Pat
     (tmp_path / "secret.safetensors").write_bytes(b"x")
     node: Any = NODE_CLASS_MAPPINGS["GlideLoader"]
     answer = node.VALIDATE_INPUTS(checkpoint=f"../../{tmp_path.name}/secret.safetensors")
-    assert "There is no model file" in answer
+    assert "was not found" in answer

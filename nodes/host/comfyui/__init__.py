@@ -121,6 +121,10 @@ class ComfyHost:
             spatial[LOW_RES] = low_res
         if image is not None and keep_mask is not None:
             spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: 1.0 - keep_mask}
+        carried = branches[0][0][1] if branches and branches[0] else {}
+        for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):  # the positive prompt's, for both
+            if carried.get(name) is not None:
+                spatial.setdefault(name, carried[name])
         prompts = [with_extras(branch, **spatial) for branch in branches]
         size = (config.unet.image_size, config.unet.image_size)
         if image is not None:

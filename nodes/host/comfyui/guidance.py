@@ -29,7 +29,7 @@ Push = Callable[[dict[str, Any]], Tensor]  # a post-CFG function: its arguments 
 
 
 def guided(patcher: Any, guide: ClipGuide) -> Any:
-    """Give a clone of MODEL that the guide pulls at; works for every model with pictures in it."""
+    """Give a clone of MODEL with a CLIP guide; works for every model that samples images."""
     clip = guide.clip
     models = [clip.patcher]
     comfy.model_management.load_models_gpu(models)
@@ -141,13 +141,13 @@ def decoded_guide(
     """Guide a model that is not GLIDE's: CLIP looks at the decoded x0 estimate.
 
     The gradient goes back through the decoder to the latent; without a decoder the latent must be
-    the picture.
+    the image.
     """
     latents = patcher.get_model_object("latent_format")
     if guide.clip.kind == "noisy":
         raise GlideError(
-            f"the noisy CLIP {guide.clip.name} knows GLIDE's noised pictures alone, and the MODEL "
-            "is not GLIDE's. Connect a CLIP of GLIDE Open CLIP Loader, and the MODEL's VAE."
+            f"the noisy CLIP {guide.clip.name} was trained on GLIDE's noised images only, and the "
+            "MODEL is not GLIDE's. Connect a CLIP of GLIDE Open CLIP Loader, and the MODEL's VAE."
         )
     if decoder is None and latents.latent_channels != 3:
         raise GlideError(
@@ -169,13 +169,13 @@ def decoded_guide(
         with torch.inference_mode(False), torch.enable_grad():
             latent = x0.detach().clone().float().requires_grad_()
             z = latents.process_out(latent)
-            picture = z
+            decoded = z
             if decoder is not None:
                 weights = next(decoder.model.parameters())
-                picture = decoder.model.decode(z.to(weights.device, weights.dtype)).float()
-            seen = picture.detach()
+                decoded = decoder.model.decode(z.to(weights.device, weights.dtype)).float()
+            seen = decoded.detach()
             direction = look(seen, t, seen)
-            (gradient,) = torch.autograd.grad(picture, latent, direction.to(picture))
+            (gradient,) = torch.autograd.grad(decoded, latent, direction.to(decoded))
         return gradient.detach().to(x0)
 
     return cond_fn

@@ -1,4 +1,4 @@
-"""Pictures and masks as the model's extra input channels."""
+"""Images and masks as the model's extra input channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def inpaint_condition(noise: Tensor, extras: dict[str, Any]) -> Tensor:
     """Give [B, C + 1, H, W]: the known pixels and the keep mask, zeros where nothing is known.
 
     Reads InpaintModelConditioning's pair, else the LATENT and its noise mask (1 = repaint). The
-    picture is masked before it is resized, so no hidden pixel reaches the model.
+    image is masked before it is resized, so no hidden pixel reaches the model.
     """
     batch, channels = noise.shape[:2]
     size = noise.shape[-2:]

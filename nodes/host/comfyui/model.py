@@ -15,20 +15,20 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from glide_core.config import GlideConfig
-from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextFeatures
 from glide_core.models.unet import UNet
 
-from ..values import GLIDE_TEXT, LOW_RES, POOLED
+from ..values import LOW_RES, POOLED
 from .checkpoint_compat import saved_extras
 from .inpaint_cond import inpaint_condition, resize
 from .model_sampling import EpsSigmas, VelocitySigmas, clamp_start_sigma, sampling_settings
 from .operations import GlideOperations
-from .patches import ModelPatches, check_patches
+from .patches import ModelPatches
 from .per_image_noise import per_image_noise
-from .text import GLIDE_SEGMENTS, GLIDE_TEXT_ENCODER, LoadedText, encode_again
-from .versions import archive_dtypes, check_easy_cache, model_patcher
+from .prepare import check_images, check_text, prepare_sampling
+from .text import LoadedText
+from .versions import archive_dtypes, model_patcher
 
 VARIANCE_SINK = "glide_variance"  # transformer_options key: a `VarianceSink` that wants variances
 
@@ -78,7 +78,7 @@ class GlideModelConfig(comfy.supported_models_base.BASE):
 
 
 class GlideUNet(UNet):
-    """The core's UNet with the call that ComfyUI makes."""
+    """glide_core's UNet with the call that ComfyUI makes."""
 
     def __init__(
         self, glide_config: GlideConfig, *, operations: Any, device: Any = None, **options: Any
@@ -99,7 +99,7 @@ class GlideUNet(UNet):
     ) -> Tensor:
         """Predict eps or v, [B, C, H, W] float32; the variance goes to the sink, if there is one.
 
-        inpaint: [B, C + 1, H, W], the masked picture and its keep mask.
+        inpaint: [B, C + 1, H, W], the masked image and its keep mask.
         """
         options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
@@ -159,9 +159,9 @@ class VarianceSink:
             self._found.setdefault(branch, []).append(part)
 
     def take(self, branch: int, shape: torch.Size) -> Tensor | None:
-        """Give a branch's variance; the mean where a prompt has several parts over the picture.
+        """Give a branch's variance; the mean where a prompt has several parts over the image.
 
-        None where no part covers the whole picture.
+        None where no part covers the whole image.
         """
         whole = [v for v in self._found.get(branch, []) if v.shape == shape]
         return torch.stack(whole).mean(dim=0) if whole else None
@@ -177,7 +177,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         super().__init__(model_config, kind, device=device, unet_model=GlideUNet)
         self.model_sampling = VelocitySigmas(model_config) if v else EpsSigmas(model_config)
         self.glide_config = config
-        self.text: LoadedText | None = None  # for prompts that another tower encoded
+        self.text: LoadedText | None = None  # for prompts that another text encoder encoded
 
     def _apply_model(
         self,
@@ -209,7 +209,8 @@ class GlideBaseModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Turn one CONDITIONING into the model's inputs; GlideError for one that does not fit."""
         states, pooled = kwargs.get("cross_attn"), kwargs.get(POOLED)
-        self._check_text(states, pooled, kwargs)
+        check_text(self.glide_config, states, pooled, kwargs)
+        check_images(self.glide_config, kwargs)
         out: dict[str, Any] = {
             "c_crossattn": comfy.conds.CONDCrossAttn(states),
             "y": comfy.conds.CONDRegular(pooled),
@@ -218,34 +219,12 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         if self.glide_config.is_inpaint:
             out["c_concat"] = comfy.conds.CONDNoiseShape(inpaint_condition(noise, kwargs))
         if self.glide_config.is_upsampler:
-            low_res = kwargs.get(LOW_RES)
-            if low_res is None:
-                raise GlideError(
-                    f"this MODEL is an {self.glide_config.kind} model and the CONDITIONING carries "
-                    "no picture to enlarge. Use the GLIDE Upsample node, or connect the MODEL of "
-                    "GLIDE Loader to draw from text alone."
-                )
-            low_res = resize(low_res.to(noise.device), noise.shape[-2:])
+            low_res = resize(kwargs[LOW_RES].to(noise.device), noise.shape[-2:])
             out["low_res"] = comfy.conds.CONDNoiseShape(low_res)
         return out
 
-    def _check_text(self, states: Any, pooled: Any, extras: dict[str, Any]) -> None:
-        text, emb = self.glide_config.text, self.glide_config.unet.embedding_width
-        if GLIDE_TEXT not in extras and GLIDE_TEXT_ENCODER not in extras:
-            problem = "was not made by a GLIDE text tower"
-        elif states is None or pooled is None:
-            problem = "carries no features"
-        elif states.shape[-1] != text.width or pooled.shape[-1] != emb:
-            problem = "was made by the text tower of another GLIDE model"
-        else:
-            return
-        raise GlideError(
-            f"the CONDITIONING of this GLIDE MODEL {problem}. Encode the prompt with the CLIP "
-            "output of GLIDE Loader."
-        )
-
     def state_dict_for_saving(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Give everything GLIDE Loader needs to load the file again, the text tower included."""
+        """Give everything GLIDE Loader needs to load the file again, the text encoder included."""
         given = inspect.signature(super().state_dict_for_saving).bind(*args, **options)
         if given.arguments.get("clip_state_dict") is None and self.text is not None:
             given.arguments["clip_state_dict"] = self.text.clip.get_sd()
@@ -305,7 +284,7 @@ def build_model(
         disable_dynamic=disable_dynamic,
     )
     patcher.set_model_sampler_post_cfg_function(clip_denoised)
-    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", encode_foreign_prompts)
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "glide", prepare_sampling)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", clamp_start_sigma)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "glide", per_image_noise)
     return patcher
@@ -314,46 +293,3 @@ def build_model(
 def clip_denoised(args: dict[str, Any]) -> Tensor:
     """Clamp the guided x0 to [-1, 1], as the reference's samplers do at every step."""
     return args["denoised"].clamp(-1.0, 1.0)
-
-
-def encode_foreign_prompts(
-    executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **options: Any
-) -> Any:
-    """Encode with the MODEL's own tower every prompt that another model's tower encoded.
-
-    The last check of a MODEL before it is loaded: patches that cannot act on GLIDE are named.
-    """
-    check_patches(model.model_options, model.model.diffusion_model)
-    check_conditions(conds)
-    check_easy_cache(model.model_options, noise_shape[0])
-    text: LoadedText | None = getattr(model.model, "text", None)
-    if text is not None:
-        conds = {name: [own_prompt(cond, text) for cond in conds[name]] for name in conds}
-    return executor(model, noise_shape, conds, *args, **options)
-
-
-def check_conditions(conds: dict[str, list[dict[str, Any]]]) -> None:
-    """GlideError for prompts with conditions that GLIDE does not have."""
-    for name, label in (("control", "ControlNet"), ("gligen", "GLIGEN")):
-        if any(cond.get(name) is not None for parts in conds.values() for cond in parts):
-            raise GlideError(
-                f"a CONDITIONING of this GLIDE MODEL carries {label}, which GLIDE does not "
-                f"support. Remove the {label} node."
-            )
-
-
-def own_prompt(cond: dict[str, Any], text: LoadedText) -> dict[str, Any]:
-    """Give a prepared condition with the features of this tower.
-
-    Features that ConditioningZeroOut set to zero stand for no prompt, as in other models. GLIDE
-    never saw zeros (it draws noise of them): its own unconditional input is the empty prompt.
-    """
-    if GLIDE_TEXT not in cond:
-        return cond
-    features = [cond[key] for key in ("cross_attn", POOLED) if cond.get(key) is not None]
-    if features and not any(feature.any() for feature in features):
-        cond = {**cond, GLIDE_SEGMENTS: '[["", 1.0]]'}
-    elif cond.get(GLIDE_TEXT_ENCODER) == text.fingerprint:
-        return cond
-    states, extras = encode_again(text.clip, cond)
-    return {**cond, **extras, "cross_attn": states}

@@ -39,8 +39,8 @@ def per_image_noise(
         device = executor.class_obj.model_patcher.load_device
         signature = inspect.signature(executor.class_obj.outer_sample)
         run = signature.bind(noise, latent, sampler, sigmas, *rest, **more).arguments
-        drawn = noise_sampler(function, noise, sigmas, run.get("seed") or 0, device)
-        options = {"noise_sampler": drawn, **sampler.extra_options}
+        fresh = noise_sampler(function, noise, sigmas, run.get("seed") or 0, device)
+        options = {"noise_sampler": fresh, **sampler.extra_options}
         sampler = comfy.samplers.KSAMPLER(function, options, sampler.inpaint_options)
     return executor(noise, latent, sampler, sigmas, *rest, **more)
 

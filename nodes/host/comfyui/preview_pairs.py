@@ -1,4 +1,4 @@
-"""Before and after, as temporary pictures that the browser lays over each other."""
+"""Before and after, as temporary images that the browser shows over each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 import nodes  # ComfyUI's own module
 
-MOST = 4  # pictures of a batch
+MOST = 4  # images of a batch
 
 
 def compared(before: Tensor, after: Tensor) -> list[dict[str, Any]]:

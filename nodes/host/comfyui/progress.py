@@ -17,7 +17,7 @@ from .model import PixelLatents
 
 @contextmanager
 def progress(label: str, stages: int) -> Iterator[StepCallback]:
-    """Show `stages` runs on one bar, a picture a step where the user chose previews."""
+    """Show `stages` runs on one bar, a preview a step where the user chose previews."""
     bar = comfy.utils.ProgressBar(1)
     previewer = latent_preview.get_previewer(
         comfy.model_management.get_torch_device(), PixelLatents()
@@ -31,11 +31,11 @@ def progress(label: str, stages: int) -> Iterator[StepCallback]:
         stage += info.index == 0
         console.total = info.total * stages
         console.update()
-        picture = None
+        preview = None
         if previewer is not None:
-            picture = previewer.decode_latent_to_preview_image("JPEG", info.x0)
+            preview = previewer.decode_latent_to_preview_image("JPEG", info.x0)
         done = max(stage, 0) * info.total + info.index + 1
-        bar.update_absolute(done, info.total * stages, picture)
+        bar.update_absolute(done, info.total * stages, preview)
 
     with console:
         yield step

@@ -160,7 +160,7 @@ class LoadedModel:
         return replaced({**args, "model_options": options})
 
     def _prepare(self, x_t: Tensor) -> None:
-        """Prepare prompts, areas and pictures for this size, once: the job alone knows the size."""
+        """Prepare prompts, areas and images for this size, once: the job alone knows the size."""
         if self.shape == x_t.shape:
             return
         conds = {name: [dict(c) for c in parts] for name, parts in self.conds.items()}

@@ -1,7 +1,7 @@
 """The values of a running step, sent to the browser's live chart: all that talks to the server.
 
 One message of the kind EVENT a step and a charted node: {"node", "run", "step", "total", "sigma",
-"similarity", "clip_strength", "cfg_strength"}. similarity is CLIP's mean cosine of the pictures
+"similarity", "clip_strength", "cfg_strength"}. similarity is CLIP's mean cosine of the images
 with the text; the strengths are `glide_core.guidance.guidance_strength`, means over the batch;
 null where a guide was not asked. `run` tells one sampling run from the next; a step may be sent
 again, by samplers that ask the model twice, and the later message holds.
@@ -46,7 +46,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class WatchedGuide:
-    """A guide of a GLIDE MODEL, what it hears, and the node that added it."""
+    """A guide of a GLIDE MODEL, what it measures, and the node that added it."""
 
     cond_fn: ConditionFn
     probe: Probe
@@ -105,11 +105,11 @@ class Watch:
         self._cfg = strength.mean()
 
     def step(self, info: StepInfo) -> None:
-        """Be the callback of a step: send what was heard, to the sampler and to every guide."""
+        """Be the callback of a step: send what was measured, to the sampler and to every guide."""
         empty: tuple[None, None] = (None, None)
         each = [self._found.get(guide, empty) for guide in self.guides]
-        heard = [value for value, _ in each if value is not None]
-        similarity = torch.stack(heard).mean() if heard else None
+        measured = [value for value, _ in each if value is not None]
+        similarity = torch.stack(measured).mean() if measured else None
         total = self._found.get(None, empty)[1]
         flat = [similarity, total, self._cfg, *(value for pair in each for value in pair)]
         self._cfg, self._found = None, {}

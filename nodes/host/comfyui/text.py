@@ -1,4 +1,4 @@
-"""GLIDE's text tower as ComfyUI's CLIP: CLIPTextEncode, prompt weights, LoRA, offloading."""
+"""GLIDE's text encoder as ComfyUI's CLIP: CLIPTextEncode, prompt weights, LoRA, offloading."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .versions import text_encoder
 # Private extras of a CONDITIONING: whose features it holds, and the prompt with its weights, for
 # the MODELs that must encode it with a text encoder of their own. The weights are JSON: ComfyUI's
 # training node walks tuples and fails on the strings in them.
-GLIDE_TEXT_ENCODER = "glide_tower"
+GLIDE_TEXT_ENCODER = "glide_text_encoder"
 GLIDE_SEGMENTS = "glide_segments"
 
 Segments = tuple[tuple[str, float], ...]  # pieces of a prompt and the weight of each
@@ -37,7 +37,7 @@ logger = logging.getLogger("glide")
 class PromptTokens(list):
     """ComfyUI's tokens of one prompt, [[(id, weight), ...]], and the prompt that they came from.
 
-    A list, because other packs walk tokens as lists; unpadded, since padding is the tower's own.
+    A list, because other packs walk tokens as lists; unpadded: the text encoder pads.
     """
 
     def __init__(self, batches: list[list[tuple[Any, ...]]], segments: Segments) -> None:
@@ -101,19 +101,19 @@ def parse_weights(text: str) -> Segments:
 
 
 class GlideTextModel(nn.Module):
-    """What comfy.sd.CLIP needs of a model: GLIDE's text tower under the name "glide"."""
+    """What comfy.sd.CLIP needs of a model: GLIDE's text encoder under the name "glide"."""
 
-    def __init__(self, tower: TextEncoder, config: GlideConfig, fingerprint: str) -> None:
+    def __init__(self, encoder: TextEncoder, config: GlideConfig, fingerprint: str) -> None:
         super().__init__()
-        self.glide = tower
+        self.glide = encoder
         self.tokenizer_name = config.tokenizer
         self.fingerprint = fingerprint
-        self.dtypes = {tower.token_embedding.weight.dtype}
+        self.dtypes = {encoder.token_embedding.weight.dtype}
         self.disable_offload = True  # no DynamicVRAM, see `versions.text_encoder`
         self.execution_device: Any = None  # set before every prompt by ComfyUI 0.4 and newer
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """Take the device to run on. "layer" has no effect: the UNet reads the last layer alone."""
+        """Take the device to run on. "layer" has no effect: the UNet reads the last layer only."""
         self.execution_device = options.get("execution_device", self.execution_device)
 
     def reset_clip_options(self) -> None:
@@ -198,13 +198,13 @@ class LoadedText(NamedTuple):
     fingerprint: str
 
 
-def build_clip(tower: TextEncoder, config: GlideConfig) -> LoadedText:
-    """Put the core's text tower into a comfy.sd.CLIP, in float32.
+def build_clip(encoder: TextEncoder, config: GlideConfig) -> LoadedText:
+    """Put glide_core's text encoder into a comfy.sd.CLIP, in float32.
 
-    The tower runs once per prompt, so the precision costs nothing; ComfyUI's default of float16
-    would change the picture on every device.
+    It runs once per prompt, so the precision costs little; ComfyUI's default of float16 would
+    change the image on every device.
     """
-    print_of = fingerprint(tower, config)
+    print_of = fingerprint(encoder, config)
 
     def make(device: Any, dtype: torch.dtype, **unused: Any) -> GlideTextModel:
         casting = TextEncoder(
@@ -213,20 +213,20 @@ def build_clip(tower: TextEncoder, config: GlideConfig) -> LoadedText:
             operations=GlideOperations,
             device="meta",
         )
-        casting.load_state_dict(tower.float().state_dict(), assign=True)
+        casting.load_state_dict(encoder.float().state_dict(), assign=True)
         return GlideTextModel(casting.to(device=device, dtype=dtype), config, print_of).eval()
 
     def make_tokenizer(**unused: Any) -> GlideTextTokenizer:
         return GlideTextTokenizer(config)
 
     target = comfy.supported_models_base.ClipTarget(make_tokenizer, make)
-    size = sum(p.numel() for p in tower.parameters())
+    size = sum(p.numel() for p in encoder.parameters())
     clip = text_encoder(GlideTextClip, target, parameters=size, dtype=torch.float32)
     return LoadedText(clip, print_of)
 
 
 def encode_again(clip: comfy.sd.CLIP, extras: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """Encode a CONDITIONING's prompt, weights and all, with this tower: its states and extras."""
+    """Encode a CONDITIONING's weighted prompt with this text encoder: its states and extras."""
     stored = extras.get(GLIDE_SEGMENTS)
     segments: Segments = ((str(extras[GLIDE_TEXT]), 1.0),)
     if stored:
@@ -236,9 +236,13 @@ def encode_again(clip: comfy.sd.CLIP, extras: Mapping[str, Any]) -> tuple[Tensor
     return found.pop("cond"), found
 
 
-def fingerprint(tower: TextEncoder, config: GlideConfig) -> str:
-    """Name a text tower by its weights, so that two loads of one file are the same tower."""
+def fingerprint(encoder: TextEncoder, config: GlideConfig) -> str:
+    """Identify a text encoder by its weights, so that two loads of one file compare equal."""
     digest = hashlib.sha256(config.tokenizer.encode())
-    for weight in (tower.transformer_proj.weight, tower.final_ln.weight, tower.padding_embedding):
+    for weight in (
+        encoder.transformer_proj.weight,
+        encoder.final_ln.weight,
+        encoder.padding_embedding,
+    ):
         digest.update(weight.detach().half().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -38,7 +38,7 @@ class Place:
                 return path
         places = ", ".join(str(folder) for folder in self.inputs)
         raise GlideError(
-            f"there is no image {shown(plain)}. Expected it in one of: {places}. Put it there, or "
+            f"image {shown(plain)} was not found in {places}. Put it there, or "
             "name another with --set LoadImage.image=PATH."
         )
 

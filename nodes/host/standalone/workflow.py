@@ -33,7 +33,7 @@ def load_json(path: Path) -> Any:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise GlideError(
-            f"there is no workflow {path}. {hint} The pack's own are in example_workflows/."
+            f"workflow {path} does not exist. {hint} The pack's own are in example_workflows/."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
@@ -121,7 +121,7 @@ def set_widgets(graph: Graph, settings: Iterable[str], schemas: Mapping[str, Nod
         if not chosen:
             known = [f"{n.id}, '{plain(n.title)}', {n.class_type}" for n in nodes.values()]
             raise GlideError(
-                f"--set {plain(setting)}: there is no node {plain(name)}. "
+                f"--set {plain(setting)}: no node is called {plain(name)}. "
                 f"Expected one of: {'; '.join(known[:40])}. Muted and bypassed nodes do not run."
             )
         for node in chosen:
@@ -144,7 +144,7 @@ def _changed(
     if field not in widgets:
         raise GlideError(
             f"--set {plain(setting)}: {node.label} has no widget '{plain(field)}'. "
-            f"Expected one of: {', '.join(widgets[:40]) or 'none, it has no widgets'}."
+            f"Expected one of: {', '.join(widgets[:40]) or 'none'}."
         )
     spec = schema.input(field) if schema else None
     return replace(node, inputs={**node.inputs, field: _typed(value, spec.type if spec else "")})

@@ -21,5 +21,5 @@ def test_a_file_that_is_not_json_says_which_line(tmp_path: Path) -> None:
     path.write_text('{\n "1": {\n')
     with pytest.raises(GlideError, match=r"broken.json is not JSON \(line 3"):
         workflow.load_json(path)
-    with pytest.raises(GlideError, match="there is no workflow"):
+    with pytest.raises(GlideError, match="does not exist"):
         workflow.load_json(tmp_path / "none.json")

@@ -340,7 +340,7 @@ def test_a_widget_is_set_by_id_title_or_class() -> None:
     [
         ("seed=5", "node.input=value"),
         ("Source.seed", "node.input=value"),
-        ("Nope.seed=5", "there is no node Nope. Expected one of: 1, 'Source'"),
+        ("Nope.seed=5", "no node is called Nope. Expected one of: 1, 'Source'"),
         ("Source.sead=5", "no widget 'sead'. Expected one of: seed, mode"),
         ("Save.image=5", "no widget 'image'"),
     ],
