@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=... PYTHONPATH=tests python -m tools.compatibility STORE.npz [TABLE...]
 
-(from the repository's root; --count N, --sheet FILE.png). It writes the tables of
+(from the repository's root; --count N, --sheet FILE, --packs FOLDER...). It prints the tables of
 docs/compatibility.md. STORE.npz is the bundled models' data (docs/bundled_models.md): an image's
 subject is that of the nearest emoji drawing.
 """
@@ -10,10 +10,12 @@ subject is that of the nearest emoji drawing.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from glide_core.images import to_pil
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
+from tools import compatibility_patches
+from tools.compatibility_patches import Row, patches
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS, CFG = 20, 3.0
@@ -63,9 +67,14 @@ class Bench:
         self.positive = self.prompts(self.captions)
         self.negative = comfy.prompt(self.clip, "")
         self.empty = comfy.empty(count)
-        self.reference = self.exact(steps=100)
         self.finished: list[tuple[str, torch.Tensor]] = []  # for the sheet
         self.remarks: list[str] = []  # of the current row
+        self.rows: list[Row] = []  # for the sheet of patches
+
+    @cached_property
+    def reference(self) -> torch.Tensor:
+        """GLIDE Sampler's images after 100 steps of ddim."""
+        return self.exact(steps=100)
 
     def prompts(self, captions: Sequence[str]) -> list[Any]:
         """One CONDITIONING with one prompt per image of the batch."""
@@ -193,7 +202,13 @@ def sheet(finished: Sequence[tuple[str, torch.Tensor]], path: Path, columns: int
     image.save(path)
 
 
-TABLES = {"samplers": samplers, "schedulers": schedulers, "pairs": pairs, "nodes": nodes}
+TABLES = {
+    "samplers": samplers,
+    "schedulers": schedulers,
+    "pairs": pairs,
+    "nodes": nodes,
+    "patches": patches,
+}
 
 
 def main() -> None:
@@ -201,18 +216,23 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
     parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--sheet", type=Path, help="also save the samplers' images to this file")
+    parser.add_argument("--sheet", type=Path, help="also save images: samplers, patches")
+    parser.add_argument("--packs", type=Path, nargs="+", default=[], help="other node packs to try")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         comfy = Inside(
             Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
         )
+        for pack in options.packs:
+            asyncio.run(comfy.nodes.load_custom_node(str(pack)))
         bench = Bench(comfy, Sprites(options.store), options.count)
         for table in options.tables:
             TABLES[table](bench)
             print(flush=True)
             if table == "samplers" and options.sheet:
                 sheet(bench.finished, options.sheet)
+            if table == "patches" and options.sheet:
+                compatibility_patches.sheet(bench.rows, options.sheet)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ from tools.help_parts import (
     base,
     call,
     captioned,
+    card,
     grid,
     hidden,
-    loaded,
     noisy_clip,
     prompts,
     sample,
+    sketch,
     square_mask,
     tiles,
     upsampler,
@@ -210,7 +211,7 @@ def sampler() -> PILImage:
 def upsample() -> PILImage:
     """The whole tile, and an eye of it larger."""
     text = "a frog on a pink background"
-    small = loaded("small.png")
+    small = sample(text, seed=3, preset="balanced")
     positive = prompts(base()[1], text)["positive"]
     large = call("GlideUpsample", model=upsampler(), image=small, positive=positive, seed=3)[0]
     return grid(
@@ -232,14 +233,17 @@ def upsample_conditioning() -> PILImage:
 
 
 def inpaint() -> PILImage:
-    image, mask = loaded("inpaint.png"), loaded("inpaint_mask.png")
+    image, mask = card()
     model, clip = base("inpaint")
     result, patch = call(
         "GlideInpaint", model=model, upsampler=upsampler("upsampler_inpaint"), image=image,
-        mask=mask[..., 0], seed=4, **prompts(clip, "a pizza on a green background"),
+        mask=mask, seed=4, **prompts(clip, "a pizza on a green background"),
     )  # fmt: skip
     wide = (360, 240)
-    cells = [tiles(p, 1)[0].resize(wide, Image.LANCZOS) for p in (image, mask, result)]
+    cells = [
+        tiles(p, 1)[0].resize(wide, Image.LANCZOS)
+        for p in (image, mask[..., None].expand(-1, -1, -1, 3), result)
+    ]
     square = tiles(patch, 1)[0].resize((wide[1], wide[1]), Image.LANCZOS)
     return grid([cells[:2], [cells[2], square]])
 
@@ -259,14 +263,14 @@ def inpaint_conditioning() -> PILImage:
 
 def edit() -> PILImage:
     model, clip = base()
-    sketch = loaded("sketch.png")
-    small = images.to_comfy(images.fit(images.from_comfy(sketch), 64))
+    drawing = sketch()
+    small = images.to_comfy(images.fit(images.from_comfy(drawing), 64))
     rows = []
     for subject in ("strawberry", "tomato"):
         words = prompts(clip, f"a {subject} on a white background")
         row = tiles(small)
         for denoise in (0.4, 0.6, 0.8):
-            given = {"model": model, "image": sketch, "denoise": denoise, "seed": 5}
+            given = {"model": model, "image": drawing, "denoise": denoise, "seed": 5}
             row += tiles(call("GlideEdit", **given, **words)[0])
         rows.append(row)
     return grid(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from glide_core import images
 
-INPUTS = Path(__file__).resolve().parents[2] / "example_workflows" / "inputs"
 CELL = 128  # side of a 64x64 image here: each pixel becomes 2x2
 GAP = 6
 GREY = (128, 128, 128, 255)  # legible on dark and on white backgrounds
@@ -61,10 +59,39 @@ def sample(
     return image
 
 
-def loaded(name: str) -> Tensor:
-    """IMAGE of an example's input."""
-    tile = np.asarray(Image.open(INPUTS / name).convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(tile / 255)[None]
+def as_image(tile: PILImage) -> Tensor:
+    """IMAGE [1, H, W, 3] of a PIL image."""
+    return torch.from_numpy(np.asarray(tile.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def card() -> tuple[Tensor, Tensor]:
+    """IMAGE [1, 320, 480, 3] with empty space in the middle, and the MASK [1, 320, 480] of it."""
+    tile, mask = Image.new("RGB", (480, 320), "#4bab60"), Image.new("RGB", (480, 320))
+    pen = ImageDraw.Draw(tile)
+    pen.ellipse((148, 68, 332, 252), fill="#3e9753")
+    for x, y, radius, colour in (
+        (60, 60, 34, "#f8a5c8"),
+        (424, 70, 26, "#fbde55"),
+        (70, 265, 24, "#3f6fdb"),
+        (420, 255, 36, "#db3030"),
+    ):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    ImageDraw.Draw(mask).rounded_rectangle((116, 36, 364, 284), 40, fill="white")
+    return as_image(tile), as_image(mask)[..., 0]
+
+
+def sketch() -> Tensor:
+    """IMAGE [1, 256, 256, 3] of a strawberry in flat colours."""
+    tile = Image.new("RGB", (256, 256), "white")
+    pen = ImageDraw.Draw(tile)
+    red = ((58, 90), (90, 72), (166, 72), (198, 90), (202, 130), (172, 190))
+    pen.polygon((*red, (130, 228), (88, 190), (58, 130)), fill="#e12832")
+    pen.polygon(((130, 28), (152, 58), (188, 56), (166, 68), (180, 92), (130, 86), (80, 92)),
+                fill="#46a046")  # fmt: skip
+    pen.polygon(((130, 28), (94, 68), (72, 56), (110, 60)), fill="#46a046")
+    for x, y in ((97, 120), (130, 115), (162, 120), (87, 140), (112, 150), (147, 150), (174, 145)):
+        pen.ellipse((x - 4, y - 5, x + 4, y + 5), fill="#fad250")
+    return as_image(tile)
 
 
 def tiles(image: Tensor, factor: int = CELL // 64) -> list[PILImage]:

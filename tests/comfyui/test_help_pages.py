@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui.browser import add_node, editor
+from comfyui.browser import HELP, add_node, editor
 from comfyui.conftest import REPOSITORY
 
 PAGES = sorted(Path(REPOSITORY / "web" / "docs").glob("*.md"))
 NAMES = [path.stem for path in PAGES]
-CONTENT = ".node-help-content :is(.markdown-content, .comfy-markdown-content)"  # old, new interface
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def open_help(page: Any, name: str, title: str) -> Any:
     """Select a node of this kind and click its info button; gives the page that is shown."""
     add_node(page, name)
     page.get_by_test_id("info-button").click()
-    shown = page.locator(CONTENT)
+    shown = page.locator(HELP)
     shown.locator("h1", has_text=re.compile(f"^{re.escape(title)}$")).wait_for()
     return shown
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfyui.browser import add_node, editor
+from comfyui.browser import HELP, add_node, editor
 from comfyui.conftest import REPOSITORY
 
 LANGUAGES = ("zh", "ja", "ko", "fr", "de", "es", "ru")
@@ -78,3 +78,20 @@ def test_the_node_library_has_our_categories_in_it(page: Any, language: str) -> 
     folder.locator("button").first.click()
     for name in ours.values():
         tree.locator("[aria-level='2']").filter(has_text=name).first.wait_for()
+
+
+def test_the_help_page_is_in_the_users_language(page: Any, language: str) -> None:
+    """Languages without a page of their own get the English one."""
+    add_node(page, "GlideSampler")
+    page.get_by_test_id("info-button").click()
+    file = REPOSITORY / "web" / "docs" / "GlideSampler" / f"{language}.md"
+    if not file.exists():
+        file = REPOSITORY / "web" / "docs" / "GlideSampler.md"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    headings = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    shown = page.locator(HELP)
+    shown.locator("h2").first.wait_for()
+    assert shown.locator("h2").all_inner_texts() == headings
+    image = shown.locator("img")
+    page.wait_for_function("image => image.complete", arg=image.element_handle())
+    assert image.evaluate("image => image.naturalWidth") > 400

@@ -57,6 +57,20 @@ def test_a_page_has_one_small_image_with_a_caption(node_id: str) -> None:
     assert len(caption.strip()) > 60
 
 
+@pytest.mark.parametrize("language", ["zh", "ja"])
+@pytest.mark.parametrize("node_id", NODES)
+def test_a_translated_page_has_the_image_the_workflows_and_the_tips(
+    node_id: str, language: str
+) -> None:
+    """ComfyUI resolves a page's images from web/docs, whatever folder the page is in."""
+    text = (PAGES / node_id / f"{language}.md").read_text(encoding="utf-8")
+    assert [target for _, target in IMAGE.findall(text)] == [f"images/{node_id}.webp"]
+    name = re.compile(r"\*(glide_\w+)\*")
+    assert set(name.findall(text)) == set(name.findall(page(node_id)))
+    assert text.count("\n- ") == page(node_id).count("\n- ")
+    assert not re.search(r"\]\(|https?://|<a\s", IMAGE.sub("", text))
+
+
 def test_every_image_is_used_and_has_a_generator() -> None:
     source = (ROOT / "tools" / "help_images.py").read_text()
     makers = re.findall(r'^    "(\w+)": \w+,$', source, re.MULTILINE)
