@@ -314,4 +314,4 @@ def test_old_sampler_names_in_saved_workflows_still_validate() -> None:
     node: Any = NODE_CLASS_MAPPINGS["GlideSampler"]
     for name in ("ancestral", "ddpm", "ddim"):
         assert node.VALIDATE_INPUTS(sampler_name=name) is True
-    assert "no sampler 'magic'" in node.VALIDATE_INPUTS(sampler_name="magic")
+    assert "Unknown sampler 'magic'" in node.VALIDATE_INPUTS(sampler_name="magic")

@@ -305,7 +305,7 @@ def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
     _, clip, _ = base()
     noisy = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
     (guided,) = call("GlideClipGuidance", model=upsampler(), clip=noisy, text="x", scale=1.0)
-    with pytest.raises(GlideError, match="trained on pictures of 64"):
+    with pytest.raises(GlideError, match="trained on images of 64"):
         call(
             "GlideUpsample",
             model=guided,
