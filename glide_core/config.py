@@ -125,6 +125,8 @@ class GlideConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     tokenizer: Annotated[TokenizerName, one_of(TokenizerName)] = "glide-bpe"
+    # Classifier-free guidance that the model is sampled with unless another scale is given
+    guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0
 
     def __post_init__(self) -> None:
         v_prediction = self.schedule.prediction_type == "v_prediction"
@@ -238,7 +240,10 @@ class SamplerConfig:
         str, Field(min_length=1, max_length=100, description="a sampler's name, such as 'ddim'")
     ] = "ddim"
     eta: Annotated[float, in_range(0, 1)] = 0.0  # DDIM's share of fresh noise
-    guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0  # classifier-free; 1: no guidance
+    # Classifier-free guidance; 1: no guidance; None: the model's own scale
+    guidance_scale: Annotated[
+        Annotated[float, in_range(-1000, 1000)] | None, Field(description="-1000 to 1000, or None")
+    ] = None
     guidance_rescale: Annotated[float, in_range(0, 1)] = 0.0
     # Sigmas between which guidance is applied
     guidance_interval: Annotated[
@@ -249,6 +254,10 @@ class SamplerConfig:
     # Clip x0 after CLIP guidance too; the reference does not
     clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
+
+    def scale_for(self, model: GlideConfig) -> float:
+        """Scale of classifier-free guidance of a run with this model."""
+        return model.guidance_scale if self.guidance_scale is None else self.guidance_scale
 
     def __post_init__(self) -> None:
         if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:

@@ -126,7 +126,7 @@ class GlidePipeline:
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 30,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         seed: int | None = None,
@@ -149,7 +149,8 @@ class GlidePipeline:
             only size that the bundled and the released models were trained for.
         num_inference_steps, respacing: steps of the first stage, or the paper's respacing string
             instead ("100", "fast27", "10,10,3,2,2").
-        guidance_scale: classifier-free guidance; 1 is off.
+        guidance_scale: classifier-free guidance; 1 is off; default: the model's own, 3 for
+            OpenAI's and 1.5 for the bundled models.
         generator: gives every image its seed. seed: image i uses seed + i. Without either, seeds
             are random; the output's `seeds` lists them.
         callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
@@ -262,13 +263,20 @@ class GlidePipeline:
         """Run requests of one batch: [B, 3, H, W] in [-1, 1]. See `glide_core.stages.generate`."""
         return generate(self.models, requests, inputs, callback)
 
-    def warn_about(self, requests: Sequence[GenerationRequest], inpaint: bool = False) -> None:
-        """Log warnings about prompts and sizes that the first model will not handle well."""
+    def prepare(
+        self, requests: Sequence[GenerationRequest], inpaint: bool = False
+    ) -> list[GenerationRequest]:
+        """Give requests the first model's guidance scale where they have none.
+
+        Logs warnings about prompts and sizes that this model will not handle well.
+        """
         roles: list[Role] = ["base", "upsampler"]
         if inpaint:
             roles = ["inpaint", "upsampler_inpaint"]
         role = roles[requests[0].base is None]
-        warn_about(requests, self.models.model(role).config, self.models.metadata(role))
+        config = self.models.model(role).config
+        warn_about(requests, config, self.models.metadata(role))
+        return [request.for_model(config) for request in requests]
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""
@@ -333,7 +341,7 @@ class GlidePipeline:
         finish: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> GlidePipelineOutput:
         self._interrupt = False
-        self.warn_about(requests, inputs is not None and bool(inputs.images))
+        requests = self.prepare(requests, inputs is not None and bool(inputs.images))
         done: list[Tensor] = []
         ready: list[GenerationRequest] = []
         for batch in batches(requests, options.batch_size or len(requests)):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from glide_core.config import SamplerConfig
+from glide_core.config import GlideConfig, SamplerConfig
 from glide_core.errors import GlideError
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class GenerationRequest:
         """The request without prompt and seed: equal for requests that can share a batch."""
         return replace(self, prompt="", seed=0)
 
+    def for_model(self, model: GlideConfig) -> GenerationRequest:
+        """The request with the guidance scale that it has in the model of the first stage."""
+        if self.base is None:
+            return self  # upsamplers have no scale of their own
+        return replace(self, base=replace(self.base, guidance_scale=self.base.scale_for(model)))
+
     def metadata(self) -> dict[str, Any]:
         """Flat JSON values for a PNG or a .json file; defaults that are off are left out."""
         stages = {"base": "", "upsampler": "upsample_"}
@@ -100,7 +106,7 @@ class CallOptions:
 
     negative_prompt: str = ""
     num_inference_steps: int = 30
-    guidance_scale: float = 3.0
+    guidance_scale: float | None = None
     num_images_per_prompt: int = 1
     generator: Generators = None
     seed: int | None = None

@@ -186,7 +186,7 @@ def expand_batch(value: Tensor, batch: int, name: str) -> Tensor:
 
 def _guided(model: ConditionedModel, settings: SamplerConfig, schedule: Schedule) -> EpsModel:
     """Apply classifier-free guidance, where the model has an unconditional prompt."""
-    scale = settings.guidance_scale if model.has_uncond else 1.0
+    scale = settings.scale_for(model.config) if model.has_uncond else 1.0
     return classifier_free(
         model.predict,
         scale,

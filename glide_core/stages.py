@@ -203,7 +203,7 @@ def sample_stage(
             f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
         )
     uncond = None  # not needed without guidance
-    if settings.guidance_scale != 1:
+    if settings.scale_for(config) != 1:
         uncond = tokenize(config, [negative]) * len(seeds)
     cond = tokenize(config, prompts)
     with torch.inference_mode():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,15 @@ def test_a_merged_lora_is_a_model_of_its_own_and_overwrites_nothing(
     assert np.abs(plain - merged).max() > 0.02
     assert main(words) == 1
     assert "not overwritten" in capsys.readouterr().err
+
+
+def test_a_model_brings_its_own_guidance_scale(pipe: GlidePipeline) -> None:
+    options = {**ONE, "prompt": "a fox", "seed": 1}
+    three = pipe(**options, guidance_scale=3.0).images
+    assert (pipe(**options).images == three).all()
+    model = pipe.components["base"]
+    model.config = replace(model.config, guidance_scale=1.5)
+    found = pipe(**options)
+    assert (found.images == pipe(**options, guidance_scale=1.5).images).all()
+    assert (found.images != three).any()
+    assert found.requests[0].metadata()["guidance_scale"] == 1.5

@@ -110,7 +110,8 @@ def write_shard(
         said = {**result.request.metadata(), **about, "size": f"{image.width}x{image.height}"}
         return result.number, encode_png(image, png_text(said)), {"row": result.number, **said}
 
-    pipe.warn_about([request for _, request in rows])
+    requests = pipe.prepare([request for _, request in rows])
+    rows = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
     encoded: list[Future[tuple[int, bytes, dict[str, Any]]]] = []
     failed: list[Result] = []
     with ThreadPoolExecutor(1) as pool:  # encodes while the next batch is computed

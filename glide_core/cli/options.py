@@ -140,7 +140,9 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     ),
     "--eta": _Option(type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1"),
     "--cfg": _Option(
-        type=number, default=3.0, metavar="SCALE", help="classifier-free guidance; 1 is off"
+        type=number,
+        metavar="SCALE",
+        help="classifier-free guidance; 1 is off (default: the model's)",
     ),
     "--negative": _Option(
         default="", metavar="TEXT", help="negative prompt: what guidance moves away from"
@@ -203,7 +205,7 @@ def add_generation(
     *,
     steps: int,
     upsampler: str = "",
-    cfg: float = 3.0,
+    cfg: float | None = None,
     out: Callable[[str], Path | str] = Path,
 ) -> None:
     """What the image commands share. upsampler: "" for `glide upscale`, which has one stage."""
@@ -219,7 +221,7 @@ def add_generation(
     add_device(parser)
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float = 3.0) -> None:
+def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float | None = None) -> None:
     """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
     group = parser.add_argument_group("sampling")
     group.add_argument(

@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = {result.cell for result in folder.results()}
     if cells := [cell for cell in grid.cells() if cell not in done]:
         pipe = common.load_pipeline(arguments, guided=guided, base=arguments.model)
-        pipe.warn_about([GenerationRequest(text, arguments.negative) for text in distinct])
+        pipe.prepare([GenerationRequest(text, arguments.negative) for text in distinct])
         with step_bars(disable=arguments.quiet) as bar:
             found = sweep(
                 cells,

@@ -25,7 +25,7 @@ from glide_core.training.examples import random_keep_masks
 PRIOR_IMAGES = 200  # generated for prior preservation, as many as DreamBooth takes
 _COLUMNS = 4
 _FAST = SamplerConfig(steps=20, sampler="ddim", guidance_scale=2.0)
-_PRIOR = SamplerConfig(steps=8, sampler="ddim", guidance_scale=3.0)  # the preset "fast"
+_PRIOR = SamplerConfig(steps=8, sampler="ddim")  # the preset "fast"
 
 
 def save_grid(model: GlideModel, source: Source, path: Path) -> Tensor:
