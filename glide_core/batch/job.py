@@ -32,6 +32,17 @@ Done = tuple[str, int]  # a shard's path, and how many of its rows failed
 
 
 @dataclass(frozen=True)
+class CheckedList:
+    """What `check_list` found out about a list, and about the job in its folder."""
+
+    rows: int
+    sha256: str  # of all rows
+    guided: bool  # any row asks for CLIP guidance
+    before: dict[str, Any] | None = None  # job.json of an earlier run
+    unchanged: bool = True  # the rows of the earlier run
+
+
+@dataclass(frozen=True)
 class Job:
     """A list and what determines its images. Whatever Ray sends to a worker can be pickled."""
 
@@ -54,17 +65,44 @@ class Job:
 Driver = Callable[[Job, Iterator[list[Numbered]]], Iterator[Done]]
 
 
-def run_job(job: Job, driver: Driver, *, quiet: bool = False) -> Iterator[Done]:
+def check_list(source: str | Path, out: str, make_request: MakeRequest) -> CheckedList:
+    """Read a whole list once, before any model is loaded; nothing of it is kept in memory.
+
+    Raises GlideError for an invalid row, and for a folder with shards of no known job.
+    """
+    folder = Folder(out)
+    names = folder.names()
+    before = _read_job(folder) if JOB in names else None
+    if before is None and finished(names):
+        raise GlideError(f"{out} has shards but no {JOB}. Choose another folder with --out.")
+    digest, same, count, guided = hashlib.sha256(), "", 0, False
+    for row in read_rows(source):
+        try:
+            request = make_request(row)
+        except GlideError as error:
+            raise GlideError(f"{shorten(source, 200)}, row {row.number}: {error}") from error
+        guided = guided or request.clip_guidance_scale != 0
+        count = row.number
+        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
+        if before is not None and count == before["rows"]:
+            same = digest.hexdigest()
+    unchanged = before is None or same == before["rows_sha256"]
+    return CheckedList(count, digest.hexdigest(), guided, before, unchanged)
+
+
+def run_job(
+    job: Job, checked: CheckedList, driver: Driver, *, quiet: bool = False
+) -> Iterator[Done]:
     """Generate what is missing and yield each finished shard, with its number of failed rows.
 
-    driver: `on_this_machine`, or Ray's. Raises GlideError before any model is loaded for a list
-    with an invalid row, and for a folder that belongs to another job.
+    driver: `on_this_machine`, or Ray's. Raises GlideError before any model is loaded for a folder
+    that belongs to another job.
     """
     from tqdm import tqdm
 
     folder = Folder(job.out)
-    count = _check(job, folder)
-    done = finished(folder.names())
+    _begin(job, checked, folder)
+    count, done = checked.rows, finished(folder.names())
     had = sum(min(last, count) - first + 1 for first, last in done if first <= count)
     chunks = (
         [(row.number, job.make_request(row)) for row in chunk]
@@ -112,22 +150,9 @@ def plan(rows: Iterable[Row], done: list[tuple[int, int]], size: int) -> Iterato
         yield chunk
 
 
-def _check(job: Job, folder: Folder) -> int:
-    """Read the whole list once and hold it against the folder's job; returns the number of rows."""
-    names = folder.names()
-    before = _read_job(folder) if JOB in names else None
-    if before is None and finished(names):
-        raise GlideError(f"{job.out} has shards but no {JOB}. Choose another folder with --out.")
-    digest, same, count = hashlib.sha256(), "", 0
-    for row in read_rows(job.source):
-        try:
-            job.make_request(row)
-        except GlideError as error:
-            raise GlideError(f"{shorten(job.source, 200)}, row {row.number}: {error}") from error
-        count = row.number
-        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
-        if before is not None and count == before["rows"]:
-            same = digest.hexdigest()
+def _begin(job: Job, checked: CheckedList, folder: Folder) -> None:
+    """Write job.json, or hold the one of an earlier run against this job."""
+    before, count = checked.before, checked.rows
     settings = json.loads(json.dumps({**job.settings, "format": job.kind}))
     if before is not None:
         differs = [
@@ -135,21 +160,18 @@ def _check(job: Job, folder: Folder) -> int:
             for name in sorted({*before["settings"], *settings})
             if before["settings"].get(name) != settings.get(name)
         ]
-        if same != before["rows_sha256"]:
-            differs.append(
-                f"list: {before['rows']} rows, now {count}"
-                if count < before["rows"]
-                else f"list: one of the first {before['rows']} rows has changed"
-            )
+        if count < before["rows"]:
+            differs.append(f"list: {before['rows']} rows, now {count}")
+        elif not checked.unchanged:
+            differs.append(f"list: one of the first {before['rows']} rows has changed")
         if differs:
             raise GlideError(
                 f"{job.out} belongs to another job ({'; '.join(differs[:5])}). Rows can be "
                 "appended to a list; for other changes choose another folder with --out."
             )
-    content = {"rows": count, "rows_sha256": digest.hexdigest(), "settings": settings}
+    content = {"rows": count, "rows_sha256": checked.sha256, "settings": settings}
     if before != content:
         folder.write(JOB, (json.dumps(content, indent=1) + "\n").encode())
-    return count
 
 
 def _read_job(folder: Folder) -> dict[str, Any]:

@@ -6,27 +6,26 @@ holds the settings that it has of its own, by the names of the options of `glide
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from glide_core.batch.storage import open_file
+from glide_core.data.tables import Row as TableRow
+from glide_core.data.tables import lines, open_file, read_table
 from glide_core.errors import GlideError, shorten
 from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 
-MAX_LINE = 2**20  # bytes
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 MAX_COLUMNS = 100
 
 Value = str | int | float | tuple[int, int]
-_Raw = tuple[str, Mapping[str, Any]]  # "row 3 (line 4)", cells that are not empty
 
 
 @dataclass(frozen=True)
@@ -112,24 +111,22 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     The format follows the suffix: .csv with a header, .jsonl or .ndjson with an object per line,
     .parquet, or .txt with a prompt per line (empty lines and lines that begin with # are skipped).
     """
-    kinds: dict[str, Callable[[IO[bytes]], Iterator[_Raw]]] = {
-        ".csv": _csv_rows,
-        ".jsonl": _json_rows,
-        ".ndjson": _json_rows,
-        ".parquet": _parquet_rows,
-        ".txt": _text_rows,
-    }
-    name = shorten(source, 200)
-    kind = kinds.get(PurePosixPath(str(source)).suffix.lower())
-    if kind is None:
+    name, suffix = shorten(source, 200), PurePosixPath(str(source)).suffix.lower()
+    if suffix not in SUFFIXES:
         raise GlideError(
-            f"{name} is not a list of prompts by its name. Expected one of {', '.join(kinds)}."
+            f"{name} is not a list of prompts by its name. Expected one of {', '.join(SUFFIXES)}."
         )
     number = 0
     with open_file(str(source)) as file:
+        header = partial(_columns, where="the header")
         try:
-            for where, cells in kind(file):
-                number += 1
+            table = _text(file) if suffix == ".txt" else read_table(file, suffix, header)
+            for number, (line, cells) in enumerate(table, 1):
+                where = f"row {number} (line {line})" if line else f"row {number}"
+                if isinstance(cells, str):
+                    raise GlideError(f"{where} {cells}")
+                if suffix in (".jsonl", ".ndjson"):
+                    cells = dict(zip(_columns(list(cells), where), cells.values(), strict=True))
                 yield _row(number, where, cells)
         except GlideError as error:
             raise GlideError(f"{name}: {error}") from error
@@ -137,93 +134,18 @@ def read_rows(source: str | Path) -> Iterator[Row]:
         raise GlideError(f"{name} has no rows. Expected at least one prompt.")
 
 
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    """Decode line by line, so that an error can name the line."""
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise GlideError(f"line {number} is longer than {MAX_LINE:,} bytes")
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # spreadsheets write a BOM
-        except UnicodeDecodeError as error:
-            raise GlideError(
-                f"line {number} is not UTF-8: byte 0x{line[error.start]:02x}. Save the list as "
-                "UTF-8 ('CSV UTF-8' in spreadsheet programs)."
-            ) from error
-        if "\0" in text:
-            raise GlideError(f"line {number} has a NUL character. Expected text in UTF-8.")
-        yield text
+def _text(file: BufferedReader) -> Iterator[TableRow]:
+    for number, line in enumerate(lines(file), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, {"prompt": line.strip()}
 
 
-def _text_rows(file: IO[bytes]) -> Iterator[_Raw]:
-    for line, text in enumerate(_lines(file), 1):
-        if text.strip() and not text.lstrip().startswith("#"):
-            yield f"line {line}", {"prompt": text.strip()}
-
-
-def _csv_rows(file: IO[bytes]) -> Iterator[_Raw]:
-    reader = csv.reader(_lines(file), strict=True)
-    try:
-        header = next((cells for cells in reader if cells), None)
-        if header is None:
-            raise GlideError("the list is empty. Expected a header line such as 'prompt,seed'.")
-        names = _columns(header, "the header")
-        for number, cells in enumerate(filter(None, reader), 1):
-            where = f"row {number} (line {reader.line_num})"
-            if len(cells) != len(names):
-                raise GlideError(
-                    f"{where} has {len(cells)} cells where the header has {len(names)}. Put a "
-                    "prompt that contains a comma in double quotes."
-                )
-            filled = zip(names, cells, strict=True)
-            yield where, {k: v for k, v in filled if v.strip() or k == "prompt"}
-    except csv.Error as error:
-        raise GlideError(
-            f"line {reader.line_num} cannot be read as CSV: {shorten(error)}. Expected cells "
-            "separated by commas, with double quotes around one that contains a comma, a quote or "
-            "a line break."
-        ) from error
-
-
-def _json_rows(file: IO[bytes]) -> Iterator[_Raw]:
-    filled = ((line, text) for line, text in enumerate(_lines(file), 1) if text.strip())
-    for number, (line, text) in enumerate(filled, 1):
-        where = f"row {number} (line {line})"
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise GlideError(f"{where} is not JSON: {shorten(error)}") from error
-        if not isinstance(found, dict):
-            raise GlideError(f"{where} is a {type(found).__name__}. Expected a JSON object.")
-        yield where, dict(zip(_columns(found, where), found.values(), strict=True))
-
-
-def _parquet_rows(file: IO[bytes]) -> Iterator[_Raw]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise GlideError("Parquet needs pyarrow: pip install pyarrow") from error
-    try:
-        table = parquet.ParquetFile(file)
-        names = _columns(table.schema_arrow.names, "the schema")
-        number = 0
-        for batch in table.iter_batches(batch_size=256):
-            for values in batch.to_pylist():
-                number += 1
-                yield f"row {number}", dict(zip(names, values.values(), strict=True))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise GlideError(f"the file cannot be read as Parquet: {shorten(error, 200)}") from error
-
-
-def _columns(cells: Iterable[str], where: str) -> list[str]:
+def _columns(given: list[str], where: str) -> list[str]:
     """Check the names of columns and return them in their one spelling."""
-    given = list(cells)
+    if not given:
+        raise GlideError("the list is empty. Expected a header line such as 'prompt,seed'.")
     if len(given) > MAX_COLUMNS:
         raise GlideError(f"{where} has {len(given)} columns. Expected at most {MAX_COLUMNS}.")
-    if len(given) == 1 and any(mark in given[0] for mark in ";\t"):
-        raise GlideError(f"{where} is separated by semicolons or tabs. Expected commas.")
     plain = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in given]
     names = [_ALIASES.get(name, name) for name in plain]
     if unknown := [name for name in names if name not in COLUMNS]:
@@ -242,6 +164,7 @@ def _columns(cells: Iterable[str], where: str) -> list[str]:
 
 def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
     try:
+        cells = {"prompt": "", **cells}  # a CSV row may leave out what is empty
         found = {k: v for k, v in _Cells.model_validate(cells) if v is not None}
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]

@@ -110,10 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    evaluate.check_possible(wanted, extractor, reference=arguments.reference is not None)
-    evaluate.check_counts(wanted, params, len(source))
+    where, count = arguments.reference, len(source)
+    evaluate.check_possible(wanted, extractor, params, count, reference=where is not None)
     reference = None
-    if (where := arguments.reference) is not None:
+    if where is not None:
         if where.lower().endswith(".npz"):
             reference = FeatureSet.load(Path(where))
         else:
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         print(one.line(), flush=True)
         results.append(one)
-    for line in dict.fromkeys(one.provenance.line() for one in results):
+    for line in dict.fromkeys(evaluate.provenance_line(one.provenance) for one in results):
         print(line)
     if arguments.out is not None:
         evaluate.write_json(results, arguments.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from glide_core.cli import options
@@ -108,31 +109,23 @@ def _one_prompt(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from functools import partial
-
-    from glide_core.batch.job import Job, on_this_machine, run_job
-    from glide_core.batch.rows import read_rows
-    from glide_core.batch.storage import Folder
+    from glide_core.batch.job import Job, check_list, on_this_machine, run_job
     from glide_core.cli import common
     from glide_core.devices import pick_device, pick_dtype
 
-    Folder(arguments.out)  # where nothing can be written is reported first
-    guided = any(
-        dict(row.settings).get("clip_scale", arguments.clip_scale)
-        for row in read_rows(arguments.prompts)
-    )
-    files = common.model_files(arguments, guided)
+    out, requests = str(arguments.out), _Requests(arguments)
+    checked = check_list(arguments.prompts, out, requests)
+    files = common.model_files(arguments, checked.guided)
     shared = common.request_of(arguments).metadata()
     del shared["prompt"]
     dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
-    about = {**common.model_metadata(arguments), "dtype": dtype, "models": files}
     job = Job(
         source=arguments.prompts,
-        out=str(arguments.out),
-        load=partial(_load_checked, arguments, guided, files),
-        make_request=_Requests(arguments),
+        out=out,
+        load=partial(_load_checked, arguments, checked.guided, files),
+        make_request=requests,
         settings={**shared, "seed": arguments.seed, "dtype": dtype, "models": files},
-        about=about,
+        about={**common.model_metadata(arguments), "dtype": dtype, "models": files},
         kind=arguments.format or "tar",
         shard_size=arguments.shard_size or 64,
         batch_size=arguments.batch,
@@ -143,7 +136,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
         driver = partial(on_ray, address=arguments.ray, workers=arguments.workers or 0)
     failed = 0
-    for path, count in run_job(job, driver, quiet=arguments.quiet):
+    for path, count in run_job(job, checked, driver, quiet=arguments.quiet):
         print(path, flush=True)
         failed += count
     return 1 if failed else 0

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from glide_core.data.decode import PixelCache, Pixels, read_image, shrink
 from glide_core.data.entries import Entry, Listing, Unusable, few
 from glide_core.errors import GlideError
@@ -56,18 +58,19 @@ def fingerprint(listing: Listing) -> str:
     A data set with the same fingerprint need not be decoded again.
     """
     digest = hashlib.sha256()
-    stats: dict[Path, tuple[int, int] | None] = {}
+    paths = dict.fromkeys(entry.image.path for entry in listing.entries)
+    stats = {path: _size_and_time(path) for path in paths}
     for entry in listing.entries:
-        path = entry.image.path
-        if path not in stats:
-            try:
-                found = os.stat(path)
-                stats[path] = (found.st_size, found.st_mtime_ns)
-            except (OSError, ValueError):
-                stats[path] = None
-        facts = (entry.name, entry.captions, entry.problem, entry.image.offset, entry.image.size)
-        digest.update(repr((facts, str(path), stats[path])).encode(errors="backslashreplace"))
+        digest.update(repr((entry, stats[entry.image.path])).encode(errors="backslashreplace"))
     return digest.hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def check(
@@ -91,13 +94,14 @@ def check(
             result.problems[str(index)] = one
             result.sizes.append((0, 0))
         else:
-            result.sizes.append(one.size)
-            first = first_of.setdefault(one.digest, entry.name)
+            size, digest, pixels = one
+            result.sizes.append(size)
+            first = first_of.setdefault(digest, entry.name)
             if first != entry.name:
                 result.duplicates.append(f"{entry.name} (as {first})")
-            if one.pixels is not None:
-                cache.reserve((one.pixels.shape[1], one.pixels.shape[0]))
-                cache.put(used, one.pixels)
+            if pixels is not None:
+                cache.reserve((pixels.shape[1], pixels.shape[0]))
+                cache.put(used, pixels)
             used += 1
         if progress is not None:
             progress(index + 1, len(listing.entries))
@@ -113,10 +117,8 @@ def save_check(checked: Checked, path: Path) -> None:
 def load_check(path: Path, listing: Listing) -> Checked | None:
     """Read what `save_check` wrote; None where there is none, or of other files."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        sizes = [(int(width), int(height)) for width, height in raw["sizes"]]
-        checked = Checked(raw["fingerprint"], sizes, raw["problems"], raw["duplicates"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        checked = TypeAdapter(Checked).validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
     return checked if checked.fingerprint == fingerprint(listing) else None
 
@@ -151,19 +153,13 @@ def usable(
     return [entry for entry, _ in kept], [size for _, size in kept], report
 
 
-@dataclass(frozen=True)
-class _Inspected:
-    size: tuple[int, int]  # width, height
-    digest: bytes  # of the file
-    pixels: Pixels | None  # resized, while there is room for them
-
-
 def _inspect_all(
     entries: Sequence[Entry], cache: PixelCache, side: int, workers: int
-) -> Iterator[_Inspected | str]:
-    """What each image is, or why it cannot be used, in order."""
+) -> Iterator[tuple[tuple[int, int], bytes, Pixels | None] | str]:
+    """Each image's (width, height), digest and, while there is room for them, resized pixels; or
+    why it cannot be used. In order."""
 
-    def inspect(entry: Entry) -> _Inspected | str:
+    def inspect(entry: Entry) -> tuple[tuple[int, int], bytes, Pixels | None] | str:
         if entry.problem:
             return entry.problem
         try:
@@ -171,11 +167,11 @@ def _inspect_all(
             image = read_image(data)
         except Unusable as error:
             return str(error)
-        width, height = image.size
-        if min(width, height) < SMALLEST:
-            return f"is {width}x{height}: expected at least {SMALLEST} pixels per side"
+        if min(image.size) < SMALLEST:
+            size = f"{image.width}x{image.height}"
+            return f"is {size}: expected at least {SMALLEST} pixels per side"
         pixels = None if cache.full else shrink(image, side)
-        return _Inspected((width, height), hashlib.sha256(data).digest(), pixels)
+        return image.size, hashlib.sha256(data).digest(), pixels
 
     with ThreadPoolExecutor(workers) as pool:  # PIL releases the interpreter while it decodes
         for start in range(0, len(entries), _AHEAD):

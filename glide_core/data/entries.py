@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # endings of image files; whether a file can be decoded is found by decoding it
@@ -92,6 +92,21 @@ def captions_from_json(data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
     if key is None:
         raise Unusable(f"its JSON has no caption: expected one of {', '.join(keys)}")
     return captions_from_value(values[key])
+
+
+def captioned(
+    entry: Entry, text: Piece | None, fields: Piece | None, caption_key: str, expected: str
+) -> Entry:
+    """Add the captions of an image's text file, or else of its JSON file, or what is wrong."""
+    try:
+        if text is not None:
+            return replace(entry, captions=captions_from_text(text.read()))
+        if fields is not None:
+            keys = list(dict.fromkeys((caption_key, *TEXT_KEYS)))
+            return replace(entry, captions=captions_from_json(fields.read(), keys))
+    except Unusable as error:
+        return replace(entry, problem=str(error))
+    return replace(entry, problem=f"has no caption: {expected}")
 
 
 def captions_from_value(value: object) -> tuple[str, ...]:

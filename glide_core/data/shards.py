@@ -7,24 +7,17 @@ access, so the tars are indexed instead: an image is a file, an offset and a siz
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from glide_core.data.entries import (
-    IMAGE_SUFFIXES,
-    TEXT_KEYS,
-    Entry,
-    Listing,
-    Piece,
-    Unusable,
-    captions_from_json,
-    captions_from_text,
-    few,
-)
+from glide_core.data.entries import IMAGE_SUFFIXES, Entry, Listing, Piece, captioned, few
 from glide_core.errors import GlideError
 
+PACKED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # zip, gz, bz2...
 MOST_SHARDS = 100_000  # a mistake in a pattern should not fill the memory
 
 
@@ -35,10 +28,7 @@ def expand(pattern: str) -> list[Path]:
     """
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_choices(p, pattern) if i % 2 else [p] for i, p in enumerate(parts)]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > MOST_SHARDS:
+    if (count := math.prod(map(len, choices))) > MOST_SHARDS:
         raise GlideError(f"{pattern} names {count} shards. Expected at most {MOST_SHARDS}.")
     paths = [Path("".join(c)) for c in itertools.product(*choices)]
     missing = [str(p) for p in paths if not p.is_file()]
@@ -74,47 +64,38 @@ def list_shards(paths: Sequence[Path], caption_key: str = "txt") -> Listing:
     """Every sample of the shards: its image's place in the tar, and its captions.
 
     caption_key: the member that holds the captions, one per line; where a sample has none, its
-    .json is asked for the key of that name, text, caption or prompt.
+    .json is asked for the key of that name, text, caption or prompt. GlideError for other files.
     """
     entries, lone = [], []
     for path in paths:
         samples, damage = _samples(path)
         for key, members in samples.items():
             name = f"{path.name}/{key}" if len(paths) > 1 else key
-            if any(_is_image(ending) for ending in members):
-                entries.append(_entry(name, members, caption_key))
-            else:
+            images = [end for end in members if end.rpartition(".")[2] in IMAGE_SUFFIXES]
+            if not images:
                 lone.append(f"{name}.{next(iter(members))}")
+                continue
+            entry = Entry(f"{name}.{images[0]}", members[images[0]])
+            if len(images) > 1:
+                entry = replace(entry, problem=f"is one of several images: {', '.join(images)}")
+            else:
+                text, fields = members.get(caption_key.lower()), members.get("json")
+                expected = f"expected a .{caption_key} or .json member"
+                entry = captioned(entry, text, fields, caption_key, expected)
+            entries.append(entry)
         if damage:
             entries.append(Entry(path.name, Piece(path), problem=damage))
     warnings = (f"members without an image: {few(lone)}",) if lone else ()
     return Listing(entries, warnings)
 
 
-def _entry(name: str, members: dict[str, Piece], caption_key: str) -> Entry:
-    images = [ext for ext in members if _is_image(ext)]
-    image = members[images[0]]
-    name = f"{name}.{images[0]}"
-    if len(images) > 1:
-        return Entry(name, image, problem=f"is one of several images: {', '.join(images)}")
-    text, fields = members.get(caption_key.lower()), members.get("json")
-    try:
-        if text is not None:
-            return Entry(name, image, captions_from_text(text.read()))
-        if fields is not None:
-            keys = dict.fromkeys((caption_key, *TEXT_KEYS))
-            return Entry(name, image, captions_from_json(fields.read(), list(keys)))
-    except Unusable as error:
-        return Entry(name, image, problem=str(error))
-    return Entry(name, image, problem=f"has no caption: expected a .{caption_key} or .json member")
-
-
-def _is_image(ending: str) -> bool:
-    return ending.rpartition(".")[2] in IMAGE_SUFFIXES
-
-
 def _samples(path: Path) -> tuple[dict[str, dict[str, Piece]], str]:
     """Members by key and ending, in the tar's order, and what is wrong with the tar."""
+    with path.open("rb") as raw:
+        if raw.read(16).startswith(PACKED):
+            raise GlideError(f"{path} is a compressed tar. Expected a plain .tar: unpack it first.")
+    if not tarfile.is_tarfile(path):
+        raise GlideError(f"{path} is not a tar. Expected webdataset shards: check the file.")
     samples: dict[str, dict[str, Piece]] = {}
     try:
         with tarfile.open(path, "r:") as archive:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,46 +37,16 @@ class MetricParams:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """How a value was measured. Values compare only if all of this is equal."""
-
-    n: int
-    n_reference: int | None  # None: no reference
-    crop: str
-    size: str  # of the images given to the extractor, "64x64" or "mixed"
-    extractor: str
-    sha256: str  # of the extractor's weights; "" without weights
-    dimension: int  # features per image
-    resize: str  # how the extractor resizes an image
-    seed: int  # of the image selection, the KID subsets and the splits
-    skipped: int = 0  # unreadable images
-    versions: Mapping[str, str] = field(default_factory=dict)
-    command: str = ""  # reproduces the value
-
-    def line(self) -> str:
-        """Return everything but the command in one line."""
-        skipped = f" ({self.skipped} unreadable)" if self.skipped else ""
-        against = "" if self.n_reference is None else f" against {self.n_reference}"
-        weights = f" (sha256 {self.sha256[:12]})" if self.sha256 else ""
-        parts = [
-            f"{self.n} images{skipped}{against}",
-            f"crop {self.crop}",
-            f"size {self.size}",
-            f"{self.extractor}{weights}, {self.dimension} features, {self.resize}",
-            f"seed {self.seed}",
-            *(f"{name} {version}" for name, version in self.versions.items()),
-        ]
-        return "; ".join(parts)
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """One value of one metric with its provenance."""
+    """One value of one metric. Values compare only if their provenance is equal."""
 
     metric: str
     value: float
     std: float | None  # over subsets, splits or images; None: there is none
-    provenance: Provenance
+    # n, n_reference (None: no reference), crop, size, extractor with sha256, dimension and resize,
+    # seed (of the image selection, the KID subsets and the splits), skipped (unreadable images),
+    # versions, command
+    provenance: Mapping[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)  # parameters of the metric
 
     def line(self) -> str:
@@ -91,6 +60,22 @@ class Measurement:
         return f"{self.metric:<22} {self.value:.6g}{std}{details}"
 
 
+def provenance_line(how: Mapping[str, Any]) -> str:
+    """Return everything but the command in one line."""
+    skipped = f" ({how['skipped']} unreadable)" if how["skipped"] else ""
+    against = "" if how["n_reference"] is None else f" against {how['n_reference']}"
+    weights = f" (sha256 {how['sha256'][:12]})" if how["sha256"] else ""
+    parts = [
+        f"{how['n']} images{skipped}{against}",
+        f"crop {how['crop']}",
+        f"size {how['size']}",
+        f"{how['extractor']}{weights}, {how['dimension']} features, {how['resize']}",
+        f"seed {how['seed']}",
+        *(f"{name} {version}" for name, version in how["versions"].items()),
+    ]
+    return "; ".join(parts)
+
+
 def write_json(measurements: Sequence[Measurement], path: Path) -> None:
     """Write measurements as a JSON list, atomically; an existing file is replaced."""
     text = json.dumps([asdict(one) for one in measurements], indent=2)
@@ -98,8 +83,16 @@ def write_json(measurements: Sequence[Measurement], path: Path) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def check_possible(wanted: Sequence[str], extractor: FeatureExtractor, *, reference: bool) -> None:
-    """Raise GlideError for metrics that this extractor, or a missing reference, rules out."""
+def check_possible(
+    wanted: Sequence[str],
+    extractor: FeatureExtractor,
+    params: MetricParams,
+    count: int,
+    *,
+    reference: bool,
+) -> None:
+    """Raise GlideError for metrics that this extractor, a missing reference or too few images rule
+    out, before any features are computed."""
     for metric in wanted:
         if metric not in METRICS:
             raise GlideError(f"Unknown metric {metric!r}. Allowed: {', '.join(METRICS)}.")
@@ -113,10 +106,6 @@ def check_possible(wanted: Sequence[str], extractor: FeatureExtractor, *, refere
                 f"{metric} needs {needed}, not {extractor.name}. Use --features clip:..., "
                 "open_clip:..." + (" or inception:FILE." if metric == "is" else ".")
             )
-
-
-def check_counts(wanted: Sequence[str], params: MetricParams, count: int) -> None:
-    """Raise GlideError for metrics that need more images than `count`."""
     if "is" in wanted:
         metrics.check_splits(count, params.splits)
     if "precision" in wanted or "recall" in wanted:
@@ -139,64 +128,47 @@ def measure(
     command: str = "",
 ) -> Iterator[Measurement]:
     """Compute metrics one after the other, each with its provenance."""
-    check_possible(wanted, extractor, reference=reference is not None)
+    params = params or MetricParams()
+    check_possible(wanted, extractor, params, found.n, reference=reference is not None)
     if reference is not None:
         _check_same(extractor, found, reference)
-    data = _Data(extractor, found, reference, seed, params or MetricParams())
-    computed: dict[str, Value] = {}
-    for metric in dict.fromkeys(wanted):
-        if metric not in computed:  # precision and recall are computed together
-            computed.update(_values(metric, data))
-        against = reference if metric in AGAINST_REFERENCE else None
-        provenance = _provenance(data, against, command)
-        for name, one in computed.items():
-            if name == metric or name.startswith(f"{metric}-"):  # retrieval has four values
-                yield Measurement(name, one.value, one.std, provenance, dict(one.details))
+    text = torch.empty(0)  # features of the distinct captions
+    if needs_captions(wanted, extractor) and extractor.encode_text is not None:
+        text = extractor.encode_text(metrics.distinct(found.captions)).cpu()
 
-
-@dataclass(frozen=True)
-class _Data:
-    """What the metrics are computed from."""
-
-    extractor: FeatureExtractor
-    found: FeatureSet
-    reference: FeatureSet | None
-    seed: int
-    params: MetricParams
-
-    @cached_property
-    def text(self) -> Tensor:
-        """Features of the distinct captions."""
-        assert self.extractor.encode_text is not None
-        return self.extractor.encode_text(metrics.distinct(self.found.captions)).cpu()
-
-    @property
-    def against(self) -> FeatureSet:
-        assert self.reference is not None
-        return self.reference
-
-
-def _values(metric: str, data: _Data) -> dict[str, Value]:
-    params, seed, scale = data.params, data.seed, data.extractor.logit_scale
-    if metric == "frechet":
-        return {metric: metrics.frechet(data.found.statistics, data.against.statistics)}
-    own = _features(data.found, metric)
-    if metric == "kid":
-        subsets, size = params.subsets, params.subset_size
-        other = _features(data.against, metric)
-        return {metric: metrics.kid(own, other, subsets=subsets, size=size, seed=seed)}
-    if metric in ("precision", "recall"):
-        other = _features(data.against, metric)
+    def compute(metric: str) -> dict[str, Value]:
+        if metric == "frechet" and reference is not None:
+            return {metric: metrics.frechet(found.statistics, reference.statistics)}
+        own = _features(found, metric)
+        if metric == "is":
+            if extractor.logits is not None:
+                logits = extractor.logits(own).cpu()
+            else:
+                logits = metrics.class_logits(own, text, extractor.logit_scale)
+            return {metric: metrics.inception_score(logits, splits=params.splits, seed=seed)}
+        if metric == "retrieval":
+            return metrics.retrieval(own, text, found.captions)
+        if metric == "clip-score":
+            each = text[metrics.caption_indices(found.captions)]
+            return {metric: metrics.clip_score(own, each, scale=extractor.logit_scale)}
+        assert reference is not None
+        other = _features(reference, metric)
+        if metric == "kid":
+            subsets, size = params.subsets, params.subset_size
+            return {metric: metrics.kid(own, other, subsets=subsets, size=size, seed=seed)}
         both = metrics.precision_recall(own, other, neighbours=params.neighbours)
         return dict(zip(("precision", "recall"), both, strict=True))
-    if metric == "is":
-        logits = data.extractor.logits
-        found = logits(own).cpu() if logits else metrics.class_logits(own, data.text, scale)
-        return {metric: metrics.inception_score(found, splits=params.splits, seed=seed)}
-    if metric == "retrieval":
-        return metrics.retrieval(own, data.text, data.found.captions)
-    text = data.text[metrics.caption_indices(data.found.captions)]
-    return {metric: metrics.clip_score(own, text, scale=scale)}
+
+    how = _provenance(extractor, found, seed, command)
+    done: dict[str, Value] = {}
+    for metric in dict.fromkeys(wanted):
+        if metric not in done:  # precision and recall are computed together
+            done |= compute(metric)
+        against = reference if metric in AGAINST_REFERENCE else None
+        how = {**how, "n_reference": None if against is None else against.n}
+        for name, one in done.items():
+            if name == metric or name.startswith(f"{metric}-"):  # retrieval has four values
+                yield Measurement(name, one.value, one.std, how, dict(one.details))
 
 
 def _features(one: FeatureSet, metric: str) -> Tensor:
@@ -227,24 +199,24 @@ def _check_same(extractor: FeatureExtractor, found: FeatureSet, reference: Featu
             log.warning(message, what, one, other)
 
 
-def _provenance(data: _Data, against: FeatureSet | None, command: str) -> Provenance:
+def _provenance(
+    extractor: FeatureExtractor, found: FeatureSet, seed: int, command: str
+) -> dict[str, Any]:
     from importlib.metadata import version
 
     from glide_core import __version__
 
-    extractor, library = data.extractor, data.extractor.library
     versions = {"glide": __version__, "torch": str(torch.__version__)}
-    return Provenance(
-        n=data.found.n,
-        n_reference=None if against is None else against.n,
-        crop=data.found.crop,
-        size=data.found.size,
-        extractor=extractor.name,
-        sha256=extractor.sha256,
-        dimension=extractor.dimension,
-        resize=extractor.resize,
-        seed=data.seed,
-        skipped=len(data.found.skipped),
-        versions={**versions, library: version(library)} if library else versions,
-        command=command,
-    )
+    if library := extractor.library:
+        versions[library] = version(library)
+    return {
+        "n": found.n,
+        "crop": found.crop,
+        "size": found.size,
+        "extractor": extractor.name,
+        **{key: getattr(extractor, key) for key in ("sha256", "dimension", "resize")},
+        "seed": seed,
+        "skipped": len(found.skipped),
+        "versions": versions,
+        "command": command,
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from glide_core.data.entries import few
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
-from glide_core.evaluation.image_set import ImageSet, Unreadable, same_size
+from glide_core.evaluation.image_set import ImageSet, LoadedImage
 from glide_core.evaluation.metrics import Statistics
 from glide_core.io import atomic_write
 
@@ -100,35 +101,41 @@ def read_features(
     """Read images in order and extract their features, `batch` at a time.
 
     captions: an image without one is an error. workers: processes that decode images; 0: this one.
-    progress: called with the number of images done since the last call. Unreadable images are left
+    progress: called with 1 for every image. Unreadable images are left
     out and listed in `skipped`. GlideError if fewer than two remain or a feature is not finite.
     """
     parts, names, texts, sizes = [], [], [], set()
-    skipped: list[Unreadable] = []
-    for group in same_size(source.read(workers), batch, skipped):
-        if captions and (missing := next((one for one in group if not one.caption), None)):
-            raise GlideError(
-                f"{missing.name} has no caption. Expected a .txt or .json file beside it, a PNG "
-                "that `glide generate` wrote, or --captions FILE."
-            )
-        stacked = torch.stack([one.pixels for one in group]).to(device)
-        values = extractor.encode_image(stacked).cpu()
-        finite = values.isfinite().all(dim=1).tolist()
-        if wrong := [one.name for one, good in zip(group, finite, strict=True) if not good]:
-            raise GlideError(f"{extractor.name} gives NaN or infinity for {few(wrong)}.")
-        parts.append(values)
-        names += [one.name for one in group]
-        texts += [one.caption for one in group]
-        sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
-        if progress:
-            progress(len(group))
-    if progress:
-        progress(len(skipped))
-    reasons = tuple(map(str, skipped))
+    skipped: list[str] = []
+
+    def readable() -> Iterator[LoadedImage]:
+        for one in source.read(workers):
+            if progress:
+                progress(1)
+            if isinstance(one, str):
+                skipped.append(one)
+            elif captions and not one.caption:
+                raise GlideError(
+                    f"{one.name} has no caption. Expected a .txt or .json file beside it, a PNG "
+                    "that `glide generate` wrote, or --captions FILE."
+                )
+            else:
+                yield one
+
+    for _, same_size in itertools.groupby(readable(), key=lambda one: one.pixels.shape):
+        while group := list(itertools.islice(same_size, batch)):
+            stacked = torch.stack([one.pixels for one in group]).to(device)
+            values = extractor.encode_image(stacked).cpu()
+            finite = values.isfinite().all(dim=1).tolist()
+            if wrong := [one.name for one, good in zip(group, finite, strict=True) if not good]:
+                raise GlideError(f"{extractor.name} gives NaN or infinity for {few(wrong)}.")
+            parts.append(values)
+            names += [one.name for one in group]
+            texts += [one.caption for one in group]
+            sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
     if len(names) < 2:
         raise GlideError(
             f"{source.where} has {len(names)} readable image{'s' if not names else ''}"
-            f"{f' ({few(reasons)})' if reasons else ''}. Expected 2 or more."
+            f"{f' ({few(skipped)})' if skipped else ''}. Expected 2 or more."
         )
     return FeatureSet(
         features=torch.cat(parts),
@@ -138,5 +145,5 @@ def read_features(
         size=sizes.pop() if len(sizes) == 1 else "mixed",
         names=tuple(names),
         captions=tuple(texts),
-        skipped=reasons,
+        skipped=tuple(skipped),
     )

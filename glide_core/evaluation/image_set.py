@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from glide_core.data.decode import read_image
 from glide_core.data.entries import Entry, Piece, Unusable, decode_text, few, suffix
-from glide_core.data.lists import list_rows
-from glide_core.data.opening import list_images
+from glide_core.data.listing import list_images, list_table
 from glide_core.errors import GlideError
 from glide_core.images import from_pil, resize
 
@@ -31,19 +30,8 @@ class LoadedImage:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A file that could not be read."""
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class ImageSet(Dataset[LoadedImage | Unreadable]):
-    """Images that are listed and not yet opened; indexing opens one."""
+class ImageSet(Dataset[LoadedImage | str]):
+    """Images that are listed and not yet opened; indexing opens one, or says why that fails."""
 
     where: str  # for errors
     entries: tuple[Entry, ...]
@@ -53,13 +41,13 @@ class ImageSet(Dataset[LoadedImage | Unreadable]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> LoadedImage | Unreadable:
+    def __getitem__(self, index: int) -> LoadedImage | str:
         entry = self.entries[index]
         try:
             data = entry.image.read()
             pixels = from_pil(read_image(data))
         except Unusable as error:
-            return Unreadable(entry.name, entry.problem or str(error))
+            return f"{entry.name}: {entry.problem or error}"
         if self.crop == "centre":
             pixels = centre_square(pixels)
         if self.size is not None:
@@ -67,7 +55,7 @@ class ImageSet(Dataset[LoadedImage | Unreadable]):
         caption = entry.captions[0] if entry.captions else _png_prompt(data)
         return LoadedImage(entry.name, pixels[0], caption)
 
-    def read(self, workers: int = 0) -> Iterator[LoadedImage | Unreadable]:
+    def read(self, workers: int = 0) -> Iterator[LoadedImage | str]:
         """Open the images in order. workers: processes that decode; 0: this process."""
         rng = torch.Generator()  # the loader would otherwise advance the global generator
         yield from DataLoader(self, batch_size=None, num_workers=workers, generator=rng)
@@ -85,8 +73,8 @@ class ImageSet(Dataset[LoadedImage | Unreadable]):
     def with_captions(self, path: Path) -> ImageSet:
         """Replace captions by those of a file: by name (.csv, .jsonl) or one per line (others)."""
         try:
-            if suffix(path.name) in ("csv", "tsv", "jsonl", "json"):
-                listed = list_rows(path).entries
+            if suffix(path.name) in ("csv", "tsv", "jsonl", "json", "ndjson", "parquet"):
+                listed = list_table(path).entries
                 by_name = {e.name: e.captions[0] for e in listed if not e.problem}
                 wrong = [f"{e.name} {e.problem}" for e in listed if e.problem]
                 wrong += [f"{e.name} is missing" for e in self.entries if e.name not in by_name]
@@ -136,23 +124,6 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
     if not entries:
         raise GlideError(f"{where} names no images. Expected one path per line.")
     return ImageSet(str(where), tuple(entries), crop, size)
-
-
-def same_size(
-    found: Iterable[LoadedImage | Unreadable], most: int, skipped: list[Unreadable]
-) -> Iterator[list[LoadedImage]]:
-    """Batch neighbours of equal size, at most `most` each, in order; collect unreadable ones."""
-    group: list[LoadedImage] = []
-    for one in found:
-        if isinstance(one, Unreadable):
-            skipped.append(one)
-            continue
-        if group and (len(group) == most or one.pixels.shape != group[0].pixels.shape):
-            yield group
-            group = []
-        group.append(one)
-    if group:
-        yield group
 
 
 def centre_square(pixels: Tensor) -> Tensor:

@@ -56,6 +56,16 @@ def semicolons(root: Path) -> Path:
     return write_csv(root / "list.txt", [["File_Name", " Caption"], *rows], ";")
 
 
+def parquet(root: Path) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    write_folder(root, PNGS)
+    import pyarrow.parquet
+
+    table = pa.table({"file_name": NAMES, "text": CAPTIONS})
+    pyarrow.parquet.write_table(table, root / "metadata.parquet")
+    return root
+
+
 def hugging_face_folder(root: Path) -> Path:
     write_folder(root, PNGS)
     rows = [{"file_name": n, "caption": c} for n, c in zip(NAMES, CAPTIONS, strict=True)]
@@ -93,6 +103,7 @@ def tar_with_json(root: Path) -> Path:
         jsonl,
         csv_list,
         semicolons,
+        parquet,
         hugging_face_folder,
         one_tar,
         folder_of_tars,

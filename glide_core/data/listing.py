@@ -1,0 +1,183 @@
+"""List the images of a folder, a table or shards without opening them.
+
+The format is detected from the content, not from the name.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from glide_core.data.entries import (
+    IMAGE_KEYS,
+    IMAGE_SUFFIXES,
+    TEXT_KEYS,
+    Entry,
+    Listing,
+    Piece,
+    Unusable,
+    captioned,
+    captions_from_value,
+    few,
+    suffix,
+)
+from glide_core.data.shards import PACKED, expand, list_shards
+from glide_core.data.tables import open_file, read_table
+from glide_core.errors import GlideError
+
+TXT = "txt"
+EXPECTED = (
+    "Expected a folder of images with .txt captions beside them, a JSONL, CSV or Parquet list, or "
+    "webdataset shards (.tar)"
+)
+_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's image folders
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+
+
+def list_images(path: Path, caption_key: str = TXT) -> Listing:
+    """List all images of a path, see `open_source`, without opening them.
+
+    An image without a caption is listed with a problem. Raises GlideError where there is no image.
+    """
+    if path.is_dir():
+        listing = _list_directory(path, caption_key)
+    elif path.exists():
+        listing = _list_file(path, caption_key)
+    elif "{" in str(path):
+        listing = list_shards(expand(str(path)), caption_key)
+    else:
+        raise GlideError(f"There is no file or folder {path}. {EXPECTED}: check the name.")
+    if not listing.entries:
+        raise GlideError(f"{path} names no images. {EXPECTED}.")
+    return listing
+
+
+def _list_directory(path: Path, caption_key: str) -> Listing:
+    tars = sorted(p for p in path.iterdir() if suffix(p.name) == "tar" and p.name[0] != ".")
+    listing = list_folder(path, caption_key)
+    if tars and listing.entries:
+        raise GlideError(
+            f"{path} holds images and tars ({few([t.name for t in tars])}). Expected one or the "
+            "other: name a tar itself, or move the tars away."
+        )
+    if tars:
+        return list_shards(tars, caption_key)
+    tables = [path / name for name in _TABLES if (path / name).is_file()]
+    if tables and not any(entry.captions for entry in listing.entries):
+        return list_table(tables[0], caption_key)
+    if not listing.entries:
+        raise GlideError(f"{path} and its subfolders hold no images. {EXPECTED}.")
+    return listing
+
+
+def _list_file(path: Path, caption_key: str) -> Listing:
+    with open_file(str(path)) as file:
+        start = file.read(16)
+    if start.startswith(PACKED):
+        raise GlideError(
+            f"{path} is compressed, so that single images cannot be read. Expected a plain .tar or "
+            "a folder: unpack it first."
+        )
+    if suffix(path.name) == "tar" or tarfile.is_tarfile(path):
+        return list_shards([path], caption_key)
+    if start.startswith(_IMAGE_STARTS):
+        raise GlideError(f"{path} is a single image. {EXPECTED}: give its folder.")
+    return list_table(path, caption_key)
+
+
+def list_folder(root: Path, caption_key: str = TXT) -> Listing:
+    """List every image below a folder with the captions beside it; hidden files are left out.
+
+    caption_key: ending of the caption files. Each line of one is a caption. An image without one
+    has the caption of a .json file beside it, as in webdataset shards.
+    """
+    files = list(_walk(root))
+    texts, fields = (
+        {f.with_suffix(""): Piece(f) for f in files if suffix(f.name) == ending}
+        for ending in (caption_key.lower(), "json")
+    )
+    images = {f: f.with_suffix("") for f in files if suffix(f.name) in IMAGE_SUFFIXES}
+    entries = [
+        captioned(
+            Entry(f.relative_to(root).as_posix(), Piece(f)),
+            texts.get(stem),
+            fields.get(stem),
+            caption_key,
+            f"expected {stem.name}.{caption_key} beside it",
+        )
+        for f, stem in images.items()
+    ]
+    unused = texts.keys() - images.values()
+    stray = sorted(texts[stem].path.relative_to(root).as_posix() for stem in unused)
+    warnings = (f"caption files without an image: {few(stray)}",) if stray else ()
+    return Listing(sorted(entries, key=lambda e: e.name), warnings)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(folder, f) for f in sorted(files) if not f.startswith("."))
+
+
+def list_table(path: Path, caption_key: str = TXT) -> Listing:
+    """List every image that a JSONL, CSV or Parquet file names, relative to the file.
+
+    caption_key: the column of the captions (txt: text, caption or prompt, whichever there is). Rows
+    of one image are merged: it has their captions to choose from.
+    Raises GlideError where the file is no list, or has no column of images or captions.
+    """
+    keys = TEXT_KEYS if caption_key == TXT else (caption_key,)
+
+    def header(given: list[str]) -> list[str]:
+        known = {key.lower(): key for key in (*IMAGE_KEYS, *keys)}
+        names = [known.get(name.strip().lower(), name) for name in given]
+        if not {*names} & {*IMAGE_KEYS} or not {*names} & {*keys}:
+            found = ", ".join(names)[:200] if "".join(names).isprintable() else "no text"
+            raise GlideError(
+                f"The first line of a CSV must name a column {_one_of(IMAGE_KEYS)} and a column "
+                f"{_one_of(keys)}; it holds: {found or 'nothing'}."
+            )
+        return names
+
+    merged: dict[str, Entry] = {}
+    with open_file(str(path)) as file:
+        try:
+            for number, (line, fields) in enumerate(read_table(file, "", header), 1):
+                entry = _row_entry(path, line or number, fields, keys)
+                # a row with a problem stands alone, so that it is named and spoils no other
+                key = os.path.normpath(entry.image.path) if not entry.problem else f"row {number}"
+                if old := merged.get(key):
+                    both = tuple(dict.fromkeys(old.captions + entry.captions))
+                    entry = Entry(old.name, old.image, both)
+                merged[key] = entry
+        except GlideError as error:
+            raise GlideError(
+                f"{path} is not a list of images and captions (JSON, one object per line, CSV or "
+                f"Parquet): {error}"
+            ) from error
+    return Listing(list(merged.values()))
+
+
+def _row_entry(
+    path: Path, line: int, fields: dict[str, object] | str, keys: Sequence[str]
+) -> Entry:
+    where = f"{path.name} line {line}"
+    if isinstance(fields, str):
+        return Entry(where, Piece(path), problem=f"is not a row: it {fields}")
+    name = next((fields[k] for k in IMAGE_KEYS if fields.get(k)), None)
+    if not isinstance(name, str):
+        return Entry(where, Piece(path), problem=f"names no image under {_one_of(IMAGE_KEYS)}")
+    piece = Piece(path.parent / name)
+    key = next((k for k in keys if k in fields), None)
+    if key is None:
+        return Entry(name, piece, problem=f"has no caption: {where} has no {_one_of(keys)}")
+    try:
+        return Entry(name, piece, captions_from_value(fields[key]))
+    except Unusable as error:
+        return Entry(name, piece, problem=f"{error} ({where})")
+
+
+def _one_of(keys: Sequence[str]) -> str:
+    return " or ".join(f'"{k}"' for k in keys)
