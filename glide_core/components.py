@@ -21,6 +21,7 @@ from glide_core.devices import pick_device, pick_dtype
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write, check_folder
 from glide_core.models.glide import GlideModel
+from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import NoisyClip
 
 Role = Literal["base", "upsampler", "inpaint", "upsampler_inpaint", "clip"]
@@ -62,6 +63,7 @@ class Components:
         self.storage = self.device  # where models are kept between uses
         self.files: dict[Role, tuple[str | Path, ...]] = {}
         self.loaded: dict[Role, Model] = {}
+        self._loras: dict[Role, list[tuple[Path, float]]] = {}
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
         for role, source in sources.items():
             if isinstance(source, (GlideModel, NoisyClip)):
@@ -84,14 +86,21 @@ class Components:
     def get(self, role: Role) -> Model:
         """The model of a role, loaded if it is not yet."""
         if role not in self.loaded:
-            paths = self.paths(role)
-            where = {"device": self.storage, "dtype": self.dtype}
-            self.loaded[role] = (
-                load_clip(paths, **where)  # type: ignore[arg-type]
-                if role == "clip"
-                else load_model(paths[0], **where, kinds=_KINDS[role])  # type: ignore[arg-type]
-            )
+            if role == "clip":
+                clip = load_clip(self.paths(role), device=self.storage, dtype=self.dtype)
+                self.loaded[role] = clip
+            else:
+                self.loaded[role] = self._load(role)
         return self.loaded[role]
+
+    def _load(self, role: Role) -> GlideModel:
+        path, loras = self.paths(role)[0], self._loras.get(role, ())
+        # a LoRA is merged before the weights are rounded to 8 bits
+        dtype = torch.float32 if loras and self.dtype == torch.int8 else self.dtype
+        model = load_model(path, device=self.storage, dtype=dtype, kinds=_KINDS[role])
+        for file, strength in loras:
+            apply_lora(model, file, strength)
+        return model if dtype == self.dtype else model.use_dtype(self.dtype)
 
     def model(self, role: Role) -> GlideModel:
         """The diffusion model of a role (every role but "clip")."""
@@ -124,7 +133,17 @@ class Components:
         return cast("AbstractContextManager[NoisyClip]", self.use("clip"))
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move what is loaded and what will be loaded; ends offloading if a device is given."""
+        """Move what is loaded and what will be loaded; ends offloading if a device is given.
+
+        A model from a file is loaded again where it becomes int8 or was.
+        """
+        where, what = device or self.device, dtype or self.dtype
+        if what == torch.int8 and (reason := why_not_int8(where)):
+            raise GlideError(f"{reason}. Give another torch_dtype, too.")
+        if torch.int8 in (what, self.dtype) and what != self.dtype:
+            for role in (self.loaded.keys() & self.files.keys()) - {"clip"}:
+                del self.loaded[role]
+                self._before_lora.pop(role, None)
         if device is not None:
             self.device = self.storage = device
         self.dtype = dtype or self.dtype
@@ -147,14 +166,28 @@ class Components:
     def add_lora(self, role: Role, path: Path, strength: float) -> None:
         """Merge a LoRA into a model; `remove_loras` restores the weights bit for bit."""
         model = self.model(role)
-        before = {name: parameter.data for name, parameter in model.named_parameters()}
-        apply_lora(model, path, strength)  # replaces the tensors that change, writes into none
-        self._before_lora.setdefault(role, before)
+        loras = self._loras.setdefault(role, [])
+        loras.append((path, strength))
+        try:
+            if model.is_int8:
+                self.loaded[role] = self._load(role)
+            else:
+                before = {name: parameter.data for name, parameter in model.named_parameters()}
+                apply_lora(model, path, strength)  # replaces the tensors that change
+                self._before_lora.setdefault(role, before)
+        except GlideError:
+            loras.pop()
+            raise
 
     def remove_loras(self) -> None:
-        for role, before in self._before_lora.items():
-            for name, parameter in self.model(role).named_parameters():
-                parameter.data = before[name].to(parameter.device, parameter.dtype)
+        for role in self._loras:
+            if role in self._before_lora:
+                for name, parameter in self.model(role).named_parameters():
+                    before = self._before_lora[role][name]
+                    parameter.data = before.to(parameter.device, parameter.dtype)
+            else:
+                self.loaded.pop(role, None)
+        self._loras.clear()
         self._before_lora.clear()
 
     def save(self, folder: Path) -> Path:

@@ -1,11 +1,26 @@
-"""Choose the device and the number format."""
+"""Choose the device, the number format and the number of threads."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from glide_core.errors import GlideError, shorten
+from glide_core.models.int8 import Int8Conv, why_not_int8
 from glide_core.names import DTYPES
+
+log = logging.getLogger("glide")
+
+_ROUNDS = 4  # of the timing; the least of them counts
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -27,16 +42,88 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Give the named dtype; "auto" is float16 on a GPU, as the reference, and float32 elsewhere."""
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+    """Give the named dtype for a device.
+
+    "auto" is float16 on CUDA, as the reference, and float32 elsewhere. "fast" is what
+    `fastest_dtype` finds on a CPU, elsewhere as "auto". int8 becomes "auto", with a warning, where
+    8-bit models cannot run.
+    """
     if name not in DTYPES:
         raise GlideError(f"unknown number format {name!r}. Expected one of: {', '.join(DTYPES)}.")
-    dtype = getattr(torch, name)
-    if dtype == torch.float16 and device.type == "cpu":
+    auto = torch.float16 if device.type == "cuda" else torch.float32
+    if name == "fast":
+        return fastest_dtype() if device.type == "cpu" else auto
+    if name == "int8" and (reason := why_not_int8(device)):
+        log.warning("%s: %s is used", reason, str(auto).removeprefix("torch."))
+        return auto
+    if name == "float16" and device.type == "cpu":
         raise GlideError(
-            "float16 is not for a CPU: it is slow there. Expected float32 or bfloat16. "
+            "float16 is not for a CPU: it is slow there. Expected float32, bfloat16 or int8. "
             "Choose one of them, or another device."
         )
+    dtype = auto if name == "auto" else getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+@functools.cache
+def fastest_dtype() -> torch.dtype:
+    """Time a convolution and a matrix product of the base model in each dtype that this CPU runs.
+
+    The choice is logged with the times. Takes less than half a second, once per process.
+    """
+    dtypes = [torch.float32, torch.bfloat16] + ([] if why_not_int8() else [torch.int8])
+    with torch.inference_mode():
+        steps = {dtype: _representative(dtype) for dtype in dtypes}
+        seconds = {dtype: [_seconds(step) for _ in range(_ROUNDS)] for dtype, step in steps.items()}
+    least = {str(dtype).removeprefix("torch."): min(times) for dtype, times in seconds.items()}
+    found = min(least, key=lambda name: least[name])
+    times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in least.items())
+    log.warning("fast: %s has the quickest convolutions and matrix products (%s)", found, times)
+    chosen = getattr(torch, found)
+    assert isinstance(chosen, torch.dtype)
+    return chosen
+
+
+def _representative(dtype: torch.dtype) -> Callable[[], object]:
+    """A 3x3 convolution and a projection as at 32x32 in the base model, of which most time goes."""
+    conv, linear = nn.Conv2d(384, 384, 3, padding=1), nn.Conv1d(576, 576, 1)
+    image = torch.randn(1, 384, 32, 32).contiguous(memory_format=torch.channels_last)
+    tokens = torch.randn(1, 1024, 576)
+    if dtype == torch.int8:
+        quantized = Int8Conv(conv), Int8Conv(linear)
+        return lambda: (quantized[0](image), quantized[1](tokens.transpose(1, 2)))
+    conv.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    linear.to(dtype)
+    image, tokens, weight = image.to(dtype), tokens.to(dtype), linear.weight[..., 0]
+    return lambda: (conv(image), F.linear(tokens, weight, linear.bias))
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def free_cores() -> int:
+    """CPU threads to use by default: cores that this process may use and others leave free.
+
+    Counts the affinity mask, a container's CPU quota, and the load of the machine. Threads that
+    wait for a busy core slow down all others: one thread is then faster than two.
+    """
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(allowed, cpu_quota(), cores - round(busy)))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores of a container's CPU quota (cgroup 2 or 1), rounded up; 2**16 without one."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((root / name).read_text() for name in names).split()
+            if float(quota) > 0:  # version 2 says "max" without a quota, version 1 says -1
+                return math.ceil(float(quota) / float(period))
+        except (OSError, ValueError):
+            continue
+    return 2**16

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
-from glide_core.names import DTYPES, PRESETS, SAMPLER_ALIASES, SAMPLERS
+from glide_core.names import DTYPES, HOST_DTYPES, PRESETS, SAMPLER_ALIASES, SAMPLERS
 
 from .host import Host, Purpose, current
 from .host.files import fingerprint
@@ -156,7 +156,7 @@ def variations(tooltip: str) -> Declared:
 
 def dtype() -> Declared:
     return (
-        list(DTYPES),
+        list(DTYPES if current().name == "standalone" else HOST_DTYPES),
         {
             "default": "auto",
             "tooltip": "Weight precision; auto selects it for the device. Normalisation layers "

@@ -18,8 +18,8 @@ PACKAGES = ("glide_core", "nodes", "recipes")
 # Parts of glide_core from the lowest layer to the highest: one may import its own and lower ones.
 LAYERS: tuple[set[str], ...] = (
     {"errors", "names", "fields"},
-    {"config", "devices", "images", "io", "memory", "noise_schedules", "tokenizer"},
-    {"models", "crop", "data"},
+    {"config", "images", "io", "memory", "noise_schedules", "tokenizer"},
+    {"models", "devices", "crop", "data"},
     {"diffusion", "checkpoints"},
     {"guidance"},
     {"sampling"},

@@ -17,6 +17,8 @@ from typing import Any
 
 from glide_pack.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
+from glide_core.names import HOST_DTYPES
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES, PAGES = ROOT / "locales", ROOT / "web" / "docs"
 # ComfyUI has words for these itself. Ours would replace them on every node of every pack.
@@ -78,6 +80,7 @@ def tables(node_id: str, words: dict[str, Any], language: str = "en") -> str:
     rows = [f"## {inputs_title}", "", f"| {input_title} |", "|:--|"]
     for group, name, (kind, options) in declared(node_id):
         text = words["inputs"][name]["tooltip"]
+        kind = list(HOST_DTYPES) if name == "dtype" else kind  # `glide run` has more
         if isinstance(kind, list) and name not in UNLISTED:
             text += WORDS[language]["choices"].format(", ".join(f"`{choice}`" for choice in kind))
         rows.append(f"| {_heading(group, name, kind, options, language)}<br>{text} |")

@@ -27,6 +27,7 @@ from glide_core.checkpoints.files import (
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import Affine, NoisyClip
 
 PathLike = Path | str
@@ -62,7 +63,8 @@ def load_model(
 ) -> GlideModel:
     """Load one GLIDE model, frozen and in eval mode.
 
-    dtype: of the heavy layers; norms, embeddings and the head stay float32 (`use_dtype`).
+    dtype: of the heavy layers; norms, embeddings and the head stay float32 (`use_dtype`). int8 only
+        on a CPU.
     config: replaces the config that the file has or that its tensors show.
     kinds: the kinds that are allowed; empty: any.
     kind, schedule: replace only these parts of the config, for models of other programs: a schedule
@@ -113,14 +115,23 @@ def model_from_state_dict(
     where: str = "The state dict",
 ) -> GlideModel:
     """Build a GLIDE model around tensors with OpenAI's flat names; see `load_model`."""
+    int8 = dtype == torch.int8
+    if int8 and (reason := why_not_int8(device)):
+        raise GlideError(f"{reason}. Expected another dtype, such as float32.")
     with torch.inference_mode(False):
+        # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
+        half = all(t.dtype == torch.float16 for t in tensors.values())
+        first = (torch.float16 if half else torch.float32) if int8 else dtype
         with _Uninitialised():
-            model = GlideModel(config, device="meta").use_dtype(dtype)
-        if torch.device(device).type == "cpu" or dtype != torch.float32:
+            model = GlideModel(config, device="meta").use_dtype(first)
+        if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
             # what convolutions take: otherwise they reorder every weight at every step
             model = model.to(memory_format=torch.channels_last)
         ready = _prepared(tensors, model.openai_state_dict(), device, where)
         model.load_openai_state_dict(ready, assign=True)
+        if int8:
+            del ready
+            model.use_dtype(dtype)
     return model.requires_grad_(False).eval()
 
 
@@ -132,8 +143,10 @@ def load_clip(
 ) -> NoisyClip:
     """Load a noisy CLIP, frozen and in eval mode: one safetensors, or OpenAI's two files.
 
-    dtype: of the linear layers; norms and tables stay float32.
+    dtype: of the linear layers; norms and tables stay float32. int8 is taken as float32, which the
+        gradient of a guide needs.
     """
+    dtype = torch.float32 if dtype == torch.int8 else dtype
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     with torch.inference_mode(False):
         tensors, config, where = clip_tensors([read_tensors(path) for path in given])

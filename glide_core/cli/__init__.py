@@ -74,10 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = importlib.import_module(COMMANDS[options.command][0])
     try:
         with _warnings_shown():
-            if getattr(options, "threads", None):
+            if hasattr(options, "threads") and not getattr(options, "server", None):
                 import torch
 
-                torch.set_num_threads(options.threads)
+                from glide_core.devices import free_cores
+
+                torch.set_num_threads(options.threads or free_cores())
             return int(module.run(options))
     except UsageError as error:
         print(f"glide: {error}\nSee `glide {options.command} --help`.", file=sys.stderr)

@@ -22,7 +22,7 @@ log = logging.getLogger("glide")
 
 _MAX_NAMED = 20  # unreadable images named in warnings
 # Arguments that do not affect the values.
-_NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "workers")
+_NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("device")
     options.add(group, "--device")
     options.add(group, "--batch", default=32, help="batch size; changes results only by rounding")
+    options.add(group, "--threads")
     options.add(group, "--workers")
 
 

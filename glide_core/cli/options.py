@@ -182,7 +182,7 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "--threads": _Option(
         type=integer(1, 1024),
         metavar="N",
-        help="CPU threads (default: PyTorch's, one per core; use fewer on shared cores)",
+        help="CPU threads (default: the cores that other programs leave free)",
     ),
     "--workers": _Option(
         type=whole,

@@ -6,7 +6,6 @@ With several processes: `accelerate launch -m glide_core.cli.train JOB ...`.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,6 @@ _FEW = 256  # images: fewer are decoded quickly, without workers
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
-    import torch
 
     from glide_core.checkpoints.catalog import find_model
     from glide_core.data.check import save_check
@@ -48,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = arguments.out or Path("runs") / arguments.job
     check_folder(folder)
-    torch.set_num_threads(arguments.threads or free_cores())
     start = [find_model(name) for name in arguments.init_from]
     config = make_config(arguments, start)
     captions = prior_captions(arguments, start)
@@ -202,18 +199,10 @@ def open_data(
         )
 
 
-def free_cores() -> int:
-    """CPU threads to use by default: the cores that this process may use and others leave free.
-
-    Threads that wait for a busy core slow down all others: one thread is then faster than two.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, (allowed or 1) - round(busy))
-
-
 def worker_count(images: int) -> int:
     """Decoding processes to use by default."""
+    from glide_core.devices import free_cores
+
     return 0 if images < _FEW else min(4, max(1, free_cores() - 1))
 
 

@@ -114,8 +114,7 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
 def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     options.add(group, "--device")
-    threads = "CPU threads (default: the cores that other programs leave free)"
-    options.add(group, "--threads", help=threads)
+    options.add(group, "--threads")
     ahead = "processes that decode images ahead (default: up to 4; none for few images)"
     options.add(group, "--workers", default=None, help=ahead)
     group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.config import GlideConfig
+from glide_core.errors import GlideError
+from glide_core.models.int8 import quantize_model
 from glide_core.models.text_encoder import TextEncoder, TextFeatures
 from glide_core.models.unet import AttentionBlock, ResBlock, UNet
 
@@ -38,6 +40,7 @@ class GlideModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.is_int8 = False
         factory: dict[str, Any] = {"operations": operations, "device": device, "dtype": dtype}
         self.text = TextEncoder(config.text, config.unet.embedding_width, **factory)
         self.unet = UNet(config, **factory)
@@ -52,7 +55,12 @@ class GlideModel(nn.Module):
 
     def openai_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of text encoder and UNet under OpenAI's flat names."""
+        self._refuse_int8("its weights have other names and are rounded")
         return {**self.text.state_dict(), **self.unet.state_dict()}
+
+    def _refuse_int8(self, reason: str) -> None:
+        if self.is_int8:
+            raise GlideError(f"this model is int8: {reason}. Load it again as float32.")
 
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
         """Load OpenAI's flat names; RuntimeError lists wrong keys and shapes."""
@@ -65,7 +73,15 @@ class GlideModel(nn.Module):
         """Convert the large layers to `dtype`; norms, embeddings and the output head stay float32.
 
         As in the reference (convert_to_fp16); the positional embeddings stay float32, too.
+        int8: see `models.int8`; on a CPU, for inference, and not reversible.
         """
+        if dtype == torch.int8 and self.is_int8:
+            return self
+        self._refuse_int8("it cannot change its dtype")
+        if dtype == torch.int8:
+            quantize_model(self.text, self.unet)
+            self.is_int8 = True
+            return self
         self.float()
         for module in self.modules():
             if isinstance(module, ResBlock):

@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from glide_core.cli.train import free_cores, graceful_stop, train
+    from glide_core.cli.train import graceful_stop, train
+    from glide_core.devices import free_cores
     from glide_core.models.glide import GlideModel
     from glide_core.training import distributed
     from glide_core.training.trainer import RunConfig, Trainer
