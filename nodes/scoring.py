@@ -79,8 +79,10 @@ def score_in_chunks(host: Host, clip: GlideClip, pixels: Tensor, text: str) -> l
 
 def cosines(clip: GlideClip, pixels: Tensor, text: str) -> list[float]:
     """Cosines of images [B, C, H, W] in [-1, 1] with a text."""
-    from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
+    from glide_core.evaluation import features
 
     if clip.kind == "noisy":
-        return noisy_clip_scores(clip.module, pixels, text)
-    return open_clip_scores(clip.module, clip.tokenizer, pixels, text)
+        extractor = features.noisy_clip_features(clip.module)
+    else:
+        extractor = features.open_clip_features(clip.module, clip.tokenizer, "open_clip")
+    return features.cosines(extractor, pixels, [text])

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from glide_core.errors import GlideError
 from glide_core.guidance.clip import LOGIT_SCALE, clip_preprocessing
-from glide_core.guidance.score import resize_square
 from glide_core.images import to_uint8
 from glide_core.io import sha256_file
 from glide_core.models.noisy_clip import NoisyClip
@@ -74,6 +73,15 @@ def extract(extractor: FeatureExtractor, pixels: Tensor, batch: int = 32) -> Ten
     return torch.cat([extractor.encode_image(part).cpu() for part in torch.split(pixels, batch)])
 
 
+def cosines(extractor: FeatureExtractor, pixels: Tensor, captions: Sequence[str]) -> list[float]:
+    """Cosine of each image [n, 3, H, W] with its caption, or with the only one. By a CLIP."""
+    assert extractor.encode_text is not None
+    known = list(dict.fromkeys(captions))
+    text = extractor.encode_text(known)[[known.index(caption) for caption in captions]]
+    found: list[float] = F.cosine_similarity(extractor.encode_image(pixels).cpu(), text).tolist()
+    return found
+
+
 def pixel_features(side: int = 8) -> FeatureExtractor:
     """Use mean colours over a grid of side x side: the baseline for every other extractor."""
 
@@ -111,17 +119,17 @@ def open_clip_features(
     """Use the unnormalised image features of an open_clip model."""
     clip: Any = model
     side, mean, std = clip_preprocessing(model)
-    device = next(model.parameters()).device
+    weight = next(model.parameters())
 
     def encode_image(pixels: Tensor) -> Tensor:
         views = (resize_square(pixels, side) + 1) / 2
         views = (views - mean.to(views.device)) / std.to(views.device)
         with torch.no_grad():
-            features: Tensor = clip.encode_image(views).float()
+            features: Tensor = clip.encode_image(views.to(weight.dtype)).float()
         return features
 
     def encode_text(captions: Sequence[str]) -> Tensor:
-        features: Tensor = clip.encode_text(tokenizer(list(captions)).to(device))
+        features: Tensor = clip.encode_text(tokenizer(list(captions)).to(weight.device))
         return features
 
     with torch.no_grad():
@@ -237,6 +245,13 @@ def _only_cached_tag(architecture: str) -> str:
         f"open_clip's cache holds {found} for {architecture}. Name the weights, as in "
         f"open_clip:{architecture}:{tags[0] if tags else 'FILE'}. Nothing is downloaded."
     )
+
+
+def resize_square(pixels: Tensor, side: int) -> Tensor:
+    """Resize to squares of the given side; not cropped, since a score must cover all of it."""
+    return F.interpolate(
+        pixels.float(), (side, side), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(-1, 1)
 
 
 def _bicubic(side: int) -> str:

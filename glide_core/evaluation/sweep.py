@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import FeatureExtractor, pixel_features
-from glide_core.evaluation.metrics import caption_indices, distinct, frechet, statistics
+from glide_core.evaluation.features import FeatureExtractor, cosines, pixel_features
+from glide_core.evaluation.metrics import frechet, statistics
 from glide_core.evaluation.sweep_grid import Cell
 from glide_core.request import GenerationRequest
 
@@ -160,13 +159,11 @@ def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:
 
 def clip_scorer(extractor: FeatureExtractor, device: torch.device | str = "cpu") -> Scorer:
     """Score each image by the cosine with its prompt. extractor: a CLIP on `device`."""
-    encode_text = extractor.encode_text
-    if encode_text is None:
+    if extractor.encode_text is None:
         raise GlideError(f"{extractor.name} is not a CLIP, so it cannot score prompts.")
 
     def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        text = encode_text(distinct(prompts))[caption_indices(prompts)]
-        return F.cosine_similarity(extractor.encode_image(made.to(device)).cpu(), text)
+        return torch.tensor(cosines(extractor, made.to(device), prompts))
 
     return Scorer(extractor.name, score, "cosine")
 

@@ -51,6 +51,14 @@ def test_a_row_without_a_seed_has_the_commands_plus_the_rows_before_it(tmp_path:
     assert [r.base.respacing for r in found if r.base] == ["fast27", "", "fast27"]
 
 
+def test_the_commands_seed_wraps_around_like_that_of_several_images(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    generate.add_arguments(parser)
+    requests = generate._Requests(parser.parse_args(["--seed", str(2**64 - 1)]))
+    found = [requests(row) for row in rows_of(tmp_path, f"prompt,seed\na,\nb,\nc,{2**64 - 1}\n")]
+    assert [request.seed for request in found] == [2**64 - 1, 0, 2**64 - 1]
+
+
 def test_the_default_sampler_follows_a_rows_clip_guidance(tmp_path: Path) -> None:
     parser = ArgumentParser()
     generate.add_arguments(parser)

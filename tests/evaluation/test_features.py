@@ -18,13 +18,14 @@ from glide_core.evaluation.evaluate import MetricParams, measure
 from glide_core.evaluation.feature_set import read_features
 from glide_core.evaluation.features import (
     FeatureExtractor,
+    cosines,
     extract,
     load_extractor,
     noisy_clip_features,
     open_clip_features,
 )
 from glide_core.evaluation.image_set import find_images
-from glide_core.guidance.score import noisy_clip_scores, open_clip_scores
+from glide_core.guidance.clip import clip_preprocessing
 
 
 def random_images(count: int, side: int = 64, seed: int = 0) -> Tensor:
@@ -109,23 +110,33 @@ def test_the_bundled_clip_reads_text_and_is_identified_by_its_hash() -> None:
     assert len(bundled.sha256) == 64 and "64x64" in bundled.resize
 
 
-def test_noisy_clip_features_give_the_scores_that_nodes_show(model_folder: Path) -> None:
+def squares(seen: Tensor, side: int) -> Tensor:
+    resized = torch.nn.functional.interpolate(seen, (side, side), mode="bicubic", antialias=True)
+    return resized.clamp(-1, 1)
+
+
+def test_cosines_are_those_of_the_noisy_clip_at_t_0(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
-    extractor, seen = noisy_clip_features(clip), random_images(3, 80)
-    image = torch.nn.functional.normalize(extractor.encode_image(seen), dim=1)
-    text = torch.nn.functional.normalize(encoded(extractor, "a red apple"), dim=1)
-    wanted = noisy_clip_scores(clip, seen, "a red apple")
-    assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+    seen, captions = random_images(3, 80), ["a red apple", "a car", "a red apple"]
+    with torch.no_grad():
+        image = clip.encode_image(squares(seen, 64), torch.zeros(3, dtype=torch.int64))
+        text = clip.encode_prompts(captions)
+    wanted = torch.nn.functional.cosine_similarity(image, text).tolist()
+    found = cosines(noisy_clip_features(clip), seen, captions)
+    assert found == pytest.approx(wanted, abs=1e-6)
+    alone = cosines(noisy_clip_features(clip), seen, ["a car"])
+    assert alone[1] == pytest.approx(wanted[1], abs=1e-6) and len(alone) == 3
 
 
-def test_open_clip_features_give_the_scores_that_nodes_show(
-    open_clip_model: tuple[Any, Any],
-) -> None:
-    extractor, seen = open_clip_features(*open_clip_model, "tiny"), random_images(3, 80)
-    image = torch.nn.functional.normalize(extractor.encode_image(seen), dim=1)
-    text = torch.nn.functional.normalize(encoded(extractor, "a red apple"), dim=1)
-    wanted = open_clip_scores(*open_clip_model, seen, "a red apple")
-    assert (image @ text.T)[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+def test_cosines_are_those_of_the_open_clip_model(open_clip_model: tuple[Any, Any]) -> None:
+    model, tokenizer = open_clip_model
+    extractor, seen = open_clip_features(model, tokenizer, "tiny"), random_images(3, 80)
+    _, mean, std = clip_preprocessing(model)
+    with torch.no_grad():
+        image = model.encode_image(((squares(seen, 32) + 1) / 2 - mean) / std)
+        text = model.encode_text(tokenizer(["a red apple"]))
+    wanted = torch.nn.functional.cosine_similarity(image, text).tolist()
+    assert cosines(extractor, seen, ["a red apple"]) == pytest.approx(wanted, abs=1e-6)
     assert extractor.logit_scale == pytest.approx(1 / 0.07)  # a fresh model's
 
 

@@ -19,7 +19,7 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import noisy_clip_features, pixel_features
+from glide_core.evaluation.features import cosines, noisy_clip_features, pixel_features
 from glide_core.evaluation.sweep import (
     CellResult,
     Score,
@@ -34,7 +34,6 @@ from glide_core.evaluation.sweep import (
 )
 from glide_core.evaluation.sweep_grid import AXES, Cell, Grid, read_grid, read_list
 from glide_core.evaluation.sweep_output import SweepFolder, to_csv
-from glide_core.guidance.score import noisy_clip_scores
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
 from glide_core.sampling import model_schedule
@@ -109,7 +108,8 @@ def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
     scorer = clip_scorer(noisy_clip_features(clip))
     plain, guided = generated(grid.cells(), [scorer], clip=clip)
     assert guided.scores["clip"].mean > plain.scores["clip"].mean
-    each = [noisy_clip_scores(clip, images_of(plain)[i, None], PROMPTS[i])[0] for i in (0, 1)]
+    extractor = noisy_clip_features(clip)
+    each = [cosines(extractor, images_of(plain)[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
     assert plain.scores["clip"].mean == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
