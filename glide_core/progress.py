@@ -1,8 +1,8 @@
-"""Progress bars over sampling steps, one per stage."""
+"""Progress bars: over sampling steps, one per stage, and over anything that is counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,3 +33,17 @@ def step_bars(**tqdm_options: Any) -> Iterator[StageCallback]:
         yield step
     finally:
         close()
+
+
+@contextmanager
+def counting_bar(**tqdm_options: Any) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback that is called with what is done and the total; options are tqdm's."""
+    from tqdm import tqdm
+
+    with tqdm(**tqdm_options) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

@@ -14,9 +14,8 @@ from glide_core.errors import GlideError
 from glide_core.names import CROPS, METRICS
 
 if TYPE_CHECKING:
-    from glide_core.evaluation.feature_set import FeatureSet
     from glide_core.evaluation.features import FeatureExtractor
-    from glide_core.evaluation.image_set import ImageSet
+    from glide_core.evaluation.image_set import FeatureSet, ImageSet
 
 log = logging.getLogger("glide")
 
@@ -99,9 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from glide_core.devices import pick_device
     from glide_core.evaluation import evaluate
-    from glide_core.evaluation.feature_set import FeatureSet
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import find_images
+    from glide_core.evaluation.image_set import FeatureSet, find_images
 
     params = evaluate.MetricParams(
         arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
@@ -182,7 +180,7 @@ def _read(
     from tqdm import tqdm
 
     from glide_core.devices import pick_device
-    from glide_core.evaluation.feature_set import read_features
+    from glide_core.evaluation.image_set import read_features
 
     with tqdm(desc=label, total=len(source), unit="image", disable=arguments.quiet) as bar:
         found = read_features(

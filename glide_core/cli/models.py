@@ -27,35 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder (default: $GLIDE_MODELS, ./models/glide if it exists, ~/.cache/glide/models)",
     )
     convert = jobs.add_parser("convert", help="turn a .pt into a .safetensors with its config")
-    convert.add_argument(
-        "file", nargs="+", type=Path, metavar="FILE", help="a model, or a noisy CLIP's two files"
-    )
+    files = "a model, or a noisy CLIP's two files"
+    convert.add_argument("file", nargs="+", type=Path, metavar="FILE", help=files)
     convert.add_argument("--to", type=Path, metavar="FILE", help="default: beside it")
-    convert.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="number format to store (default: as it is)",
-    )
-    convert.add_argument(
-        "--kind",
-        choices=("base", "upsampler", "inpaint", "upsampler-inpaint"),
-        help="store this kind instead of the detected one (inpaint: also for a model that is given "
-        "a masked image but no mask)",
-    )
-    convert.add_argument(
-        "--noise-schedule",
-        choices=("linear", "squaredcos_cap_v2"),
-        help="store this noise schedule instead of OpenAI's for this kind",
-    )
-    convert.add_argument(
-        "--prediction-type",
-        choices=("epsilon", "v_prediction"),
-        help="store what the model predicts (default: epsilon)",
-    )
-    lora = jobs.add_parser(
-        "convert-lora",
-        help="turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora",
-    )
+    for name, choices, text in (
+        ("dtype", ("float32", "float16", "bfloat16"), "number format to store (default: as it is)"),
+        (
+            "kind",
+            ("base", "upsampler", "inpaint", "upsampler-inpaint"),
+            "store this kind instead of the detected one (inpaint: also for a model that is given "
+            "a masked image but no mask)",
+        ),
+        (
+            "noise-schedule",
+            ("linear", "squaredcos_cap_v2"),
+            "store this noise schedule instead of OpenAI's for this kind",
+        ),
+        (
+            "prediction-type",
+            ("epsilon", "v_prediction"),
+            "store what the model predicts (default: epsilon)",
+        ),
+    ):
+        convert.add_argument(f"--{name}", choices=choices, help=text)
+    about = "turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora"
+    lora = jobs.add_parser("convert-lora", help=about)
     lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
     lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
     lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
@@ -63,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
-    merge.add_argument(
-        "--strength", type=number, default=1.0, metavar="S", help="of the LoRA (default: 1)"
-    )
+    strength = "of the LoRA"
+    merge.add_argument("--strength", type=number, default=1.0, metavar="S", help=strength)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,10 +87,7 @@ def _list(arguments: argparse.Namespace) -> int:
         rows.append((entry.name, size, f"{entry.about} ({entry.licence})", where))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), end=""
-        )
-        print(f"  {row[3]}")
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
     folder = models_directory()
     known = {entry.filename for entry in ENTRIES}
     own = [path for path in model_files(folder) if path.name not in known]
@@ -124,21 +116,15 @@ def _megabytes(size: int) -> str:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from glide_core.checkpoints.catalog import find, models_directory
     from glide_core.checkpoints.download import download
+    from glide_core.progress import counting_bar
 
     directory = arguments.to or models_directory()
     entries = [find(name) for name in arguments.name]  # all names are checked before any byte
     for entry in entries:
         print(f"{entry.url} -> {directory / entry.filename}")
-        with tqdm(unit="B", unit_scale=True, desc=entry.filename) as bar:
-
-            def progress(done: int, total: int | None, bar: tqdm[None] = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+        with counting_bar(unit="B", unit_scale=True, desc=entry.filename) as progress:
             path = download(entry, directory, progress)
         print(path)
         if entry.notes:

@@ -147,21 +147,14 @@ def make_prior(
     """Generate the images of prior preservation with the initial model, and open them."""
     if not captions:
         return None
-    from tqdm import tqdm
-
     from glide_core.models.glide import GlideModel
+    from glide_core.progress import counting_bar
     from glide_core.training import samples
 
     model, folder = trainer.model, trainer.run.folder / "prior"
     assert isinstance(model, GlideModel)
-    with tqdm(
-        unit="image", desc="prior", disable=not trainer.accelerator.is_main_process, leave=False
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    hidden = not trainer.accelerator.is_main_process
+    with counting_bar(unit="image", desc="prior", disable=hidden, leave=False) as progress:
         once(lambda: samples.make_prior(model, captions, folder, progress))
     return samples.open_prior(folder, model.config.unet.image_size)
 
@@ -178,13 +171,10 @@ def open_data(
     from tqdm import tqdm
 
     from glide_core.data import open_source
+    from glide_core.progress import counting_bar
 
-    with tqdm(unit="image", desc="checking", disable=not show, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    report = partial(tqdm.write, file=sys.stderr) if show else None
+    with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
         return open_source(
             arguments.data,
             on_bad="skip" if arguments.skip_bad else "refuse",
@@ -192,7 +182,7 @@ def open_data(
             center_crop=arguments.center_crop,
             flip=arguments.flip,
             side=config.size or (256 if config.job.startswith("upsampler") else 64),
-            report=(lambda line: bar.write(line, file=sys.stderr)) if show else None,
+            report=report,
             progress=progress,
             known=known,
             run_once=once,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
-from glide_core.evaluation.feature_set import FeatureSet
 from glide_core.evaluation.features import FeatureExtractor
+from glide_core.evaluation.image_set import FeatureSet
 from glide_core.evaluation.metrics import Value
 from glide_core.io import atomic_write
 from glide_core.names import METRICS

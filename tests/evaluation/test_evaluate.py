@@ -16,9 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from glide_core.cli import main
 from glide_core.errors import GlideError
-from glide_core.evaluation.feature_set import FeatureSet, read_features
 from glide_core.evaluation.features import FeatureExtractor, load_extractor
-from glide_core.evaluation.image_set import LoadedImage, find_images
+from glide_core.evaluation.image_set import FeatureSet, LoadedImage, find_images, read_features
 
 CAPTIONS = ["a red apple", "a blue car", "a green fox", "a cat", "a dog", "a sun"]
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from glide_core.checkpoints.loading import load_clip
 from glide_core.errors import GlideError
 from glide_core.evaluation.evaluate import MetricParams, measure
-from glide_core.evaluation.feature_set import read_features
 from glide_core.evaluation.features import (
     FeatureExtractor,
     cosines,
@@ -24,7 +23,7 @@ from glide_core.evaluation.features import (
     noisy_clip_features,
     open_clip_features,
 )
-from glide_core.evaluation.image_set import find_images
+from glide_core.evaluation.image_set import find_images, read_features
 from glide_core.guidance.clip import clip_preprocessing
 
 
