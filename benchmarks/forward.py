@@ -1,8 +1,10 @@
 """Time one denoising step of the released architectures at full size on random weights.
 
 One guided base step (64x64, batch 2: with and without the prompt) and one upsampler step (256x256,
-batch 1), in float32 and bfloat16. With --reference DIR, a checkout of openai/glide-text2im runs the
-same weights in the same process, alternating with ours, so that other load affects both equally.
+batch 1), in float32, bfloat16 and int8. With --reference DIR, a checkout of openai/glide-text2im
+runs the same weights in the same process, alternating with ours, so that other load affects both
+equally. --processor-time counts only the time that the process computes, for a busy machine; with
+--threads 1.
 
     python benchmarks/forward.py --reference ../glide-text2im
 """
@@ -33,7 +35,7 @@ from glide_core.sampling import tokenize
 
 PROMPT = "an oil painting of a corgi"
 CONFIGS: dict[str, GlideConfig] = {"base": BASE, "upsampler": UPSAMPLER}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True)
@@ -128,16 +130,18 @@ def reference_model(directory: Path, config: GlideConfig, state: dict[str, Tenso
     return model.eval()
 
 
-def interleave(contenders: dict[str, Contender], repeats: int) -> dict[str, list[float]]:
+def interleave(
+    contenders: dict[str, Contender], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time the contenders in turn; each turn is one warm-up step and one measured step."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
             with contender.loop():
                 contender.step()
-                start = time.perf_counter()
+                start = clock()
                 contender.step()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -187,15 +191,16 @@ def contenders_of(args: argparse.Namespace, name: str) -> dict[str, Contender]:
 
 
 def processor() -> str:
-    """Return the processor's name and its bfloat16 instructions."""
+    """Return the processor's name and its instructions for vectors and matrices."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     info = {name.strip(): value.strip() for name, value in pairs}
-    flags = set(info.get("flags", "").split()) & {"avx512_bf16", "amx_bf16"}
-    return f"{info.get('model name', 'unknown')} ({', '.join(sorted(flags)) or 'no bfloat16'})"
+    known = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"]
+    flags = set(info.get("flags", "").split()).intersection(known)
+    return f"{info.get('model name', 'unknown')} ({', '.join(sorted(flags))})"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -207,6 +212,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="count processor time, not elapsed time"
+    )
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     return parser.parse_args(argv)
 
@@ -219,7 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for name in args.models:
         steps = contenders_of(args, name)
-        seconds = interleave(steps, args.repeats)
+        clock = time.process_time if args.processor_time else time.perf_counter
+        seconds = interleave(steps, args.repeats, clock)
         rows = compare(seconds, {key: each.step() for key, each in steps.items()})
         side = CONFIGS[name].unet.image_size
         print(f"{name}: one step at {side}x{side}, batch {1 if 'up' in name else 2}")
