@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         prior = partial(make_prior, captions=captions, once=once)
         trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
-        if main and source.checked is not None:
+        if main:
             save_check(source.checked, folder / "data.json")
         with graceful_stop() as signals:
             finished = train(trainer, lambda: bool(signals), show=main)
@@ -168,25 +168,24 @@ def open_data(
     once: Callable[[Callable[[], Any]], Any],
 ) -> ImageSource:
     """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
-    from tqdm import tqdm
-
     from glide_core.data import open_source
     from glide_core.progress import counting_bar
 
-    report = partial(tqdm.write, file=sys.stderr) if show else None
     with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
-        return open_source(
+        source = open_source(
             arguments.data,
             on_bad="skip" if arguments.skip_bad else "refuse",
             caption_key=arguments.caption_key,
             center_crop=arguments.center_crop,
             flip=arguments.flip,
             side=config.size or (256 if config.job.startswith("upsampler") else 64),
-            report=report,
             progress=progress,
             known=known,
             run_once=once,
         )
+    for line in source.report.lines() if show else ():
+        print(line, file=sys.stderr)
+    return source
 
 
 def worker_count(images: int) -> int:

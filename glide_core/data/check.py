@@ -74,20 +74,15 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 
 
 def check(
-    listing: Listing,
-    cache: PixelCache,
-    side: int,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int | None = None,
+    listing: Listing, cache: PixelCache, side: int, progress: Callable[[int, int], None] | None
 ) -> Checked:
     """Decode every image once, and keep the usable ones in the cache, resized to `side`.
 
-    progress: called with (done, all) after each image. workers: threads.
+    progress: called with (done, all) after each image.
     """
     result = Checked(fingerprint(listing), [])
     first_of: dict[bytes, str] = {}
-    found = _inspect_all(listing.entries, cache, side, workers or min(8, os.cpu_count() or 1))
+    found = _inspect_all(listing.entries, cache, side)
     used = 0
     for index, (entry, one) in enumerate(zip(listing.entries, found, strict=True)):
         if isinstance(one, str):
@@ -154,7 +149,7 @@ def usable(
 
 
 def _inspect_all(
-    entries: Sequence[Entry], cache: PixelCache, side: int, workers: int
+    entries: Sequence[Entry], cache: PixelCache, side: int
 ) -> Iterator[tuple[tuple[int, int], bytes, Pixels | None] | str]:
     """Each image's (width, height), digest and, while there is room for them, resized pixels; or
     why it cannot be used. In order."""
@@ -173,7 +168,8 @@ def _inspect_all(
         pixels = None if cache.full else shrink(image, side)
         return image.size, hashlib.sha256(data).digest(), pixels
 
-    with ThreadPoolExecutor(workers) as pool:  # PIL releases the interpreter while it decodes
+    # PIL releases the interpreter while it decodes
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(entries), _AHEAD):
             yield from pool.map(inspect, entries[start : start + _AHEAD])
 

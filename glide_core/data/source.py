@@ -26,27 +26,17 @@ class ImageSource:
     def __init__(
         self,
         entries: Sequence[Entry],
-        sizes: Sequence[tuple[int, int]],
         report: DataReport,
+        checked: Checked,  # for `check.save_check`
         cache: PixelCache,
-        *,
         side: int,
-        center_crop: bool = False,
-        flip: bool = False,
+        center_crop: bool,
+        flip: bool,
     ) -> None:
-        """Take checked entries and their sizes (width, height).
-
-        cache: of images of `side`; others, and those without a slot, are decoded at every use.
-        center_crop: crop squares from the center, not at random.
-        flip: mirror half of the images; captions must not mention left and right.
-        """
-        self.entries, self.report = entries, report
+        """Take checked entries. cache: of images of `side`; others, and those without a slot, are
+        decoded at every use. The other arguments are those of `open_source`."""
+        self.entries, self.report, self.checked, self._cache = entries, report, checked, cache
         self._side, self._center, self._flip = side, center_crop, flip
-        self.checked: Checked | None = None  # for `check.save_check`
-        self._cache = cache
-        if not len(cache):  # the images were checked by another process, or in an earlier run
-            for size in sizes:
-                cache.reserve(shrunk_size(size, side))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -140,9 +130,7 @@ def open_source(
     center_crop: bool = False,
     flip: bool = False,
     memory_mb: int = 1024,
-    report: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    workers: int | None = None,
     known: Path | None = None,
     run_once: Callable[[Callable[[], Checked]], Checked] = lambda make: make(),
 ) -> ImageSource:
@@ -154,11 +142,9 @@ def open_source(
     caption_key: ending of the caption files, ending of a shard's caption members, or column.
     side: in pixels, of the images that training asks for; smaller ones are enlarged.
     center_crop: crop squares from the center, not at random.
-    flip: mirror half of the images.
+    flip: mirror half of the images; captions must not mention left and right.
     memory_mb: for decoded images; those that do not fit are decoded at every use.
-    report: called with each line of the data's report (one process of many should print it).
     progress: called with (done, all) after each image that was checked.
-    workers: threads that check.
     known: a file that `save_check` wrote; if it is of these files, they are not decoded again.
     run_once: calls a function in one process and returns its result in all.
     Raises GlideError where the path holds no training data, or as `on_bad` says.
@@ -168,17 +154,13 @@ def open_source(
     listing = list_images(Path(path), caption_key)
     cache = PixelCache(len(listing.entries), memory_mb * 2**20)
 
-    def checked_once() -> Checked:
+    def check_once() -> Checked:
         before = load_check(known, listing) if known is not None else None
-        return before or check(listing, cache, side, progress=progress, workers=workers)
+        return before or check(listing, cache, side, progress)
 
-    checked = run_once(checked_once)
-    entries, sizes, found = usable(str(path), listing, checked, on_bad=on_bad, side=side)
-    if report is not None:
-        for line in found.lines():
-            report(line)
-    source = ImageSource(
-        entries, sizes, found, cache, side=side, center_crop=center_crop, flip=flip
-    )
-    source.checked = checked
-    return source
+    checked = run_once(check_once)
+    entries, sizes, report = usable(str(path), listing, checked, on_bad=on_bad, side=side)
+    if not len(cache):  # the images were checked by another process, or in an earlier run
+        for size in sizes:
+            cache.reserve(shrunk_size(size, side))
+    return ImageSource(entries, report, checked, cache, side, center_crop, flip)

@@ -53,7 +53,7 @@ def test_the_same_generator_state_gives_the_same_batch_in_another_process_state(
     resumed = torch.Generator()
     resumed.set_state(state)
     # a fresh source, other threads, no memory: nothing but the generator decides
-    again = open_source(ten, flip=True, memory_mb=0, workers=3)
+    again = open_source(ten, flip=True, memory_mb=0)
     batch = again.batch(resumed, 16, side=64, crop=32)
     assert torch.equal(batch.images, expected.images)
     assert batch.captions == expected.captions

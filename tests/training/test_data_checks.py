@@ -21,7 +21,7 @@ from images_on_disk import (
 from PIL import Image
 
 from glide_core.data import open_source
-from glide_core.data.check import DataReport
+from glide_core.data.check import DataReport, save_check
 from glide_core.data.source import ImageSource
 from glide_core.errors import GlideError
 
@@ -75,9 +75,9 @@ def test_a_bad_file_is_named_and_refused(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_is_named_and_skipped_where_asked(case: str, tmp_path: Path) -> None:
     files, words = BAD[case]
-    lines: list[str] = []
     write_folder(tmp_path, {**GOOD, **files})
-    report = checked(tmp_path, on_bad="skip", report=lines.append)
+    report = checked(tmp_path, on_bad="skip")
+    lines = report.lines()
     assert (report.found, report.used, len(report.skipped)) == (3, 2, 1)
     assert re.match(f"skipped: {words}", lines[0])
     assert lines[-1] == "2 images with 2 different captions"
@@ -255,19 +255,19 @@ def test_an_image_that_would_start_another_program_is_refused(tmp_path: Path) ->
 
 
 def test_a_data_check_is_cached_until_a_file_changes(tmp_path: Path) -> None:
-    from glide_core.data.check import save_check
-
-    folder = write_folder(tmp_path / "data", GOOD)
-    source = open_source(folder)
-    assert source.checked is not None
-    save_check(source.checked, tmp_path / "data.json")
+    folder, known = write_folder(tmp_path / "data", GOOD), tmp_path / "data.json"
+    source = open_source(folder, known=known)
+    save_check(source.checked, known)
     seen: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    again = open_source(folder, known=tmp_path / "data.json", progress=progress)
+    again = open_source(folder, known=known, progress=progress)
     assert (again.report, seen) == (source.report, [])
     write_folder(folder, {"000.txt": "another caption"})
-    open_source(folder, known=tmp_path / "data.json", progress=progress)
+    open_source(folder, known=known, progress=progress)
     assert len(seen) == 2
+    known.write_text("{}")
+    open_source(folder, known=known, progress=progress)
+    assert len(seen) == 4
