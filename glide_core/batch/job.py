@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from glide_core.batch.rows import Row, read_rows
 from glide_core.batch.shards import Format, Numbered, finished, write_shard
 from glide_core.batch.storage import Folder
@@ -31,6 +33,16 @@ MakeRequest = Callable[[Row], GenerationRequest]
 Done = tuple[str, int]  # a shard's path, and how many of its rows failed
 
 
+class JobFile(BaseModel):
+    """What job.json says."""
+
+    model_config = ConfigDict(strict=True)
+
+    rows: int
+    rows_sha256: str
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class CheckedList:
     """What `check_list` found out about a list, and about the job in its folder."""
@@ -38,7 +50,7 @@ class CheckedList:
     rows: int
     sha256: str  # of all rows
     guided: bool  # any row asks for CLIP guidance
-    before: dict[str, Any] | None = None  # job.json of an earlier run
+    before: JobFile | None = None  # of an earlier run
     unchanged: bool = True  # the rows of the earlier run
 
 
@@ -70,10 +82,17 @@ def check_list(source: str | Path, out: str, make_request: MakeRequest) -> Check
 
     Raises GlideError for an invalid row, and for a folder with shards of no known job.
     """
-    folder = Folder(out)
+    folder, before = Folder(out), None
     names = folder.names()
-    before = _read_job(folder) if JOB in names else None
-    if before is None and finished(names):
+    if JOB in names:
+        try:
+            before = JobFile.model_validate_json(folder.read(JOB))
+        except ValidationError as error:
+            raise GlideError(
+                f"{folder.path(JOB)} is not a job of this version. Choose another folder with "
+                "--out."
+            ) from error
+    elif finished(names):
         raise GlideError(f"{out} has shards but no {JOB}. Choose another folder with --out.")
     digest, same, count, guided = hashlib.sha256(), "", 0, False
     for row in read_rows(source):
@@ -84,9 +103,9 @@ def check_list(source: str | Path, out: str, make_request: MakeRequest) -> Check
         guided = guided or request.clip_guidance_scale != 0
         count = row.number
         digest.update(repr((row.prompt, row.seed, row.settings)).encode())
-        if before is not None and count == before["rows"]:
+        if before is not None and count == before.rows:
             same = digest.hexdigest()
-    unchanged = before is None or same == before["rows_sha256"]
+    unchanged = before is None or same == before.rows_sha256
     return CheckedList(count, digest.hexdigest(), guided, before, unchanged)
 
 
@@ -152,37 +171,25 @@ def plan(rows: Iterable[Row], done: list[tuple[int, int]], size: int) -> Iterato
 
 def _begin(job: Job, checked: CheckedList, folder: Folder) -> None:
     """Write job.json, or hold the one of an earlier run against this job."""
-    before, count = checked.before, checked.rows
-    settings = json.loads(json.dumps({**job.settings, "format": job.kind}))
+    before, settings = checked.before, json.loads(json.dumps({**job.settings, "format": job.kind}))
+    now = JobFile(rows=checked.rows, rows_sha256=checked.sha256, settings=settings)
     if before is not None:
         differs = [
-            f"{name}: {shorten(before['settings'].get(name))}, now {shorten(settings.get(name))}"
-            for name in sorted({*before["settings"], *settings})
-            if before["settings"].get(name) != settings.get(name)
+            f"{name}: {shorten(before.settings.get(name))}, now {shorten(settings.get(name))}"
+            for name in sorted({*before.settings, *settings})
+            if before.settings.get(name) != settings.get(name)
         ]
-        if count < before["rows"]:
-            differs.append(f"list: {before['rows']} rows, now {count}")
+        if now.rows < before.rows:
+            differs.append(f"list: {before.rows} rows, now {now.rows}")
         elif not checked.unchanged:
-            differs.append(f"list: one of the first {before['rows']} rows has changed")
+            differs.append(f"list: one of the first {before.rows} rows has changed")
         if differs:
             raise GlideError(
                 f"{job.out} belongs to another job ({'; '.join(differs[:5])}). Rows can be "
                 "appended to a list; for other changes choose another folder with --out."
             )
-    content = {"rows": count, "rows_sha256": checked.sha256, "settings": settings}
-    if before != content:
-        folder.write(JOB, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _read_job(folder: Folder) -> dict[str, Any]:
-    try:
-        found = json.loads(folder.read(JOB))
-        valid = isinstance(found["rows"], int) and isinstance(found["settings"], dict)
-        return {k: found[k] for k in ("rows", "rows_sha256", "settings")} if valid else found["?"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GlideError(
-            f"{folder.path(JOB)} is not a job of this version. Choose another folder with --out."
-        ) from error
+    if before != now:
+        folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
 
 
 def _collect_failed(folder: Folder) -> None:

@@ -11,32 +11,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from glide_core.components import Role
     from glide_core.pipeline import GlidePipeline
     from glide_core.request import GenerationRequest
     from glide_core.stages import PipelineInputs
 
 
 def load_pipeline(
-    arguments: argparse.Namespace, *, guided: bool | None = None, **roles: str | None
+    arguments: argparse.Namespace, role: Role, second: str = "", *, guided: bool | None = None
 ) -> GlidePipeline:
-    """A pipeline of the given models (None: not needed), with LoRAs merged into the first.
+    """A pipeline of --model as one role and, unless --no-upsample, of --upsampler as the second.
 
-    guided: with the noisy CLIP; None: where --clip-scale asks for it.
+    LoRAs are merged into the first. guided: with the noisy CLIP; None: if --clip-scale is not 0.
     """
     from glide_core import io
     from glide_core.pipeline import GlidePipeline
 
-    if getattr(arguments, "out", None) is not None:
+    if arguments.out is not None:
         io.check_folder(arguments.out)
-    used: dict[Any, Any] = {role: name for role, name in roles.items() if name is not None}
+    used: dict[Any, Any] = {role: arguments.model}
+    if second and not arguments.no_upsample:
+        used[second] = arguments.upsampler
     if getattr(arguments, "clip_scale", 0) if guided is None else guided:
         used["clip"] = arguments.clip or ["clip"]
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
     )
-    first, *_ = used
     for file, strength in getattr(arguments, "lora", None) or ():
-        pipe.load_lora_weights(file, strength, component=first)
+        pipe.load_lora_weights(file, strength, component=role)
     pipe.components  # noqa: B018 - errors in any model come before the first step
     return pipe
 

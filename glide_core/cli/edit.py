@@ -33,12 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.stages import edit_inputs
 
     original = read_image(arguments.image, arguments.max_pixels)
-    upsampler = None if arguments.no_upsample else arguments.upsampler
-    pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
+    pipe = common.load_pipeline(arguments, "base", "upsampler")
     request = replace(
         common.request_of(arguments),
         strength=arguments.strength,
         upsample_strength=arguments.upsample_strength,
     )
-    inputs = edit_inputs(pipe.models, original, upsampler is not None)
+    inputs = edit_inputs(pipe.models, original, not arguments.no_upsample)
     return common.generate_and_write(pipe, request, arguments, inputs)

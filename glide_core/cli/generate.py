@@ -103,8 +103,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _one_prompt(arguments: argparse.Namespace) -> int:
     from glide_core.cli import common
 
-    upsampler = None if arguments.no_upsample else arguments.upsampler
-    pipe = common.load_pipeline(arguments, base=arguments.model, upsampler=upsampler)
+    pipe = common.load_pipeline(arguments, "base", "upsampler")
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
 
 
@@ -173,5 +172,4 @@ def _load_checked(
     if common.model_files(arguments, guided) != files:
         raise GlideError("the model files on this machine are not those that the job began with")
     own = argparse.Namespace(**{**vars(arguments), "out": None})
-    upsampler = None if arguments.no_upsample else arguments.upsampler
-    return common.load_pipeline(own, guided=guided, base=arguments.model, upsampler=upsampler)
+    return common.load_pipeline(own, "base", "upsampler", guided=guided)

@@ -46,12 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
-    upsampler = None if arguments.no_upsample else arguments.upsampler
-    pipe = common.load_pipeline(arguments, inpaint=arguments.model, upsampler_inpaint=upsampler)
+    pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
     request = common.request_of(arguments)
     if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
         request = replace(request, upsampler=replace(request.upsampler, sampler="ddpm"))
-    cut = inpaint_inputs(pipe.models, image, mask, upsampler is not None, arguments.context)
+    upsample, context = not arguments.no_upsample, arguments.context
+    cut = inpaint_inputs(pipe.models, image, mask, upsample, context)
     return common.generate_and_write(
         pipe, request, arguments, cut.inputs, lambda new: cut.stitch(new, arguments.feather)
     )

@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder.begin(identity)
     done = {result.cell for result in folder.results()}
     if cells := [cell for cell in grid.cells() if cell not in done]:
-        pipe = common.load_pipeline(arguments, guided=guided, base=arguments.model)
+        pipe = common.load_pipeline(arguments, "base", guided=guided)
         pipe.prepare([GenerationRequest(text, arguments.negative) for text in distinct])
         with step_bars(disable=arguments.quiet) as bar:
             found = sweep(

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.stages import PipelineInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
-    pipe = common.load_pipeline(arguments, upsampler=arguments.model)
+    pipe = common.load_pipeline(arguments, "upsampler")
     settings = upsample_settings(arguments.steps, arguments.cfg, arguments.temperature)
     request = GenerationRequest(
         prompt=arguments.prompt,
