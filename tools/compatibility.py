@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 
 from glide_core.images import to_pil
 from recipes.emoji.drawings import Sprites
-from recipes.emoji.scenes import scene_list
+from recipes.emoji.scenes import SceneList, scene_list
 from recipes.emoji.subjects import score_scenes
 from tools import compatibility_patches
 from tools.compatibility_patches import Row, patches
@@ -57,9 +57,11 @@ Sample = Callable[[], torch.Tensor]
 class Bench:
     """The bundled model in ComfyUI, a list of captions, and the reference images."""
 
-    def __init__(self, comfy: Inside, sprites: Sprites, count: int) -> None:
+    def __init__(
+        self, comfy: Inside, sprites: Sprites, count: int, scenes: SceneList = "seen"
+    ) -> None:
         self.comfy, self.sprites = comfy, sprites
-        self.scenes = scene_list(sprites, "seen", count)
+        self.scenes = scene_list(sprites, scenes, count)
         self.captions = [sprites.caption(scene) for scene in self.scenes]
         self.model, self.clip, self.vae = comfy(
             "GlideLoader", checkpoint="bundled/base.safetensors", dtype="float32"
@@ -216,16 +218,19 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
     parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--scenes", default="seen", help="kind of captions, see recipes/emoji")
     parser.add_argument("--sheet", type=Path, help="also save images: samplers, patches")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--packs", type=Path, nargs="+", default=[], help="other node packs to try")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         comfy = Inside(
             Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
         )
+        torch.set_num_threads(options.threads)
         for pack in options.packs:
             asyncio.run(comfy.nodes.load_custom_node(str(pack)))
-        bench = Bench(comfy, Sprites(options.store), options.count)
+        bench = Bench(comfy, Sprites(options.store), options.count, options.scenes)
         for table in options.tables:
             TABLES[table](bench)
             print(flush=True)

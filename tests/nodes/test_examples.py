@@ -99,7 +99,7 @@ def test_a_checkpoint_to_download_is_named_before_anything_runs(
     path = FOLDER / "glide_openai_checkpoints.json"
     assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
     said = capsys.readouterr().err
-    assert "no model file 'base.pt'" in said and "no model file 'upsample.pt'" in said
+    assert "Model file 'base.pt' was" in said and "Model file 'upsample.pt' was" in said
     assert list(tmp_path.iterdir()) == []
 
 
