@@ -6,6 +6,7 @@ same captions and first noise with and without it, as a table and as a sheet of 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,8 +47,7 @@ PATCHES = (
     Patch(None, 1.5),
     Patch("PerturbedAttentionGuidance", 1.5, PAG),
     Patch("SelfAttentionGuidance", 1.5, {"scale": 1.0, "blur_sigma": 2.0}),
-    Patch("NAGuidance", 1.5, {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 2.5}),
-    Patch("PerturbedAttention", 1.5, PACK),
+    Patch("NAGuidance", 1.5, {"nag_scale": 3.0, "nag_alpha": 0.25, "nag_tau": 1.5}),
     Patch("SmoothedEnergyGuidanceAdvanced", 1.5, PACK),
     Patch(
         "SlidingWindowGuidanceAdvanced",
@@ -59,11 +59,9 @@ PATCHES = (
     Patch(
         "HyperTile",
         3.0,
-        {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
+        {"tile_size": 32, "swap_size": 2, "max_depth": 0, "scale_depth": False},
     ),
     Patch(None, 10.0),
-    Patch("RescaleCFG", 10.0, {"multiplier": 0.7}),
-    Patch("APG", 10.0, {"eta": 0.0, "norm_threshold": 5.0, "momentum": 0.0}),
     Patch("DynamicThresholdingSimple", 10.0, {"mimic_scale": 3.0, "threshold_percentile": 1.0}),
 )
 
@@ -127,7 +125,8 @@ def sheet(rows: Sequence[Row], path: Path) -> None:
         pen.text((TEXT + number * half, 6), title, fill="black", font_size=14)
     for number, row in enumerate(rows):
         top = head + number * (SIDE + gap)
-        label = row.label.replace(", ", "\n", 1)
+        lines = row.label.replace(", ", "\n", 1).splitlines()
+        label = "\n".join(textwrap.fill(line, 44) for line in lines)
         pen.multiline_text((gap, top + 6), label, fill="black", font_size=13, spacing=4)
         for side, samples in enumerate(row.images):
             for i, tile in enumerate(to_pil(samples.clamp(-1, 1))):

@@ -25,7 +25,14 @@ SCHEMAS: dict[str, NodeSchema] = {
 GAP_X, GAP_Y = 50, 70
 WIDTHS = {"SaveImage": 400, "PreviewImage": 330, "MarkdownNote": 400, "GlideTextEncode": 360}
 # what previews, charts and sliders add to a node's height during a run
-GROWTH = {"GlideSampler": 230, "GlideUpsample": 420, "KSampler": 200, "SamplerCustomAdvanced": 200}
+GROWTH = {
+    "GlideSampler": 310,
+    "GlideUpsample": 290,
+    "GlideEdit": 290,
+    "GlideInpaint": 290,
+    "KSampler": 200,
+    "SamplerCustomAdvanced": 200,
+}
 HEIGHTS = {"SaveImage": 440, "PreviewImage": 300, "MarkdownNote": 260}
 NAMESPACE = uuid.UUID("0f9e2c1a-6d1c-5d0e-9a3f-6f2f0d6b7a11")
 

@@ -8,7 +8,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Chart } from "./lib/chart.mjs";
 import { findNode, rootOf } from "./lib/nodes.mjs";
-import { Panels } from "./lib/panel.mjs";
+import { Panels, removePreview } from "./lib/panel.mjs";
 import { followPreset } from "./lib/presets.mjs";
 import { Scores } from "./lib/scores.mjs";
 import { LiveStore, readLines, readPairs } from "./lib/series.mjs";
@@ -56,11 +56,27 @@ function save() {
   }
 }
 
+/** The view shows the result: remove the blurred preview of the last step, in both renderers. */
+function dropPreview(id) {
+  const root = rootOf(app);
+  const node = findNode(root, id);
+  if (!node) return;
+  const key = node.graph === root ? String(node.id) : `${node.graph.id}:${node.id}`;
+  if (app.nodePreviewImages) delete app.nodePreviewImages[key];
+  removePreview(node);
+}
+
 function keepOutput(id, output) {
   const pairs = readPairs(output, address);
-  if (pairs.length) keep(id, Slider, () => pairs);
+  if (pairs.length) {
+    dropPreview(id);
+    keep(id, Slider, () => pairs);
+  }
   const lines = readLines(output);
-  if (lines.length) keep(id, Scores, () => lines);
+  if (lines.length) {
+    dropPreview(id);
+    keep(id, Scores, () => lines);
+  }
 }
 
 /** Take the latest output of every node of the open workflow from the history. */

@@ -235,6 +235,16 @@ def test_the_slider_follows_the_mouse_and_the_keys(interface: Interface) -> None
     assert interface.ask(UPSAMPLER, shown) == "inset(0px 0px 0px 95%)"
 
 
+def test_the_preview_of_the_last_step_makes_way_for_the_slider(interface: Interface) -> None:
+    interface.bring(UPSAMPLER)
+    interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(IMAGE_COUNT))
+    names = "node.widgets.map((widget) => widget.name).filter((name) => name.startsWith('$$'))"
+    assert interface.ask(UPSAMPLER, names) == []
+    assert not interface.ask(UPSAMPLER, "Boolean(node.imgs?.length)")
+    shown = interface.page.evaluate("(id) => app.nodePreviewImages?.[id] ?? null", UPSAMPLER)
+    assert shown is None
+
+
 def test_the_slider_pages_through_the_batch(interface: Interface) -> None:
     interface.bring(UPSAMPLER)
     first = interface.ask(UPSAMPLER, "root.querySelector('.after').src")

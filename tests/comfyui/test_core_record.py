@@ -8,6 +8,9 @@ from typing import Any
 from comfyui.core_record import RECORD, recorded, types_in_files
 from comfyui.inside import Inside
 
+# with the inputs that glide_train_lora needs; its note says so
+SINCE_0_24 = ("TrainLoraNode", "LoraModelLoader", "SaveLoRA")
+
 
 def named(node: dict[str, Any]) -> list[tuple[str, str]]:
     groups = node["input"].values()
@@ -18,6 +21,9 @@ def test_every_builtin_node_of_our_workflows_matches_its_record(comfy: Inside) -
     """A newer ComfyUI may have appended inputs and outputs: files without them stay good."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert set(record) >= types_in_files()
+    train = comfy.find("TrainLoraNode")
+    if train is None or "quantized_backward" not in train.INPUT_TYPES()["required"]:
+        record = {name: node for name, node in record.items() if name not in SINCE_0_24}
     here = recorded(comfy, record)
     for name, node in record.items():
         inputs = named(here[name])

@@ -82,3 +82,26 @@ def test_a_prompt_of_another_kind_of_clip(comfy: Any, prompts: Any) -> None:
     foreign = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
     error = refused(comfy, comfy.load()[0], prompts[0], foreign)
     assert "the CONDITIONING on 'negative' was not made by a GLIDE text encoder" in error
+
+
+@pytest.mark.parametrize("sampler", ["KSampler", "GlideSampler"])
+def test_areas_of_any_size_are_sampled(comfy: Any, prompts: Any, sampler: str) -> None:
+    """The bounds of a mask need not be a size that the UNet can halve."""
+    model, mask = comfy.load()[0], torch.zeros(1, 64, 96)
+    mask[..., :51] = 1
+    parts = [
+        comfy(
+            "ConditioningSetMask", conditioning=prompt, mask=m, strength=1.0,
+            set_cond_area="mask bounds",
+        )
+        for prompt, m in zip(prompts, (mask, 1 - mask), strict=True)
+    ]  # fmt: skip
+    positive = comfy("ConditioningCombine", conditioning_1=parts[0], conditioning_2=parts[1])
+    inputs = {"latent_image": {"samples": torch.zeros(1, 3, 64, 96)}, "steps": 2}
+    if sampler == "KSampler":
+        found = comfy.ksampler(model, positive, prompts[1], **inputs)
+    else:
+        found = comfy(
+            sampler, model=model, positive=positive, negative=prompts[1], preset="custom", **inputs
+        )[1]["samples"]
+    assert found.shape == (1, 3, 64, 96) and torch.isfinite(found).all()

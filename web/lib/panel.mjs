@@ -2,6 +2,20 @@
 
 const NAME = "glide_view";
 const MARGIN = 8;
+const PREVIEW = "$$canvas-image-preview"; // ComfyUI's name of the widget
+
+/** Remove the interface's own preview of a node's last step, which a view replaces. */
+export function removePreview(node) {
+  const { widgets = [] } = node;
+  node.imgs = undefined;
+  const found = widgets.findIndex((widget) => widget.name === PREVIEW);
+  if (found < 0) return;
+  const [preview] = widgets.splice(found, 1);
+  preview.onRemove?.();
+  const height = node.size[1] - (preview.computedHeight ?? 0);
+  node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
+  node.setDirtyCanvas?.(true, true);
+}
 
 /** The panels of all nodes; a node that goes takes its own with it. */
 export class Panels {

@@ -13,6 +13,7 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
+from torch.nn import functional as F
 
 from glide_core.config import GlideConfig
 from glide_core.models.glide import GlideModel
@@ -118,7 +119,8 @@ class GlideUNet(UNet):
         transformer_options: dict[str, Any],
     ) -> Tensor:
         del control
-        channels = self.config.unet.channels
+        channels, (height, width) = self.config.unet.channels, x.shape[-2:]
+        x, low_res, inpaint = (pad_to_grid(v, self.config) for v in (x, low_res, inpaint))
         image = keep_mask = None
         if inpaint is not None:
             image, keep_mask = inpaint[:, :channels], inpaint[:, channels:]
@@ -131,11 +133,23 @@ class GlideUNet(UNet):
             image=image,
             keep_mask=keep_mask,
             patches=ModelPatches.of(transformer_options, self.config, context, x.shape),
-        )
+        )[..., :height, :width]
         sink = transformer_options.get(VARIANCE_SINK)
         if sink is not None:
             sink.put(raw[:, channels:], transformer_options["cond_or_uncond"])
         return raw[:, :channels]  # wrappers (EasyCache) expect the shape of x
+
+
+def pad_to_grid(x: Tensor | None, config: GlideConfig) -> Tensor | None:
+    """Repeat the last row and column of [B, C, H, W] up to a size that the UNet can halve.
+
+    Areas of prompts have any size: the bounds of a resized mask, a share of an odd width.
+    """
+    if x is None:
+        return None
+    step = 2 ** (len(config.unet.channel_mult) - 1) * config.unet.patch_size
+    bottom, right = -x.shape[-2] % step, -x.shape[-1] % step
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
 class VarianceSink:
