@@ -218,9 +218,9 @@ def train_lora() -> Workflow:
     def prompt(text: str, title: str) -> Node:
         return flow.add("GlideTextEncode", clip=base[1], text=text, title=title)
 
-    images = prompt("a flat fox", "Prompt of the images")
+    images = prompt("a purple fox", "Prompt of the images")
     caption = prompt("a fox", "Caption to learn")
-    test = prompt("a panda on a pink background", "Prompt to try")
+    test = prompt("a fox on a blue background", "Prompt to try")
     negative = prompt("", "Negative prompt")
     ten = flow.add("GlideEmptyLatent", batch_size=10, title="Ten images")
     one = flow.add("GlideEmptyLatent", title="One image")
@@ -249,7 +249,7 @@ def train_lora() -> Workflow:
         positive=caption[0],
     )
     tuned = flow.add("LoraModelLoader", 1.0, False, model=base[0], lora=train[0])
-    save = flow.add("SaveLoRA", "loras/glide_flat", 150, lora=train[0])
+    save = flow.add("SaveLoRA", "loras/glide_purple_fox", 150, lora=train[0])
     before = sample("Without the LoRA", base, test, one, 3)
     after = sample("With the LoRA", tuned, test, one, 3)
     shown = [
@@ -259,9 +259,9 @@ def train_lora() -> Workflow:
     ]
     note = flow.note(
         "Train a LoRA in ComfyUI",
-        "Ten images in a flat style are generated, and a LoRA learns them under a caption without "
-        "the word *flat*: 150 steps, a few minutes on a CPU. ComfyUI 0.24 or newer.",
-        "For your own images connect Load Image (or a batch of them) and VAE Encode to *latents*.",
+        "Ten images of a purple fox are generated, and a LoRA learns them with the caption *a fox*: "
+        "150 steps, about three minutes on a CPU. ComfyUI 0.24 or newer.",
+        "For your own images connect Load Image and VAE Encode to *latents*.",
         "Save LoRA writes to output/loras; move the file to models/loras for *Load LoRA*.",
         height=330,
     )

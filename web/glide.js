@@ -24,6 +24,7 @@ const VIEWS = {
 };
 const STORED = "glide.liveViews"; // key in the tab's session storage
 const HISTORY = 20; // runs looked at after a reload
+const LATE = [0, 300, 1500]; // milliseconds after a result
 
 const store = new LiveStore();
 const panels = new Panels(() => app.canvas?.canvas);
@@ -56,14 +57,21 @@ function save() {
   }
 }
 
-/** The view shows the result: remove the blurred preview of the last step, in both renderers. */
+/**
+ * The view shows the result: remove the blurred preview of the last step, in both renderers. One
+ * that the browser is still decoding appears after the result, hence several times.
+ */
 function dropPreview(id) {
-  const root = rootOf(app);
-  const node = findNode(root, id);
-  if (!node) return;
-  const key = node.graph === root ? String(node.id) : `${node.graph.id}:${node.id}`;
-  if (app.nodePreviewImages) delete app.nodePreviewImages[key];
-  removePreview(node);
+  for (const delay of LATE) {
+    setTimeout(() => {
+      const root = rootOf(app);
+      const node = findNode(root, id);
+      if (!node) return;
+      const key = node.graph === root ? String(node.id) : `${node.graph.id}:${node.id}`;
+      if (app.nodePreviewImages) delete app.nodePreviewImages[key];
+      removePreview(node);
+    }, delay);
+  }
 }
 
 function keepOutput(id, output) {

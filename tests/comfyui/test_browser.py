@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfyui.browser import READY, editor
+from comfyui.browser import PATIENCE, READY, editor
 from comfyui.conftest import REPOSITORY
 
 STEPS, FEWER, UPSAMPLE_STEPS, IMAGE_COUNT = 6, 4, 2, 2
@@ -239,8 +239,8 @@ def test_the_preview_of_the_last_step_makes_way_for_the_slider(interface: Interf
     interface.bring(UPSAMPLER)
     interface.until(UPSAMPLER, "view?.element.dataset.pairs", str(IMAGE_COUNT))
     names = "node.widgets.map((widget) => widget.name).filter((name) => name.startsWith('$$'))"
-    assert interface.ask(UPSAMPLER, names) == []
-    assert not interface.ask(UPSAMPLER, "Boolean(node.imgs?.length)")
+    interface.until(UPSAMPLER, names, [])
+    interface.until(UPSAMPLER, "Boolean(node.imgs?.length)", False)
     shown = interface.page.evaluate("(id) => app.nodePreviewImages?.[id] ?? null", UPSAMPLER)
     assert shown is None
 
@@ -324,6 +324,7 @@ def test_the_extension_changes_no_saved_workflow_and_no_prompt(
     found = []
     for extension in (False, True):
         plain = Interface(context.new_page())
+        plain.page.set_default_timeout(PATIENCE)
         plain.page.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
         if not extension:
             plain.page.route("**/glide.js", lambda route: route.abort())
