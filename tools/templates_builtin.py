@@ -259,7 +259,7 @@ def train_lora() -> Workflow:
     ]
     note = flow.note(
         "Train a LoRA in ComfyUI",
-        "Ten images of a purple fox are generated, and a LoRA learns them with the caption *a fox*: "
+        "Ten images of a purple fox are generated, and a LoRA learns them as *a fox*: "
         "150 steps, about three minutes on a CPU. ComfyUI 0.24 or newer.",
         "For your own images connect Load Image and VAE Encode to *latents*.",
         "Save LoRA writes to output/loras; move the file to models/loras for *Load LoRA*.",
