@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from glide_core import __version__
 from glide_core.checkpoints.catalog import find_model, model_files
 from glide_core.checkpoints.files import read_shapes
-from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_clip, save_model
+from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_model
 from glide_core.checkpoints.lora import apply_lora
 from glide_core.config import ClipConfig, ModelKind
 from glide_core.devices import pick_device, pick_dtype
@@ -202,11 +202,7 @@ class Components:
                 f"{folder / taken[0]} already exists and is not overwritten: choose another folder"
             )
         for role, model in models.items():
-            path = folder / index[role]
-            if isinstance(model, NoisyClip):
-                save_clip(model, path, dtype=_exact_dtype(model))
-            else:
-                save_model(model, path, dtype=_exact_dtype(model))
+            save_model(model, folder / index[role], dtype=_exact_dtype(model))
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         return folder

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
-from glide_core.images import cycle, from_comfy, keep_mask, resize, resize_keep, to_comfy
+from glide_core.images import (
+    cycle,
+    from_comfy,
+    invert_mask,
+    keep_mask,
+    resize,
+    resize_keep,
+    to_comfy,
+)
 
 _MAX_SIDE = 8192  # of a crop, for memory; the models see 256 pixels of it at most
 _MIN_SIDE = 256  # a smaller crop would be enlarged for the last stage
@@ -130,7 +138,8 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     image, patch = cycle(image, batch), cycle(patch, batch)
     height, width = image.shape[1:3]
     rows, columns = region.inside(height, width)
-    hole = 1 - keep_mask(mask, (height, width), batch).keep[..., rows, columns].to(image.device)
+    keep = keep_mask(mask, (height, width), batch).keep[..., rows, columns]
+    hole = invert_mask(keep).to(image.device)
     left, right, top, bottom = region.margins(height, width)
     old = from_comfy(image[:, rows, columns])
     new = _enlarged(patch.to(image.device).float(), region.side)

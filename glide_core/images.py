@@ -2,7 +2,7 @@
 
 ComfyUI and files have IMAGE [B, H, W, C] float in 0..1 and MASK [B, H, W] with 1 = inpaint. The
 models take images [B, C, H, W] float32 in [-1, 1] and keep_mask [B, 1, H, W] with 1 = keep;
-`keep_mask` is the only place where the polarity changes. Input tensors are never written to.
+the polarity changes in `keep_mask` and `invert_mask` only. Input tensors are never written to.
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ def keep_mask(
     return KeepMask(keep if batch is None else cycle(keep, batch), soft)
 
 
+def invert_mask(mask: Tensor) -> Tensor:
+    """Turn a keep_mask into a mask with 1 = inpaint of the same shape, or back."""
+    return 1 - mask
+
+
 def resize_keep(keep: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a keep_mask to (height, width): a pixel is kept if all of it is, so that thin strokes
     to inpaint survive."""
@@ -167,7 +172,7 @@ def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
 
 def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read an image file as IMAGE [1, H, W, 3], upright, transparent parts on white."""
-    return _levels(on_white(open_image(path, max_pixels)))[None]
+    return levels(on_white(open_image(path, max_pixels)))[None]
 
 
 def load_mask(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -177,25 +182,11 @@ def load_mask(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 
 def _mask_levels(image: Image.Image) -> Tensor:
-    if _has_alpha(image):
+    if has_alpha(image):
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
-            return 1 - _levels(alpha)[None]
-    return _levels(on_white(image).convert("L"))[None]
-
-
-def load_channel(path: Path | str, channel: str) -> Tensor:
-    """Read one channel as ComfyUI's Load Image (as Mask) does, MASK [1, H, W].
-
-    channel: "red", "green", "blue", or "alpha", where transparent is 1; without an alpha channel
-    that is a mask of zeros, [1, 64, 64].
-    """
-    image = open_image(path)
-    if channel == "alpha":
-        if not _has_alpha(image):
-            return torch.zeros(1, 64, 64)
-        return 1 - _levels(image.convert("RGBA").getchannel("A"))[None]
-    return _levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
+            return 1 - levels(alpha)[None]
+    return levels(on_white(image).convert("L"))[None]
 
 
 def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -212,7 +203,7 @@ def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     if isinstance(image, (str, Path)):
         return from_comfy(load_image(image, max_pixels))
     if isinstance(image, Image.Image):
-        return from_comfy(_levels(on_white(image))[None])
+        return from_comfy(levels(on_white(image))[None])
     if isinstance(image, Tensor):
         return from_comfy(_unit(image).movedim(-3, -1) if image.ndim in (3, 4) else image)
     if isinstance(image, np.ndarray):
@@ -257,17 +248,19 @@ def _unit(values: Tensor) -> Tensor:
     return values.float() / (255 if values.dtype == torch.uint8 else 1)
 
 
-def _levels(image: Image.Image) -> Tensor:
+def levels(image: Image.Image) -> Tensor:
+    """The values of an image in 0..1, in the layout of its mode."""
     return torch.from_numpy(np.array(image)).float() / 255
 
 
-def _has_alpha(image: Image.Image) -> bool:
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a PIL image has transparency of any kind."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def on_white(image: Image.Image) -> Image.Image:
     """Convert any PIL image to RGB, transparent parts on white."""
-    if _has_alpha(image):
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
@@ -314,6 +307,5 @@ def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.I
     if upright.mode.startswith(("I", "F")):  # 16 bits and more, which PIL would clip at 255
         values = np.nan_to_num(np.array(upright, dtype=np.float64))
         scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535
-        levels = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-        return Image.fromarray(levels)
+        return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     return upright

@@ -262,10 +262,10 @@ class GlideInpaintConditioning:
         keep, soft = images.keep_mask(mask, (height, width), len(pixels))
         if soft:
             log.warning("%s: %s", node, images.SOFT_EDGES)
-        extras = {INPAINT_IMAGE: pixels, INPAINT_MASK: 1 - keep}
+        extras = {INPAINT_IMAGE: pixels, INPAINT_MASK: images.invert_mask(keep)}
         latent: dict[str, Any] = {"samples": pixels, RATIO: 1}
         if noise_mask:
-            latent["noise_mask"] = 1 - keep
+            latent["noise_mask"] = images.invert_mask(keep)
         return with_extras(positive, **extras), with_extras(negative, **extras), latent
 
 
@@ -282,4 +282,4 @@ def _hole(node: str, mask: Tensor, image: Tensor) -> Tensor:
         log.info(text, node, mask.shape[2], mask.shape[1], size[1], size[0])
     if not (keep < 1).any():
         log.warning("%s: the mask marks nothing (no white), so that nothing changes.", node)
-    return 1 - keep
+    return images.invert_mask(keep)

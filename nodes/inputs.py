@@ -193,26 +193,21 @@ def checkpoint_problem(*names: str | None) -> str | bool:
 
 def need_kind(node: str, name: str, path: Path, kinds: Sequence[str]) -> None:
     """GlideError when a safetensors file's header says that it holds another kind of model."""
-    found = kind_of(path)
-    if found is not None and found not in kinds:
-        raise GlideError(
-            f"{node}: {name} is GLIDE's {found} model. Expected {one_of(kinds)}. Choose another "
-            f"file, or load this one with {KIND_LOADERS[found]}."
-        )
-
-
-def kind_of(path: Path) -> str | None:
-    """Tell from a safetensors file's header what it holds; None where only loading it can."""
     if path.suffix != ".safetensors":
-        return None
+        return  # only loading it can tell
     from glide_core.checkpoints.loading import inspect
     from glide_core.config import ClipConfig
 
     try:
         config = inspect(path)
     except GlideError:  # damaged, or written by another program: loading says more
-        return None
-    return CLIP if isinstance(config, ClipConfig) else config.kind
+        return
+    found = CLIP if isinstance(config, ClipConfig) else config.kind
+    if found not in kinds:
+        raise GlideError(
+            f"{node}: {name} is GLIDE's {found} model. Expected {one_of(kinds)}. Choose another "
+            f"file, or load this one with {KIND_LOADERS[found]}."
+        )
 
 
 def respacing_problem(text: str | None, steps: int = 1000) -> str | bool:

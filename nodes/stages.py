@@ -64,6 +64,7 @@ def sample(
     ComfyUI's samplers do with a LATENT's noise mask.
     """
     from glide_core import sampling
+    from glide_core.images import invert_mask
     from glide_core.request import image_seed
 
     if batch < 1:
@@ -71,7 +72,7 @@ def sample(
     branches = prompts.branches(settings)
     extras = part(prompts.positive, where=f"{prompts.node}: 'positive'")
     given = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)
-    kept = [] if known is None else [(known[0], 1 - known[1])]
+    kept = [] if known is None else [(known[0], invert_mask(known[1]))]
     if given["image"] is not None and given["keep_mask"] is not None:
         kept.insert(0, (given["image"], given["keep_mask"]))
     pasted = [sampling.inpaint_denoised_fn(*pair) for pair in kept]

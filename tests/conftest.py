@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glide_core.checkpoints.loading import save_clip, save_model
+from glide_core.checkpoints.loading import save_model
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UNetConfig
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
@@ -70,7 +70,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_layers=1,
         tokenizer="glide-small",
     )
-    save_clip(NoisyClip(clip), folder / "tiny_clip.safetensors")
+    save_model(NoisyClip(clip), folder / "tiny_clip.safetensors")
     return folder
 
 

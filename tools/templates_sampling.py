@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glide_core.checkpoints.catalog import OPENAI_URL
+from glide_core.checkpoints.catalog import find
 from tools.template_parts import (
     BASE,
     NOISY_CLIP,
@@ -38,12 +38,12 @@ def openai_checkpoints() -> Workflow:
     base = flow.add(
         "GlideLoader",
         checkpoint="base.pt",
-        models=model_file("base.pt", OPENAI_URL + "base.pt", "glide"),
+        models=model_file("base.pt", str(find("base.pt").url), "glide"),
     )
     loader = flow.add(
         "GlideUpsamplerLoader",
         checkpoint="upsample.pt",
-        models=model_file("upsample.pt", OPENAI_URL + "upsample.pt", "glide"),
+        models=model_file("upsample.pt", str(find("upsample.pt").url), "glide"),
     )
     positive, negative = prompts(flow, base[1], "an oil painting of a corgi")
     latent = flow.add("GlideEmptyLatent")

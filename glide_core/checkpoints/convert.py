@@ -11,11 +11,11 @@ from glide_core.checkpoints.detect import detect_model_type
 from glide_core.checkpoints.files import METADATA_KEY, read_tensors, write_tensors
 from glide_core.checkpoints.loading import (
     add_mask_channel,
-    check_finite,
     check_tensors,
     clip_tensors,
     config_of,
     expected_tensors,
+    with_dtype,
 )
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
@@ -55,7 +55,5 @@ def convert(
     else:
         tensors, config, where = clip_tensors(files)
     check_tensors(tensors, expected_tensors(config), where)
-    narrow = {key: tensor if dtype is None else tensor.to(dtype) for key, tensor in tensors.items()}
-    for key, tensor in narrow.items():
-        check_finite(key, tensor, where)
-    return write_tensors(narrow, target, {METADATA_KEY: config.to_json()})
+    stored = with_dtype(tensors, dtype, where)
+    return write_tensors(stored, target, {METADATA_KEY: config.to_json()})

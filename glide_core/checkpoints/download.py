@@ -24,10 +24,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from glide_core.checkpoints.catalog import Entry
-from glide_core.checkpoints.detect import detect_model_type
-from glide_core.checkpoints.files import read_shapes
-from glide_core.checkpoints.loading import inspect
-from glide_core.config import GlideConfig
+from glide_core.checkpoints.loading import kind_of
 from glide_core.errors import GlideError, shorten
 from glide_core.io import sha256_file
 
@@ -192,16 +189,6 @@ def _check(entry: Entry, part: Path) -> None:
             f"{entry.url} gave a model of the kind '{kind}'; it was deleted. "
             f"Expected '{entry.kind}'."
         )
-
-
-def kind_of(path: Path) -> str:
-    """The kind of model in a file, in the catalog's words."""
-    config = inspect(path)
-    return (
-        config.kind
-        if isinstance(config, GlideConfig)
-        else detect_model_type(read_shapes(path).shapes)
-    )
 
 
 def _check_size(entry: Entry, size: int | None) -> None:

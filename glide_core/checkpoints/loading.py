@@ -24,7 +24,7 @@ from glide_core.checkpoints.files import (
     read_tensors,
     write_tensors,
 )
-from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
+from glide_core.config import KINDS, ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
@@ -40,6 +40,13 @@ def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     GlideError for every file that is not a model of these types.
     """
     return config_of(read_shapes(path))
+
+
+def kind_of(path: PathLike) -> str:
+    """The kind of model in a file, in the catalog's words."""
+    file = read_shapes(path)
+    config = config_of(file)
+    return config.kind if isinstance(config, GlideConfig) else detect_model_type(file.shapes)
 
 
 def config_of(
@@ -197,40 +204,22 @@ def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipCo
 
 
 def save_model(
-    model: GlideModel,
+    model: GlideModel | NoisyClip,
     path: PathLike,
     *,
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a model with its config as safetensors, atomically.
+    """Write a model or noisy CLIP with its config as one safetensors, atomically.
 
     metadata: further entries (author, licence, ...), text by name.
     """
-    stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
-    return write_tensors(_as_dtype(model.openai_state_dict(), dtype), path, stored)
+    tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
+    narrow = with_dtype(tensors, dtype, "The model to be saved")
+    return write_tensors(narrow, path, {**(metadata or {}), METADATA_KEY: model.config.to_json()})
 
 
-def save_clip(
-    clip: NoisyClip,
-    path: PathLike,
-    *,
-    dtype: torch.dtype = torch.float16,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Write both encoders of a noisy CLIP with their config; see `save_model`."""
-    stored = {**(metadata or {}), METADATA_KEY: clip.config.to_json()}
-    return write_tensors(_as_dtype(clip.state_dict(), dtype), path, stored)
-
-
-_TEXT_FIELDS = (
-    "n_vocab",
-    "context_length",
-    "text_width",
-    "text_heads",
-    "text_layers",
-    "tokenizer",
-)
+_TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
 _CLIP_NAMES = {
     "clip": "a noisy CLIP",
     "clip-image": "the image encoder of a noisy CLIP",
@@ -327,10 +316,13 @@ def check_finite(key: str, tensor: Tensor, where: str) -> None:
         )
 
 
-def _as_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    narrow = {key: tensor.detach().to(dtype) for key, tensor in tensors.items()}
+def with_dtype(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str
+) -> dict[str, Tensor]:
+    """Convert tensors to a dtype (None: their own); GlideError where one is not finite."""
+    narrow = {key: tensor.detach().to(dtype or tensor.dtype) for key, tensor in tensors.items()}
     for key, tensor in narrow.items():
-        check_finite(key, tensor, "The model to be saved")
+        check_finite(key, tensor, where)
     return narrow
 
 
@@ -341,4 +333,4 @@ def _listed(what: str, names: Iterable[str], most: int = 4) -> list[str]:
 
 
 def _any_of(kinds: Sequence[ModelKind]) -> str:
-    return " or ".join(kinds or ("base", "inpaint", "upsampler", "upsampler-inpaint"))
+    return " or ".join(kinds or KINDS)

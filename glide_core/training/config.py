@@ -1,80 +1,14 @@
-"""Training settings, and the small architectures that training from scratch uses by default."""
+"""Training settings and their defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glide_core.config import (
-    ClipConfig,
-    GlideConfig,
-    PredictionType,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-)
+from glide_core.config import PredictionType
 
 JobName = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip"]
 JOBS: tuple[JobName, ...] = ("base", "inpaint", "upsampler", "upsampler-inpaint", "clip")
-
-_SCHEDULE = ScheduleConfig("squaredcos_cap_v2", prediction_type="v_prediction")
-
-SMALL_BASE = GlideConfig(
-    kind="base",
-    text=TextConfig(n_vocab=2048, context_length=24, width=128, layers=4, heads=4),
-    unet=UNetConfig(
-        image_size=64,
-        model_channels=48,
-        num_res_blocks=1,
-        channel_mult=(1, 2, 2),
-        attention_factors=(4,),
-        num_head_channels=32,
-        norm_groups=8,
-        patch_size=2,
-        coord_channels=4,
-    ),
-    schedule=_SCHEDULE,
-    tokenizer="glide-small",
-)
-SMALL_UPSAMPLER = GlideConfig(
-    kind="upsampler",
-    text=TextConfig(n_vocab=2048, context_length=24, width=32, layers=1, heads=1),
-    unet=UNetConfig(
-        image_size=256,
-        model_channels=48,
-        num_res_blocks=1,
-        channel_mult=(1, 1),
-        attention_factors=(),
-        num_head_channels=24,
-        # 32 groups of one channel each would remove every flat colour
-        norm_groups=8,
-        patch_size=4,
-        sigma_data=0.025,
-    ),
-    schedule=replace(_SCHEDULE, noise_schedule="linear"),
-    tokenizer="glide-small",
-)
-SMALL_CLIP = ClipConfig(
-    image_size=64,
-    patch_size=8,
-    embedding=128,
-    image_width=128,
-    image_heads=4,
-    image_layers=3,
-    n_vocab=2048,
-    context_length=24,
-    text_width=128,
-    text_heads=4,
-    text_layers=2,
-    logit_scale=30.0,
-    tokenizer="glide-small",
-)
-SMALL: dict[JobName, GlideConfig] = {
-    "base": SMALL_BASE,
-    "inpaint": replace(SMALL_BASE, kind="inpaint"),
-    "upsampler": SMALL_UPSAMPLER,
-    "upsampler-inpaint": replace(SMALL_UPSAMPLER, kind="upsampler-inpaint"),
-}
 
 
 @dataclass(frozen=True)

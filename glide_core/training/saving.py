@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.loading import save_clip, save_model
 from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write
@@ -105,13 +104,6 @@ def restore(
 def base_fingerprint(job: DiffusionJob | ClipJob) -> str:
     """The fingerprint of a diffusion model; a noisy CLIP takes no LoRA and has none."""
     return fingerprint(job.model) if isinstance(job, DiffusionJob) else ""
-
-
-def export(job: DiffusionJob | ClipJob, path: Path, about: About) -> Path:
-    """Write a whole model as float16 safetensors, with its config and how it was trained."""
-    if isinstance(job, ClipJob):
-        return save_clip(job.model, path, metadata=about.metadata())
-    return save_model(job.model, path, metadata=about.metadata())
 
 
 def export_lora(

@@ -9,12 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glide_core.checkpoints.loading import load_clip, load_model, model_from_state_dict
+from glide_core.checkpoints.catalog import find
+from glide_core.checkpoints.loading import (
+    inspect,
+    load_clip,
+    load_model,
+    model_from_state_dict,
+)
 from glide_core.config import ClipConfig, GlideConfig, ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.training.config import SMALL, SMALL_CLIP, TrainConfig
+from glide_core.training.config import JobName, TrainConfig
 
 FIRST = "input_blocks.0.0.weight"
 STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
@@ -23,6 +29,11 @@ STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
     "upsampler": ("upsampler",),
     "upsampler-inpaint": ("upsampler", "upsampler-inpaint"),
 }
+
+
+def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
+    """The architecture of the bundled model of a job, the default for random weights."""
+    return inspect(find(job).path())
 
 
 def make_model(
@@ -38,7 +49,7 @@ def make_model(
     assert config.job != "clip"
     kind: ModelKind = config.job
     if not start:
-        wanted = architecture or SMALL[kind]
+        wanted = architecture or small_architecture(kind)
         assert isinstance(wanted, GlideConfig)
         model = GlideModel(_asked(wanted, config))
         initialise(model, config.seed)
@@ -73,7 +84,7 @@ def make_clip(
 ) -> NoisyClip:
     """Make the noisy CLIP to be trained; start: one file with both encoders, or OpenAI's two."""
     if not start:
-        wanted = architecture or SMALL_CLIP
+        wanted = architecture or small_architecture("clip")
         assert isinstance(wanted, ClipConfig)
         if config.size is not None:
             patch = wanted.patch_size

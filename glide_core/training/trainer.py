@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from glide_core.checkpoints.loading import save_model
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.types import Source
 from glide_core.errors import GlideError
@@ -216,7 +217,7 @@ class Trainer:
             if self.lora_layers:
                 saving.export_lora(self.job, self.lora_layers, path, about)
             else:
-                saving.export(self.job, path, about)
+                save_model(self.model, path, metadata=about.metadata())
         return path
 
     @contextmanager

@@ -105,7 +105,9 @@ def spatial(
 ) -> dict[str, Tensor | None]:
     """Merge explicit images with those that the CONDITIONING carries; the explicit ones win."""
     if image is None and extras.get(INPAINT_IMAGE) is not None:
-        image, keep_mask = extras[INPAINT_IMAGE], 1.0 - extras[INPAINT_MASK]
+        from glide_core.images import invert_mask
+
+        image, keep_mask = extras[INPAINT_IMAGE], invert_mask(extras[INPAINT_MASK])
     return {
         "low_res": extras.get(LOW_RES) if low_res is None else low_res,
         "image": image,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,12 +46,13 @@ def publish(source: Path, target: Path) -> None:
 
 
 def update_catalog(text: str, filename: str, size: int, sha256: str) -> str:
-    """Replace the hash and size of one entry in the catalogue's source text."""
-    pattern = rf'("{re.escape(filename)}",.*?sha256=")[0-9a-f]{{64}}(",\s*size=)[\d_]+'
-    new, count = re.subn(pattern, rf"\g<1>{sha256}\g<2>{size:_}", text, count=1, flags=re.DOTALL)
-    if not count:
-        raise SystemExit(f"{filename} has no entry with a hash in {catalog.__file__}")
-    return new
+    """Replace the hash and size of one entry in catalog.json."""
+    entries = json.loads(text)
+    found = [entry for entry in entries if entry["filename"] == filename and "sha256" in entry]
+    if not found:
+        raise SystemExit(f"{filename} has no entry with a hash in {catalog.CATALOG}")
+    found[0].update(size=size, sha256=sha256)
+    return json.dumps(entries, indent=2) + "\n"
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of base.safetensors and the other models")
     parser.add_argument("names", nargs="*", help="base inpaint upsampler ... (default: all)")
     arguments = parser.parse_args()
-    source = Path(catalog.__file__)
+    source = catalog.CATALOG
     for path in sorted(arguments.folder.glob("*.safetensors")):
         if arguments.names and path.stem not in arguments.names:
             continue

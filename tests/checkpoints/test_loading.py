@@ -16,7 +16,6 @@ from glide_core.checkpoints.loading import (
     load_clip,
     load_model,
     model_from_state_dict,
-    save_clip,
     save_model,
 )
 from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
@@ -107,7 +106,7 @@ def test_a_narrow_dtype_is_for_the_heavy_layers_alone(
 def test_weights_loaded_in_inference_mode_can_take_part_in_a_gradient(
     model: GlideModel, clip: NoisyClip, tmp_path: Path
 ) -> None:
-    save_clip(clip, tmp_path / "clip.safetensors", dtype=torch.float32)
+    save_model(clip, tmp_path / "clip.safetensors", dtype=torch.float32)
     save_model(model, tmp_path / "model.safetensors")
     with torch.inference_mode():
         guide = load_clip(tmp_path / "clip.safetensors")
@@ -158,7 +157,7 @@ def test_inspect_reads_the_config_without_the_weights(model: GlideModel, tmp_pat
 
 
 def test_a_clip_comes_back_from_one_file_and_from_two(clip: NoisyClip, tmp_path: Path) -> None:
-    whole = save_clip(clip, tmp_path / "clip.safetensors", dtype=torch.float32)
+    whole = save_model(clip, tmp_path / "clip.safetensors", dtype=torch.float32)
     loaded = load_clip(whole)
     assert loaded.config == TINY_CLIP
     for key, tensor in clip.state_dict().items():
@@ -199,7 +198,7 @@ def test_a_model_where_a_clip_belongs_is_named(model: GlideModel, tmp_path: Path
 
 
 def test_a_clip_where_a_model_belongs_is_named(clip: NoisyClip, tmp_path: Path) -> None:
-    path = save_clip(clip, tmp_path / "a.safetensors")
+    path = save_model(clip, tmp_path / "a.safetensors")
     with pytest.raises(GlideError, match=r"is a noisy CLIP. Expected a GLIDE model"):
         load_model(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from glide_core.checkpoints.loading import save_clip, save_model
+from glide_core.checkpoints.loading import save_model
 from glide_core.config import (
     KINDS,
     ClipConfig,
@@ -92,5 +92,5 @@ def write_checkpoints(base_directory: Path) -> Checkpoints:
     v = model("base", "v_prediction", seed=9)
     save_model(v, found.path("base_v.safetensors"), dtype=torch.float32)
     torch.manual_seed(7)
-    save_clip(NoisyClip(replace(CLIP)), found.path("clip.safetensors"), dtype=torch.float32)
+    save_model(NoisyClip(replace(CLIP)), found.path("clip.safetensors"), dtype=torch.float32)
     return found

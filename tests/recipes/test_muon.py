@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from glide_core.models.glide import GlideModel
-from glide_core.training.config import SMALL, TrainConfig
+from glide_core.training.config import TrainConfig
+from glide_core.training.start import small_architecture
 from recipes.emoji.muon import Muon, make_muon, orthogonal, split_parameters
 
 
@@ -42,7 +43,7 @@ def test_muon_finds_the_least_squares_answer() -> None:
 
 
 def test_every_trainable_parameter_has_one_optimizer() -> None:
-    model = GlideModel(SMALL["base"])
+    model = GlideModel(small_architecture("base"))
     inside, others = split_parameters(model)
     assert len(inside) + len(others) == len(list(model.parameters()))
     assert not {id(p) for p in inside} & {id(p) for p in others}
@@ -52,7 +53,7 @@ def test_every_trainable_parameter_has_one_optimizer() -> None:
 
 
 def test_frozen_parameters_have_none() -> None:
-    model = GlideModel(SMALL["base"])
+    model = GlideModel(small_architecture("base"))
     model.text.requires_grad_(False)
     held = [p for o in make_muon(model, TrainConfig("base")) for g in o.param_groups
             for p in g["params"]]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -26,13 +28,14 @@ def test_a_flat_corner_has_no_noise_and_a_checkerboard_is_all_lattice() -> None:
 
 
 def test_publishing_replaces_the_hash_and_size_of_one_entry() -> None:
-    entry = '    "{0}",\n    sha256="' + "0" * 64 + '",\n    size=1_000,\n'
-    text = entry.format("a.safetensors") + entry.format("b.safetensors")
-    changed = update_catalog(text, "b.safetensors", 1_234_567, "f" * 64)
-    assert changed.startswith(entry.format("a.safetensors"))
-    assert "f" * 64 in changed and "size=1_234_567" in changed
+    old = [{"filename": f"{name}.safetensors", "sha256": "0" * 64, "size": 1} for name in "ab"]
+    first, second = json.loads(
+        update_catalog(json.dumps(old), "b.safetensors", 1_234_567, "f" * 64)
+    )
+    assert first == old[0]
+    assert second == {**old[1], "sha256": "f" * 64, "size": 1_234_567}
     with pytest.raises(SystemExit, match=r"c\.safetensors"):
-        update_catalog(text, "c.safetensors", 1, "f" * 64)
+        update_catalog(json.dumps(old), "c.safetensors", 1, "f" * 64)
 
 
 def test_an_unknown_score_is_a_usage_error() -> None:

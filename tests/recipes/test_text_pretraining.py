@@ -11,14 +11,13 @@ from training_runs import Colours
 
 from glide_core.config import TextConfig
 from glide_core.models.glide import GlideModel
-from glide_core.training.config import SMALL
-from glide_core.training.start import initialise
+from glide_core.training.start import initialise, small_architecture
 from recipes.emoji import text_pretraining
 from recipes.emoji.text_pretraining import Stopped, pretrain_text
 
 
 def tiny() -> GlideModel:
-    config = SMALL["base"]
+    config = small_architecture("base")
     text = TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=1)
     model = GlideModel(replace(config, text=text))
     initialise(model, 0)

@@ -15,11 +15,12 @@ from glide_core.checkpoints.loading import load_model
 from glide_core.config import ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.training.config import SMALL, SMALL_CLIP, JobName
+from glide_core.training.config import JobName
 from glide_core.training.start import (
     initialise,
     make_clip,
     make_model,
+    small_architecture,
     widened,
 )
 
@@ -57,7 +58,7 @@ def test_a_widened_convolution_of_patches_keeps_every_patch_in_place() -> None:
 @pytest.mark.parametrize("job", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
 def test_every_kind_starts_from_scratch(job: JobName) -> None:
     model = make_model(replace(FRESH, job=job))
-    assert model.config == SMALL[job]  # type: ignore[index]
+    assert model.config == small_architecture(job)
     assert all(weight.requires_grad for weight in model.parameters())
     assert not model.unet.get_parameter("out.2.weight").any()
 
@@ -105,7 +106,7 @@ def test_a_run_starts_from_another_runs_checkpoint(tiny_models: Path, tmp_path: 
 
 def test_a_noisy_clip_is_fine_tuned_from_its_file(tiny_models: Path) -> None:
     config = replace(FRESH, job="clip")
-    assert make_clip(config).config == SMALL_CLIP
+    assert make_clip(config).config == small_architecture("clip")
     assert make_clip(config, [tiny_models / "tiny_clip.safetensors"]).config.image_layers == 1
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
+from glide_core.images import invert_mask
 from glide_core.sampling import ConditionedModel
 
 from .. import Purpose
@@ -120,7 +121,7 @@ class ComfyHost:
         if low_res is not None:
             spatial[LOW_RES] = low_res
         if image is not None and keep_mask is not None:
-            spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: 1.0 - keep_mask}
+            spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: invert_mask(keep_mask)}
         carried = branches[0][0][1] if branches and branches[0] else {}
         for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):  # the positive prompt's, for both
             if carried.get(name) is not None:

@@ -59,6 +59,21 @@ class _ReadsImage(_Placed):
         return True
 
 
+def _channel(path: Path, channel: str) -> Any:
+    """Read one channel as MASK [1, H, W]: "red", "green", "blue", or "alpha", where transparent is
+    1; without an alpha channel that is a mask of zeros, [1, 64, 64]."""
+    import torch
+
+    from glide_core.images import has_alpha, invert_mask, levels, open_image
+
+    image = open_image(path)
+    if channel != "alpha":
+        return levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
+    if not has_alpha(image):
+        return torch.zeros(1, 64, 64)
+    return invert_mask(levels(image.convert("RGBA").getchannel("A")))[None]
+
+
 class LoadImage(_ReadsImage):
     """As ComfyUI's, except that transparent pixels become white, not the colour below them."""
 
@@ -70,10 +85,10 @@ class LoadImage(_ReadsImage):
         return {"required": {"image": ("STRING", {})}}
 
     def load(self, image: str) -> tuple[Any, Any]:
-        from glide_core.images import load_channel, load_image
+        from glide_core.images import load_image
 
         path = self.place.find(image)
-        return load_image(path), load_channel(path, "alpha")
+        return load_image(path), _channel(path, "alpha")
 
 
 class LoadImageMask(_ReadsImage):
@@ -86,9 +101,7 @@ class LoadImageMask(_ReadsImage):
         return {"required": {"image": ("STRING", {}), "channel": (channels, {"default": "alpha"})}}
 
     def load(self, image: str, channel: str) -> tuple[Any]:
-        from glide_core.images import load_channel
-
-        return (load_channel(self.place.find(image), channel),)
+        return (_channel(self.place.find(image), channel),)
 
 
 class SaveImage(_Placed):
