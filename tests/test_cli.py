@@ -299,7 +299,7 @@ def test_ctrl_c_stops_and_leaves_no_image(
     def interrupted(*args: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diffusion, "sample_ddim", interrupted)
+    monkeypatch.setattr(diffusion, "sample_loop", interrupted)
     assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out) == 130
     assert "stopped" in capsys.readouterr().err
     assert not out.exists()

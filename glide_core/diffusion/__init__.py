@@ -7,16 +7,18 @@ from torch import Tensor
 from glide_core.diffusion.denoiser import Denoiser, FiniteCheck, warn_if_saturated
 from glide_core.diffusion.noise import SeededNoise
 from glide_core.diffusion.samplers import (
+    ddim,
+    ddim_reverse,
     ddim_reverse_step,
     ddim_step,
+    ddpm,
     ddpm_step,
-    invert_ddim,
-    sample_ddim,
-    sample_ddpm,
+    descending,
+    sample_loop,
 )
 from glide_core.diffusion.schedule import Schedule, space_timesteps
-from glide_core.diffusion.second_order import sample_heun, sample_plms
-from glide_core.diffusion.solvers import sample_solver
+from glide_core.diffusion.second_order import heun, plms
+from glide_core.diffusion.solvers import multistep, solver_indices
 from glide_core.diffusion.types import (
     ConditionFn,
     DenoisedFn,
@@ -31,20 +33,19 @@ __all__ = [
     "Denoiser",
     "Schedule",
     "SeededNoise",
+    "ddim",
+    "ddim_reverse",
     "ddim_reverse_step",
     "ddim_step",
+    "ddpm",
     "ddpm_step",
-    "invert_ddim",
+    "descending",
     "sample",
-    "sample_ddim",
-    "sample_ddpm",
-    "sample_heun",
-    "sample_plms",
-    "sample_solver",
+    "sample_loop",
     "space_timesteps",
 ]
 
-_EULER_ETA = {"euler": 0.0, "euler_ancestral": 1.0}  # both are DDIM, see sample_ddim
+_EULER_ETA = {"euler": 0.0, "euler_ancestral": 1.0}  # both are DDIM, see `ddim`
 
 
 def sample(
@@ -79,23 +80,19 @@ def sample(
     check = FiniteCheck(model)
     score_fn = None if name == "ddpm" else cond_fn
     denoiser = Denoiser(check, schedule, clip_denoised, denoised_fn, score_fn, clip_guided)
+    indices = descending(schedule, start)
     if name == "ddpm":
-        x = sample_ddpm(
-            denoiser, x_T, schedule, noise=noise, cond_fn=cond_fn, callback=callback, start=start
-        )
+        step = ddpm(denoiser, schedule, noise, cond_fn)
     elif name == "ddim" or name in _EULER_ETA:
-        eta = _EULER_ETA.get(name, eta)
-        x = sample_ddim(
-            denoiser, x_T, schedule, noise=noise, eta=eta, callback=callback, start=start
-        )
+        step = ddim(denoiser, schedule, noise, _EULER_ETA.get(name, eta))
     elif name == "plms":
-        x = sample_plms(denoiser, x_T, schedule, callback=callback, start=start)
+        step = plms(denoiser, schedule)
     elif name == "heun":
-        x = sample_heun(denoiser, x_T, schedule, callback=callback, start=start)
+        step = heun(denoiser, schedule)
     else:
-        x = sample_solver(
-            name, denoiser, x_T, schedule, noise=noise, callback=callback, start=start
-        )
+        indices = solver_indices(name, indices)
+        step = multistep(name, denoiser, schedule, indices, noise)
+    x = sample_loop(step, x_T, schedule, indices, callback)
     check.raise_for(x)
     if cond_fn is not None:
         warn_if_saturated(x)

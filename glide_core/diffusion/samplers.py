@@ -1,12 +1,12 @@
 """The reference's samplers, exactly: DDPM (ancestral), DDIM and its inversion.
 
-Steps are pure functions of (x_t, index); loops call them from the noisiest index to 0. Sampler
-state is float32, tables are float64 rounded to float32, as in the reference.
+Steps are pure functions of (x_t, index); `sample_loop` calls them from the noisiest index to 0.
+Sampler state is float32, tables are float64 rounded to float32, as in the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,9 @@ class Step(NamedTuple):
 
     x_next: Tensor  # [B, C, H, W]: x_{t-1}, or x_{t+1} when inverting
     x0: Tensor  # the clean estimate that the step used
+
+
+StepFn = Callable[[Tensor, int], Step]  # x_t and its index
 
 
 class PMeanVariance(NamedTuple):
@@ -114,89 +117,38 @@ def ddim_reverse_step(denoiser: Denoiser, x_t: Tensor, index: int, schedule: Sch
     return Step(x0 * torch.sqrt(alpha_bar_next) + torch.sqrt(1 - alpha_bar_next) * eps, x0)
 
 
-@torch.no_grad()
-def sample_ddpm(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    schedule: Schedule,
-    *,
-    noise: NoiseSource,
-    cond_fn: ConditionFn | None = None,
-    callback: StepCallback | None = None,
-    start: int | None = None,
-) -> Tensor:
-    """Sample x0 from x_T, or from an image noised to index `start` (SDEdit), by ancestral steps.
+def ddpm(
+    denoiser: Denoiser, schedule: Schedule, noise: NoiseSource, cond_fn: ConditionFn | None = None
+) -> StepFn:
+    """Ancestral sampling with fresh noise: one model call per step."""
+    return lambda x, index: ddpm_step(
+        denoiser, x, index, schedule, noise(x) if index > 0 else None, cond_fn
+    )
 
-    One model call per step of the schedule.
+
+def ddim(denoiser: Denoiser, schedule: Schedule, noise: NoiseSource, eta: float = 0.0) -> StepFn:
+    """DDIM, with fresh noise where eta is not 0: one model call per step.
+
+    In the coordinates x_t / sqrt(ab) of k-diffusion, eta 0 is Euler's method and eta 1 its
+    ancestral form.
     """
-
-    def step(x: Tensor, index: int) -> Step:
-        z = noise(x) if index > 0 else None
-        return ddpm_step(denoiser, x, index, schedule, z, cond_fn)
-
-    return sample_loop(step, x_T, descending(schedule, start), schedule, callback)
+    return lambda x, index: ddim_step(
+        denoiser, x, index, schedule, noise(x) if eta and index > 0 else None, eta
+    )
 
 
-@torch.no_grad()
-def sample_ddim(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    schedule: Schedule,
-    *,
-    noise: NoiseSource | None = None,
-    eta: float = 0.0,
-    callback: StepCallback | None = None,
-    start: int | None = None,
-) -> Tensor:
-    """Sample with DDIM; noise is only used, and then required, where eta is not 0.
-
-    One model call per step of the schedule. In the coordinates x_t / sqrt(ab) of k-diffusion,
-    eta 0 is Euler's method and eta 1 its ancestral form.
-    """
-    if eta and noise is None:
-        raise GlideError(f"DDIM with eta {eta} needs noise: give a noise source, or eta 0")
-
-    def step(x: Tensor, index: int) -> Step:
-        z = noise(x) if noise is not None and eta and index > 0 else None
-        return ddim_step(denoiser, x, index, schedule, z, eta)
-
-    return sample_loop(step, x_T, descending(schedule, start), schedule, callback)
+def ddim_reverse(denoiser: Denoiser, schedule: Schedule) -> StepFn:
+    """DDIM's path from an image to its noise; its indices ascend from 0."""
+    return lambda x, index: ddim_reverse_step(denoiser, x, index, schedule)
 
 
 @torch.no_grad()
-def invert_ddim(
-    denoiser: Denoiser,
-    x0: Tensor,
-    schedule: Schedule,
-    *,
-    callback: StepCallback | None = None,
-    stop: int | None = None,
-) -> Tensor:
-    """Find the noise from which DDIM samples x0; `stop` is the last index (default: all)."""
-
-    def step(x: Tensor, index: int) -> Step:
-        return ddim_reverse_step(denoiser, x, index, schedule)
-
-    return sample_loop(step, x0, descending(schedule, stop)[::-1], schedule, callback)
-
-
-def descending(schedule: Schedule, start: int | None) -> range:
-    """Indices from the noisiest, or from `start` (SDEdit), to 0; GlideError out of range."""
-    if start is None:
-        start = len(schedule) - 1
-    if not 0 <= start < len(schedule):
-        raise GlideError(
-            f"cannot start at step {start} of {len(schedule)}: expected 0 to {len(schedule) - 1}"
-        )
-    return range(start, -1, -1)
-
-
 def sample_loop(
-    step: Callable[[Tensor, int], Step],
+    step: StepFn,
     x: Tensor,
-    indices: range,
     schedule: Schedule,
-    callback: StepCallback | None,
+    indices: Sequence[int],
+    callback: StepCallback | None = None,
 ) -> Tensor:
     """Take a step at every index in turn, with a callback after each."""
     x = x.float()
@@ -206,3 +158,14 @@ def sample_loop(
         if callback is not None:
             callback(StepInfo(done, len(indices), schedule.timestep(index), x, out.x0))
     return x
+
+
+def descending(schedule: Schedule, start: int | None = None) -> range:
+    """Indices from the noisiest, or from `start` (SDEdit), to 0; GlideError out of range."""
+    if start is None:
+        start = len(schedule) - 1
+    if not 0 <= start < len(schedule):
+        raise GlideError(
+            f"cannot start at step {start} of {len(schedule)}: expected 0 to {len(schedule) - 1}"
+        )
+    return range(start, -1, -1)

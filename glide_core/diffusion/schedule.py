@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,6 +89,20 @@ class Schedule:
     betas: Table  # [N]
     timestep_map: NDArray[np.int64]  # [N] original timestep of each index
     original_alphas_cumprod: Table  # [original_steps] before respacing
+    alphas_cumprod: Table = field(init=False)
+    alphas_cumprod_prev: Table = field(init=False)
+    alphas_cumprod_next: Table = field(init=False)
+    sqrt_recip_alphas_cumprod: Table = field(init=False)
+    sqrt_recipm1_alphas_cumprod: Table = field(init=False)  # sigma = sqrt((1 - ab) / ab) by index
+    posterior_variance: Table = field(init=False)
+    posterior_log_variance_clipped: Table = field(init=False)  # empty in a one-step schedule
+    posterior_mean_coef1: Table = field(init=False)
+    posterior_mean_coef2: Table = field(init=False)
+    log_betas: Table = field(init=False)
+    original_sqrt_alphas_cumprod: Table = field(init=False)
+    original_sqrt_one_minus_alphas_cumprod: Table = field(init=False)
+    original_sqrt_recip_alphas_cumprod: Table = field(init=False)
+    original_sigmas: Table = field(init=False)  # by original timestep
     _on_devices: dict[torch.device, DeviceTables] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -111,81 +124,35 @@ class Schedule:
         betas = 1 - kept / np.append(1.0, kept[:-1])
         return Schedule(betas, np.array(steps, dtype=np.int64), self.original_alphas_cumprod)
 
+    def __post_init__(self) -> None:
+        ab = np.cumprod(1.0 - self.betas, dtype=np.float64)
+        prev = np.append(1.0, ab[:-1])
+        variance = self.betas * (1.0 - prev) / (1.0 - ab)
+        original = self.original_alphas_cumprod
+        vars(self).update(  # the dataclass is frozen
+            alphas_cumprod=ab,
+            alphas_cumprod_prev=prev,
+            alphas_cumprod_next=np.append(ab[1:], 0.0),
+            sqrt_recip_alphas_cumprod=np.sqrt(1.0 / ab),
+            sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / ab - 1),
+            posterior_variance=variance,
+            # entry 0 would be log 0: entry 1 in its place, as in the reference
+            posterior_log_variance_clipped=np.log(np.append(variance[1:2], variance[1:])),
+            posterior_mean_coef1=self.betas * np.sqrt(prev) / (1.0 - ab),
+            posterior_mean_coef2=(1.0 - prev) * np.sqrt(1.0 - self.betas) / (1.0 - ab),
+            log_betas=np.log(self.betas),
+            original_sqrt_alphas_cumprod=np.sqrt(original),
+            original_sqrt_one_minus_alphas_cumprod=np.sqrt(1.0 - original),
+            original_sqrt_recip_alphas_cumprod=np.sqrt(1.0 / original),
+            original_sigmas=np.sqrt((1.0 - original) / original),
+        )
+
     def __len__(self) -> int:
         return len(self.betas)
 
     @property
     def original_steps(self) -> int:
         return len(self.original_alphas_cumprod)
-
-    @cached_property
-    def alphas_cumprod(self) -> Table:
-        return np.cumprod(1.0 - self.betas, dtype=np.float64)
-
-    @cached_property
-    def alphas_cumprod_prev(self) -> Table:
-        return np.append(1.0, self.alphas_cumprod[:-1])
-
-    @cached_property
-    def alphas_cumprod_next(self) -> Table:
-        return np.append(self.alphas_cumprod[1:], 0.0)
-
-    @cached_property
-    def sqrt_recip_alphas_cumprod(self) -> Table:
-        return np.sqrt(1.0 / self.alphas_cumprod)
-
-    @cached_property
-    def sqrt_recipm1_alphas_cumprod(self) -> Table:
-        """sigma of every index: the noise to signal ratio sqrt((1 - ab) / ab)."""
-        return np.sqrt(1.0 / self.alphas_cumprod - 1)
-
-    @cached_property
-    def posterior_variance(self) -> Table:
-        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
-
-    @cached_property
-    def posterior_log_variance_clipped(self) -> Table:
-        """Log posterior variance, entry 0 (log 0) replaced by entry 1 as in the reference."""
-        variance = self.posterior_variance
-        if len(variance) < 2:
-            raise GlideError(
-                "the posterior variance of a single step is undefined: expected 2 steps or more"
-            )
-        log_variance: Table = np.log(np.append(variance[1], variance[1:]))
-        return log_variance
-
-    @cached_property
-    def posterior_mean_coef1(self) -> Table:
-        return self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
-
-    @cached_property
-    def posterior_mean_coef2(self) -> Table:
-        return (
-            (1.0 - self.alphas_cumprod_prev)
-            * np.sqrt(1.0 - self.betas)
-            / (1.0 - self.alphas_cumprod)
-        )
-
-    @cached_property
-    def log_betas(self) -> Table:
-        return np.log(self.betas)
-
-    @cached_property
-    def original_sqrt_alphas_cumprod(self) -> Table:
-        return np.sqrt(self.original_alphas_cumprod)
-
-    @cached_property
-    def original_sqrt_one_minus_alphas_cumprod(self) -> Table:
-        return np.sqrt(1.0 - self.original_alphas_cumprod)
-
-    @cached_property
-    def original_sqrt_recip_alphas_cumprod(self) -> Table:
-        return np.sqrt(1.0 / self.original_alphas_cumprod)
-
-    @cached_property
-    def original_sigmas(self) -> Table:
-        """sqrt((1 - ab) / ab), the noise level, by original timestep."""
-        return np.sqrt((1.0 - self.original_alphas_cumprod) / self.original_alphas_cumprod)
 
     def timestep(self, index: int) -> int:
         """Original timestep of an index."""

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.denoiser import Denoiser
-from glide_core.diffusion.samplers import Step, descending, predict_eps, sample_loop
+from glide_core.diffusion.samplers import Step, StepFn, predict_eps
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import StepCallback
 
 # Above this noise to signal ratio x_t says nothing of the image. The last cosine timestep has sigma
 # 20291, and a difference of two estimates, times such a step, would become an image of its own.
@@ -23,16 +22,8 @@ _WEIGHTS = (
 )
 
 
-@torch.no_grad()
-def sample_plms(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    schedule: Schedule,
-    *,
-    callback: StepCallback | None = None,
-    start: int | None = None,
-) -> Tensor:
-    """Sample x0 from x_T (or from index `start`): one model call per step, and one more in all.
+def plms(denoiser: Denoiser, schedule: Schedule) -> StepFn:
+    """One model call per step, and one more in all.
 
     The first multistep step is a pseudo improved Euler step. A start in all but pure noise is
     crossed by DDIM and kept out of the history: there eps is x_t itself.
@@ -40,8 +31,7 @@ def sample_plms(
     history: list[Tensor] = []
 
     def eps_at(x: Tensor, index: int) -> Tensor:
-        x0 = denoiser(x, schedule.timestep(index)).x0
-        return predict_eps(x, x0, index, schedule)
+        return predict_eps(x, denoiser(x, schedule.timestep(index)).x0, index, schedule)
 
     def transfer(x: Tensor, eps: Tensor, index: int) -> Step:
         tables = schedule.on(x.device)
@@ -67,19 +57,11 @@ def sample_plms(
         newest_first = zip(weights, reversed(history), strict=True)
         return transfer(x, torch.stack([w * past for w, past in newest_first]).sum(0), index)
 
-    return sample_loop(step, x_T, descending(schedule, start), schedule, callback)
+    return step
 
 
-@torch.no_grad()
-def sample_heun(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    schedule: Schedule,
-    *,
-    callback: StepCallback | None = None,
-    start: int | None = None,
-) -> Tensor:
-    """Sample x0 with Heun's method (Karras et al. 2022, algorithm 1): two model calls per step.
+def heun(denoiser: Denoiser, schedule: Schedule) -> StepFn:
+    """Heun's method (Karras et al. 2022, algorithm 1): two model calls per step.
 
     The last step and steps from all but pure noise are Euler's, with one call.
     """
@@ -99,4 +81,4 @@ def sample_heun(
             x_next = x_next + scale * (sigmas[index - 1] - sigmas[index]) * change / 2
         return Step(x_next, x0)
 
-    return sample_loop(step, x_T, descending(schedule, start), schedule, callback)
+    return step

@@ -9,6 +9,7 @@ estimate in every one of these methods and is taken as such.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,9 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.denoiser import Denoiser
-from glide_core.diffusion.samplers import Step, descending, sample_loop
+from glide_core.diffusion.samplers import Step, StepFn
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import NoiseSource, StepCallback
-from glide_core.errors import GlideError
+from glide_core.diffusion.types import NoiseSource
 
 
 class Solver(NamedTuple):
@@ -43,28 +43,11 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-@torch.no_grad()
-def sample_solver(
-    name: str,
-    denoiser: Denoiser,
-    x_T: Tensor,
-    schedule: Schedule,
-    *,
-    noise: NoiseSource,
-    callback: StepCallback | None = None,
-    start: int | None = None,
-) -> Tensor:
-    """Sample x0 from x_T, or from an image noised to index `start`, with the solver `name`.
-
-    One model call per step of the schedule, without t = 0 except for DEIS. GlideError for a name
-    not in `SOLVERS`.
-    """
-    if name not in SOLVERS:
-        raise GlideError(f"unknown solver {name!r}: expected one of {', '.join(SOLVERS)}")
+def multistep(
+    name: str, denoiser: Denoiser, schedule: Schedule, indices: Sequence[int], noise: NoiseSource
+) -> StepFn:
+    """The solver `name` over these indices: one model call per step."""
     solver = SOLVERS[name]
-    indices = descending(schedule, start)
-    if not solver.with_t0 and len(indices) > 1:
-        indices = indices[:-1]
     scheduler = _scheduler(solver, schedule, indices)
 
     def step(x: Tensor, index: int) -> Step:
@@ -76,10 +59,15 @@ def sample_solver(
         t = scheduler.timesteps[indices.index(index)]
         return Step(scheduler.step(x0, t, x, return_dict=False, **drawn)[0], x0)
 
-    return sample_loop(step, x_T, indices, schedule, callback)
+    return step
 
 
-def _scheduler(solver: Solver, schedule: Schedule, indices: range) -> Any:
+def solver_indices(name: str, indices: range) -> range:
+    """The indices at which a solver calls the model: all of them, or without t = 0."""
+    return indices if SOLVERS[name].with_t0 or len(indices) == 1 else indices[:-1]
+
+
+def _scheduler(solver: Solver, schedule: Schedule, indices: Sequence[int]) -> Any:
     """Build the solver's scheduler over our timesteps and sigmas, one entry per model call."""
     import diffusers  # slow to import and only needed here
 

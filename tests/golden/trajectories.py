@@ -12,12 +12,14 @@ from torch import Tensor
 from glide_core.diffusion import (
     Denoiser,
     Schedule,
+    ddim,
+    ddim_reverse,
     ddim_reverse_step,
     ddim_step,
+    ddpm,
     ddpm_step,
-    invert_ddim,
-    sample_ddim,
-    sample_ddpm,
+    descending,
+    sample_loop,
 )
 from glide_core.diffusion.samplers import Step
 from glide_core.diffusion.types import (
@@ -191,16 +193,15 @@ def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None
         return step_noise
 
     taken: list[StepInfo] = []
-    loop, options = case.option("loop"), {"callback": taken.append}
+    loop, indices = case.option("loop"), descending(schedule)
     if loop == "p_sample":
-        sample_ddpm(
-            run.denoiser, x_T, schedule, noise=recorded_noise, cond_fn=run.cond_fn, **options
-        )
+        step = ddpm(run.denoiser, schedule, recorded_noise, run.cond_fn)
     elif loop == "ddim":
-        eta = case.option("eta")
-        sample_ddim(run.denoiser, x_T, schedule, noise=recorded_noise, eta=eta, **options)
+        step = ddim(run.denoiser, schedule, recorded_noise, case.option("eta"))
     else:
-        invert_ddim(run.denoiser, x_T, schedule, stop=steps - 1, **options)
+        indices = range(steps)
+        step = ddim_reverse(run.denoiser, schedule)
+    sample_loop(step, x_T, schedule, indices, taken.append)
     part = (slice(None), run.kept)
     x0 = torch.stack([step.x0 for step in taken])
     case.check(
