@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from glide_core.checkpoints.catalog import find_model, model_files
 from glide_core.checkpoints.files import read_shapes
 from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_model
 from glide_core.checkpoints.lora import apply_lora
-from glide_core.config import ClipConfig, ModelKind
+from glide_core.config import ClipConfig
 from glide_core.devices import pick_device, pick_dtype
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write, check_folder
@@ -30,22 +30,18 @@ Model = GlideModel | NoisyClip
 
 ROLES: tuple[Role, ...] = get_args(Role)
 INDEX = "model_index.json"
-_NAMED: Mapping[str, Mapping[Role, tuple[str, ...]]] = {
-    "bundled": {role: (role.replace("_", "-"),) for role in ROLES},
-    "openai": {
-        "base": ("openai-base",),
-        "upsampler": ("openai-upsampler",),
-        "inpaint": ("openai-inpaint",),
-        "upsampler_inpaint": ("openai-upsampler-inpaint",),
-        "clip": ("openai-clip-image", "openai-clip-text"),
-    },
+_OPENAI: dict[Role, Source] = {
+    "base": "openai-base",
+    "upsampler": "openai-upsampler",
+    "inpaint": "openai-inpaint",
+    "upsampler_inpaint": "openai-upsampler-inpaint",
+    "clip": ("openai-clip-image", "openai-clip-text"),
 }
-_KINDS: Mapping[Role, tuple[ModelKind, ...]] = {
-    "base": ("base", "inpaint"),  # an inpainting model without a mask is a base model
-    "upsampler": ("upsampler",),
-    "inpaint": ("inpaint",),
-    "upsampler_inpaint": ("upsampler-inpaint",),
-}
+
+
+def stage_roles(inpaint: bool) -> tuple[Role, Role]:
+    """The roles of the two stages' models."""
+    return ("inpaint", "upsampler_inpaint") if inpaint else ("base", "upsampler")
 
 
 class Components:
@@ -97,7 +93,9 @@ class Components:
         path, loras = self.paths(role)[0], self._loras.get(role, ())
         # a LoRA is merged before the weights are rounded to 8 bits
         dtype = torch.float32 if loras and self.dtype == torch.int8 else self.dtype
-        model = load_model(path, device=self.storage, dtype=dtype, kinds=_KINDS[role])
+        # an inpainting model without a mask is a base model
+        kinds = ("base", "inpaint") if role == "base" else (role.replace("_", "-"),)
+        model = load_model(path, device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
         for file, strength in loras:
             apply_lora(model, file, strength)
         return model if dtype == self.dtype else model.use_dtype(self.dtype)
@@ -111,7 +109,7 @@ class Components:
         return read_shapes(self.paths(role)[0]).metadata if role in self.files else {}
 
     @contextmanager
-    def use(self, role: Role) -> Iterator[Model]:
+    def use(self, role: Role) -> Iterator[Any]:
         """The model on the device that computes; back in storage at the end of the block."""
         model = self.get(role).to(self.device)
         try:
@@ -119,18 +117,6 @@ class Components:
         finally:
             if self.storage != self.device:
                 model.to(self.storage)
-
-    def use_model(self, stage: str, inpaint: bool) -> AbstractContextManager[GlideModel]:
-        roles: dict[tuple[str, bool], Role] = {
-            ("base", False): "base",
-            ("base", True): "inpaint",
-            ("upsampler", False): "upsampler",
-            ("upsampler", True): "upsampler_inpaint",
-        }
-        return cast("AbstractContextManager[GlideModel]", self.use(roles[stage, inpaint]))
-
-    def use_clip(self) -> AbstractContextManager[NoisyClip]:
-        return cast("AbstractContextManager[NoisyClip]", self.use("clip"))
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         """Move what is loaded and what will be loaded; ends offloading if a device is given.
@@ -210,8 +196,10 @@ class Components:
 
 def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Source]:
     """Roles and files of "bundled", "openai", a folder, or checkpoint files by their kinds."""
-    if isinstance(source, str) and source in _NAMED:
-        return dict(_NAMED[source])
+    if source == "bundled":
+        return {role: role.replace("_", "-") for role in ROLES}
+    if source == "openai":
+        return dict(_OPENAI)
     if isinstance(source, (str, Path)):
         folder = Path(source).expanduser()
         if folder.is_dir():

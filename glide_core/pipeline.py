@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from glide_core.components import ROLES, Components, Model, Role, Source, find_components
+from glide_core.components import (
+    ROLES,
+    Components,
+    Model,
+    Role,
+    Source,
+    find_components,
+    stage_roles,
+)
 from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
@@ -25,7 +33,6 @@ from glide_core.request import (
     UPSCALE,
     CallOptions,
     GenerationRequest,
-    OutputType,
     batches,
     upsample_respacing,
     upsample_settings,
@@ -33,9 +40,7 @@ from glide_core.request import (
 from glide_core.stages import PipelineInputs, StageCallback, edit_inputs, generate, inpaint_inputs
 
 if TYPE_CHECKING:
-    from glide_core.models.glide import GlideModel
-    from glide_core.models.noisy_clip import NoisyClip
-    from glide_core.request import Generators, StepEnd
+    from glide_core.request import StepEnd
 
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
@@ -70,20 +75,17 @@ class GlidePipeline:
 
     def __init__(
         self,
-        base: GlideModel | None = None,
-        upsampler: GlideModel | None = None,
-        inpaint: GlideModel | None = None,
-        upsampler_inpaint: GlideModel | None = None,
-        clip: NoisyClip | None = None,
         *,
+        torch_dtype: torch.dtype | str = "auto",
         device: torch.device | str = "auto",
+        **components: Source | Model,
     ) -> None:
-        given = (base, upsampler, inpaint, upsampler_inpaint, clip)
-        models = {r: m for r, m in zip(ROLES, given, strict=True) if m is not None}
-        self._set(Components(cast("dict[Role, Source | Model]", models), device=device))
-
-    def _set(self, models: Components) -> None:
-        self.models = models
+        """components: a loaded model, file or name by role; see `from_pretrained`."""
+        for role in components:
+            if role not in ROLES:
+                raise GlideError(f"unknown component {role!r}: expected one of {', '.join(ROLES)}")
+        models = cast("dict[Role, Source | Model]", components)
+        self.models = Components(models, device=device, dtype=torch_dtype)
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -105,17 +107,11 @@ class GlidePipeline:
             a file, or a name that `glide models` lists.
         Raises GlideError for what is missing, unreadable or of another kind.
         """
-        found: dict[Role, Source | Model] = {**find_components(source or [])}
-        for role, files in components.items():
-            if role not in ROLES:
-                raise GlideError(f"unknown component {role!r}: expected one of {', '.join(ROLES)}")
-            found[role] = files
-        models = Components(found, device=device, dtype=torch_dtype)
+        found: dict[str, Source | Model] = {**find_components(source or []), **components}
+        pipe = cls(torch_dtype=torch_dtype, device=device, **found)
         named = isinstance(source, str) and source in ("bundled", "openai")
-        for role in ("base", *components) if named else tuple(found):
-            models.paths(cast(Role, role))  # missing files are reported now, not at first use
-        pipe = cls.__new__(cls)
-        pipe._set(models)
+        for role in ("base", *components) if named else tuple(pipe.models.files):
+            pipe.models.paths(cast(Role, role))  # reports missing files now, not at first use
         return pipe
 
     def __call__(
@@ -125,30 +121,19 @@ class GlidePipeline:
         *,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generators = None,
-        seed: int | None = None,
-        output_type: OutputType = "pil",
-        callback_on_step_end: StepEnd | None = None,
-        clip_guidance_scale: float = 0.0,
-        sampler: str | None = None,
-        respacing: str = "",
-        eta: float = 0.0,
-        upsample: bool = True,
-        upsample_steps: int = 27,
-        upsample_guidance_scale: float = 1.0,
-        batch_size: int | None = None,
+        **options: Any,
     ) -> GlidePipelineOutput:
         """Generate images from text.
 
-        prompt: one, or several; `num_images_per_prompt` images of each in turn.
+        prompt: one, or several; `num_images_per_prompt` (1) images of each in turn.
         negative_prompt: what guidance moves away from; without effect at guidance_scale 1.
         height, width: of the output, multiples of 32 (of 8 without `upsample`); default: 256, the
             only size that the bundled and the released models were trained for.
-        num_inference_steps, respacing: steps of the first stage, or the paper's respacing string
-            instead ("100", "fast27", "10,10,3,2,2").
+
+        Options of all methods, with their defaults:
+
+        num_inference_steps (30), respacing (""): steps of the first stage, or the paper's
+            respacing string instead ("100", "fast27", "10,10,3,2,2").
         guidance_scale: classifier-free guidance; 1 is off; default: the model's own, 3 for
             OpenAI's and 1.5 for the bundled models.
         generator: gives every image its seed. seed: image i uses seed + i. Without either, seeds
@@ -156,33 +141,17 @@ class GlidePipeline:
         callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
             are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
             ends the run with the unfinished images; an exception ends it and is passed on.
-        clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
+        clip_guidance_scale (0.0): guidance by the noisy CLIP in the first stage; 0 is off.
         sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
-        eta: ddim's share of fresh noise, 0 to 1.
-        upsample: False returns the first stage's 64x64; upsample_steps, upsample_guidance_scale:
-            of the second stage.
+        eta (0.0): ddim's share of fresh noise, 0 to 1.
+        upsample (True): False returns the first stage's 64x64; upsample_steps (27),
+            upsample_guidance_scale (1.0): of the second stage.
+        output_type ("pil"): "pil", "np" or "pt".
         batch_size: images computed at once (default: all); does not change them.
         """
-        options = CallOptions(
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            seed=seed,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            clip_guidance_scale=clip_guidance_scale,
-            sampler=sampler,
-            respacing=respacing,
-            eta=eta,
-            upsample=upsample,
-            upsample_steps=upsample_steps,
-            upsample_guidance_scale=upsample_guidance_scale,
-            batch_size=batch_size,
-        )
-        request = replace(options.request(), size=self._first_size(height, width, upsample))
-        return self._run(options, options.each(request, prompt))
+        own = CallOptions(negative_prompt, **options)
+        request = replace(own.request(), size=self._first_size(height, width, own.upsample))
+        return self._run(own, own.each(request, prompt))
 
     def upscale(
         self,
@@ -270,10 +239,7 @@ class GlidePipeline:
 
         Logs warnings about prompts and sizes that this model will not handle well.
         """
-        roles: list[Role] = ["base", "upsampler"]
-        if inpaint:
-            roles = ["inpaint", "upsampler_inpaint"]
-        role = roles[requests[0].base is None]
+        role = stage_roles(inpaint)[requests[0].base is None]
         config = self.models.model(role).config
         warn_about(requests, config, self.models.metadata(role))
         return [request.for_model(config) for request in requests]
@@ -364,12 +330,8 @@ class GlidePipeline:
         def step(stage: str, info: StepInfo) -> None:
             bar(stage, info)
             if callback is not None:
-                values = {
-                    "latents": info.x_t,
-                    "x0": info.x0,
-                    "stage": stage,
-                    "num_steps": info.total,
-                }
+                state = {"latents": info.x_t, "x0": info.x0}
+                values = {**state, "stage": stage, "num_steps": info.total}
                 if callback(self, info.index, info.timestep, values) is False:
                     self._interrupt = True
             if self._interrupt:

@@ -64,5 +64,10 @@ def names(prompt: str, known: Iterable[str]) -> bool:
     return any(f" {name}{end} " in text for name in plain for end in ("", "s", "es"))
 
 
+def article(words: str) -> str:
+    """The indefinite article of some words: "an umbrella", "a unicorn"."""
+    return "an" if words.lower().startswith(("a", "e", "i", "o", "umbrella")) else "a"
+
+
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from glide_core.components import Components, Role
+from glide_core.components import Components, stage_roles
 from glide_core.config import GlideConfig, SamplerConfig
 from glide_core.crop import Region, crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
@@ -103,7 +103,8 @@ def generate(
         if inputs.images:
             place = 0 if stage == "base" else -1
             own = replace(own, image=inputs.images[place], keep_mask=inputs.keep_masks[place])
-        with components.use_model(stage, bool(inputs.images)) as model:
+        role = stage_roles(bool(inputs.images))[stage == "upsampler"]
+        with components.use(role) as model:
             return sample_stage(
                 model,
                 prompts,
@@ -125,7 +126,7 @@ def generate(
             size=shared.size,
         )
         if shared.clip_guidance_scale:
-            with components.use_clip() as clip:
+            with components.use("clip") as clip:
                 with torch.no_grad():
                     text = clip.encode_prompts(prompts)
                 guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
@@ -163,9 +164,8 @@ def inpaint_inputs(
 
     image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint.
     """
-    roles: list[Role] = ["inpaint", "upsampler_inpaint"]
-    used = [models.model(role) for role in roles[: 1 + upsample]]
-    sides = tuple(model.config.unet.image_size for model in used)
+    used = stage_roles(inpaint=True)[: 1 + upsample]
+    sides = tuple(models.model(role).config.unet.image_size for role in used)
     check_mask_size(image, mask)
     original = to_comfy(image)
     crop = crop_for_inpainting(original, mask, sides, context)

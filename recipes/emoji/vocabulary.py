@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from glide_core.prompt_check import article
+
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
     "black": (16, 16, 16),
@@ -70,11 +72,6 @@ TEMPLATES = (
     "a drawing of {subject} on {the} {background} background",
     "a picture of {subject} on {background}",
 )
-
-
-def article(noun: str) -> str:
-    """Return the indefinite article: "an umbrella", "a unicorn"."""
-    return "an" if noun[0] in "aeio" or noun.startswith("umbrella") else "a"
 
 
 _NO_ARTICLE = (
