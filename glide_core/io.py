@@ -174,6 +174,17 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def make_folder(folder: Path) -> None:
+    """Create an output folder with its parents."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GlideError(
+            f"cannot write to {shorten(folder, 200)}: {error.strerror or error}. Expected another "
+            "folder (--out)"
+        ) from error
+
+
 def _is_virtual(folder: Path) -> bool:
     """Whether a folder belongs to /proc, /sys or /dev, whose permissions say nothing."""
     parts = folder.resolve().parts[:2]
@@ -206,14 +217,8 @@ def save_images(
             f"the file name prefix {shorten(repr(prefix))} is empty or leads out of "
             f"{shorten(folder, 200)}: expected a name, or a folder inside it"
         )
-    try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(base.parent, base.name)
-    except OSError as error:
-        raise GlideError(
-            f"cannot write to {shorten(base.parent, 200)}: {error.strerror or error}. Expected "
-            "another folder (--out)"
-        ) from error
+    make_folder(base.parent)
+    remove_stale(base.parent, base.name)
     return [
         _save_png(image, base, {**(text or {}), **(each[i] if each else {})})
         for i, image in enumerate(images)

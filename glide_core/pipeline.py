@@ -107,7 +107,10 @@ class GlidePipeline:
             a file, or a name that `glide models` lists.
         Raises GlideError for what is missing, unreadable or of another kind.
         """
-        found: dict[str, Source | Model] = {**find_components(source or []), **components}
+        found: dict[str, Source | Model] = {
+            str(r): s for r, s in find_components(source or []).items()
+        }
+        found |= components
         pipe = cls(torch_dtype=torch_dtype, device=device, **found)
         named = isinstance(source, str) and source in ("bundled", "openai")
         for role in ("base", *components) if named else tuple(pipe.models.files):

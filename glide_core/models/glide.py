@@ -53,6 +53,11 @@ class GlideModel(nn.Module):
         """Encode token ids [B, L] with mask [B, L] (True = a real token)."""
         return self.text(ids, mask)  # type: ignore[no-any-return]
 
+    def forward(self, x_t: Tensor, t: Tensor, ids: Tensor, mask: Tensor, **extra: Tensor) -> Tensor:
+        """Encode and predict in one call, for training; see `encode` and `UNet.forward`."""
+        raw: Tensor = self.unet(x_t, t, self.encode(ids, mask), **extra)
+        return raw
+
     def openai_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of text encoder and UNet under OpenAI's flat names."""
         self._refuse_int8("its weights have other names and are rounded")

@@ -198,6 +198,12 @@ class NoisyClip(nn.Module):
         self.image = NoisyClipImage(config, device=device, dtype=dtype)
         self.text = NoisyClipText(config, device=device, dtype=dtype)
 
+    def forward(
+        self, x_t: Tensor, t: Tensor, ids: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text features, each [B, n], in one call, for training."""
+        return self.encode_image(x_t, t), self.encode_text(ids, lengths)
+
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return token ids [B, L] and lengths [B] including the end token."""
         length = self.config.context_length

@@ -67,16 +67,6 @@ class Examples(NamedTuple):
     extra: Mapping[str, Tensor]  # the model's further inputs
     seed: int = 0  # of dropout inside the network
 
-    def to(self, device: torch.device) -> Examples:
-        """Move the tensors to a device."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return {k: move(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-        return Examples(*map(move, self))
-
 
 def generator(seed: int, step: int, index: int) -> torch.Generator:
     """Random numbers of example `index` of a step (-1: of the whole batch)."""

@@ -29,33 +29,6 @@ if TYPE_CHECKING:
 _BLOCKS = (unet.ResBlock, unet.AttentionBlock, text_encoder.Block, noisy_clip.Block)
 
 
-class DiffusionNetwork(nn.Module):
-    """A GLIDE model as one function of a batch, so that DDP and autocast can wrap it."""
-
-    def __init__(self, model: GlideModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x_t: Tensor, t: Tensor, ids: Tensor, mask: Tensor, **extra: Tensor) -> Tensor:
-        x_t = x_t.contiguous(memory_format=torch.channels_last)
-        raw: Tensor = self.model.unet(x_t, t, self.model.encode(ids, mask), **extra)
-        return raw
-
-
-class ClipNetwork(nn.Module):
-    """A noisy CLIP as one function of a batch: image and text features, each [B, n]."""
-
-    def __init__(self, model: NoisyClip) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, x_t: Tensor, t: Tensor, ids: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        image = self.model.encode_image(x_t, t)
-        return image, self.model.encode_text(ids, lengths)
-
-
 class DiffusionJob:
     """Training of one of the four diffusion models."""
 
@@ -67,13 +40,11 @@ class DiffusionJob:
     ) -> None:
         self.config = config
         self.model: GlideModel = make_model(config, start, architecture)
-        self.network = DiffusionNetwork(self.model)
         scheduled = self.model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         self.weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
 
     def steps(self, source: Source, share: Share, prior: Source | None = None) -> DiffusionSteps:
-        """The examples of every step, made from a source."""
         return DiffusionSteps(self.config, self.model.config, source, share, prior)
 
     def backward(
@@ -81,9 +52,9 @@ class DiffusionJob:
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns its mean losses."""
         sums: dict[str, Tensor] = {}
-        for examples in parts:
+        for examples in _moved(parts, accelerator.device):
             with accelerator.accumulate(network), self._dropout(examples, accelerator.device):
-                losses = self.loss(network, examples.to(accelerator.device))
+                losses = self.loss(network, examples)
                 accelerator.backward(losses["loss"])
             for key, value in losses.items():
                 sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach() / len(parts)
@@ -93,6 +64,7 @@ class DiffusionJob:
         """Mean losses of some examples; "loss" is what is minimized."""
         x0, t, noise = examples.images, examples.t, examples.noise
         x_t = self.schedule.q_sample(x0, t, noise)
+        x_t = x_t.contiguous(memory_format=torch.channels_last)
         raw = network(x_t, t, examples.ids, examples.text, **examples.extra)
         prediction = self.model.config.schedule.prediction_type
         hybrid = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
@@ -137,20 +109,18 @@ class ClipJob:
             raise GlideError("--weighting is for the diffusion models; use --timesteps")
         self.config = config
         self.model: NoisyClip = make_clip(config, start, architecture)
-        self.network = ClipNetwork(self.model)
         self.schedule = Schedule.named(
             self.model.config.noise_schedule, self.model.config.n_timesteps
         )
 
     def steps(self, source: Source, share: Share, prior: Source | None = None) -> ClipSteps:
-        """The examples of every step, made from a source; there is no prior preservation."""
         return ClipSteps(self.config, self.model.config, source, share)
 
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns the batch's loss."""
-        parts = [part.to(accelerator.device) for part in parts]
+        parts = list(_moved(parts, accelerator.device))
         scale = self.model.config.logit_scale
         if accelerator.num_processes == len(parts) == 1:
             loss = contrastive_loss(*self._encode(network, parts[0]), scale)
@@ -178,6 +148,12 @@ class ClipJob:
         x_t = self.schedule.q_sample(part.images, part.t, part.noise)
         image, text = network(x_t, part.t, part.ids, part.text)
         return image.float(), text.float()
+
+
+def _moved(parts: Sequence[Examples], device: torch.device) -> Iterator[Examples]:
+    from accelerate.utils import send_to_device
+
+    return (send_to_device(part, device, non_blocking=True) for part in parts)
 
 
 def make_job(

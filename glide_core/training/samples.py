@@ -55,7 +55,7 @@ def save_grid(model: GlideModel, source: Source, path: Path) -> Tensor:
         bicubic = F.interpolate(inputs.low_res, scale_factor=4, mode="bicubic")
         rows = torch.cat([bicubic, rows, originals])
     elif config.is_inpaint:
-        pairs = zip((originals * masks).split(_COLUMNS), rows.split(_COLUMNS), strict=True)
+        pairs = zip((originals * masks).chunk(3), rows.chunk(3), strict=True)
         rows = torch.cat([row for pair in pairs for row in pair])
     grid: Tensor = make_grid(to_uint8(rows), _COLUMNS, padding=0)
     with atomic_write(path) as temporary:

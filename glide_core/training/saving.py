@@ -6,40 +6,26 @@ import csv
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
-from glide_core.errors import GlideError
+from glide_core.checkpoints.lora import fingerprint
+from glide_core.errors import GlideError, shorten
 from glide_core.io import atomic_write
+from glide_core.models.glide import GlideModel
 from glide_core.training.config import TrainConfig
-from glide_core.training.jobs import ClipJob, DiffusionJob
-from glide_core.training.lora import LoraLayer, pairs
 
 _FIXED = ("lora", "lora_alpha", "lora_layers", "lora_text", "prediction", "size")
 
 
-@dataclass(frozen=True)
-class About:
-    """What is stored in the metadata of an exported file."""
-
-    config: TrainConfig
-    step: int
-    start: list[str]  # names of the files that the run started from
-
-    def metadata(self) -> dict[str, str]:
-        facts = {**asdict(self.config), "trained_steps": self.step, "init_from": self.start}
-        return {"glide_training": json.dumps(facts, sort_keys=True)}
-
-
-def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a run's state atomically."""
-    with atomic_write(path) as temporary:
-        torch.save(dict(state), temporary)
+def metadata(config: TrainConfig, step: int, start: list[str]) -> dict[str, str]:
+    """How a file was trained, for its metadata; start: names of the files that it began with."""
+    facts = {**asdict(config), "trained_steps": step, "init_from": start}
+    return {"glide_training": json.dumps(facts, sort_keys=True)}
 
 
 def read(path: Path, config: TrainConfig) -> dict[str, Any]:
@@ -53,7 +39,7 @@ def read(path: Path, config: TrainConfig) -> dict[str, Any]:
         *(KeyError, TypeError, MemoryError, AttributeError, IndexError),
     ) as error:
         raise GlideError(
-            f"{path} cannot be read as the checkpoint of a run ({first_line(error)}). Delete it "
+            f"{path} cannot be read as the checkpoint of a run ({shorten(error) or type(error).__name__}). Delete it "
             "to start again, or choose another --out."
         ) from error
     if job != config.job:
@@ -74,13 +60,13 @@ def restore(
     weights: Mapping[str, Tensor],
     ema: dict[str, Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
-    job: DiffusionJob | ClipJob,
+    base: str,
 ) -> int:
     """Load a run's state into the model and optimizers; returns its step.
 
-    GlideError when a LoRA's base model or the optimizers are not those of the state.
+    base: `base_fingerprint` of the model. GlideError when a LoRA's base model or the optimizers are
+    not those of the state.
     """
-    base = base_fingerprint(job)
     if state.get("fingerprint", base) != base and state["config"]["lora"]:
         raise GlideError(
             "this LoRA run started from another model. Use the same --init-from to resume, or "
@@ -95,26 +81,15 @@ def restore(
             optimizer.load_state_dict(saved)
     except (ValueError, KeyError) as error:
         raise GlideError(
-            f"the checkpoint is of a run with other optimizers ({first_line(error)}): choose "
-            "another --out"
+            f"the checkpoint is of a run with other optimizers ({shorten(error)}): choose another "
+            "--out"
         ) from error
     return int(state["step"])
 
 
-def base_fingerprint(job: DiffusionJob | ClipJob) -> str:
+def base_fingerprint(model: nn.Module) -> str:
     """The fingerprint of a diffusion model; a noisy CLIP takes no LoRA and has none."""
-    return fingerprint(job.model) if isinstance(job, DiffusionJob) else ""
-
-
-def export_lora(
-    job: DiffusionJob | ClipJob, layers: dict[str, LoraLayer], path: Path, about: About
-) -> Path:
-    """Write a LoRA as float32 safetensors."""
-    assert isinstance(job, DiffusionJob)
-    config = about.config
-    alpha = config.lora_alpha or config.lora
-    info = LoraInfo.of(job.model, config.lora, float(alpha), about.start[0])
-    return save_lora(pairs(layers), path, info, metadata=about.metadata())
+    return fingerprint(model) if isinstance(model, GlideModel) else ""
 
 
 class Log:
@@ -125,7 +100,16 @@ class Log:
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
-        self._events = _summary_writer(folder, step) if tensorboard else None
+        self._events: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise GlideError(
+                    "--tensorboard needs the package tensorboard: `pip install tensorboard`, or "
+                    "leave the option out; log.csv holds the same figures"
+                ) from error
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._columns = self._cut(step)
 
     def row(self, step: int, figures: Mapping[str, float]) -> None:
@@ -168,19 +152,3 @@ class Log:
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([rows[0], *kept])
         return rows[0]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise GlideError(
-            "--tensorboard needs the package tensorboard: `pip install tensorboard`, or leave the "
-            "option out; log.csv holds the same figures"
-        ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 from glide_core.checkpoints.loading import save_model
+from glide_core.checkpoints.lora import LoraInfo, save_lora
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.types import Source
 from glide_core.errors import GlideError
-from glide_core.io import check_folder
+from glide_core.io import atomic_write, check_folder, make_folder
+from glide_core.models.glide import GlideModel
 from glide_core.training import lora, saving
 from glide_core.training.config import TrainConfig
-from glide_core.training.distributed import any_process, check_same, make_accelerator, on_main
+from glide_core.training.distributed import check_same, make_accelerator, on_main
 from glide_core.training.examples import Examples, Share, load_steps
-from glide_core.training.jobs import DiffusionJob, checkpoint_gradients, make_job
+from glide_core.training.jobs import checkpoint_gradients, make_job
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -93,8 +95,8 @@ class Trainer:
         self.model = self.job.model
         self.job.steps(source, self.share)  # refuses settings that do not fit the model
         self.lora_layers: dict[str, lora.LoraLayer] = {}
-        if isinstance(self.job, DiffusionJob) and config.lora:
-            self._add_lora(self.job)
+        if isinstance(self.model, GlideModel) and config.lora:
+            self._add_lora(self.model)
         self.model.to(self.accelerator.device).to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
             checkpoint_gradients(self.model)
@@ -105,12 +107,13 @@ class Trainer:
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.step = 0
         if saved is not None:
-            self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self.job)
+            base = saving.base_fingerprint(self.model)
+            self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, base)
         check_same(self.accelerator, "step", self.step)
-        on_main(self.accelerator, self._make_folder)
+        on_main(self.accelerator, lambda: make_folder(run.folder))
         self.steps = self.job.steps(source, self.share, prior(self))
         # DDP copies the first process's weights to the others, so nothing may change them after
-        self.network = self.accelerator.prepare(self.job.network)
+        self.network = self.accelerator.prepare(self.job.model)
         if saved is None:
             self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.log = None
@@ -147,7 +150,8 @@ class Trainer:
                     report(self.step, means, pace * (self.config.steps - self.step))
             if self.step % self.run.save_every == 0 and not stopped:
                 self.save()
-            if self._wants_samples() and not stopped:
+            every = self.run.sample_every
+            if every and self.step % every == 0 and not stopped:
                 self._sample()
         self._next = None  # ends the workers
         self.save()
@@ -189,18 +193,17 @@ class Trainer:
         """Write checkpoint.pt atomically: weights, average, optimizers and step."""
         if not self.accelerator.is_main_process:
             return
-        saving.write(
-            self.checkpoint,
-            {
-                "config": asdict(self.config),
-                "model_config": self.model.config.to_json(),
-                "fingerprint": saving.base_fingerprint(self.job),
-                "step": self.step,
-                "model": {name: weight.detach() for name, weight in self.weights.items()},
-                "ema": self.ema,
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            },
-        )
+        state = {
+            "config": asdict(self.config),
+            "model_config": self.model.config.to_json(),
+            "fingerprint": saving.base_fingerprint(self.model),
+            "step": self.step,
+            "model": {name: weight.detach() for name, weight in self.weights.items()},
+            "ema": self.ema,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with atomic_write(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     @property
     def exported(self) -> Path:
@@ -212,13 +215,13 @@ class Trainer:
         path = self.exported
         if not self.accelerator.is_main_process:
             return path
-        about = saving.About(self.config, self.step, [path.name for path in self.run.init_from])
+        c, start = self.config, [file.name for file in self.run.init_from]
+        metadata = saving.metadata(c, self.step, start)
         with self.averaged():
-            if self.lora_layers:
-                saving.export_lora(self.job, self.lora_layers, path, about)
-            else:
-                save_model(self.model, path, metadata=about.metadata())
-        return path
+            if isinstance(self.model, GlideModel) and c.lora:
+                info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
+                return save_lora(lora.pairs(self.lora_layers), path, info, metadata=metadata)
+            return save_model(self.model, path, metadata=metadata)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -234,10 +237,6 @@ class Trainer:
         finally:
             swap()
 
-    def stop_all(self, stop: bool) -> bool:
-        """Whether `stop` is true in any process; all must call it (for `on_start`)."""
-        return any_process(self.accelerator, stop)
-
     def _examples(self) -> list[Examples]:
         """This process's examples of the current step."""
         if self._next is None or self._prepared != self.step:
@@ -248,15 +247,7 @@ class Trainer:
             raise found
         return found
 
-    def _make_folder(self) -> None:
-        try:
-            self.run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise GlideError(
-                f"cannot create {self.run.folder}: {error.strerror} (--out)"
-            ) from error
-
-    def _add_lora(self, job: DiffusionJob) -> None:
+    def _add_lora(self, model: GlideModel) -> None:
         if not self.run.init_from:
             raise GlideError(
                 "--lora changes an existing model: expected --init-from (a bundled model's name, a "
@@ -264,7 +255,7 @@ class Trainer:
             )
         c = self.config
         self.lora_layers = lora.install(
-            job.model,
+            model,
             c.lora,
             c.lora_alpha or c.lora,
             layers=c.lora_layers,
@@ -272,19 +263,14 @@ class Trainer:
             seed=c.seed,
         )
 
-    def _wants_samples(self) -> bool:
-        every = self.run.sample_every
-        return bool(every) and self.step % every == 0 and self.log is not None
-
     def _sample(self) -> None:
+        """Save a sample grid of the averaged weights."""
         from glide_core.training.samples import save_grid
 
-        if isinstance(self.job, DiffusionJob):
-            path = self.run.folder / f"samples_{self.step:06d}.png"
+        if isinstance(self.model, GlideModel) and self.log is not None:
             with self.averaged():
-                grid = save_grid(self.job.model, self.source, path)
-            if self.log is not None:
-                self.log.image(self.step, grid)
+                path = self.run.folder / f"samples_{self.step:06d}.png"
+                self.log.image(self.step, save_grid(self.model, self.source, path))
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

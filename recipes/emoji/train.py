@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
                         seed=config.seed,
                         bf16=config.bf16,
                         report=lambda step, loss: bar.update(1) and None,
-                        stop=lambda: trainer.stop_all(bool(signals)),
+                        stop=lambda: distributed.any_process(trainer.accelerator, bool(signals)),
                     )
 
             try:

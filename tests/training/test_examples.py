@@ -78,9 +78,7 @@ def test_inpainting_sees_no_hidden_pixels(tiny_models: Path) -> None:
     assert not torch.equal(other, image)
     changed = found._replace(extra={"image": other, "keep_mask": keep})
     with torch.no_grad():
-        assert torch.equal(
-            job.loss(job.network, found)["loss"], job.loss(job.network, changed)["loss"]
-        )
+        assert torch.equal(job.loss(job.model, found)["loss"], job.loss(job.model, changed)["loss"])
 
 
 def test_masks_erase_rectangles_or_everything() -> None:
@@ -151,7 +149,7 @@ def test_the_weighting_reaches_the_loss(tiny_models: Path) -> None:
     plain, heavy = (job_of(tiny_models, weighting=w, vlb_weight=0.0) for w in ("uniform", "v"))
     found = steps_of(tiny_models).examples(0, range(4))
     with torch.no_grad():
-        one, other = (job.loss(job.network, found) for job in (plain, heavy))
+        one, other = (job.loss(job.model, found) for job in (plain, heavy))
     assert torch.equal(one["simple"], other["simple"])
     assert float(other["loss"]) > float(one["loss"]) == pytest.approx(float(one["simple"]))
 

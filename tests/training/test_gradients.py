@@ -24,7 +24,7 @@ def backward(job: DiffusionJob | ClipJob, step: int, parts: int = 1) -> dict[str
     config = replace(job.config, grad_accum_steps=parts)
     accelerator = make_accelerator(config, "cpu")
     steps = job.steps(Colours(12), Share.of(config.batch, 0, 1, parts))
-    return job.backward(accelerator, accelerator.prepare(job.network), steps[step])
+    return job.backward(accelerator, accelerator.prepare(job.model), steps[step])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -126,7 +126,7 @@ def test_activation_checkpointing_stores_fewer_activations(tiny_models: Path) ->
 
         (found,) = job.steps(Colours(12), Share.of(6, 0, 1, 1))[0]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            job.loss(job.network, found)  # type: ignore[union-attr]
+            job.loss(job.model, found)  # type: ignore[union-attr]
         weights = {p.data_ptr() for p in job.model.parameters()}
         kept.append(sum(size for place, size in sizes.items() if place not in weights))
     assert kept[1] < 0.5 * kept[0]
