@@ -38,9 +38,10 @@ def read(path: Path, config: TrainConfig) -> dict[str, Any]:
         *(RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError),
         *(KeyError, TypeError, MemoryError, AttributeError, IndexError),
     ) as error:
+        reason = shorten(error) or type(error).__name__
         raise GlideError(
-            f"{path} cannot be read as the checkpoint of a run ({shorten(error) or type(error).__name__}). Delete it "
-            "to start again, or choose another --out."
+            f"{path} cannot be read as the checkpoint of a run ({reason}). Delete it to start "
+            "again, or choose another --out."
         ) from error
     if job != config.job:
         raise GlideError(f"{path} holds a {job} run, not {config.job}: choose another --out")
