@@ -84,17 +84,13 @@ def remove_stale(folder: Path, name: str = "") -> None:
 
 
 def _is_stale(path: Path, found: re.Match[str]) -> bool:
-    host, pid = found.group(1), int(found.group(2))
-    if host == _HOST and os.name == "posix":
+    with suppress(OSError, OverflowError):
+        if found.group(1) != _HOST or os.name != "posix":
+            return time.time() - path.stat().st_mtime > _DAY
         try:
-            os.kill(pid, 0)  # signal 0: only asks whether the process exists
+            os.kill(int(found.group(2)), 0)  # signal 0: only asks whether the process exists
         except ProcessLookupError:
             return True
-        except (OSError, OverflowError):
-            return False
-        return False
-    with suppress(OSError):
-        return time.time() - path.stat().st_mtime > _DAY
     return False
 
 
@@ -134,7 +130,9 @@ def unique_path(base: Path, suffix: str) -> Path:
 
     Safe when several processes write to one folder. The caller replaces or removes the file.
     """
-    number = _next_number(base)
+    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
+    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
+    number = max((int(match.group(1)) for match in found if match), default=0) + 1
     while True:
         path = base.with_name(f"{base.name}_{number:05d}_{suffix}")
         try:
@@ -142,12 +140,6 @@ def unique_path(base: Path, suffix: str) -> Path:
             return path
         except FileExistsError:
             number += 1
-
-
-def _next_number(base: Path) -> int:
-    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
-    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
-    return max((int(match.group(1)) for match in found if match), default=0) + 1
 
 
 def check_folder(folder: Path) -> None:
@@ -201,15 +193,13 @@ def save_images(
     """Write PNGs as <folder>/<prefix>_00001_.png and so on, and give their paths.
 
     text: text chunks of every PNG, `each`: of each one; a value that is not a str is written as
-    JSON. The prefix may hold folders and ComfyUI's date fields (%year%, %month%, %day%, %hour%,
-    %minute%, %second%, %width%, %height%); it cannot lead out of `folder`.
+    JSON. The prefix may hold folders; it cannot lead out of `folder`.
     """
     if not images:
         return []
-    filled = _fill_fields(prefix, *images[0].size)
-    base = folder / filled
+    base = folder / prefix
     try:
-        inside = "\0" not in filled and base.resolve().is_relative_to(folder.resolve())
+        inside = "\0" not in prefix and base.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):
         inside = False
     if not inside or base == folder:
@@ -272,18 +262,3 @@ def read_text(path: Path) -> dict[str, str]:
     with Image.open(path) as image:
         image.load()
         return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
-
-
-def _fill_fields(prefix: str, width: int, height: int) -> str:
-    now = time.localtime()
-    fields = {
-        "width": str(width),
-        "height": str(height),
-        "year": str(now.tm_year),
-        "month": f"{now.tm_mon:02d}",
-        "day": f"{now.tm_mday:02d}",
-        "hour": f"{now.tm_hour:02d}",
-        "minute": f"{now.tm_min:02d}",
-        "second": f"{now.tm_sec:02d}",
-    }
-    return re.sub(r"%(\w+)%", lambda m: fields.get(m.group(1), m.group(0)), prefix)

@@ -6,11 +6,11 @@ import gzip
 import html
 import importlib.util
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import regex  # type: ignore[import-untyped,unused-ignore]
 import torch
@@ -64,52 +64,48 @@ def warn_if_truncated(tokens: Tokens, what: str = "the prompt") -> None:
         )
 
 
-class Tokenizer(Protocol):
-    """What a model needs of a tokenizer."""
+class Tokenizer:
+    """A byte-pair encoding: ids of all symbols, and the merges' ranks (keyed "left right")."""
+
+    pads_with_end = False  # the end token is the padding, and does not count as text
+
+    def __init__(
+        self,
+        name: str,
+        first: Iterable[str],
+        merges: Sequence[str],
+        last: Iterable[str] = (),
+        word_end: str = "",
+    ) -> None:
+        """word_end: what marks the last symbol of a word."""
+        symbols = [*first, *(merge.replace(" ", "") for merge in merges), *last]
+        self.name, self.word_end = name, word_end
+        self.ids = {symbol: i for i, symbol in enumerate(symbols)}
+        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self._words: dict[str, list[int]] = {}
 
     @property
-    def name(self) -> str: ...
+    def n_vocab(self) -> int:
+        return len(self.ids) + self.pads_with_end
 
-    @property
-    def n_vocab(self) -> int: ...
+    def encode(self, text: str, context_length: int) -> Tokens:
+        """Encode, cut at `context_length` and pad; GlideError for text that is not Unicode."""
+        raise NotImplementedError
 
-    def encode(self, text: str, context_length: int) -> Tokens: ...
-
-
-def get_tokenizer(name: str) -> Tokenizer:
-    """Return the tokenizer called `name` (one of `TOKENIZERS`), its tables read at first use."""
-    if name == "glide-bpe":
-        return GlideTokenizer(name, _glide_vocabulary("gpt2_merges.txt.gz"))
-    if name == "glide-small":
-        return GlideTokenizer(name, _glide_vocabulary("small_merges.txt"))
-    if name == "clip-bpe":
-        return ClipTokenizer(_clip_vocabulary())
-    raise GlideError(f"Unknown tokenizer {name!r}; expected one of {', '.join(TOKENIZERS)}.")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A byte-pair encoding: ids of all symbols, ranks of the merges (keyed 'left right')."""
-
-    ids: dict[str, int]
-    ranks: dict[str, int]
-    # by word: one tokenizer always passes the same `end`
-    cache: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
-
-    def encode_word(self, word: str, end: str = "") -> list[int]:
-        """Merge the bytes of `word` lowest rank first; `end` marks the last one as a word's end.
+    def encode_word(self, word: str) -> list[int]:
+        """Merge the bytes of a word, lowest rank first.
 
         Words are cached, as in OpenAI's tokenizers: training encodes the same ones over and over.
         """
-        if word not in self.cache:
-            if len(self.cache) >= _CACHED_WORDS:
-                self.cache.clear()
-            self.cache[word] = self._merge_word(word, end)
-        return self.cache[word]
+        if word not in self._words:
+            if len(self._words) >= _CACHED_WORDS:
+                self._words.clear()
+            self._words[word] = self._merge_word(word)
+        return self._words[word]
 
-    def _merge_word(self, word: str, end: str) -> list[int]:
+    def _merge_word(self, word: str) -> list[int]:
         symbols = [_BYTE_SYMBOLS[b] for b in word.encode("utf-8")]
-        symbols[-1] += end
+        symbols[-1] += self.word_end
         while len(symbols) > 1:
             ranked = (
                 (self.ranks.get(f"{a} {b}", len(self.ranks)), a, b) for a, b in pairwise(symbols)
@@ -121,63 +117,64 @@ class Vocabulary:
         return [self.ids[symbol] for symbol in symbols]
 
 
-class GlideTokenizer:
+class GlideTokenizer(Tokenizer):
     """GPT-2's BPE as GLIDE uses it: lowercased, never stripped, no special tokens in the text.
 
     The empty prompt is padding alone, which is the model's unconditional input.
     """
 
-    def __init__(self, name: str, vocabulary: Vocabulary) -> None:
-        self.name = name
-        self.vocabulary = vocabulary
-
-    @property
-    def n_vocab(self) -> int:
-        return len(self.vocabulary.ids) + 1
-
-    @property
-    def end_id(self) -> int:
-        """The id that pads: one past the last merge."""
-        return len(self.vocabulary.ids)
+    pads_with_end = True
 
     def encode(self, text: str, context_length: int) -> Tokens:
-        """Encode, cut at `context_length` and pad; GlideError for text that is not Unicode."""
         _check(text, context_length, least=1)
-        ids = [
-            i
-            for word in _GPT2_SPLIT.findall(text.lower())
-            for i in self.vocabulary.encode_word(word)
-        ]
-        return _pad(text, ids[:context_length], context_length, self.end_id, len(ids))
+        ids = [i for word in _GPT2_SPLIT.findall(text.lower()) for i in self.encode_word(word)]
+        # what pads is one past the last merge
+        return _pad(text, ids[:context_length], context_length, len(self.ids), len(ids))
 
 
-class ClipTokenizer:
+class ClipTokenizer(Tokenizer):
     """CLIP's SimpleTokenizer: cleaned text between a start and an end token, padded with 0.
 
     The start and end tokens are recognised inside the text too, as OpenAI's code does.
     """
 
-    name = "clip-bpe"
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-
-    @property
-    def n_vocab(self) -> int:
-        return len(self.vocabulary.ids)
-
     def encode(self, text: str, context_length: int) -> Tokens:
-        """Encode, cut so that the end token fits, and pad."""
         _check(text, context_length, least=2)
-        start, end = (self.vocabulary.ids[s] for s in _CLIP_SPECIAL)
-        ids = [i for word in _CLIP_SPLIT.findall(_clean(text)) for i in self._encode_word(word)]
+        start, end = (self.ids[special] for special in _CLIP_SPECIAL)
+        ids = [i for word in _CLIP_SPLIT.findall(_clean(text)) for i in self.encode_word(word)]
         kept = [start, *ids[: context_length - 2], end]
         return _pad(text, kept, context_length, 0, len(ids) + 2)
 
-    def _encode_word(self, word: str) -> list[int]:
-        if word in _CLIP_SPECIAL:
-            return [self.vocabulary.ids[word]]
-        return self.vocabulary.encode_word(word, _CLIP_WORD_END)
+    def _merge_word(self, word: str) -> list[int]:
+        return [self.ids[word]] if word in _CLIP_SPECIAL else super()._merge_word(word)
+
+
+@cache
+def get_tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer called `name` (one of `TOKENIZERS`), its tables read at first use."""
+    if name == "glide-bpe":
+        merges = gzip.decompress((DATA / "gpt2_merges.txt.gz").read_bytes()).decode("utf-8")
+        # the first line is the version
+        return GlideTokenizer(name, _FIRST_SYMBOLS, merges.splitlines()[1:])
+    if name == "glide-small":
+        merges = (DATA / "small_merges.txt").read_text(encoding="utf-8")
+        return GlideTokenizer(name, _FIRST_SYMBOLS, merges.splitlines()[1:])
+    if name == "clip-bpe":
+        first = [*_FIRST_SYMBOLS, *(symbol + _CLIP_WORD_END for symbol in _FIRST_SYMBOLS)]
+        return ClipTokenizer(name, first, _clip_merges(), _CLIP_SPECIAL, _CLIP_WORD_END)
+    raise GlideError(f"Unknown tokenizer {name!r}; expected one of {', '.join(TOKENIZERS)}.")
+
+
+def _clip_merges() -> list[str]:
+    spec = importlib.util.find_spec("open_clip")  # located, not imported: that takes seconds
+    path = Path((spec.origin if spec else None) or "").parent / "bpe_simple_vocab_16e6.txt.gz"
+    if spec is None or not path.is_file():
+        raise GlideError(
+            "CLIP's merges table was not found: it comes with the package open_clip_torch. "
+            "Install it with `pip install open_clip_torch`."
+        )
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
+    return lines[1 : _CLIP_MERGES + 1]
 
 
 def _byte_symbols() -> tuple[str, ...]:
@@ -192,44 +189,12 @@ _BYTE_SYMBOLS = _byte_symbols()
 _FIRST_SYMBOLS = sorted(_BYTE_SYMBOLS)
 
 
-@cache
-def _glide_vocabulary(filename: str) -> Vocabulary:
-    path = DATA / filename
-    raw = path.read_bytes()
-    if path.suffix == ".gz":
-        raw = gzip.decompress(raw)
-    merges = raw.decode("utf-8").splitlines()[1:]  # the first line is the version
-    return _vocabulary(_FIRST_SYMBOLS, merges)
-
-
-@cache
-def _clip_vocabulary() -> Vocabulary:
-    spec = importlib.util.find_spec("open_clip")  # located, not imported: that takes seconds
-    path = Path((spec.origin if spec else None) or "").parent / "bpe_simple_vocab_16e6.txt.gz"
-    if spec is None or not path.is_file():
-        raise GlideError(
-            "CLIP's merges table was not found: it comes with the package open_clip_torch. "
-            "Install it with `pip install open_clip_torch`."
-        )
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
-    first = _FIRST_SYMBOLS + [symbol + _CLIP_WORD_END for symbol in _FIRST_SYMBOLS]
-    return _vocabulary(first, lines[1 : _CLIP_MERGES + 1], _CLIP_SPECIAL)
-
-
-def _vocabulary(first: list[str], merges: list[str], last: tuple[str, ...] = ()) -> Vocabulary:
-    symbols = [*first, *(merge.replace(" ", "") for merge in merges), *last]
-    return Vocabulary(
-        ids={symbol: i for i, symbol in enumerate(symbols)},
-        ranks={merge: rank for rank, merge in enumerate(merges)},
-    )
-
-
 def _merge(symbols: list[str], left: str, right: str) -> list[str]:
     """Join every `left` that a `right` follows, from left to right."""
     merged: list[str] = []
     i = 0
     while i < len(symbols):
-        if symbols[i] == left and i + 1 < len(symbols) and symbols[i + 1] == right:
+        if symbols[i : i + 2] == [left, right]:
             merged.append(left + right)
             i += 2
         else:

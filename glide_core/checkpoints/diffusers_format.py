@@ -28,6 +28,22 @@ from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextEncoder
 
+
+class Layer(NamedTuple):
+    """A module that may hold a weight and a bias, under its names in both formats."""
+
+    ours: str
+    theirs: tuple[str, ...]  # several where OpenAI's projection is fused
+    kernel: bool  # OpenAI's weight carries a kernel axis of 1
+
+
+_ENDS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
 _RES = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -36,50 +52,30 @@ _RES = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_ENDS = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
+_ATTENTION = {
+    "qkv": ("to_q", "to_k", "to_v"),
+    "encoder_kv": ("add_k_proj", "add_v_proj"),
+    "proj_out": ("to_out.0",),
+    "norm": ("group_norm",),
 }
 _DOWN = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _UP = ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
-
-
-class _Fused(NamedTuple):
-    """One of OpenAI's projections that are several in diffusers."""
-
-    parts: tuple[str, ...]
-    kernel: bool  # OpenAI's weight carries a kernel axis of 1
-
-
-_ATTENTION = {
-    "qkv": _Fused(("to_q", "to_k", "to_v"), True),
-    "encoder_kv": _Fused(("add_k_proj", "add_v_proj"), True),
-    "proj_out": _Fused(("to_out.0",), True),
-    "norm": _Fused(("group_norm",), False),
-}
 
 
 def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The UNet's config and state dict as diffusers has them; the tensors are the same numbers."""
     state, heads = model.unet.state_dict(), model.config.unet.num_head_channels
     converted: dict[str, Tensor] = {}
-    for ours, theirs in _modules(model.config.unet):
+    for layer in layers(model.config.unet):
         for suffix in (".weight", ".bias"):
-            if ours + suffix not in state:
+            value = state.get(layer.ours + suffix)
+            if value is None:
                 continue  # a skip connection that is the identity
-            name, value = theirs, state[ours + suffix]
-            fused = _fused(ours, theirs)
-            if fused is None:
-                converted[name + suffix] = value
-                continue
-            value = value[..., 0] if fused.kernel and suffix == ".weight" else value
-            for part, piece in zip(
-                fused.parts, _split(value, len(fused.parts), heads), strict=True
-            ):
-                converted[f"{name}.{part}{suffix}"] = piece
+            if layer.kernel and suffix == ".weight":
+                value = value[..., 0]
+            pieces = _split(value, len(layer.theirs), heads)
+            for name, piece in zip(layer.theirs, pieces, strict=True):
+                converted[name + suffix] = piece
     return diffusers_config(model.config), converted
 
 
@@ -111,10 +107,13 @@ def from_diffusers(
         merged: dict[str, Tensor] = {
             key: value.detach().clone() for key, value in text.state_dict().items()
         }
-        for ours, theirs in _modules(unet):
+        for layer in layers(unet):
             for suffix in (".weight", ".bias"):
-                if (key := ours + suffix) in expected:
-                    merged[key] = _merged(ours, theirs, suffix, state, unet.num_head_channels)
+                if (key := layer.ours + suffix) in expected:
+                    pieces = [state[name + suffix] for name in layer.theirs]
+                    value = fuse(pieces, unet.num_head_channels)
+                    kernel = layer.kernel and suffix == ".weight"
+                    merged[key] = value[..., None] if kernel else value
         check_tensors(merged, expected, "The diffusers UNet with this text encoder")
         model.load_openai_state_dict(merged, assign=True)
     return model.requires_grad_(False).eval()
@@ -198,56 +197,45 @@ def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
     return kind, unet
 
 
-def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
-    """Pairs of names (OpenAI's, diffusers') of every module that may hold a weight and a bias."""
-    yield from _ENDS.items()
-    levels, layers = len(unet.channel_mult), unet.num_res_blocks
+def layers(unet: UNetConfig) -> Iterator[Layer]:
+    """Every layer of a UNet that may hold a weight and a bias."""
+    for ours, theirs in _ENDS.items():
+        yield Layer(ours, (theirs,), False)
+    for ours, theirs in _blocks(unet):
+        if ".attentions." in theirs:
+            for name, parts in _ATTENTION.items():
+                names = tuple(f"{theirs}.{part}" for part in parts)
+                yield Layer(f"{ours}.{name}", names, name != "norm")
+        else:
+            for a, b in _RES.items():
+                yield Layer(f"{ours}.{a}", (f"{theirs}.{b}",), False)
+
+
+def _blocks(unet: UNetConfig) -> Iterator[tuple[str, str]]:
+    """Pairs of names (OpenAI's, diffusers') of the residual and attention blocks."""
+    levels, count = len(unet.channel_mult), unet.num_res_blocks
     attended = [2**level in unet.attention_factors for level in range(levels)]
     for level in range(levels):
         theirs = f"down_blocks.{level}"
-        for i in range(layers):
-            ours = f"input_blocks.{1 + level * (layers + 1) + i}"
-            yield from _res(f"{ours}.0", f"{theirs}.resnets.{i}")
+        for i in range(count):
+            ours = f"input_blocks.{1 + level * (count + 1) + i}"
+            yield f"{ours}.0", f"{theirs}.resnets.{i}"
             if attended[level]:
-                yield from _attention(f"{ours}.1", f"{theirs}.attentions.{i}")
+                yield f"{ours}.1", f"{theirs}.attentions.{i}"
         if level < levels - 1:
-            ours = f"input_blocks.{(level + 1) * (layers + 1)}.0"
-            yield from _res(ours, f"{theirs}.downsamplers.0")
-    yield from _res("middle_block.0", "mid_block.resnets.0")
-    yield from _attention("middle_block.1", "mid_block.attentions.0")
-    yield from _res("middle_block.2", "mid_block.resnets.1")
+            yield f"input_blocks.{(level + 1) * (count + 1)}.0", f"{theirs}.downsamplers.0"
+    yield "middle_block.0", "mid_block.resnets.0"
+    yield "middle_block.1", "mid_block.attentions.0"
+    yield "middle_block.2", "mid_block.resnets.1"
     for block, level in enumerate(reversed(range(levels))):
         theirs = f"up_blocks.{block}"
-        for i in range(layers + 1):
-            ours = f"output_blocks.{block * (layers + 1) + i}"
-            yield from _res(f"{ours}.0", f"{theirs}.resnets.{i}")
+        for i in range(count + 1):
+            ours = f"output_blocks.{block * (count + 1) + i}"
+            yield f"{ours}.0", f"{theirs}.resnets.{i}"
             if attended[level]:
-                yield from _attention(f"{ours}.1", f"{theirs}.attentions.{i}")
+                yield f"{ours}.1", f"{theirs}.attentions.{i}"
         if level:
-            place = 2 if attended[level] else 1
-            yield from _res(f"{ours}.{place}", f"{theirs}.upsamplers.0")
-
-
-def modules(unet: UNetConfig) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Every module: OpenAI's name, diffusers' name or names, whether OpenAI's has a kernel axis."""
-    for ours, theirs in _modules(unet):
-        fused = _fused(ours, theirs)
-        if fused is None:
-            yield ours, (theirs,), False
-        else:
-            yield ours, tuple(f"{theirs}.{part}" for part in fused.parts), fused.kernel
-
-
-def _fused(ours: str, theirs: str) -> _Fused | None:
-    return _ATTENTION.get(ours.rsplit(".", 1)[-1]) if ".attentions." in theirs else None
-
-
-def _res(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    return ((f"{ours}.{a}", f"{theirs}.{b}") for a, b in _RES.items())
-
-
-def _attention(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    return ((f"{ours}.{name}", theirs) for name in _ATTENTION)
+            yield f"{ours}.{1 + attended[level]}", f"{theirs}.upsamplers.0"
 
 
 def _split(value: Tensor, parts: int, head_channels: int) -> list[Tensor]:
@@ -264,14 +252,3 @@ def fuse(pieces: Sequence[Tensor], head_channels: int) -> Tensor:
         return pieces[0]
     split = [piece.reshape(-1, head_channels, *piece.shape[1:]) for piece in pieces]
     return torch.stack(split, dim=1).flatten(0, 2)
-
-
-def _merged(
-    ours: str, theirs: str, suffix: str, state: Mapping[str, Tensor], head_channels: int
-) -> Tensor:
-    fused = _fused(ours, theirs)
-    if fused is None:
-        return state[theirs + suffix]
-    pieces = [state[f"{theirs}.{part}{suffix}"] for part in fused.parts]
-    value = fuse(pieces, head_channels)
-    return value[..., None] if fused.kernel and suffix == ".weight" else value

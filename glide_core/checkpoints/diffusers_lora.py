@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.diffusers_format import fuse, modules
+from glide_core.checkpoints.diffusers_format import fuse, layers
 from glide_core.checkpoints.files import TensorFile
 from glide_core.config import UNetConfig
 from glide_core.errors import GlideError, shorten
@@ -89,10 +89,10 @@ def lora_from_diffusers(
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         return None
     found: dict[str, Pair] = {}
-    for ours, theirs, kernel in modules(unet):
-        given = [pairs.pop(_flat(name), None) for name in theirs]
+    for layer in layers(unet):
+        given = [pairs.pop(_flat(name), None) for name in layer.theirs]
         if any(given):
-            found[f"unet.{ours}"] = _fused(given, unet.num_head_channels, kernel)
+            found[f"unet.{layer.ours}"] = _fused(given, unet.num_head_channels, layer.kernel)
     return None if pairs else found
 
 
@@ -113,20 +113,18 @@ def _pairs(tensors: Mapping[str, Tensor], default: float | None) -> Iterator[tup
 def _fused(given: Sequence[Pair | None], head_channels: int, kernel: bool) -> Pair:
     """One change of a fused layer: every part's ranks, acting on that part's rows alone."""
     there = [pair for pair in given if pair is not None]
-    if len(given) == 1:
-        down, up = there[0]
-    else:
+    down, up = there[0]
+    if len(given) > 1:
         down = torch.cat([pair[0] for pair in there])
-        out = there[0][1].shape[0]
-        ranks = [pair[1].shape[1] for pair in there]
-        blocks = iter(
-            torch.nn.functional.pad(pair[1], (sum(ranks[:i]), sum(ranks[i + 1 :])))
-            for i, pair in enumerate(there)
-        )
-        rows = [
-            up.new_zeros(out, sum(ranks)) if pair is None else next(blocks)
-            for pair, up in ((pair, there[0][1]) for pair in given)
-        ]
+        rows = []
+        first = 0
+        for pair in given:
+            row = up.new_zeros(len(up), len(down))
+            if pair is not None:
+                rank = pair[1].shape[1]
+                row[:, first : first + rank] = pair[1]
+                first += rank
+            rows.append(row)
         up = fuse(rows, head_channels)
     if kernel:  # OpenAI's projections are convolutions with a kernel of 1
         down, up = down.reshape(*down.shape[:2], 1), up.reshape(*up.shape[:2], 1)

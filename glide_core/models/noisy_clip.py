@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import merge_heads
-from glide_core.tokenizer import get_tokenizer, warn_if_truncated
+from glide_core.tokenizer import Tokens, get_tokenizer, warn_if_truncated
 
 log = logging.getLogger("glide")
 
@@ -183,6 +183,15 @@ class NoisyClipText(nn.Module):
         return self.blocks["output"](last)  # type: ignore[no-any-return]
 
 
+def length_with_end(tokens: Tokens, config: ClipConfig) -> int:
+    """Tokens of a prompt up to its end token, whose features stand for the text.
+
+    CLIP's own tokenizer counts the end token as text; GLIDE's pads with it.
+    """
+    pads = get_tokenizer(config.tokenizer).pads_with_end
+    return min(tokens.length + pads, config.context_length)
+
+
 class NoisyClip(nn.Module):
     """Image and text encoder. Features are not normalized; guidance and scores normalize them."""
 
@@ -210,10 +219,8 @@ class NoisyClip(nn.Module):
         rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
         for row in {row.text: row for row in rows}.values():
             warn_if_truncated(row, "the text for CLIP")
-        # CLIP's own tokenizer counts its end token as text; GLIDE's pads with it
-        extra = 0 if self.config.tokenizer == "clip-bpe" else 1
-        lengths = [min(row.length + extra, length) for row in rows]
-        return torch.stack([row.ids for row in rows]), torch.tensor(lengths)
+        lengths = torch.tensor([length_with_end(row, self.config) for row in rows])
+        return torch.stack([row.ids for row in rows]), lengths
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts to features [B, n], not normalized, on the model's device."""

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.types import Source
 from glide_core.errors import GlideError
+from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training.config import TrainConfig
@@ -205,11 +206,8 @@ class ClipSteps(_Steps):
         return Examples(images, captions, ids, lengths, t, noise, torch.ones(len(indices)), {})
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
-        length = self.model.context_length
-        tokens = self.tokenizer.encode(caption, length)
-        # CLIP's own tokenizer counts its end token as text; GLIDE's uses it as padding
-        extra = 0 if self.model.tokenizer == "clip-bpe" else 1
-        return tokens.ids, torch.tensor(min(tokens.length + extra, length))
+        tokens = self.tokenizer.encode(caption, self.model.context_length)
+        return tokens.ids, torch.tensor(length_with_end(tokens, self.model))
 
 
 class _WithErrors(Dataset[list[Examples] | GlideError]):

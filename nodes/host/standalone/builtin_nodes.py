@@ -6,6 +6,8 @@ written.
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,14 @@ class LoadImageMask(_ReadsImage):
         return (_channel(self.place.find(image), channel),)
 
 
+def _fill_fields(prefix: str, width: int, height: int) -> str:
+    """Fill ComfyUI's fields of a file name: %year%, %month%, ..., %width%, %height%."""
+    codes = {"year": "Y", "month": "m", "day": "d", "hour": "H", "minute": "M", "second": "S"}
+    fields = {name: time.strftime(f"%{code}") for name, code in codes.items()}
+    fields |= {"width": str(width), "height": str(height)}
+    return re.sub(r"%(\w+)%", lambda m: fields.get(m.group(1), m.group(0)), prefix)
+
+
 class SaveImage(_Placed):
     FUNCTION = "save"
     RETURN_TYPES = ()
@@ -123,9 +133,9 @@ class SaveImage(_Placed):
         from glide_core import io
         from glide_core.images import from_comfy, to_pil
 
-        self.place.written += io.save_images(
-            to_pil(from_comfy(images)), self.place.out, filename_prefix, self.place.text
-        )
+        made = to_pil(from_comfy(images))
+        prefix = _fill_fields(filename_prefix, *made[0].size)
+        self.place.written += io.save_images(made, self.place.out, prefix, self.place.text)
         return ()
 
 
