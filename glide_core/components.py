@@ -19,7 +19,7 @@ from glide_core.checkpoints.lora import apply_lora
 from glide_core.config import ClipConfig
 from glide_core.devices import pick_device, pick_dtype
 from glide_core.errors import GlideError
-from glide_core.io import atomic_write, check_folder
+from glide_core.io import atomic_write, check_folder, check_new
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import NoisyClip
@@ -183,10 +183,8 @@ class Components:
         models = {role: self.get(role) for role in ROLES if role in self}
         for role in models:
             index[role] = f"{role}.safetensors"
-        if taken := [name for name in (*index.values(), INDEX) if (folder / name).exists()]:
-            raise GlideError(
-                f"{folder / taken[0]} already exists and is not overwritten: choose another folder"
-            )
+        for name in (*index.values(), INDEX):
+            check_new(folder / name)
         for role, model in models.items():
             save_model(model, folder / index[role], dtype=_exact_dtype(model))
         with atomic_write(folder / INDEX) as temporary:

@@ -142,6 +142,12 @@ def unique_path(base: Path, suffix: str) -> Path:
             number += 1
 
 
+def check_new(path: Path) -> None:
+    """Raise GlideError for a file that exists: nothing is overwritten unasked."""
+    if path.exists():
+        raise GlideError(f"{path} already exists and is not overwritten: choose another name")
+
+
 def check_folder(folder: Path) -> None:
     """Raise GlideError for an output folder that cannot be created or written; create nothing."""
     shown = shorten(repr(str(folder)) if "\0" in str(folder) else folder, 200)

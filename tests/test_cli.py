@@ -141,7 +141,7 @@ def test_models_convert_writes_safetensors_and_overwrites_nothing(
     assert capsys.readouterr().out.strip() == str(target)
     assert load_file(target).keys() == load_file(model_folder / "tiny_base.safetensors").keys()
     assert glide(*words, "--to", target) == 1
-    assert "would be overwritten" in capsys.readouterr().err
+    assert "not overwritten" in capsys.readouterr().err
 
 
 def test_missing_models_are_not_downloaded_implicitly(

@@ -19,6 +19,7 @@ from glide_core.checkpoints.loading import (
 )
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
+from glide_core.io import check_new
 
 
 def convert(
@@ -39,10 +40,8 @@ def convert(
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     target = Path(destination) if destination else Path(given[0]).with_suffix(".safetensors")
-    if target.exists() and not overwrite:
-        raise GlideError(
-            f"{target} exists and would be overwritten. Choose another name, or move it."
-        )
+    if not overwrite:
+        check_new(target)
     files = [read_tensors(path) for path in given]
     first = files[0]
     config: GlideConfig | ClipConfig

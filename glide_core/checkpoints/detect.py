@@ -69,7 +69,7 @@ _NEVER_GLIDE = re.compile(r"(^|\.)(transformer_blocks|clip_to_time|clip_to_xf)\.
 def detect_model_type(shapes: Shapes, where: str = "The file") -> ModelType:
     """Tell a GLIDE model from a noisy CLIP, whole or one of its two encoders.
 
-    where: how messages name the state dict. GlideError names other architectures.
+    where: the state dict's name in errors, which name other architectures, too.
     """
     whole = "input_blocks.0.0.weight" in shapes and "token_embedding.weight" in shapes
     if whole and not any(map(_NEVER_GLIDE.search, shapes)):

@@ -36,8 +36,7 @@ PathLike = Path | str
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     """Read a file's config from its names, shapes and metadata, without its weights.
 
-    One encoder of a noisy CLIP gives a config whose other half is the released model's.
-    GlideError for every file that is not a model of these types.
+    See `config_from_state_dict`; GlideError for every file that is not a model of these types.
     """
     return config_of(read_shapes(path))
 
@@ -84,7 +83,7 @@ def load_model(
     found = config or config_of(file, kind, schedule)
     if isinstance(found, ClipConfig):
         raise GlideError(
-            f"{path} is {_CLIP_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
+            f"{path} is {_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
             f"({_any_of(kinds)}). Load it as a noisy CLIP, for CLIP guidance."
         )
     if kinds and found.kind not in kinds:
@@ -97,11 +96,8 @@ def load_model(
 
 
 def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
-    """Give an inpainting model that takes x and the masked image but no mask a mask channel.
-
-    Its weights are zeros, so that the output is that of the model without it. Other models are
-    returned as they are.
-    """
+    """Give an inpainting model that takes x and the masked image but no mask a mask channel of
+    zeros, so that its output stays the same; other models are returned as they are."""
     key, folded = "input_blocks.0.0.weight", config.unet.patch_size**2
     weight = tensors.get(key)
     if not config.is_inpaint or weight is None or weight.ndim != 4:
@@ -169,29 +165,19 @@ def load_clip(
 def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
     """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
     where = " and ".join(str(file.path) for file in files)
-    parts = {}
-    for file in files:
-        found = detect_model_type(file.shapes, str(file.path))
-        if found == "glide":
-            raise GlideError(
-                f"{file.path} is a GLIDE model. Expected a noisy CLIP: one safetensors with both "
-                "encoders, or OpenAI's clip_image_enc.pt and clip_text_enc.pt."
-            )
-        parts[found] = file
-    if set(parts) == {"clip"} and len(files) == 1:
-        whole = files[0]
-        config = config_of(whole)
-        assert isinstance(config, ClipConfig)
-        return dict(whole.tensors), config, where
-    if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
+    parts = {detect_model_type(file.shapes, str(file.path)): file for file in files}
+    whole = len(files) == 1 and "clip" in parts
+    if not whole and (set(parts) != {"clip-image", "clip-text"} or len(files) != 2):
         raise GlideError(
-            f"{where} is {' and '.join(_CLIP_NAMES[found] for found in parts)}. Expected both "
-            "encoders: one safetensors that holds them, or OpenAI's clip_image_enc.pt and "
+            f"{where} is {' and '.join(_NAMES[found] for found in parts)}. Expected a noisy CLIP: "
+            "one safetensors with both encoders, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
-    image, text = parts["clip-image"], parts["clip-text"]
+    image, text = (parts["clip"],) * 2 if whole else (parts["clip-image"], parts["clip-text"])
     seen, read = config_of(image), config_of(text)
     assert isinstance(seen, ClipConfig) and isinstance(read, ClipConfig)
+    if whole:
+        return dict(image.tensors), seen, where
     if seen.embedding != read.embedding:
         raise GlideError(
             f"{image.path} gives {seen.embedding} features and {text.path} {read.embedding}: they "
@@ -220,7 +206,8 @@ def save_model(
 
 
 _TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
-_CLIP_NAMES = {
+_NAMES = {
+    "glide": "a GLIDE model",
     "clip": "a noisy CLIP",
     "clip-image": "the image encoder of a noisy CLIP",
     "clip-text": "the text encoder of a noisy CLIP",
@@ -239,7 +226,7 @@ _STORED = (
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skip random initialisation: on the meta device it imports a second's worth of torch first."""
+    """Skip random initialisation, which on the meta device imports a second's worth of torch."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -256,7 +243,7 @@ def _prepared(
     device: torch.device | str,
     where: str,
 ) -> dict[str, Tensor]:
-    """Check names, shapes and values, and bring each tensor to its expected dtype and device."""
+    """Check tensors, and bring each to its expected dtype and device."""
     check_tensors(tensors, expected, where)
     ready = {}
     for key, like in expected.items():
@@ -282,16 +269,11 @@ def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:
     """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
+    both = [(key, tensors[key], expected[key]) for key in expected.keys() & tensors.keys()]
     misshapen = (
-        f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}"
-        for key in expected.keys() & tensors.keys()
-        if tensors[key].shape != expected[key].shape
+        f"{k} is {list(t.shape)}, not {list(e.shape)}" for k, t, e in both if t.shape != e.shape
     )
-    integers = (
-        f"{key} ({tensors[key].dtype})"
-        for key in expected.keys() & tensors.keys()
-        if tensors[key].dtype not in _STORED
-    )
+    integers = (f"{key} ({tensor.dtype})" for key, tensor, _ in both if tensor.dtype not in _STORED)
     faults = [
         *_listed("missing", expected.keys() - tensors.keys()),
         *_listed("not part of the model", tensors.keys() - expected.keys()),

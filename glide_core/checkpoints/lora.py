@@ -21,6 +21,7 @@ from glide_core.checkpoints.diffusers_lora import file_alpha, lora_from_diffuser
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
+from glide_core.io import check_new
 from glide_core.models.glide import GlideModel
 
 METADATA_KEY = "glide_lora"
@@ -77,10 +78,6 @@ def save_lora(
     layers: by the layers' names in a GlideModel, (down [rank, in, ...], up [out, rank, ...]).
     metadata: further entries, text by name.
     """
-    tensors: dict[str, Tensor] = {}
-    for module, (down, up) in layers.items():
-        key = lora_key(module)
-        tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: torch.tensor(info.alpha)}
     stored = {
         **(metadata or {}),
         METADATA_KEY: json.dumps(asdict(info), sort_keys=True),
@@ -88,23 +85,20 @@ def save_lora(
         "ss_network_alpha": str(info.alpha),
         "ss_sd_model_name": info.base,
     }
-    return write_tensors(tensors, path, stored)
+    return write_tensors(_tensors(layers, info.alpha), path, stored)
 
 
 @torch.no_grad()
 def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> GlideModel:
     """Merge a LoRA into a model's weights, in place; gives the model.
 
-    strength: 0 changes nothing, 1 is what was trained, negative takes it away.
-    GlideError when the file is not a LoRA, or is one for a model with other layers, another
-    prediction type or tokenizer. A LoRA from other weights of the same build is merged, with a
-    warning.
+    strength: 0 changes nothing, 1 is what was trained, negative takes it away. GlideError when the
+    file is not a LoRA, or fits another model; a warning when it was trained from other weights.
     """
     file = read_tensors(path)
     changes = _changes(file, model.config)
     _check_info(model, file)
-    named = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    layers = {lora_key(name): module for name, module in named.items()}
+    layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     _check_layers(changes, layers, path)
     if strength:
         for key, (down, up, scale) in changes.items():
@@ -117,16 +111,12 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
 
 
 def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str) -> Path:
-    """Rewrite a LoRA that was trained on the UNet in diffusers' form, as ComfyUI's LoraLoader and
-    `apply_lora` read it. config: of the model that it is for.
+    """Rewrite a LoRA of the UNet in diffusers' form as ComfyUI's LoraLoader reads it.
 
-    GlideError when the destination exists, or the file is not such a LoRA of this model.
+    config: of the model that it is for. GlideError when the destination exists, or the file is not
+    such a LoRA of this model.
     """
-    if Path(destination).exists():
-        raise GlideError(
-            f"{destination} is there already and would be overwritten. Give another name, or move "
-            "it."
-        )
+    check_new(Path(destination))
     file = read_tensors(path)
     pairs = lora_from_diffusers(file.tensors, config.unet, _alpha_of(file))
     if pairs is None:
@@ -134,12 +124,18 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
             f"{path} is not a LoRA of this {config.kind} model's UNet in diffusers' form. Expected "
             "layers such as unet.mid_block.attentions.0.to_q, all of which this model has."
         )
+    return write_tensors(_tensors(pairs), destination, dict(file.metadata))
+
+
+def _tensors(
+    layers: Mapping[str, tuple[Tensor, Tensor]], alpha: float | None = None
+) -> dict[str, Tensor]:
+    """A file's tensors; alpha None: of the rank, as the scale is inside `up` already."""
     tensors: dict[str, Tensor] = {}
-    for module, (down, up) in pairs.items():
-        key = lora_key(module)
-        alpha = torch.tensor(float(len(down)))  # the scale is inside `up`
-        tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: alpha}
-    return write_tensors(tensors, destination, dict(file.metadata))
+    for module, (down, up) in layers.items():
+        key, own = lora_key(module), torch.tensor(float(len(down)) if alpha is None else alpha)
+        tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: own}
+    return tensors
 
 
 def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -163,8 +159,7 @@ def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, T
         scale = lora_scale(tensors, name, len(down), common)
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
             raise GlideError(
-                f"{file.path} holds NaN or infinite values in {name}. Expected finite weights: the "
-                "training that wrote it diverged, or the file is damaged."
+                f"{file.path} holds NaN or infinite values in {name}. Expected finite weights."
             )
         changes[name] = (down, up, scale)
     return changes
@@ -190,8 +185,8 @@ def _check_layers(
     for name, (down, up, _) in changes.items():
         if name not in layers:
             raise GlideError(
-                f"{path} changes a layer {name}, which this model has not: it was trained for "
-                "another model. Expected the model that it was trained from."
+                f"{path} changes a layer {name}, which this model has not: expected the model that "
+                "it was trained from."
             )
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
@@ -199,8 +194,7 @@ def _check_layers(
         if made != list(weight.shape) or up.flatten(1).shape[1] != len(down):
             raise GlideError(
                 f"{path} changes {name} as a layer of {made}, which is {list(weight.shape)} in "
-                "this model: it was trained for another model. Expected the model that it was "
-                "trained from."
+                "this model: expected the model that it was trained from."
             )
 
 
