@@ -1,8 +1,7 @@
 """Validated, frozen configs of models and of sampling.
 
-Every field has a type and a range, and `__post_init__` holds the rules between fields. A config is
-checked wherever it is made: in code, by `dataclasses.replace`, and from a file's metadata.
-GlideError names the field and what is allowed.
+Every field has a type and a range, and `__post_init__` holds the rules between fields; GlideError
+names the field and what is allowed, wherever a config is made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Inpaint an image of any size: crop a square around the mask, and stitch the result back in.
-
-The models work at 64x64 and 256x256. The masked area is cropped with some of its surroundings, and
-only pixels under the mask are changed afterwards.
-"""
+"""Inpaint an image of any size: crop a square around the mask, and stitch the result back in."""
 
 from __future__ import annotations
 
@@ -64,10 +60,9 @@ class Crop:
 def crop_for_inpainting(
     image: Tensor, mask: Tensor, sizes: tuple[int, ...] = (64, 256), context: float = 0.5
 ) -> Crop:
-    """Crop a square around the masked area (MASK, 1 = inpaint) of an IMAGE.
+    """Crop a square around the masked area (MASK, 1 = inpaint) of an IMAGE, one for a whole batch.
 
-    context: surroundings on each side, as a part of the mask's extent. A mask of another size or
-    batch is fitted to the image. One square serves the whole batch.
+    context: surroundings on each side, as a part of the mask's extent.
     """
     if not context >= 0:
         raise GlideError(f"context is {context}: expected 0 or more, usually 0.5")
@@ -94,10 +89,8 @@ def crop_for_inpainting(
 
 
 def region_around(keep: Tensor, context: float) -> Region:
-    """The square around the zeros of a keep_mask [B, 1, H, W], moved inside the image if it fits.
-
-    A mask without zeros gives the square around the whole image.
-    """
+    """The square around the zeros of a keep_mask [B, 1, H, W], or around the image without zeros,
+    moved inside the image if it fits."""
     height, width = keep.shape[2:]
     marked = (keep < 1).amax(dim=(0, 1)).nonzero()  # [N, 2]
     if len(marked) == 0:
@@ -127,8 +120,7 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     """Put an inpainted patch [B, C, S, S] in [-1, 1] back into an IMAGE, under the MASK only.
 
     feather: pixels inside the mask over which the old image fades into the new one; fewer where
-        the mask is thin. The patch's colours are first shifted to match the image's around the
-        mask. Pixels outside the mask are returned bit for bit.
+    the mask is thin. The patch's colours are first shifted to match those around the mask.
     """
     if feather < 0:
         raise GlideError(f"feather is {feather}: expected 0 pixels or more, usually 8")
@@ -175,9 +167,8 @@ def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
 def _border_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
     """Shift [B, C, H, W] of the new image that continues surfaces across the hole's border.
 
-    Models generate a background that is slightly off in colour. Just inside the border each pixel
-    is compared with the old ones just outside; small differences are treated as a colour shift,
-    large ones as the edge of an object. The shift fades out towards the middle of the hole.
+    Pixels just inside the border are compared with those just outside: small differences are a
+    colour shift, large ones an object's edge. The shift fades out towards the hole's middle.
     """
     height, width = old.shape[-2:]
     shrink = max(height, width, _FIELD_SIDE) / _FIELD_SIDE
@@ -214,8 +205,8 @@ def _widened(values: Tensor, reach: int) -> Tensor:
 def _feathered(hole: Tensor, feather: int) -> Tensor:
     """Weights [B, 1, H, W]: 0 outside the hole, rising to 1 over `feather` pixels inside it.
 
-    A pixel's depth is the number of erosions it survives; where the hole is thin, the weight rises
-    faster, so that a thin stroke is inpainted too. The image's own edge does not count as a border.
+    A pixel's depth is the number of erosions it survives. In a thin part of the hole the weight
+    rises faster. The image's own edge does not count as a border.
     """
     depth, rest = hole.clone(), hole
     for _ in range(2 * feather - 1):

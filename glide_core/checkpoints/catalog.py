@@ -61,10 +61,7 @@ def find(name: str) -> Entry:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Regular files in a folder and those below it whose ending is a model file's, sorted.
-
-    At most 1,000; folders that cannot be read are left out.
-    """
+    """Model files (by their ending) in a folder and those below it, sorted, at most 1,000."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -106,11 +103,8 @@ def find_model(name: str) -> Path:
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of a person's own model files outside ComfyUI.
-
-    `$GLIDE_MODELS` if it is set; else `models/glide` in the current folder if there is one (which
-    is ComfyUI's place for them, when started there); else `~/.cache/glide/models`. Not created.
-    """
+    """The folder of own model files outside ComfyUI, which may not exist: `$GLIDE_MODELS`, else an
+    existing `models/glide` in the current folder (ComfyUI's), else `~/.cache/glide/models`."""
     if chosen := environment.get("GLIDE_MODELS"):
         return Path(chosen).expanduser()
     local = Path("models") / "glide"

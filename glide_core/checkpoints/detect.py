@@ -1,8 +1,7 @@
 """Detect the type of a model and its config from the names and shapes of its tensors.
 
-What shapes do not show comes from the metadata of files saved here, or is assumed to be as in
-OpenAI's models: attention heads of 64 channels, an image size of 2 ** (levels + 2), the linear
-schedule for upsamplers and the cosine schedule otherwise, epsilon prediction.
+What shapes do not show comes from the metadata of files saved here, or is as in OpenAI's models:
+heads of 64 channels, image size 2 ** (levels + 2), their schedules, epsilon prediction.
 """
 
 from __future__ import annotations
@@ -102,10 +101,9 @@ def config_from_state_dict(
 ) -> GlideConfig | ClipConfig:
     """Read the config from names and shapes, and from metadata what these do not show.
 
-    kind, schedule: of a GLIDE model, instead of what the file says. Only kinds with the file's
-    input channels are possible, or an inpainting kind for a model that is given no mask channel.
-    One encoder of a noisy CLIP gives a config whose other half is the released model's.
-    GlideError when a needed tensor is missing, or metadata and tensors contradict each other.
+    kind, schedule: of a GLIDE model, instead of what the file says; the kind must fit its input
+    channels, with or without a mask. One encoder of a noisy CLIP gives a config whose other half is
+    the released model's. GlideError when a tensor is missing or metadata contradict tensors.
     """
     stored = (metadata or {}).get(METADATA_KEY)
     if detect_model_type(shapes, where) == "glide":

@@ -1,8 +1,7 @@
 """Exact conversion of the UNet to and from diffusers' `UNet2DConditionModel`.
 
-Every tensor maps one to one; only attention's projections change shape, because OpenAI interleaves
-q, k and v per head in one kernel-1 convolution where diffusers has three matrices. The text encoder
-has no place in that class and stays ours: diffusers' UNet is given its states as
+OpenAI interleaves q, k and v per head in one kernel-1 convolution where diffusers has three
+matrices. The text encoder stays ours: diffusers' UNet is given its states as
 `encoder_hidden_states` [B, L, W] and its pooled vector as `class_labels` [B, E].
 """
 
@@ -87,9 +86,8 @@ def from_diffusers(
     schedule: ScheduleConfig | None = None,
     tokenizer: TokenizerName = "glide-bpe",
 ) -> GlideModel:
-    """Join a diffusers UNet with the text encoder it was made for.
+    """Join a diffusers UNet with the text encoder it was made for; schedule: default, OpenAI's.
 
-    schedule: default, the released models' for this kind (linear for upsamplers).
     GlideError when the config is not of GLIDE's family, or tensors are missing or too many.
     """
     kind, unet = unet_config(config)

@@ -1,9 +1,7 @@
 """LoRAs that were trained on the UNet in diffusers' form, turned into ones of OpenAI's layers.
 
-Names of a layer: `unet.<module>` or `<module>` with diffusers' dots, or `lora_unet_<module>` with
-underscores; of its two halves: `.lora_A/.lora_B` (peft), `.lora.down/.lora.up` (diffusers),
-`.lora_down/.lora_up` with `.alpha` (kohya). Exact: OpenAI's fused q, k and v get the ranks of the
-separate ones side by side.
+Layers are `unet.<module>`, `<module>` or kohya's `lora_unet_<module>` with underscores. Exact:
+OpenAI's fused q, k and v get the ranks of the separate ones side by side.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ from glide_core.config import UNetConfig
 from glide_core.errors import GlideError, shorten
 
 _HALVES = (
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-    (".lora_down.weight", ".lora_up.weight"),
+    (".lora_A.weight", ".lora_B.weight"),  # peft
+    (".lora.down.weight", ".lora.up.weight"),  # diffusers
+    (".lora_down.weight", ".lora_up.weight"),  # kohya, with .alpha
 )
 _ALPHA = ".alpha"
 _MAX_CONFIG = 1 << 20  # bytes
@@ -33,10 +31,8 @@ Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], al
 
 
 def file_alpha(file: TensorFile) -> float | None:
-    """The alpha of a LoRA whose layers have none of their own; None when it is nowhere.
-
-    From the metadata (kohya's `ss_network_alpha`, diffusers' `lora_adapter_metadata`), or from
-    peft's adapter_config.json beside the file. GlideError for one that is not a finite number.
+    """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
+    adapter_config.json beside the file; None when it is nowhere. GlideError: not a finite number.
     """
     found: Any = file.metadata.get("ss_network_alpha") or file.metadata.get("lora_alpha")
     beside = file.path.with_name("adapter_config.json")
@@ -61,10 +57,7 @@ def _alpha_in(config: Any) -> Any:
 
 
 def lora_scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
-    """alpha / rank of one layer; without an alpha of the layer or the file, 1.
-
-    GlideError for an alpha that is not one finite number.
-    """
+    """alpha / rank of one layer; 1 without an alpha. GlideError for one that is not a number."""
     alpha = tensors.get(name + _ALPHA)
     if alpha is None:
         return 1.0 if default is None else default / max(1, rank)
@@ -81,8 +74,7 @@ def lora_from_diffusers(
 ) -> dict[str, Pair] | None:
     """Give the changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
 
-    alpha: of layers that have none of their own.
-    None when the tensors are not, all of them, a LoRA of this UNet in diffusers' form.
+    alpha: of layers that have none of their own. None unless all tensors are of such a LoRA.
     """
     pairs = dict(_pairs(tensors, alpha))
     alphas = sum(key.endswith(_ALPHA) for key in tensors)

@@ -3,6 +3,8 @@
 One process at a time downloads to a target (a lock file is beside it); the others wait for it.
 Data goes to a hidden `.part` file of this attempt, is checked, and is then renamed: a file under
 its own name is always whole. An interrupted download is resumed if the server has the same file.
+Written here because huggingface_hub and pooch resume without If-Range or not at all, so that a file
+that has changed on the server would be joined from two halves.
 """
 
 from __future__ import annotations
@@ -55,13 +57,15 @@ def download(
         raise GlideError(f"{entry.name} ships with the package: there is nothing to download.")
     if urlsplit(entry.url).scheme not in ("http", "https"):
         raise GlideError(f"{entry.url} is not a web address. Expected https://...")
-    target = directory / entry.filename
+    target, progress = directory / entry.filename, progress or (lambda done, total: None)
     until = time.monotonic() + deadline
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / f".{entry.filename}.lock", timeout=max(0, deadline)):
-            if not _is_there(target):
-                _download(entry, target, progress or (lambda done, total: None), timeout, until)
+            if not target.is_file():
+                if os.path.lexists(target):
+                    raise GlideError(f"{target} exists and is not a file. Choose another folder.")
+                _download(entry, target, progress, timeout, until)
     except GlideError:
         raise
     except Timeout as error:
@@ -76,14 +80,6 @@ def download(
             "the free space, and try again: the download is resumed if the server supports it."
         ) from error
     return target
-
-
-def _is_there(target: Path) -> bool:
-    if target.is_file():
-        return True
-    if os.path.lexists(target):
-        raise GlideError(f"{target} exists and is not a file. Move it, or choose another folder.")
-    return False
 
 
 def _download(entry: Entry, target: Path, progress: Progress, timeout: float, until: float) -> None:
@@ -153,7 +149,12 @@ def _fetch(entry: Entry, part: Path, progress: Progress, timeout: float, until: 
         _check_size(entry, total)
         if total is not None and total > limit:
             raise GlideError(f"{entry.url} has {total:,} bytes. Expected at most {limit:,}.")
-        _check_room(part.parent, (total or 0) - done)
+        free = shutil.disk_usage(part.parent).free
+        if (total or 0) - done > free:
+            raise GlideError(
+                f"{part.parent} has {free:,} bytes left, too few for this file. Make room, or set "
+                "GLIDE_MODELS to a folder on another disk."
+            )
         with part.open("ab" if resumed else "wb") as file:
             _store_tag(part, response.headers.get("ETag", ""))
             progress(done, total)
@@ -196,15 +197,6 @@ def _check_size(entry: Entry, size: int | None) -> None:
         raise GlideError(
             f"{entry.url} is a file of {size:,} bytes. Expected {entry.size:,}: it is not the "
             "published file."
-        )
-
-
-def _check_room(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise GlideError(
-            f"{directory} has {free:,} bytes left and the file needs {needed:,}. Make room, or set "
-            "GLIDE_MODELS to a folder on another disk."
         )
 
 

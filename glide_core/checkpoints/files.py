@@ -49,11 +49,10 @@ class TensorFile:
 def read_tensors(path: Path | str) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
-    A state dict nested as training programs do it (`ema`, `state_dict`, `model`, `module`) is taken
-    out, and the prefixes `_orig_mod.`, `module.` and `model.` are removed from its names. Of a
-    training run's checkpoint.pt the averaged weights are read, with the config as metadata.
-    GlideError for a file that is missing, cut short, not a checkpoint, or that carries code; for
-    tensors that are sparse, quantized, without data, or larger than their data.
+    A nested state dict is taken out and prefixes of training programs are removed (`_WRAPPERS`,
+    `_PREFIXES`). Of a training run's checkpoint.pt the averaged weights are read, with the config
+    as metadata. GlideError for a file that is missing, damaged, not a checkpoint, or that carries
+    code, and for tensors that are no plain block of numbers.
     """
     return _read(Path(path), meta=False)
 
@@ -93,9 +92,8 @@ def _read(path: Path, meta: bool) -> TensorFile:
         if "truncated" in str(error):
             raise _cut_short(path, error) from error
         raise GlideError(
-            f"{path} holds pickled Python objects and not only tensors: loading it could run any "
-            "code, so it is refused. Expected a plain state dict from a trusted source: "
-            "safetensors, or a dict of tensors as OpenAI released."
+            f"{path} holds pickled Python objects, whose loading could run any code. Expected a "
+            "plain state dict: safetensors, or a dict of tensors as OpenAI released."
         ) from error
     except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
         raise _cut_short(path, error) from error
@@ -111,8 +109,7 @@ def _format(path: Path) -> Format:
             head = file.read(256)
     except FileNotFoundError as error:
         raise GlideError(
-            f"There is no file {path}. Expected a checkpoint: `glide models` lists the known ones "
-            "and how to get them."
+            f"There is no file {path}. Expected a checkpoint; `glide models` lists the known ones."
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -224,13 +221,14 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
     for key, tensor in file.tensors.items():
         if len(key) > _MAX_NAME:
             raise GlideError(f"{file.path} has a name of {len(key):,} characters: {key[:40]}...")
-        plain = tensor.layout == torch.strided and not tensor.is_quantized
+        size = tensor.numel() * tensor.element_size()
         # a stride of 0 repeats a few numbers to any size, which a copy would then need
-        if plain and (meta or not tensor.is_meta):
-            plain = tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
-        else:
-            plain = False
-        if not plain:
+        if (
+            tensor.layout != torch.strided
+            or tensor.is_quantized
+            or (tensor.is_meta and not meta)
+            or tensor.untyped_storage().nbytes() < size
+        ):
             raise GlideError(
                 f"{file.path} holds {key} as a sparse, quantized, repeated or empty (meta) tensor. "
                 "Expected plain tensors with their data."

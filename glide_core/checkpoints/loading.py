@@ -1,8 +1,7 @@
 """Load and save whole models: config from the file itself, weights mapped into memory once.
 
-The module is made on the meta device and takes over the file's tensors, so that a released model of
-385 M parameters is not initialised first. Weights are made outside inference mode (ComfyUI runs
-nodes inside it), because a weight made inside cannot take part in a gradient.
+Modules are made on the meta device and take over the file's tensors. Weights are made outside
+inference mode (ComfyUI runs nodes inside it), because one made inside can take no gradient.
 """
 
 from __future__ import annotations
@@ -73,10 +72,8 @@ def load_model(
         on a CPU.
     config: replaces the config that the file has or that its tensors show.
     kinds: the kinds that are allowed; empty: any.
-    kind, schedule: replace only these parts of the config, for models of other programs: a schedule
-        that is not OpenAI's, or an inpainting model that is given no mask (`add_mask_channel`).
-    GlideError says what the file holds when it is not what was asked for, and lists tensors that
-    are missing, unexpected, of another shape, or not finite.
+    kind, schedule: replace these parts of the config, for models of other programs.
+    GlideError says what the file holds instead, or lists the tensors that do not fit.
     """
     with torch.inference_mode(False):  # or the weights could take part in no gradient later
         file = read_tensors(path)

@@ -52,10 +52,7 @@ class LoraInfo:
 
 
 def fingerprint(model: GlideModel) -> str:
-    """Tell models apart by their head, which no LoRA changes: 16 hexadecimal digits.
-
-    The head is float32 in any number format (`use_dtype`); rounded to the float16 of most files.
-    """
+    """Tell models apart by their head, which no LoRA changes: 16 hexadecimal digits."""
     head = model.unet.get_parameter("out.2.weight").detach().cpu().half().contiguous()
     return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
 
@@ -73,10 +70,9 @@ def save_lora(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a LoRA, whole or not at all.
+    """Write a LoRA atomically.
 
-    layers: by the layers' names in a GlideModel, (down [rank, in, ...], up [out, rank, ...]).
-    metadata: further entries, text by name.
+    layers: (down [rank, in, ...], up [out, rank, ...]) by the layers' names in a GlideModel.
     """
     stored = {
         **(metadata or {}),

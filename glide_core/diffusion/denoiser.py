@@ -67,10 +67,9 @@ class Denoiser:
 
 @dataclass
 class FiniteCheck:
-    """A model that remembers whether any output was NaN or infinite.
+    """A model that remembers on its device whether any output was NaN or infinite.
 
-    It is remembered on the device and looked at once, after the run: to look at every step would
-    wait for the device every time.
+    Looking at it after every step, and not once after the run, would wait for the device each time.
     """
 
     model: EpsModel

@@ -11,10 +11,7 @@ from glide_core.errors import GlideError
 
 
 class SeededNoise:
-    """Standard normal noise from one CPU generator per image.
-
-    Image i gets the same stream in any batch, on any device and in any chunk.
-    """
+    """Standard normal noise from one CPU generator per image, the same in any batch and device."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]

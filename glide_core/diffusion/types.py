@@ -23,8 +23,7 @@ class Prediction(NamedTuple):
 class EpsModel(Protocol):
     """x_t [B, C, H, W] float32 and original timesteps t [B] (0..999) to a Prediction.
 
-    t is int64 and on the CPU, whatever the device of x_t: guidance looks at its values, and reading
-    them from a GPU would wait for everything queued there.
+    t is int64 and on the CPU: reading it from a GPU would wait for everything queued there.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction: ...
@@ -32,7 +31,7 @@ class EpsModel(Protocol):
 
 class CondUncondModel(Protocol):
     """An EpsModel with two prompts: the Prediction of the prompt and, when `uncond` is set, that of
-    the negative or empty prompt after it, both from one batched forward pass."""
+    the negative or empty prompt after it, from one forward pass."""
 
     def __call__(self, x_t: Tensor, t: Tensor, uncond: bool, /) -> tuple[Prediction, ...]: ...
 
@@ -40,9 +39,7 @@ class CondUncondModel(Protocol):
 class ConditionFn(Protocol):
     """Gradient of a log-probability with respect to x_t, [B, C, H, W] float32.
 
-    t: original timesteps [B], on the CPU in this library's samplers (see EpsModel). x0 is the
-    sampler's current (clipped) estimate of the clean image; guides that look at noised images
-    ignore it.
+    t: see EpsModel. x0: the sampler's current (clipped) estimate of the clean image.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor: ...
