@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,14 +37,14 @@ class GlideModel(nn.Module):
         *,
         operations: Any = torch.nn,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.is_int8 = False
-        factory: dict[str, Any] = {"operations": operations, "device": device, "dtype": dtype}
-        self.text = TextEncoder(config.text, config.unet.embedding_width, **factory)
-        self.unet = UNet(config, **factory)
+        with nullcontext() if device is None else torch.device(device):
+            width = config.unet.embedding_width
+            self.text = TextEncoder(config.text, width, operations=operations)
+            self.unet = UNet(config, operations=operations)
 
     @property
     def device(self) -> torch.device:

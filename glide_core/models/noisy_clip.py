@@ -6,8 +6,9 @@ The image encoder is a ViT with a timestep token, the text encoder a causal tran
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +27,21 @@ _CHANNEL_STDS = (68.50053285, 66.63215831, 70.32316309)
 
 
 class Affine(nn.Module):
-    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, **factory: Any) -> None:
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.empty((n_out, n_in), **factory))
+        self.w = nn.Parameter(torch.empty((n_out, n_in)))
         nn.init.normal_(self.w, std=n_in**-0.5)
-        self.b = nn.Parameter(torch.zeros(n_out, **factory)) if bias else None
+        self.b = nn.Parameter(torch.zeros(n_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.w.dtype), self.w, self.b)
 
 
 class LayerNorm(nn.Module):
-    def __init__(self, width: int, **factory: Any) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.g = nn.Parameter(torch.ones(width, **factory))
-        self.b = nn.Parameter(torch.zeros(width, **factory))
+        self.g = nn.Parameter(torch.ones(width))
+        self.b = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         g, b = self.g.float(), self.b.float()
@@ -48,14 +49,14 @@ class LayerNorm(nn.Module):
 
 
 class AttentionResblock(nn.Module):
-    def __init__(self, width: int, heads: int, causal: bool, **factory: Any) -> None:
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
-        self.ln = LayerNorm(width, **factory)
-        self.f_q = Affine(width, width, **factory)
-        self.f_k = Affine(width, width, bias=False, **factory)
-        self.f_v = Affine(width, width, **factory)
-        self.f_c = Affine(width, width, **factory)
+        self.ln = LayerNorm(width)
+        self.f_q = Affine(width, width)
+        self.f_k = Affine(width, width, bias=False)
+        self.f_v = Affine(width, width)
+        self.f_c = Affine(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.ln(x)
@@ -70,59 +71,50 @@ class AttentionResblock(nn.Module):
 
 
 class MlpResblock(nn.Module):
-    def __init__(self, width: int, **factory: Any) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.ln = LayerNorm(width, **factory)
-        self.f_1 = Affine(width, 4 * width, **factory)
-        self.f_2 = Affine(4 * width, width, **factory)
+        self.ln = LayerNorm(width)
+        self.f_1 = Affine(width, 4 * width)
+        self.f_2 = Affine(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.f_2(F.gelu(self.f_1(self.ln(x))))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int, causal: bool, **factory: Any) -> None:
-        super().__init__()
-        self.f_attn = AttentionResblock(width, heads, causal, **factory)
-        self.f_mlp = MlpResblock(width, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f_mlp(self.f_attn(x))  # type: ignore[no-any-return]
+class Block(nn.Sequential):
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        attn = AttentionResblock(width, heads, causal)
+        super().__init__(OrderedDict(f_attn=attn, f_mlp=MlpResblock(width)))
 
 
-class FeatureExtractor(nn.Module):
-    def __init__(self, width: int, embedding: int, **factory: Any) -> None:
-        super().__init__()
-        self.ln = LayerNorm(width, **factory)
-        self.f = Affine(width, embedding, bias=False, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(self.ln(x))  # type: ignore[no-any-return]
+class FeatureExtractor(nn.Sequential):
+    def __init__(self, width: int, n_out: int) -> None:
+        super().__init__(OrderedDict(ln=LayerNorm(width), f=Affine(width, n_out, bias=False)))
 
 
 class TextEmbedding(nn.Module):
-    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         shape = (config.n_vocab, config.text_width)
-        self.w_voc = nn.Parameter(torch.empty(shape, **factory).normal_(std=0.02))
+        self.w_voc = nn.Parameter(torch.empty(shape).normal_(std=0.02))
         shape = (config.context_length, config.text_width)
-        self.w_pos = nn.Parameter(torch.empty(shape, **factory).normal_(std=0.01))
+        self.w_pos = nn.Parameter(torch.empty(shape).normal_(std=0.01))
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.w_voc) + self.w_pos[None]
 
 
 class ImageEmbedding(nn.Module):
-    def __init__(self, config: ClipConfig, **factory: Any) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         width, patch = config.image_width, config.patch_size
         std, tokens = width**-0.5, 1 + (config.image_size // patch) ** 2
-        self.w_t = nn.Parameter(torch.empty((config.n_timesteps, width), **factory).normal_(0, std))
+        self.w_t = nn.Parameter(torch.empty((config.n_timesteps, width)).normal_(0, std))
         self.patch_proj = nn.Parameter(
-            torch.empty((width, 3, patch, patch), **factory).normal_(0, (2 / width) ** 0.5 / patch)
+            torch.empty((width, 3, patch, patch)).normal_(0, (2 / width) ** 0.5 / patch)
         )
-        self.w_pos = nn.Parameter(torch.empty((tokens, width), **factory).normal_(0, std))
-        self.ln = LayerNorm(width, **factory)
+        self.w_pos = nn.Parameter(torch.empty((tokens, width)).normal_(0, std))
+        self.ln = LayerNorm(width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         mean, std = (
@@ -138,47 +130,52 @@ class ImageEmbedding(nn.Module):
         return self.ln(tokens + self.w_pos[None])  # type: ignore[no-any-return]
 
 
-class NoisyClipImage(nn.Module):
+class Encoder(nn.Module):
+    """An embedding of the input, transformer blocks, and the projection of one token."""
+
+    def __init__(
+        self, embed: nn.Module, width: int, heads: int, layers: int, n_out: int, causal: bool
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        blocks = {f"block_{i}": Block(width, heads, causal) for i in range(layers)}
+        output = FeatureExtractor(width, n_out)
+        self.blocks = nn.ModuleDict({"input": embed, **blocks, "output": output})
+
+    def hidden_states(self, *inputs: Tensor) -> Tensor:
+        """Every token after the last block, [B, L, width]."""
+        h = self.blocks["input"](*inputs)
+        for i in range(self.layers):
+            h = self.blocks[f"block_{i}"](h)
+        return h  # type: ignore[no-any-return]
+
+
+class NoisyClipImage(Encoder):
     """Image encoder: noised images x_t [B, 3, S, S] in about [-1, 1], timesteps [B] -> [B, n]."""
 
-    def __init__(self, config: ClipConfig, **factory: Any) -> None:
-        super().__init__()
-        self.config = config
-        blocks: dict[str, nn.Module] = {"input": ImageEmbedding(config, **factory)}
-        for i in range(config.image_layers):
-            blocks[f"block_{i}"] = Block(config.image_width, config.image_heads, False, **factory)
-        blocks["output"] = FeatureExtractor(config.image_width, config.embedding, **factory)
-        self.blocks = nn.ModuleDict(blocks)
+    def __init__(self, c: ClipConfig) -> None:
+        embed = ImageEmbedding(c)
+        super().__init__(embed, c.image_width, c.image_heads, c.image_layers, c.embedding, False)
+        self.size = c.image_size
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        size = self.config.image_size
-        if x.shape[2:] != (size, size):
+        if x.shape[2:] != (self.size, self.size):
             raise GlideError(
-                f"this noisy CLIP takes images of {size}x{size}, not "
-                f"{x.shape[3]}x{x.shape[2]}: draw at {size}x{size}"
+                f"this noisy CLIP takes images of {self.size}x{self.size}, not "
+                f"{x.shape[3]}x{x.shape[2]}: sample at {self.size}x{self.size}"
             )
-        h = self.blocks["input"](x, t)
-        for i in range(self.config.image_layers):
-            h = self.blocks[f"block_{i}"](h)
-        return self.blocks["output"](h[:, 0])  # type: ignore[no-any-return]
+        return self.blocks["output"](self.hidden_states(x, t)[:, 0])  # type: ignore[no-any-return]
 
 
-class NoisyClipText(nn.Module):
+class NoisyClipText(Encoder):
     """Text encoder: token ids [B, L] and their lengths [B] -> features [B, n]."""
 
-    def __init__(self, config: ClipConfig, **factory: Any) -> None:
-        super().__init__()
-        self.config = config
-        blocks: dict[str, nn.Module] = {"input": TextEmbedding(config, **factory)}
-        for i in range(config.text_layers):
-            blocks[f"block_{i}"] = Block(config.text_width, config.text_heads, True, **factory)
-        blocks["output"] = FeatureExtractor(config.text_width, config.embedding, **factory)
-        self.blocks = nn.ModuleDict(blocks)
+    def __init__(self, c: ClipConfig) -> None:
+        embed = TextEmbedding(c)
+        super().__init__(embed, c.text_width, c.text_heads, c.text_layers, c.embedding, True)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        h = self.blocks["input"](ids)
-        for i in range(self.config.text_layers):
-            h = self.blocks[f"block_{i}"](h)
+        h = self.hidden_states(ids)
         last = h[torch.arange(len(h), device=h.device), lengths - 1]  # the end token
         return self.blocks["output"](last)  # type: ignore[no-any-return]
 
@@ -195,17 +192,12 @@ def length_with_end(tokens: Tokens, config: ClipConfig) -> int:
 class NoisyClip(nn.Module):
     """Image and text encoder. Features are not normalized; guidance and scores normalize them."""
 
-    def __init__(
-        self,
-        config: ClipConfig,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, config: ClipConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.config = config
-        self.image = NoisyClipImage(config, device=device, dtype=dtype)
-        self.text = NoisyClipText(config, device=device, dtype=dtype)
+        with nullcontext() if device is None else torch.device(device):
+            self.image = NoisyClipImage(config)
+            self.text = NoisyClipText(config)
 
     def forward(
         self, x_t: Tensor, t: Tensor, ids: Tensor, lengths: Tensor

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import TextConfig
-from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_heads, split_heads
+from glide_core.models.layers import (
+    call_in_weight_dtype,
+    layer_norm,
+    merge_heads,
+    split_heads,
+)
 
 
 class TextFeatures(NamedTuple):
@@ -25,11 +30,11 @@ class TextFeatures(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, width: int, heads: int, operations: Any) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.c_qkv = operations.Linear(width, 3 * width, **factory)
-        self.c_proj = operations.Linear(width, width, **factory)
+        self.c_qkv = operations.Linear(width, 3 * width)
+        self.c_proj = operations.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = split_heads(
@@ -42,10 +47,10 @@ class SelfAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, width: int, operations: Any) -> None:
         super().__init__()
-        self.c_fc = operations.Linear(width, 4 * width, **factory)
-        self.c_proj = operations.Linear(4 * width, width, **factory)
+        self.c_fc = operations.Linear(width, 4 * width)
+        self.c_proj = operations.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return call_in_weight_dtype(
@@ -54,12 +59,12 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, width: int, heads: int, operations: Any) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads, operations, **factory)
-        self.ln_1 = operations.LayerNorm(width, **factory)
-        self.mlp = Mlp(width, operations, **factory)
-        self.ln_2 = operations.LayerNorm(width, **factory)
+        self.attn = SelfAttention(width, heads, operations)
+        self.ln_1 = operations.LayerNorm(width)
+        self.mlp = Mlp(width, operations)
+        self.ln_2 = operations.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(layer_norm(self.ln_1, x))
@@ -67,10 +72,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, config: TextConfig, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: TextConfig, operations: Any) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(
-            Block(config.width, config.heads, operations, **factory) for _ in range(config.layers)
+            Block(config.width, config.heads, operations) for _ in range(config.layers)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,19 +93,15 @@ class TextEncoder(nn.Module):
         output_width: int,
         *,
         operations: Any = torch.nn,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        table = (config.context_length, config.width)
-        self.transformer = Transformer(config, operations, **factory)
-        self.final_ln = operations.LayerNorm(config.width, **factory)
-        self.token_embedding = operations.Embedding(config.n_vocab, config.width, **factory)
-        self.positional_embedding = nn.Parameter(torch.zeros(table, **factory))
-        self.padding_embedding = nn.Parameter(torch.zeros(table, **factory))
-        self.transformer_proj = operations.Linear(config.width, output_width, **factory)
+        self.transformer = Transformer(config, operations)
+        self.final_ln = operations.LayerNorm(config.width)
+        self.token_embedding = operations.Embedding(config.n_vocab, config.width)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, config.width))
+        self.padding_embedding = nn.Parameter(torch.zeros(config.context_length, config.width))
+        self.transformer_proj = operations.Linear(config.width, output_width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Encode ids [B, L] int64 with mask [B, L] (True = a real token)."""

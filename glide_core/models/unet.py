@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glide_core.config import GlideConfig
+from glide_core.config import GlideConfig, UNetConfig
 from glide_core.models.block_patches import AttentionHook, BlockPatches
 from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.layers import (
@@ -66,36 +66,27 @@ class ResBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        emb_width: int,
-        out_channels: int,
-        dropout: float,
-        groups: int,
-        operations: Any,
-        resample: str = "",
-        **factory: Any,
+        self, u: UNetConfig, channels: int, out_channels: int, operations: Any, resample: str = ""
     ) -> None:
         super().__init__()
         self.resample = resample
         self.norm_act = norm_act  # recipes/emoji/fused_norm.py replaces it
         self.in_layers = nn.Sequential(
-            operations.GroupNorm(groups, channels, **factory),
+            operations.GroupNorm(u.norm_groups, channels),
             nn.SiLU(),
-            operations.Conv2d(channels, out_channels, 3, padding=1, **factory),
+            operations.Conv2d(channels, out_channels, 3, padding=1),
         )
-        self.emb_layers = nn.Sequential(
-            nn.SiLU(), operations.Linear(emb_width, 2 * out_channels, **factory)
-        )
+        emb = operations.Linear(u.embedding_width, 2 * out_channels)
+        self.emb_layers = nn.Sequential(nn.SiLU(), emb)
         self.out_layers = nn.Sequential(
-            operations.GroupNorm(groups, out_channels, **factory),
+            operations.GroupNorm(u.norm_groups, out_channels),
             nn.SiLU(),
-            nn.Dropout(dropout),
-            operations.Conv2d(out_channels, out_channels, 3, padding=1, **factory),
+            nn.Dropout(u.dropout),
+            operations.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection: Any = nn.Identity()
         if channels != out_channels:
-            self.skip_connection = operations.Conv2d(channels, out_channels, 1, **factory)
+            self.skip_connection = operations.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, _, conv = self.in_layers
@@ -117,26 +108,14 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Attention from pixels to the concatenated text and pixels."""
 
-    def __init__(
-        self,
-        channels: int,
-        head_channels: int,
-        text_width: int,
-        groups: int,
-        operations: Any,
-        **factory: Any,
-    ) -> None:
+    def __init__(self, u: UNetConfig, channels: int, text_width: int, operations: Any) -> None:
         super().__init__()
-        if channels % head_channels:
-            raise ValueError(
-                f"attention over {channels} channels cannot be split into heads of {head_channels}"
-            )
-        self.head_channels = head_channels
+        self.head_channels = u.num_head_channels
         self.norm_act = norm_act
-        self.norm = operations.GroupNorm(groups, channels, **factory)
-        self.qkv = operations.Conv1d(channels, 3 * channels, 1, **factory)
-        self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1, **factory)
-        self.proj_out = operations.Conv1d(channels, channels, 1, **factory)
+        self.norm = operations.GroupNorm(u.norm_groups, channels)
+        self.qkv = operations.Conv1d(channels, 3 * channels, 1)
+        self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1)
+        self.proj_out = operations.Conv1d(channels, channels, 1)
 
     def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Project text states [B, L, W] to this layer's keys and values [B, heads, L, d]."""
@@ -178,73 +157,59 @@ class UNet(nn.Module):
         config: GlideConfig,
         *,
         operations: Any = torch.nn,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         u = config.unet
         self.precondition = Precondition.of(config) if u.sigma_data else None
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        emb = u.embedding_width
-
-        def res(channels: int, out: int, resample: str = "") -> ResBlock:
-            return ResBlock(
-                channels, emb, out, u.dropout, u.norm_groups, operations, resample, **factory
-            )
-
-        def attention(channels: int) -> AttentionBlock:
-            return AttentionBlock(
-                channels,
-                u.num_head_channels,
-                config.text.width,
-                u.norm_groups,
-                operations,
-                **factory,
-            )
-
         self.time_embed = nn.Sequential(
-            operations.Linear(u.model_channels, emb, **factory),
+            operations.Linear(u.model_channels, u.embedding_width),
             nn.SiLU(),
-            operations.Linear(emb, emb, **factory),
+            operations.Linear(u.embedding_width, u.embedding_width),
         )
 
         widths = [u.model_channels * m for m in u.channel_mult]
         ch = widths[0]
-        first = operations.Conv2d(config.first_channels, ch, 3, padding=1, **factory)
+        first = operations.Conv2d(config.first_channels, ch, 3, padding=1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
         skips, factor = [ch], 1
         for level, width in enumerate(widths):
             for _ in range(u.num_res_blocks):
-                layers: list[nn.Module] = [res(ch, width)]
+                layers: list[nn.Module] = [ResBlock(u, ch, width, operations)]
                 ch = width
                 if factor in u.attention_factors:
-                    layers.append(attention(ch))
+                    layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 self.input_blocks.append(nn.ModuleList(layers))
                 skips.append(ch)
             if level < len(widths) - 1:
-                self.input_blocks.append(nn.ModuleList([res(ch, ch, "down")]))
+                self.input_blocks.append(nn.ModuleList([ResBlock(u, ch, ch, operations, "down")]))
                 skips.append(ch)
                 factor *= 2
 
-        self.middle_block = nn.ModuleList([res(ch, ch), attention(ch), res(ch, ch)])
+        self.middle_block = nn.ModuleList(
+            [
+                ResBlock(u, ch, ch, operations),
+                AttentionBlock(u, ch, config.text.width, operations),
+                ResBlock(u, ch, ch, operations),
+            ]
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for i in range(u.num_res_blocks + 1):
-                layers = [res(ch + skips.pop(), width)]
+                layers = [ResBlock(u, ch + skips.pop(), width, operations)]
                 ch = width
                 if factor in u.attention_factors:
-                    layers.append(attention(ch))
+                    layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 if level and i == u.num_res_blocks:
-                    layers.append(res(ch, ch, "up"))
+                    layers.append(ResBlock(u, ch, ch, operations, "up"))
                     factor //= 2
                 self.output_blocks.append(nn.ModuleList(layers))
 
         self.out = nn.Sequential(
-            operations.GroupNorm(u.norm_groups, ch, **factory),
+            operations.GroupNorm(u.norm_groups, ch),
             nn.SiLU(),
-            operations.Conv2d(ch, 2 * u.channels * u.patch_size**2, 3, padding=1, **factory),
+            operations.Conv2d(ch, 2 * u.channels * u.patch_size**2, 3, padding=1),
         )
 
     def attention_layers(self) -> list[AttentionBlock]:

@@ -84,7 +84,8 @@ class GlideUNet(UNet):
     def __init__(
         self, glide_config: GlideConfig, *, operations: Any, device: Any = None, **options: Any
     ) -> None:
-        super().__init__(glide_config, operations=operations, device="meta")
+        with torch.device("meta"):
+            super().__init__(glide_config, operations=operations)
         self.dtype: torch.dtype = options["dtype"]
 
     def forward(  # type: ignore[override]

@@ -207,12 +207,9 @@ def build_clip(encoder: TextEncoder, config: GlideConfig) -> LoadedText:
     print_of = fingerprint(encoder, config)
 
     def make(device: Any, dtype: torch.dtype, **unused: Any) -> GlideTextModel:
-        casting = TextEncoder(
-            config.text,
-            config.unet.embedding_width,
-            operations=GlideOperations,
-            device="meta",
-        )
+        width = config.unet.embedding_width
+        with torch.device("meta"):
+            casting = TextEncoder(config.text, width, operations=GlideOperations)
         casting.load_state_dict(encoder.float().state_dict(), assign=True)
         return GlideTextModel(casting.to(device=device, dtype=dtype), config, print_of).eval()
 
