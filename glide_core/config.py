@@ -91,12 +91,16 @@ class UNetConfig:
             "the channels of an attention layer,",
             [*attended, widths[-1]],  # the middle block always has attention
         )
-        step = self.patch_size * 2 ** (len(widths) - 1)
-        if self.image_size % step:
+        if self.image_size % self.side_multiple:
             raise GlideError(
-                f"image_size is {self.image_size}. Expected a multiple of {step}, which is "
+                f"image_size is {self.image_size}. Expected a multiple of {self.side_multiple}: "
                 f"patch_size {self.patch_size} times 2 for each of {len(widths) - 1} halvings."
             )
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of an image must be multiples of."""
+        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1))
 
     @property
     def embedding_width(self) -> int:

@@ -25,19 +25,25 @@ from glide_core.components import (
 )
 from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
-from glide_core.errors import GlideError
 from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
 from glide_core.prompt_check import warn_about
 from glide_core.request import (
-    UPSCALE,
     CallOptions,
     GenerationRequest,
     batches,
+    first_size,
     upsample_respacing,
     upsample_settings,
 )
-from glide_core.stages import PipelineInputs, StageCallback, edit_inputs, generate, inpaint_inputs
+from glide_core.stages import (
+    PipelineInputs,
+    StageCallback,
+    StageInputs,
+    edit_inputs,
+    generate,
+    inpaint_inputs,
+)
 
 if TYPE_CHECKING:
     from glide_core.request import StepEnd
@@ -81,11 +87,7 @@ class GlidePipeline:
         **components: Source | Model,
     ) -> None:
         """components: a loaded model, file or name by role; see `from_pretrained`."""
-        for role in components:
-            if role not in ROLES:
-                raise GlideError(f"unknown component {role!r}: expected one of {', '.join(ROLES)}")
-        models = cast("dict[Role, Source | Model]", components)
-        self.models = Components(models, device=device, dtype=torch_dtype)
+        self.models = Components(components, device=device, dtype=torch_dtype)
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -107,10 +109,7 @@ class GlidePipeline:
             a file, or a name that `glide models` lists.
         Raises GlideError for what is missing, unreadable or of another kind.
         """
-        found: dict[str, Source | Model] = {
-            str(r): s for r, s in find_components(source or []).items()
-        }
-        found |= components
+        found: Any = {**find_components(source or []), **components}
         pipe = cls(torch_dtype=torch_dtype, device=device, **found)
         named = isinstance(source, str) and source in ("bundled", "openai")
         for role in ("base", *components) if named else tuple(pipe.models.files):
@@ -153,7 +152,10 @@ class GlidePipeline:
         batch_size: images computed at once (default: all); does not change them.
         """
         own = CallOptions(negative_prompt, **options)
-        request = replace(own.request(), size=self._first_size(height, width, own.upsample))
+        request = own.request()
+        if height is not None or width is not None:
+            side = self.models.model("base").config.unet.image_size
+            request = replace(request, size=first_size(side, height, width, own.upsample))
         return self._run(own, own.each(request, prompt))
 
     def upscale(
@@ -183,7 +185,9 @@ class GlidePipeline:
             ),
         )
         low_res = fit(read_image(image), low_size)
-        return self._run(own, own.each(request, prompt), PipelineInputs(low_res=low_res))
+        return self._run(
+            own, own.each(request, prompt), (StageInputs(), StageInputs(low_res=low_res))
+        )
 
     def edit(
         self,
@@ -222,9 +226,11 @@ class GlidePipeline:
         which the old image fades into the new one. Further options as in `__call__`.
         """
         own = CallOptions(**options)
-        cut = inpaint_inputs(self.models, read_image(image), read_mask(mask), own.upsample, context)
+        inputs, stitched = inpaint_inputs(
+            self.models, read_image(image), read_mask(mask), own.upsample, context
+        )
         requests = own.each(own.request(upsample_sampler="ddpm"), prompt)
-        return self._run(own, requests, cut.inputs, lambda new: cut.stitch(new, feather))
+        return self._run(own, requests, inputs, lambda new: stitched(new, feather))
 
     def generate(
         self,
@@ -236,12 +242,13 @@ class GlidePipeline:
         return generate(self.models, requests, inputs, callback)
 
     def prepare(
-        self, requests: Sequence[GenerationRequest], inpaint: bool = False
+        self, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
     ) -> list[GenerationRequest]:
         """Give requests the first model's guidance scale where they have none.
 
         Logs warnings about prompts and sizes that this model will not handle well.
         """
+        inpaint = inputs is not None and inputs[0].image is not None
         role = stage_roles(inpaint)[requests[0].base is None]
         config = self.models.model(role).config
         warn_about(requests, config, self.models.metadata(role))
@@ -310,7 +317,7 @@ class GlidePipeline:
         finish: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> GlidePipelineOutput:
         self._interrupt = False
-        requests = self.prepare(requests, inputs is not None and bool(inputs.images))
+        requests = self.prepare(requests, inputs)
         done: list[Tensor] = []
         ready: list[GenerationRequest] = []
         for batch in batches(requests, options.batch_size or len(requests)):
@@ -341,18 +348,3 @@ class GlidePipeline:
                 raise _Interrupted(info.x0)
 
         return step
-
-    def _first_size(
-        self, height: int | None, width: int | None, upsample: bool
-    ) -> tuple[int, int] | None:
-        """The first stage's size for an output size."""
-        if height is None and width is None:
-            return None
-        scale = UPSCALE if upsample else 1
-        side = self.models.model("base").config.unet.image_size * scale
-        sizes = (height or side, width or side)
-        if any(size % (8 * scale) for size in sizes):
-            raise GlideError(
-                f"height {sizes[0]} and width {sizes[1]} must be multiples of {8 * scale}"
-            )
-        return sizes[0] // scale, sizes[1] // scale

@@ -227,6 +227,15 @@ def upsample_settings(
     )
 
 
+def first_size(side: int, height: int | None, width: int | None, upsample: bool) -> tuple[int, int]:
+    """The first stage's size for an output size; side: of what the first model was trained on."""
+    scale = UPSCALE if upsample else 1
+    sizes = (height or side * scale, width or side * scale)
+    if any(size % (8 * scale) for size in sizes):
+        raise GlideError(f"height {sizes[0]} and width {sizes[1]} must be multiples of {8 * scale}")
+    return sizes[0] // scale, sizes[1] // scale
+
+
 def shared_settings(requests: Sequence[GenerationRequest]) -> GenerationRequest:
     """The settings that all requests of a batch share; GlideError if they differ."""
     if not requests:

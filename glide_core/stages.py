@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glide_core.components import Components, stage_roles
 from glide_core.config import GlideConfig, SamplerConfig
-from glide_core.crop import Region, crop_for_inpainting, stitch
+from glide_core.crop import crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
 from glide_core.guidance import noisy_clip_guide
@@ -55,30 +55,7 @@ class StageInputs:
     size: tuple[int, int] | None = None  # (height, width); default: from the images or the model
 
 
-@dataclass(frozen=True)
-class PipelineInputs:
-    """Input images of a two-stage run; everything is absent in text to image."""
-
-    low_res: Tensor | None = None  # upscale: enlarged by the upsampler, without a base stage
-    init: Tensor | None = None  # edit: the image at the first stage's size
-    upsample_init: Tensor | None = None  # edit: the image at the second stage's size
-    images: tuple[Tensor, ...] = ()  # inpaint: one per stage
-    keep_masks: tuple[Tensor, ...] = ()  # inpaint: one per stage, 1 = keep
-
-
-@dataclass(frozen=True)
-class InpaintInputs:
-    """What the stages of an inpainting get, and how their result goes back into the image."""
-
-    inputs: PipelineInputs
-    image: Tensor  # IMAGE [B, H, W, 3] in 0..1
-    mask: Tensor  # MASK [B, H, W], 1 = inpaint
-    region: Region
-
-    def stitch(self, patches: Tensor, feather: int = 8) -> Tensor:
-        """The whole image [B, 3, H, W] in [-1, 1] with the inpainted square in its place."""
-        whole = stitch(self.image, patches.cpu(), self.region, self.mask, feather)
-        return from_comfy(whole)
+PipelineInputs = tuple[StageInputs, StageInputs]  # of the base model and of the upsampler
 
 
 def generate(
@@ -92,19 +69,17 @@ def generate(
     The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
     callback: called after every step with the stage; raise from it to cancel.
     """
-    shared, inputs = shared_settings(requests), inputs or PipelineInputs()
+    shared = shared_settings(requests)
+    first, second = inputs or (StageInputs(), StageInputs())
     prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
+    roles = dict(zip(("base", "upsampler"), stage_roles(first.image is not None), strict=True))
 
     def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
         def step(info: StepInfo) -> None:
             if callback is not None:
                 callback(stage, info)
 
-        if inputs.images:
-            place = 0 if stage == "base" else -1
-            own = replace(own, image=inputs.images[place], keep_mask=inputs.keep_masks[place])
-        role = stage_roles(bool(inputs.images))[stage == "upsampler"]
-        with components.use(role) as model:
+        with components.use(roles[stage]) as model:
             return sample_stage(
                 model,
                 prompts,
@@ -116,33 +91,25 @@ def generate(
                 callback=step,
             )
 
-    images = inputs.low_res
-    if inputs.init is not None:
-        images = inputs.init.expand(len(requests), -1, -1, -1)
-    if shared.base is not None and (inputs.init is None or shared.strength > 0):
-        first = StageInputs(
-            init=inputs.init,
-            strength=shared.strength if inputs.init is not None else 1.0,
-            size=shared.size,
-        )
+    images, guide = second.low_res, None
+    if first.init is not None:
+        images = first.init.expand(len(requests), -1, -1, -1)
+        first = replace(first, strength=shared.strength)
+    if shared.base is not None and first.strength > 0:
         if shared.clip_guidance_scale:
             with components.use("clip") as clip:
                 with torch.no_grad():
                     text = clip.encode_prompts(prompts)
                 guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
-                images = sample("base", first, guide)
+                images = sample("base", replace(first, size=shared.size), guide)
         else:
-            images = sample("base", first)
+            images = sample("base", replace(first, size=shared.size))
     if images is None:
         raise GlideError("the request has no base stage: expected an input image to upscale")
-    edit = inputs.upsample_init is not None
-    if shared.upsampler is not None and not (edit and shared.upsample_strength == 0):
-        second = StageInputs(
-            low_res=images,
-            init=inputs.upsample_init,
-            strength=shared.upsample_strength if edit else 1.0,
-        )
-        images = sample("upsampler", second)
+    if second.init is not None:
+        second = replace(second, strength=shared.upsample_strength)
+    if shared.upsampler is not None and second.strength > 0:
+        images = sample("upsampler", replace(second, low_res=images))
     return images
 
 
@@ -150,19 +117,16 @@ def edit_inputs(models: Components, image: Tensor, upsample: bool = True) -> Pip
     """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
     small = fit(image, models.model("base").config.unet.image_size)
     large = resize(image, upsampled_size(small)) if upsample else None
-    return PipelineInputs(init=small, upsample_init=large)
+    return StageInputs(init=small), StageInputs(init=large)
 
 
 def inpaint_inputs(
-    models: Components,
-    image: Tensor,
-    mask: Tensor,
-    upsample: bool = True,
-    context: float = 0.5,
-) -> InpaintInputs:
+    models: Components, image: Tensor, mask: Tensor, upsample: bool = True, context: float = 0.5
+) -> tuple[PipelineInputs, Callable[[Tensor, int], Tensor]]:
     """Cut a square around the mask out for each stage, for `generate`.
 
-    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint.
+    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. Also returns the function that
+    stitches patches back, with a feather in pixels: the whole image [B, 3, H, W] in [-1, 1].
     """
     used = stage_roles(inpaint=True)[: 1 + upsample]
     sides = tuple(models.model(role).config.unet.image_size for role in used)
@@ -171,8 +135,14 @@ def inpaint_inputs(
     crop = crop_for_inpainting(original, mask, sides, context)
     if crop.soft:
         log.warning(SOFT_EDGES)
-    inputs = PipelineInputs(images=crop.images, keep_masks=crop.keep_masks)
-    return InpaintInputs(inputs, original, mask, crop.region)
+    first, second = (
+        StageInputs(image=crop.images[i], keep_mask=crop.keep_masks[i]) for i in (0, -1)
+    )
+
+    def stitched(patches: Tensor, feather: int) -> Tensor:
+        return from_comfy(stitch(original, patches.cpu(), crop.region, mask, feather))
+
+    return (first, second), stitched
 
 
 def sample_stage(

@@ -83,7 +83,7 @@ def generate_and_write(
     from glide_core.request import batches, image_seeds
 
     requests = [replace(request, seed=seed) for seed in image_seeds(arguments.seed, arguments.n)]
-    requests = pipe.prepare(requests, inputs is not None and bool(inputs.images))
+    requests = pipe.prepare(requests, inputs)
     about = model_metadata(arguments)
     for batch in batches(requests, arguments.batch):
         with step_bars(disable=arguments.quiet) as step:

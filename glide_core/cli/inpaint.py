@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
         request = replace(request, upsampler=replace(request.upsampler, sampler="ddpm"))
     upsample, context = not arguments.no_upsample, arguments.context
-    cut = inpaint_inputs(pipe.models, image, mask, upsample, context)
+    inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
     return common.generate_and_write(
-        pipe, request, arguments, cut.inputs, lambda new: cut.stitch(new, arguments.feather)
+        pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
     )

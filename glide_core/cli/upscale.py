@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.cli import common
     from glide_core.images import fit, read_image
     from glide_core.request import GenerationRequest, upsample_settings
-    from glide_core.stages import PipelineInputs
+    from glide_core.stages import StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments, "upsampler")
@@ -48,4 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
             respacing=arguments.respacing or settings.respacing,
         ),
     )
-    return common.generate_and_write(pipe, request, arguments, PipelineInputs(low_res=low_res))
+    inputs = (StageInputs(), StageInputs(low_res=low_res))
+    return common.generate_and_write(pipe, request, arguments, inputs)

@@ -23,7 +23,7 @@ def spatial_conditions(
     GlideError if the image size is not supported, or an input is missing or not accepted.
     """
     b, c, height, width = x.shape
-    step = 2 ** (len(config.unet.channel_mult) - 1) * config.unet.patch_size
+    step = config.unet.side_multiple
     if height % step or width % step:
         raise GlideError(
             f"image size {width}x{height} is not supported: width and height must be multiples "

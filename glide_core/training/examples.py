@@ -282,9 +282,7 @@ class TimestepSampler:
 
 def upsampler_crop(model: GlideConfig, wanted: int) -> int:
     """Side of an upsampler's training crops; GlideError where its UNet cannot take them."""
-    unet = model.unet
-    crop = min(wanted, unet.image_size)
-    step = max(4, 2 ** (len(unet.channel_mult) - 1) * unet.patch_size)
+    crop, step = min(wanted, model.unet.image_size), max(4, model.unet.side_multiple)
     if crop < step or crop % step:
         raise GlideError(
             f"crops of {crop}x{crop} do not fit this upsampler: expected --crop to be a multiple "

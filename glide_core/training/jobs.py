@@ -32,14 +32,8 @@ _BLOCKS = (unet.ResBlock, unet.AttentionBlock, text_encoder.Block, noisy_clip.Bl
 class DiffusionJob:
     """Training of one of the four diffusion models."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        start: Sequence[Path] = (),
-        architecture: GlideConfig | ClipConfig | None = None,
-    ) -> None:
-        self.config = config
-        self.model: GlideModel = make_model(config, start, architecture)
+    def __init__(self, config: TrainConfig, model: GlideModel) -> None:
+        self.config, self.model = config, model
         scheduled = self.model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         self.weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
@@ -97,21 +91,13 @@ class ClipJob:
     (Gao et al. 2021).
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        start: Sequence[Path] = (),
-        architecture: GlideConfig | ClipConfig | None = None,
-    ) -> None:
+    def __init__(self, config: TrainConfig, model: NoisyClip) -> None:
         if config.lora:
             raise GlideError("--lora is for the diffusion models: a noisy CLIP is trained whole")
         if config.weighting != "uniform":
             raise GlideError("--weighting is for the diffusion models; use --timesteps")
-        self.config = config
-        self.model: NoisyClip = make_clip(config, start, architecture)
-        self.schedule = Schedule.named(
-            self.model.config.noise_schedule, self.model.config.n_timesteps
-        )
+        self.config, self.model = config, model
+        self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 
     def steps(self, source: Source, share: Share, prior: Source | None = None) -> ClipSteps:
         return ClipSteps(self.config, self.model.config, source, share)
@@ -165,8 +151,9 @@ def make_job(
 
     start: checkpoints to train on from (none: random weights, of `architecture` or the default).
     """
-    kind = ClipJob if config.job == "clip" else DiffusionJob
-    return kind(config, start, architecture)
+    if config.job == "clip":
+        return ClipJob(config, make_clip(config, start, architecture))
+    return DiffusionJob(config, make_model(config, start, architecture))
 
 
 def checkpoint_gradients(model: nn.Module) -> int:

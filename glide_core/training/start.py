@@ -153,8 +153,7 @@ def _asked(preset: GlideConfig, config: TrainConfig) -> GlideConfig:
 def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
     if size is None:
         return model
-    step = 2 ** (len(model.unet.channel_mult) - 1) * model.unet.patch_size
-    step = max(step, 4 if model.is_upsampler else 1)
+    step = max(model.unet.side_multiple, 4 if model.is_upsampler else 1)
     if size < step or size % step:
         raise GlideError(
             f"images of {size}x{size} do not fit this model: expected --size to be a multiple of "

@@ -22,7 +22,7 @@ from glide_core.training.examples import (
     random_keep_masks,
     timestep_probabilities,
 )
-from glide_core.training.jobs import DiffusionJob
+from glide_core.training.jobs import DiffusionJob, make_job
 from glide_core.training.losses import hybrid_loss, loss_weights
 
 COSINE = Schedule.named("squaredcos_cap_v2")
@@ -31,7 +31,9 @@ COSINE = Schedule.named("squaredcos_cap_v2")
 def job_of(models: Path, **changes: object) -> DiffusionJob:
     config = replace(TINY, **changes)  # type: ignore[arg-type]
     name = config.job.replace("-", "_")
-    return DiffusionJob(config, [models / f"tiny_{name}.safetensors"])
+    job = make_job(config, [models / f"tiny_{name}.safetensors"])
+    assert isinstance(job, DiffusionJob)
+    return job
 
 
 def steps_of(models: Path, **changes: object) -> DiffusionSteps:
