@@ -7,10 +7,9 @@ heads of 64 channels, image size 2 ** (levels + 2), their schedules, epsilon pre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from glide_core.checkpoints.files import METADATA_KEY, Shape
 from glide_core.config import (
@@ -35,7 +34,6 @@ _TOKENIZERS: dict[int, TokenizerName] = {
     65536: "clip-bpe",
     2048: "glide-small",
 }
-_Config = TypeVar("_Config", GlideConfig, ClipConfig)
 
 # Models of other architectures: a pattern of their keys, the most specific ones first, and a name.
 _OTHERS = (
@@ -106,15 +104,18 @@ def config_from_state_dict(
     the released model's. GlideError when a tensor is missing or metadata contradict tensors.
     """
     stored = (metadata or {}).get(METADATA_KEY)
-    if detect_model_type(shapes, where) == "glide":
-        known = _parsed(GlideConfig.from_json, stored, where)
-        with _named(where):
+    found = detect_model_type(shapes, where)
+    try:
+        if found == "glide":
+            known = None if stored is None else GlideConfig.from_json(stored)
             if known is not None:
                 known = replace(known, kind=kind or known.kind, schedule=schedule or known.schedule)
-            return _glide_config(_Shapes(shapes, where), known, kind, schedule)
-    if kind is not None or schedule is not None:
-        raise GlideError(f"{where} is a noisy CLIP, which has no kind and no schedule to override.")
-    return _clip_config(shapes, _parsed(ClipConfig.from_json, stored, where), where)
+            return _glide_config(_Shapes(shapes), known, kind, schedule)
+        if kind is not None or schedule is not None:
+            raise GlideError("a noisy CLIP has no kind and no schedule to override")
+        return _clip_config(shapes, found, None if stored is None else ClipConfig.from_json(stored))
+    except GlideError as error:
+        raise GlideError(f"{where} cannot be read: {error}") from error
 
 
 def _glide_config(
@@ -123,12 +124,11 @@ def _glide_config(
     kind: ModelKind | None,
     schedule: ScheduleConfig | None,
 ) -> GlideConfig:
-    where = shape.where
     up_blocks = shape.numbers(r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight")
     levels = len(up_blocks) + 1
     blocks_per_level, rest = divmod(len(shape.numbers(r"output_blocks\.(\d+)\.0\.")), levels)
     if rest or blocks_per_level < 2:
-        raise GlideError(f"{where} is missing blocks of its UNet. Download or export it again.")
+        raise GlideError("blocks of its UNet are missing. Download or export it again.")
     unet = known.unet if known is not None else UNetConfig(image_size=2 ** (levels + 2))
     patch, waves = unet.patch_size, unet.coord_channels
     channels = shape("out.2.weight", 4)[0] // (2 * patch**2)
@@ -137,16 +137,15 @@ def _glide_config(
     widths = [shape(f"input_blocks.{i}.0.in_layers.2.weight", 4)[0] for i in first]
     if any(width % model_channels for width in widths):
         raise GlideError(
-            f"{where} has levels of {widths} channels, which are not multiples of its "
-            f"{model_channels} base channels. Expected a GLIDE UNet."
+            f"its levels of {widths} channels are not multiples of its {model_channels} base "
+            "channels. Expected a GLIDE UNet."
         )
     vocabulary, text_width = shape("token_embedding.weight", 2)
     in_channels = (shape("input_blocks.0.0.weight", 4)[1] - 2 * waves) // patch**2
-    kind = _kind(in_channels, channels, kind, where)
+    kind = _kind(in_channels, channels, kind)
     if known is None:
-        attended = shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight")
-        _check_heads("UNet's attention", attended, where)
-        _check_heads("text encoder", {text_width}, where)
+        for width in shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight"):
+            _heads("UNet's attention", width)
     seen = GlideConfig(
         kind=kind,
         text=TextConfig(
@@ -154,7 +153,7 @@ def _glide_config(
             context_length=shape("positional_embedding", 2)[0],
             width=text_width,
             layers=len(shape.numbers(r"transformer\.resblocks\.(\d+)\.")),
-            heads=text_width // _HEAD_WIDTH if known is None else known.text.heads,
+            heads=known.text.heads if known is not None else _heads("text encoder", text_width),
         ),
         unet=replace(
             unet,
@@ -169,76 +168,67 @@ def _glide_config(
             channels=channels,
         ),
         schedule=schedule or default_schedule(kind) if known is None else known.schedule,
-        tokenizer=_tokenizer(vocabulary, where) if known is None else known.tokenizer,
+        tokenizer=_tokenizer(vocabulary) if known is None else known.tokenizer,
     )
     if known is not None:
         # an attention factor beyond the deepest level has no effect
         factors = tuple(sorted(f for f in known.unet.attention_factors if f < 2**levels))
         known = replace(known, unet=replace(known.unet, attention_factors=factors))
-        _check_same(asdict(seen), asdict(known), where)
+        _check_same(asdict(seen), asdict(known))
     return seen
 
 
-def _clip_config(shapes: Shapes, known: ClipConfig | None, where: str) -> ClipConfig:
-    found = detect_model_type(shapes, where)
+def _clip_config(shapes: Shapes, found: ModelType, known: ClipConfig | None) -> ClipConfig:
     fields: dict[str, Any] = {}
     if found in ("clip", "clip-image"):
-        shape = _Shapes(shapes, where, prefix="image." if found == "clip" else "")
+        shape = _Shapes(shapes, prefix="image." if found == "clip" else "")
         width, _, patch, _ = shape("blocks.input.patch_proj", 4)
         side = round((shape("blocks.input.w_pos", 2)[0] - 1) ** 0.5)
-        if known is None:
-            _check_heads("image encoder", {width}, where)
+        heads = known.image_heads if known is not None else _heads("image encoder", width)
         fields |= {
             "image_size": side * patch,
             "patch_size": patch,
             "embedding": shape("blocks.output.f.w", 2)[0],
             "n_timesteps": shape("blocks.input.w_t", 2)[0],
             "image_width": width,
-            "image_heads": known.image_heads if known is not None else width // _HEAD_WIDTH,
+            "image_heads": heads,
             "image_layers": len(shape.numbers(r"blocks\.block_(\d+)\.")),
         }
     if found in ("clip", "clip-text"):
-        shape = _Shapes(shapes, where, prefix="text." if found == "clip" else "")
+        shape = _Shapes(shapes, prefix="text." if found == "clip" else "")
         vocabulary, width = shape("blocks.input.w_voc", 2)
-        if known is None:
-            _check_heads("text encoder", {width}, where)
-            fields["tokenizer"] = _tokenizer(vocabulary, where)
+        heads = known.text_heads if known is not None else _heads("text encoder", width)
         fields |= {
             "embedding": shape("blocks.output.f.w", 2)[0],
             "n_vocab": vocabulary,
             "context_length": shape("blocks.input.w_pos", 2)[0],
             "text_width": width,
-            "text_heads": known.text_heads if known is not None else width // _HEAD_WIDTH,
+            "text_heads": heads,
+            "tokenizer": known.tokenizer if known is not None else _tokenizer(vocabulary),
             "text_layers": len(shape.numbers(r"blocks\.block_(\d+)\.")),
         }
     if known is not None:
         fields |= {name: getattr(known, name) for name in ("logit_scale", "noise_schedule")}
-        fields["tokenizer"] = known.tokenizer
-    with _named(where):
-        seen = ClipConfig(**fields)
+    seen = ClipConfig(**fields)
     if known is not None and found == "clip":
-        _check_same(asdict(seen), asdict(known), where)
+        _check_same(asdict(seen), asdict(known))
     return seen
 
 
 class _Shapes:
     """Shapes by key; GlideError for a tensor that is missing, empty or of another rank."""
 
-    def __init__(self, shapes: Shapes, where: str, prefix: str = "") -> None:
-        self.shapes, self.where, self.prefix = shapes, where, prefix
+    def __init__(self, shapes: Shapes, prefix: str = "") -> None:
+        self.shapes, self.prefix = shapes, prefix
 
     def __call__(self, name: str, rank: int) -> Shape:
         key = self.prefix + name
         if key not in self.shapes:
-            raise GlideError(
-                f"{self.where} lacks the tensor {key}, so it is not a whole model. Download or "
-                "export it again."
-            )
+            raise GlideError(f"it lacks the tensor {key}. Download or export it again.")
         shape = self.shapes[key]
         if len(shape) != rank or not all(shape):
             raise GlideError(
-                f"{self.where} holds {key} with the shape {list(shape)}. Expected {rank} "
-                "dimensions, none of them empty."
+                f"{key} has the shape {list(shape)}. Expected {rank} dimensions, none empty."
             )
         return shape
 
@@ -263,67 +253,48 @@ def input_channels(kind: ModelKind, channels: int) -> int:
     return GlideConfig(kind=kind, unet=UNetConfig(channels=channels)).in_channels
 
 
-def _kind(found: int, channels: int, wanted: ModelKind | None, where: str) -> ModelKind:
-    with _named(where):
-        expected = {kind: input_channels(kind, channels) for kind in KINDS}
-    fitting = [kind for kind, count in expected.items() if count == found]
+def _kind(found: int, channels: int, wanted: ModelKind | None) -> ModelKind:
+    expected = {kind: input_channels(kind, channels) for kind in KINDS}
     if wanted is not None:
         without_mask = "inpaint" in wanted and found == expected[wanted] - 1
         if found != expected[wanted] and not without_mask:
             raise GlideError(
-                f"{where} has {found} input channels and cannot be loaded with kind {wanted}, "
-                f"which has {expected[wanted]}."
+                f"it has {found} input channels and cannot be loaded with kind {wanted}, which has "
+                f"{expected[wanted]}."
             )
         return wanted
-    if not fitting:
-        known = ", ".join(f"{count} ({kind})" for kind, count in expected.items())
-        raise GlideError(f"{where} has {found} input channels. Expected {known}.")
-    return fitting[0]
+    for kind, count in expected.items():
+        if count == found:
+            return kind
+    known = ", ".join(f"{count} ({kind})" for kind, count in expected.items())
+    raise GlideError(f"it has {found} input channels. Expected {known}.")
 
 
-def _check_heads(part: str, widths: Iterable[int], where: str) -> None:
-    if odd := sorted(width for width in widths if width % _HEAD_WIDTH):
+def _heads(part: str, width: int) -> int:
+    """The number of attention heads where no metadata say it."""
+    if width % _HEAD_WIDTH:
         raise GlideError(
-            f"{where} does not say how wide the attention heads of its {part} are, and its "
-            f"{odd[0]} channels are not a multiple of the usual {_HEAD_WIDTH}. Pass its config."
+            f"it does not say how wide the attention heads of its {part} are, and {width} channels "
+            f"are not a multiple of the usual {_HEAD_WIDTH}. Pass its config."
         )
+    return width // _HEAD_WIDTH
 
 
-def _tokenizer(vocabulary: int, where: str) -> TokenizerName:
+def _tokenizer(vocabulary: int) -> TokenizerName:
     if vocabulary not in _TOKENIZERS:
         raise GlideError(
-            f"{where} has a vocabulary of {vocabulary} tokens, which fits none of the tokenizers "
+            f"its vocabulary of {vocabulary} tokens fits none of the tokenizers "
             f"({', '.join(f'{name}: {n}' for n, name in _TOKENIZERS.items())})."
         )
     return _TOKENIZERS[vocabulary]
 
 
-def _parsed(parse: Callable[[str], _Config], stored: str | None, where: str) -> _Config | None:
-    if stored is None:
-        return None
-    try:
-        return parse(stored)
-    except GlideError as error:
-        raise GlideError(f"{where} carries a config that cannot be read: {error}") from error
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Name the state dict in errors that do not."""
-    try:
-        yield
-    except GlideError as error:
-        if where in str(error):
-            raise
-        raise GlideError(f"{where} does not fit a GLIDE model: {error}") from error
-
-
-def _check_same(seen: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+def _check_same(seen: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name, value in seen.items():
         if isinstance(value, Mapping):
-            _check_same(value, known[name], where)
+            _check_same(value, known[name])
         elif value != known[name]:
             raise GlideError(
-                f"{where} says {name} = {known[name]} in its metadata, but its tensors say "
-                f"{value}. Its config belongs to another model: convert the original again."
+                f"its metadata say {name} = {known[name]}, but its tensors say {value}. Its config "
+                "belongs to another model: convert the original again."
             )

@@ -92,8 +92,8 @@ def _read(path: Path, meta: bool) -> TensorFile:
         if "truncated" in str(error):
             raise _cut_short(path, error) from error
         raise GlideError(
-            f"{path} holds pickled Python objects, whose loading could run any code. Expected a "
-            "plain state dict: safetensors, or a dict of tensors as OpenAI released."
+            f"{path} holds pickled Python objects, whose loading could run any code: it is "
+            "refused. Expected safetensors, or a dict of tensors as OpenAI released."
         ) from error
     except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
         raise _cut_short(path, error) from error
