@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -95,7 +96,6 @@ class Schedule:
     sqrt_recip_alphas_cumprod: Table = field(init=False)
     sqrt_recipm1_alphas_cumprod: Table = field(init=False)  # sigma = sqrt((1 - ab) / ab) by index
     posterior_variance: Table = field(init=False)
-    posterior_log_variance_clipped: Table = field(init=False)  # empty in a one-step schedule
     posterior_mean_coef1: Table = field(init=False)
     posterior_mean_coef2: Table = field(init=False)
     log_betas: Table = field(init=False)
@@ -136,8 +136,6 @@ class Schedule:
             sqrt_recip_alphas_cumprod=np.sqrt(1.0 / ab),
             sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / ab - 1),
             posterior_variance=variance,
-            # entry 0 would be log 0: entry 1 in its place, as in the reference
-            posterior_log_variance_clipped=np.log(np.append(variance[1:2], variance[1:])),
             posterior_mean_coef1=self.betas * np.sqrt(prev) / (1.0 - ab),
             posterior_mean_coef2=(1.0 - prev) * np.sqrt(1.0 - self.betas) / (1.0 - ab),
             log_betas=np.log(self.betas),
@@ -153,6 +151,16 @@ class Schedule:
     @property
     def original_steps(self) -> int:
         return len(self.original_alphas_cumprod)
+
+    @property
+    def posterior_log_variance_clipped(self) -> Table:
+        """Log posterior variance, entry 0 (log 0) replaced by entry 1 as in the reference."""
+        if len(self) < 2:
+            raise GlideError(
+                "the posterior variance of a single step is undefined: expected 2 steps or more"
+            )
+        variance = self.posterior_variance
+        return cast(Table, np.log(np.append(variance[1], variance[1:])))
 
     def timestep(self, index: int) -> int:
         """Original timestep of an index."""

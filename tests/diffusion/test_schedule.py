@@ -82,7 +82,8 @@ def test_one_step_starts_where_the_noise_does_and_has_no_posterior_variance(
 ) -> None:
     schedule = Schedule.named("linear").respaced(spec)
     assert schedule.timestep_map.tolist() == [999]
-    assert not len(schedule.posterior_log_variance_clipped)
+    with pytest.raises(GlideError, match="2 steps or more"):
+        _ = schedule.posterior_log_variance_clipped
 
 
 def test_an_unknown_noise_schedule_is_refused_with_the_known_ones() -> None:
