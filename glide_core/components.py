@@ -203,16 +203,13 @@ def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Sou
     if isinstance(source, (str, Path)):
         folder = Path(source).expanduser()
         if folder.is_dir():
-            return _indexed(folder) if (folder / INDEX).is_file() else _by_kind(_files(folder))
+            if (folder / INDEX).is_file():
+                return _indexed(folder)
+            if not (found := [path for path in model_files(folder) if path.parent == folder]):
+                raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
+            return _by_kind(found)
         source = [source]
     return _by_kind([find_model(str(name)) for name in source])
-
-
-def _files(folder: Path) -> list[Path]:
-    found = [p for p in model_files(folder) if p.parent == folder]
-    if not found:
-        raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
-    return found
 
 
 def _indexed(folder: Path) -> dict[Role, Source]:

@@ -134,7 +134,11 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     hole = invert_mask(keep).to(image.device)
     left, right, top, bottom = region.margins(height, width)
     old = from_comfy(image[:, rows, columns])
-    new = _enlarged(patch.to(image.device).float(), region.side)
+    new = patch.to(image.device).float()
+    if new.shape[-1] != region.side:
+        low, high = new.aminmax()  # bicubic filters overshoot
+        new = F.interpolate(new, (region.side,) * 2, mode="bicubic", antialias=True)
+        new = new.clamp(low, high)
     new = new[..., top : region.side - bottom, left : region.side - right]
     new = new + _mean_shift(old, new, hole)
     new = new + _border_shift(old, new, hole)
@@ -146,14 +150,6 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     changed = (hole > 0).movedim(1, -1)
     stitched[:, rows, columns] = torch.where(changed, mixed, stitched[:, rows, columns])
     return stitched
-
-
-def _enlarged(patch: Tensor, side: int) -> Tensor:
-    if patch.shape[-1] == side:
-        return patch
-    low, high = patch.aminmax()  # bicubic filters overshoot
-    resized = F.interpolate(patch, (side, side), mode="bicubic", antialias=True)
-    return resized.clamp(low, high)
 
 
 def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from glide_core.diffusion.types import (
     ConditionFn,
     CondUncondModel,
     DenoisedFn,
-    EpsModel,
     Prediction,
     StepCallback,
     StepInfo,
@@ -139,10 +138,25 @@ def sample_model(
         start = max(1, round(strength * len(schedule))) - 1
         init = expand_batch(init.to(model.device), len(seeds), "init")
         x = schedule.q_sample(init, start, x)
+    scale = settings.scale_for(config) if model.has_uncond else 1.0
+    guided = classifier_free(
+        model.predict,
+        scale,
+        schedule=schedule,
+        rescale=settings.guidance_rescale,
+        interval=settings.guidance_interval,
+        guidance_callback=None if scale == 1 else model.guidance_callback,
+    )
+
+    def step(info: StepInfo) -> None:
+        for each in (model.callback, callback):
+            if each is not None:
+                each(info)
+
     with keep_freed_memory(x.device):
         return sample(
             settings.sampler,
-            _guided(model, settings, schedule),
+            guided,
             x,
             schedule,
             noise=noise,
@@ -151,7 +165,7 @@ def sample_model(
             denoised_fn=model.denoised_fn,
             cond_fn=model.cond_fn,
             clip_guided=settings.clip_guided,
-            callback=_both(model.callback, callback),
+            callback=step,
             start=start,
         )
 
@@ -184,19 +198,6 @@ def expand_batch(value: Tensor, batch: int, name: str) -> Tensor:
     return value.expand(batch, *value.shape[1:])
 
 
-def _guided(model: ConditionedModel, settings: SamplerConfig, schedule: Schedule) -> EpsModel:
-    """Apply classifier-free guidance, where the model has an unconditional prompt."""
-    scale = settings.scale_for(model.config) if model.has_uncond else 1.0
-    return classifier_free(
-        model.predict,
-        scale,
-        schedule=schedule,
-        rescale=settings.guidance_rescale,
-        interval=settings.guidance_interval,
-        guidance_callback=None if scale == 1 else model.guidance_callback,
-    )
-
-
 def _context(model: GlideModel, tokens: Sequence[Tokens]) -> TextContext:
     """Encode one prompt per image, each different one once."""
     different: dict[str, Tokens] = {t.text: t for t in tokens}
@@ -205,14 +206,3 @@ def _context(model: GlideModel, tokens: Sequence[Tokens]) -> TextContext:
     context = model.unet.context(model.encode(ids, mask))
     rows = [list(different).index(t.text) for t in tokens]
     return context.select(torch.tensor(rows, device=model.device))
-
-
-def _both(first: StepCallback | None, second: StepCallback | None) -> StepCallback | None:
-    if first is None or second is None:
-        return first or second
-
-    def step(info: StepInfo) -> None:
-        first(info)
-        second(info)
-
-    return step

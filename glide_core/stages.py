@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from glide_core.components import Components, stage_roles
-from glide_core.config import GlideConfig, SamplerConfig
+from glide_core.config import SamplerConfig
 from glide_core.crop import crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
@@ -158,7 +158,7 @@ def sample_stage(
 ) -> Tensor:
     """Sample one stage with one model: an image [B, C, H, W] in [-1, 1] per prompt and seed.
 
-    settings: default: the paper's for this kind of model. GlideError where prompts and seeds
+    settings: default: the released notebooks' for this kind of model. GlideError where prompts and seeds
     differ in number, or the input images do not fit the model or the seeds.
     """
     config, inputs = model.config, inputs or StageInputs()
@@ -167,11 +167,18 @@ def sample_stage(
     known = {"low_res": inputs.low_res, "image": inputs.image, "keep_mask": inputs.keep_mask}
     if inputs.low_res is not None:
         known["low_res"] = quantize_8bit(inputs.low_res)  # as the upsampler saw it in training
-    settings = settings or default_settings(config)
+    if settings is None and config.is_upsampler:
+        settings = UPSAMPLE_INPAINT_SETTINGS if config.is_inpaint else UPSAMPLE_SETTINGS
+    settings = settings or BASE_SETTINGS
     if len(prompts) != len(seeds):
         raise GlideError(
             f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
         )
+    size, image = inputs.size, inputs.init if inputs.image is None else inputs.image
+    if size is None and image is not None:
+        size = (image.shape[2], image.shape[3])
+    elif size is None and inputs.low_res is not None:
+        size = upsampled_size(inputs.low_res)
     uncond = None  # not needed without guidance
     if settings.scale_for(config) != 1:
         uncond = tokenize(config, [negative]) * len(seeds)
@@ -181,27 +188,13 @@ def sample_stage(
             condition_model(model, cond, uncond, cond_fn=cond_fn, **known),
             settings,
             seeds=seeds,
-            size=inputs.size or _size(inputs),
+            size=size,
             init=inputs.init,
             strength=inputs.strength,
             callback=callback,
         )
 
 
-def default_settings(config: GlideConfig) -> SamplerConfig:
-    """The released notebooks' settings for a model of this kind."""
-    if not config.is_upsampler:
-        return BASE_SETTINGS
-    return UPSAMPLE_INPAINT_SETTINGS if config.is_inpaint else UPSAMPLE_SETTINGS
-
-
 def upsampled_size(low_res: Tensor) -> tuple[int, int]:
     """(height, width) that an upsampler makes of low_res: four times its sides."""
     return low_res.shape[2] * UPSCALE, low_res.shape[3] * UPSCALE
-
-
-def _size(inputs: StageInputs) -> tuple[int, int] | None:
-    image = inputs.init if inputs.image is None else inputs.image
-    if image is not None:
-        return image.shape[2], image.shape[3]
-    return None if inputs.low_res is None else upsampled_size(inputs.low_res)

@@ -60,7 +60,9 @@ def fingerprint(model: GlideModel) -> str:
 def lora_key(module: str) -> str:
     """The file's name of a layer, from its name in a GlideModel (`unet. ...` or `text. ...`)."""
     part, _, rest = module.partition(".")
-    return f"text_encoders.glide.{rest}" if part == "text" else f"lora_unet_{_flat(rest)}"
+    return (
+        f"text_encoders.glide.{rest}" if part == "text" else "lora_unet_" + rest.replace(".", "_")
+    )
 
 
 def save_lora(
@@ -101,8 +103,10 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
             weight = layers[key].weight
             change = (strength * scale) * (up.flatten(1) @ down.flatten(1))
             new = weight.float() + change.to(weight.device).view_as(weight)
+            last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if last else torch.contiguous_format
             # not in place: the tensor may be the file, mapped into memory
-            layers[key].weight.data = new.to(weight.dtype).contiguous(memory_format=_layout(weight))
+            layers[key].weight.data = new.to(weight.dtype).contiguous(memory_format=layout)
     return model
 
 
@@ -219,12 +223,3 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
             info.base,
             info.kind,
         )
-
-
-def _layout(weight: Tensor) -> torch.memory_format:
-    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
