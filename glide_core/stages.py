@@ -158,8 +158,8 @@ def sample_stage(
 ) -> Tensor:
     """Sample one stage with one model: an image [B, C, H, W] in [-1, 1] per prompt and seed.
 
-    settings: default: the released notebooks' for this kind of model. GlideError where prompts and seeds
-    differ in number, or the input images do not fit the model or the seeds.
+    settings: default: the released notebooks' for this kind of model. GlideError where prompts and
+    seeds differ in number, or the input images do not fit the model or the seeds.
     """
     config, inputs = model.config, inputs or StageInputs()
     if inputs.image is not None and not config.is_inpaint:

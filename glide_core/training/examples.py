@@ -251,20 +251,17 @@ def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
     is not divided by these probabilities.
     """
     u = (np.arange(steps) + 0.5) / steps
-    if name == "uniform":
-        density = np.ones(steps)
-    elif name == "logit-normal":
-        density = np.exp(-0.5 * np.log(u / (1 - u)) ** 2) / (u * (1 - u))
-    elif name == "zero":
-        density = (np.arange(steps) == 0).astype(np.float64)
-    elif name == "lowest":
-        density = np.diff((np.arange(steps + 1) / steps) ** (1 / 3))
-    elif name in ("low", "high"):
-        density = u if name == "high" else 1 - u
-    else:
+    densities: dict[str, NDArray[np.float64]] = {
+        "uniform": np.ones(steps),
+        "logit-normal": np.exp(-0.5 * np.log(u / (1 - u)) ** 2) / (u * (1 - u)),
+        "zero": np.eye(1, steps)[0],
+        "lowest": np.diff((np.arange(steps + 1) / steps) ** (1 / 3)),
+        "low": 1 - u,
+        "high": u,
+    }
+    if name not in densities:
         raise GlideError(f"unknown timestep distribution {name!r}: expected {', '.join(TIMESTEPS)}")
-    probabilities: NDArray[np.float64] = density / density.sum()
-    return probabilities
+    return densities[name] / densities[name].sum()
 
 
 class TimestepSampler:

@@ -253,14 +253,9 @@ class Trainer:
                 "--lora changes an existing model: expected --init-from (a bundled model's name, a "
                 "released checkpoint, or a run's file)"
             )
-        c = self.config
+        c, alpha = self.config, self.config.lora_alpha or self.config.lora
         self.lora_layers = lora.install(
-            model,
-            c.lora,
-            c.lora_alpha or c.lora,
-            layers=c.lora_layers,
-            text=c.lora_text,
-            seed=c.seed,
+            model, c.lora, alpha, layers=c.lora_layers, text=c.lora_text, seed=c.seed
         )
 
     def _sample(self) -> None:
