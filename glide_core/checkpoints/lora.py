@@ -206,17 +206,15 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
         info = LoraInfo(**json.loads(stored))
     except (ValueError, TypeError) as error:
         raise GlideError(f"{file.path} carries metadata that cannot be read ({error}).") from error
-    config: GlideConfig = model.config
-    for name, theirs, ours in (
-        ("prediction type", info.prediction_type, config.schedule.prediction_type),
-        ("tokenizer", info.tokenizer, config.tokenizer),
-    ):
+    this = LoraInfo.of(model, info.rank, info.alpha, info.base)
+    for name in ("prediction_type", "tokenizer"):
+        theirs, ours = getattr(info, name), getattr(this, name)
         if theirs != ours:
             raise GlideError(
-                f"{file.path} was trained for a model whose {name} is {theirs}; this one's is "
-                f"{ours}. Expected the model that it was trained from ({info.base})."
+                f"{file.path} was trained for a model whose {name.replace('_', ' ')} is {theirs}; "
+                f"this one's is {ours}. Expected the model that it was trained from ({info.base})."
             )
-    if info.fingerprint != fingerprint(model):
+    if info.fingerprint != this.fingerprint:
         log.warning(
             "%s was trained from other weights (%s, a %s model) than these: the images may suffer",
             file.path,

@@ -261,7 +261,8 @@ def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
     }
     if name not in densities:
         raise GlideError(f"unknown timestep distribution {name!r}: expected {', '.join(TIMESTEPS)}")
-    return densities[name] / densities[name].sum()
+    probabilities: NDArray[np.float64] = densities[name] / densities[name].sum()
+    return probabilities
 
 
 class TimestepSampler:
