@@ -6,44 +6,15 @@ from torch import Tensor
 
 from glide_core.diffusion.denoiser import Denoiser, FiniteCheck, warn_if_saturated
 from glide_core.diffusion.noise import SeededNoise
-from glide_core.diffusion.samplers import (
-    ddim,
-    ddim_reverse,
-    ddim_reverse_step,
-    ddim_step,
-    ddpm,
-    ddpm_step,
-    descending,
-    sample_loop,
-)
-from glide_core.diffusion.schedule import Schedule, space_timesteps
+from glide_core.diffusion.samplers import ddim, ddpm, descending, sample_loop
+from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.second_order import heun, plms
 from glide_core.diffusion.solvers import multistep, solver_indices
-from glide_core.diffusion.types import (
-    ConditionFn,
-    DenoisedFn,
-    EpsModel,
-    NoiseSource,
-    StepCallback,
-)
+from glide_core.diffusion.types import ConditionFn, DenoisedFn, EpsModel, NoiseSource, StepCallback
 from glide_core.errors import GlideError
 from glide_core.names import SAMPLERS, canonical_sampler
 
-__all__ = [
-    "Denoiser",
-    "Schedule",
-    "SeededNoise",
-    "ddim",
-    "ddim_reverse",
-    "ddim_reverse_step",
-    "ddim_step",
-    "ddpm",
-    "ddpm_step",
-    "descending",
-    "sample",
-    "sample_loop",
-    "space_timesteps",
-]
+__all__ = ["Denoiser", "Schedule", "SeededNoise", "sample"]
 
 _EULER_ETA = {"euler": 0.0, "euler_ancestral": 1.0}  # both are DDIM, see `ddim`
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glide_core.config import SamplerConfig
-from glide_core.diffusion import space_timesteps
+from glide_core.diffusion.schedule import space_timesteps
 from glide_core.errors import GlideError
 from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 

@@ -10,14 +10,8 @@ import torch
 from gaussian import textured
 from torch import Tensor
 
-from glide_core.diffusion import (
-    Denoiser,
-    Schedule,
-    SeededNoise,
-    ddim_reverse,
-    sample,
-    sample_loop,
-)
+from glide_core.diffusion import Denoiser, Schedule, SeededNoise, sample
+from glide_core.diffusion.samplers import ddim_reverse, sample_loop
 from glide_core.diffusion.types import Prediction, StepInfo
 from glide_core.errors import GlideError
 from glide_core.names import SAMPLER_ALIASES, SAMPLERS

@@ -11,8 +11,8 @@ import torch
 from gaussian import textured
 from torch import Tensor
 
-from glide_core.diffusion import Denoiser, Schedule, SeededNoise, ddim_step, ddpm_step
-from glide_core.diffusion.samplers import p_mean_variance, predict_eps
+from glide_core.diffusion import Denoiser, Schedule, SeededNoise
+from glide_core.diffusion.samplers import ddim_step, ddpm_step, p_mean_variance, predict_eps
 from glide_core.diffusion.types import Prediction
 
 LINEAR = Schedule.named("linear")

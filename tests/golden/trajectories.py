@@ -9,9 +9,9 @@ import torch
 from recordings import Case, Recordings, compare
 from torch import Tensor
 
-from glide_core.diffusion import (
-    Denoiser,
-    Schedule,
+from glide_core.diffusion import Denoiser, Schedule
+from glide_core.diffusion.samplers import (
+    Step,
     ddim,
     ddim_reverse,
     ddim_reverse_step,
@@ -21,7 +21,6 @@ from glide_core.diffusion import (
     descending,
     sample_loop,
 )
-from glide_core.diffusion.samplers import Step
 from glide_core.diffusion.types import (
     ConditionFn,
     CondUncondModel,
