@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import TextConfig
-from glide_core.models.layers import (
-    call_in_weight_dtype,
-    layer_norm,
-    merge_heads,
-    split_heads,
-)
+from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_heads, split_heads
 
 
 class TextFeatures(NamedTuple):
@@ -88,11 +83,7 @@ class TextEncoder(nn.Module):
     """Token ids and padding mask -> `TextFeatures`, with OpenAI's parameter names."""
 
     def __init__(
-        self,
-        config: TextConfig,
-        output_width: int,
-        *,
-        operations: Any = torch.nn,
+        self, config: TextConfig, output_width: int, *, operations: Any = torch.nn
     ) -> None:
         super().__init__()
         self.config = config

@@ -152,12 +152,7 @@ class AttentionBlock(nn.Module):
 class UNet(nn.Module):
     """x_t, timestep and text -> raw output: channels of eps (or v), then of the variance."""
 
-    def __init__(
-        self,
-        config: GlideConfig,
-        *,
-        operations: Any = torch.nn,
-    ) -> None:
+    def __init__(self, config: GlideConfig, *, operations: Any = torch.nn) -> None:
         super().__init__()
         self.config = config
         u = config.unet

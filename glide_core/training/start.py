@@ -10,12 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.checkpoints.catalog import find
-from glide_core.checkpoints.loading import (
-    inspect,
-    load_clip,
-    load_model,
-    model_from_state_dict,
-)
+from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
 from glide_core.config import ClipConfig, GlideConfig, ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
