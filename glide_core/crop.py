@@ -93,9 +93,8 @@ def region_around(keep: Tensor, context: float) -> Region:
     moved inside the image if it fits."""
     height, width = keep.shape[2:]
     marked = (keep < 1).amax(dim=(0, 1)).nonzero()  # [N, 2]
-    if len(marked) == 0:
-        top, left, bottom, right = 0, 0, height, width
-    else:
+    top, left, bottom, right = 0, 0, height, width
+    if len(marked):
         top, left = (int(v) for v in marked.amin(dim=0))
         bottom, right = (int(v) + 1 for v in marked.amax(dim=0))
     extent = max(bottom - top, right - left)

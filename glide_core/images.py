@@ -175,20 +175,6 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
     return levels(on_white(open_image(path, max_pixels)))[None]
 
 
-def load_mask(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read a mask file as MASK [1, H, W]: white is inpainted; with transparency, what is
-    transparent."""
-    return _mask_levels(open_image(path, max_pixels))
-
-
-def _mask_levels(image: Image.Image) -> Tensor:
-    if has_alpha(image):
-        alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
-            return 1 - levels(alpha)[None]
-    return levels(on_white(image).convert("L"))[None]
-
-
 def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     """An image for the models, [B, 3, H, W] in [-1, 1].
 
@@ -215,11 +201,18 @@ def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 
 def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """A MASK [B, H, W], 1 = inpaint, from a file, PIL image, array or tensor [(B, (1,)) H, W]."""
+    """A MASK [B, H, W], 1 = inpaint, from a file, PIL image, array or tensor [(B, (1,)) H, W].
+
+    Of an image white is inpainted; of one with transparency, what is transparent.
+    """
     if isinstance(mask, (str, Path)):
-        return load_mask(mask, max_pixels)
+        mask = open_image(mask, max_pixels)
     if isinstance(mask, Image.Image):
-        return _mask_levels(mask)
+        if has_alpha(mask):
+            alpha = mask.convert("RGBA").getchannel("A")
+            if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
+                return invert_mask(levels(alpha)[None])
+        return levels(on_white(mask).convert("L"))[None]
     if isinstance(mask, np.ndarray):
         mask = torch.from_numpy(np.ascontiguousarray(mask))
     if isinstance(mask, Tensor) and 2 <= mask.ndim <= 4:

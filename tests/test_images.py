@@ -16,7 +16,6 @@ from glide_core.images import (
     from_pil,
     keep_mask,
     load_image,
-    load_mask,
     quantize_8bit,
     read_mask,
     resize,
@@ -145,7 +144,7 @@ def test_what_is_transparent_is_white_in_an_image_and_a_hole_in_a_mask(tmp_path:
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    image, mask = load_image(tmp_path / "a.png"), load_mask(tmp_path / "a.png")
+    image, mask = load_image(tmp_path / "a.png"), read_mask(tmp_path / "a.png")
     assert image[0, 0, 0].tolist() == [1, 0, 0]
     assert image[0, 1, 1].tolist() == [1, 1, 1]
     assert mask[0].tolist() == [[0, 1], [1, 1]]
@@ -153,7 +152,7 @@ def test_what_is_transparent_is_white_in_an_image_and_a_hole_in_a_mask(tmp_path:
 
 def test_white_is_repainted_where_a_mask_has_no_transparency(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(tmp_path / "m.png")
-    assert load_mask(tmp_path / "m.png").tolist() == [[[0, 1]]]
+    assert read_mask(tmp_path / "m.png").tolist() == [[[0, 1]]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "I;16", "LA"])
@@ -176,7 +175,7 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
     assert load_image(tmp_path / "a.jpg").shape == (1, 4, 2, 3)
 
 
-@pytest.mark.parametrize("load", [load_image, load_mask])
+@pytest.mark.parametrize("load", [load_image, read_mask])
 def test_unreadable_image_files_are_named(tmp_path: Path, load: object) -> None:
     assert callable(load)
     with pytest.raises(GlideError, match="no image file"):
@@ -200,7 +199,7 @@ def test_a_mask_with_an_opaque_alpha_channel_is_read_by_its_brightness(
     mask = Image.new("L", (8, 8), 0)
     mask.paste(255, (2, 2, 6, 6))
     mask.convert(mode).save(tmp_path / "mask.png")
-    marked = load_mask(tmp_path / "mask.png")
+    marked = read_mask(tmp_path / "mask.png")
     assert marked.sum() == 16 and marked[0, 3, 3] == 1
     assert torch.equal(read_mask(mask.convert(mode)), marked)
 
@@ -219,7 +218,7 @@ def test_the_pixel_limit_applies_before_decoding_and_can_be_raised(tmp_path: Pat
         load_image(path)
     with pytest.raises(GlideError, match="pixels"):
         load_image(path, max_pixels=63_999_999)
-    assert load_mask(path, max_pixels=64_000_000).shape == (1, 8000, 8000)
+    assert read_mask(path, max_pixels=64_000_000).shape == (1, 8000, 8000)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
