@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,22 +17,16 @@ def step_bars(**tqdm_options: Any) -> Iterator[StageCallback]:
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
+    with ExitStack() as stack:
 
-    def close() -> None:
-        for bar in bars.values():
-            bar.close()
+        def step(stage: str, info: StepInfo) -> None:
+            if stage not in bars:
+                stack.close()  # the bar of the stage before
+                options = {"desc": stage, "unit": "step", "total": info.total, **tqdm_options}
+                bars[stage] = stack.enter_context(tqdm(**options))
+            bars[stage].update(1)
 
-    def step(stage: str, info: StepInfo) -> None:
-        if stage not in bars:
-            close()
-            options = {"desc": stage, "unit": "step", "total": info.total, **tqdm_options}
-            bars[stage] = tqdm(**options)
-        bars[stage].update(1)
-
-    try:
         yield step
-    finally:
-        close()
 
 
 @contextmanager

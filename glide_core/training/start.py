@@ -51,12 +51,7 @@ def make_model(
         return model
     if len(start) > 1:
         raise GlideError(f"{kind} starts from one file: {len(start)} were given with --init-from")
-    found = load_model(start[0])
-    if found.config.kind not in STARTS[kind]:
-        raise GlideError(
-            f"{start[0]} is a GLIDE model of the kind '{found.config.kind}'. Expected "
-            f"{' or '.join(STARTS[kind])} to train {kind} from: choose another file."
-        )
+    found = load_model(start[0], kinds=STARTS[kind])
     prediction = found.config.schedule.prediction_type
     if config.prediction not in (None, prediction):
         raise GlideError(
@@ -67,8 +62,7 @@ def make_model(
     if wanted.kind != found.config.kind:
         state = widened(found.openai_state_dict(), wanted)
         found = model_from_state_dict(state, wanted, where=str(start[0]))
-    found.config = wanted
-    found.unet.config = wanted
+    found.config = found.unet.config = wanted
     return found.requires_grad_(True).train()
 
 
@@ -82,11 +76,6 @@ def make_clip(
         wanted = architecture or small_architecture("clip")
         assert isinstance(wanted, ClipConfig)
         if config.size is not None:
-            patch = wanted.patch_size
-            if config.size % patch or config.size < patch:
-                raise GlideError(
-                    f"--size {config.size} is not a multiple of {patch}, the patch size"
-                )
             wanted = replace(wanted, image_size=config.size)
         torch.manual_seed(config.seed)
         return NoisyClip(wanted)
