@@ -137,5 +137,5 @@ def test_another_prediction_than_the_checkpoints_is_refused(tiny_models: Path) -
 @pytest.mark.parametrize(("job", "size"), [("base", 12), ("upsampler", 100), ("clip", 60)])
 def test_a_size_that_does_not_fit_is_refused(job: JobName, size: int) -> None:
     make = make_clip if job == "clip" else make_model
-    with pytest.raises(GlideError, match="multiple|does not divide"):
+    with pytest.raises(GlideError, match=r"multiple|does not divide"):
         make(replace(FRESH, job=job, size=size))
