@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"  # and in pyproject.toml, where registries read it; a test compares
 
 if TYPE_CHECKING:
-    from glide_core.checkpoints.loading import load_clip, load_model
-    from glide_core.config import SamplerConfig
-    from glide_core.diffusion import Schedule, sample
-    from glide_core.errors import GlideError
-    from glide_core.pipeline import GlidePipeline
-
-__all__ = [
-    "GlideError",
-    "GlidePipeline",
-    "SamplerConfig",
-    "Schedule",
-    "__version__",
-    "load_clip",
-    "load_model",
-    "sample",
-]
+    from glide_core.checkpoints.loading import load_clip as load_clip
+    from glide_core.checkpoints.loading import load_model as load_model
+    from glide_core.config import SamplerConfig as SamplerConfig
+    from glide_core.diffusion import Schedule as Schedule
+    from glide_core.diffusion import sample as sample
+    from glide_core.errors import GlideError as GlideError
+    from glide_core.pipeline import GlidePipeline as GlidePipeline
 
 # Imported on first use, so that `import glide_core` and `glide --help` need no torch.
 _MODULES = {
@@ -35,6 +26,7 @@ _MODULES = {
     "load_model": "glide_core.checkpoints.loading",
     "sample": "glide_core.diffusion",
 }
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
