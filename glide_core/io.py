@@ -150,25 +150,25 @@ def check_new(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise GlideError for an output folder that cannot be created or written; create nothing."""
-    shown = shorten(repr(str(folder)) if "\0" in str(folder) else folder, 200)
+    nul, problem = "\0" in str(folder), ""
     try:
-        if "\0" in str(folder):
+        if nul:
             raise ValueError("a path cannot contain a NUL character")
         parents = (folder, *folder.absolute().parents)
         existing = next((p for p in parents if os.path.lexists(p)), folder)
+        place = existing.resolve()
+        # the permissions of these say nothing
+        virtual = place.parts[:2] in (("/", "proc"), ("/", "sys")) or place == Path("/dev")
         if not existing.is_dir():
-            raise GlideError(
-                f"cannot write to {shown}: {shorten(existing, 200)} is not a folder. Expected a "
-                "folder, existing or new (--out)"
-            )
-        writable = os.access(existing, os.W_OK | os.X_OK) and not _is_virtual(existing)
+            problem = f"{shorten(existing, 200)} is not a folder"
+        elif virtual or not os.access(existing, os.W_OK | os.X_OK):
+            problem = f"{shorten(existing, 200)} is not writable"
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise GlideError(f"cannot write to {shown}: {reason}. Expected a folder (--out)") from error
-    if not writable:
+        problem = str(getattr(error, "strerror", None) or error)
+    if problem:
+        shown = shorten(repr(str(folder)) if nul else folder, 200)
         raise GlideError(
-            f"cannot write to {shown}: {shorten(existing, 200)} is not writable. Expected another "
-            "folder (--out)"
+            f"cannot write to {shown}: {problem}. Expected a folder, existing or new (--out)"
         )
 
 
@@ -181,12 +181,6 @@ def make_folder(folder: Path) -> None:
             f"cannot write to {shorten(folder, 200)}: {error.strerror or error}. Expected another "
             "folder (--out)"
         ) from error
-
-
-def _is_virtual(folder: Path) -> bool:
-    """Whether a folder belongs to /proc, /sys or /dev, whose permissions say nothing."""
-    parts = folder.resolve().parts[:2]
-    return parts in (("/", "proc"), ("/", "sys")) or folder.resolve() == Path("/dev")
 
 
 def save_images(
