@@ -37,28 +37,39 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
     processes are removed by the next write to the same path. sync: flush to the disk before the
     move. GlideError when the system refuses (no space, no permission, a folder of that name).
     """
-    temporary: Path | None = None
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent, path.name)
         temporary, mode = create_temporary(path)
-        yield temporary
-        # libraries that replace the file instead of writing into it choose their own permissions
-        temporary.chmod(mode)
-        if sync:
-            _flush(temporary)
-        temporary.replace(path)
-        if sync:
-            _flush(path.parent)
-    except Exception as error:
-        if not _is_write_failure(error):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise GlideError(f"cannot write {shorten(path, 200)}: {shorten(reason, 200)}") from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            # libraries that replace the file instead of writing into it choose their own mode
+            temporary.chmod(mode)
+            if sync:
+                _flush(temporary)
+            temporary.replace(path)
+            if sync:
+                _flush(path.parent)
+        finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Name the file or folder when the system refuses to write: a GlideError of one line."""
+    try:
+        yield
+    except Exception as error:
+        # torch and safetensors report a full disk with exceptions of their own
+        theirs = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
+        if not isinstance(error, OSError) and not theirs:
+            raise
+        reason = shorten(getattr(error, "strerror", None) or error, 200)
+        raise GlideError(
+            f"cannot write {shorten(path, 200)}: {reason}. Expected another folder, or more free "
+            "space"
+        ) from error
 
 
 def create_temporary(path: Path) -> tuple[Path, int]:
@@ -92,13 +103,6 @@ def _is_stale(path: Path, found: re.Match[str]) -> bool:
         except ProcessLookupError:
             return True
     return False
-
-
-def _is_write_failure(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return True
-    # torch and safetensors report a full disk with exceptions of their own
-    return type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
 
 
 def _flush(path: Path) -> None:
@@ -174,13 +178,8 @@ def check_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create an output folder with its parents."""
-    try:
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GlideError(
-            f"cannot write to {shorten(folder, 200)}: {error.strerror or error}. Expected another "
-            "folder (--out)"
-        ) from error
 
 
 def save_images(
@@ -239,19 +238,14 @@ def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
     content = encode_png(image, text)
-    try:
+    with write_errors(base.parent):
         path = unique_path(base, ".png")
-        try:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
-        except BaseException:  # Ctrl-C too: the empty file must not stay behind
-            path.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise GlideError(
-            f"cannot write an image to {shorten(base.parent, 200)}: {error.strerror or error}. "
-            "Free some space, or choose another folder (--out)"
-        ) from error
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+    except BaseException:  # Ctrl-C too: the empty file must not stay behind
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

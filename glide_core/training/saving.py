@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glide_core.checkpoints.lora import fingerprint
 from glide_core.errors import GlideError, shorten
-from glide_core.io import atomic_write
+from glide_core.io import atomic_write, write_errors
 from glide_core.models.glide import GlideModel
 from glide_core.training.config import TrainConfig
 
@@ -117,7 +117,7 @@ class Log:
         """Add a row of figures to both logs."""
         row = {"step": step, **figures}
         new = self._columns != list(row)
-        try:
+        with write_errors(self.path):
             if new and self._columns:  # other columns: keep the old file beside the new one
                 self.path.rename(self.path.with_name(f"log_before_{step}.csv"))
             self._columns = list(row)
@@ -126,8 +126,6 @@ class Log:
                 if new:
                     writer.writeheader()
                 writer.writerow(row)
-        except OSError as error:
-            raise GlideError(f"cannot write {self.path}: {error.strerror}") from error
         if self._events is not None:
             for name, value in figures.items():
                 self._events.add_scalar(name, value, step)
