@@ -52,7 +52,7 @@ def generated(
     clip: NoisyClip | None = None,
     **options: Any,
 ) -> list[CellResult]:
-    pipe = GlidePipeline(MODEL, clip=clip, device="cpu")
+    pipe = GlidePipeline(base=MODEL, clip=clip, device="cpu")
     generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
     return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
 
