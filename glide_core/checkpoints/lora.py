@@ -185,8 +185,8 @@ def _check_layers(
     for name, (down, up, _) in changes.items():
         if name not in layers:
             raise GlideError(
-                f"{path} changes a layer {name}, which this model has not: expected the model that "
-                "it was trained from."
+                f"{path} changes a layer {name}, which this model has not: it was trained for "
+                "another model."
             )
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
@@ -194,7 +194,7 @@ def _check_layers(
         if made != list(weight.shape) or up.flatten(1).shape[1] != len(down):
             raise GlideError(
                 f"{path} changes {name} as a layer of {made}, which is {list(weight.shape)} in "
-                "this model: expected the model that it was trained from."
+                "this model: it was trained for another model."
             )
 
 
