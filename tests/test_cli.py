@@ -189,7 +189,7 @@ def test_a_bad_checkpoint_is_named_and_nothing_is_written(
         (["--upsampler", "tiny_base.safetensors"], "kind 'base'"),
         (["--device", "gpu9"], "gpu9"),
         (["--device", "meta"], "no device 'meta'"),
-        (["--dtype", "float16", "--device", "cpu"], "float32 or bfloat16"),
+        (["--dtype", "float16", "--device", "cpu"], "float32, bfloat16 or int8"),
         (["--model", "a" * 400], "no model"),
         (["--clip-scale", "1", "--clip", "tiny_base.safetensors"], "noisy CLIP"),
     ],
