@@ -27,6 +27,7 @@ TEMPLATES: tuple[Callable[[], Workflow], ...] = (
     templates_builtin.guide_any_model,
     templates_builtin.native_ksampler,
     templates_builtin.regional_prompts,
+    templates_builtin.train_lora,
 )
 
 

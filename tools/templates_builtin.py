@@ -219,27 +219,25 @@ def train_lora() -> Workflow:
         return flow.add("GlideTextEncode", clip=base[1], text=text, title=title)
 
     images = prompt("a purple fox", "Prompt of the images")
-    caption = prompt("a fox", "Caption to learn")
-    test = prompt("a fox on a blue background", "Prompt to try")
+    caption = prompt("a fox", "Caption to learn, prompt to try")
     negative = prompt("", "Negative prompt")
     ten = flow.add("GlideEmptyLatent", batch_size=10, title="Ten images")
     one = flow.add("GlideEmptyLatent", title="One image")
 
-    def sample(title: str, model: Node, text: Node, latent: Node, seed: int) -> Node:
+    def sample(title: str, model: Node, text: Node, latent: Node, seed: int, cfg: float) -> Node:
         return flow.add(
             "GlideSampler",
             model=model[0],
             positive=text[0],
             negative=negative[0],
             latent_image=latent[0],
-            preset="balanced",
             steps=20,
-            cfg=2.0,
+            cfg=cfg,
             seed=seed,
             title=title,
         )
 
-    made = sample("Images to learn from", base, images, ten, 0)
+    made = sample("Images to learn from", base, images, ten, 0, 2.0)
     train = flow.add(
         "TrainLoraNode",
         *[2, 1, 150, 0.0005, 8, "AdamW", "MSE", 0, "fixed", "fp32", "fp32", False, "LoRA"],
@@ -250,8 +248,8 @@ def train_lora() -> Workflow:
     )
     tuned = flow.add("LoraModelLoader", 1.0, False, model=base[0], lora=train[0])
     save = flow.add("SaveLoRA", "loras/glide_purple_fox", 150, lora=train[0])
-    before = sample("Without the LoRA", base, test, one, 3)
-    after = sample("With the LoRA", tuned, test, one, 3)
+    before = sample("Without the LoRA", base, caption, one, 100, 1.0)
+    after = sample("With the LoRA", tuned, caption, one, 100, 1.0)
     shown = [
         flow.add("PreviewImage", images=made[0], title="Ten images", height=330),
         flow.add("PreviewImage", images=before[0], title="Without the LoRA", height=330),
@@ -266,7 +264,7 @@ def train_lora() -> Workflow:
         height=330,
     )
     flow.place(
-        [[note, base], [images, caption, test, negative], [ten, one], [made], [train], [shown[0]]],
+        [[note, base], [images, caption, negative], [ten, one], [made], [train], [shown[0]]],
         [[tuned, save], [before], [after], [shown[1]], [shown[2]]],
     )
     return flow

@@ -144,7 +144,8 @@ def upscale() -> Workflow:
     note = flow.note(
         "Upsample an image",
         "GLIDE's upsampler adds detail to a 64x64 image and reads a prompt that describes it.",
-        "Both results come from the same small image; only the prompt differs.",
+        "Both results come from the same small image with different prompts; the bundled upsampler "
+        "follows the image more than the prompt.",
         "For your own image connect Load Image to both *image* inputs.",
     )
     flow.place(

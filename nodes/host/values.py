@@ -46,7 +46,7 @@ class GlideClip:
 
 @dataclass(frozen=True)
 class ClipGuide:
-    """One CLIP pulling a MODEL's samples towards a text; what GlideClipGuidance adds."""
+    """CLIP guidance of a MODEL towards a text; what GlideClipGuidance adds."""
 
     clip: GlideClip
     text: str

@@ -1,4 +1,4 @@
-"""ComfyUI's interface in a headless Chromium, for tests that look at what a person sees.
+"""ComfyUI's interface in a headless Chromium, for tests of the user interface.
 
 Playwright's synchronous calls keep an event loop running in this thread: inside `editor`, queue
 prompts from the page (`app.queuePrompt(0)`), not with `Server.run`, which starts a loop of its own.
@@ -19,7 +19,7 @@ READY = "() => window.app?.graph && window.app.extensionManager && window.LiteGr
 # the text of the help panel, in older and newer versions of the interface
 HELP = ".node-help-content :is(.markdown-content, .comfy-markdown-content)"
 PATIENCE = 60_000  # milliseconds, on a machine with other work
-# A first visit opens the template dialog, and speaks the browser's language.
+# A first visit opens the template dialog and takes the language of the browser.
 DEFAULTS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
 
 

@@ -23,7 +23,7 @@ RECORDED = ("progress", "executing", "executed", "glide.step")  # beside how a p
 
 @dataclass
 class Run:
-    """What the server said while a prompt ran."""
+    """The events of one prompt."""
 
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     previews: int = 0

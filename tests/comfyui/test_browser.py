@@ -68,7 +68,7 @@ def workflow(**changes: Any) -> dict[str, Any]:
 
 
 class Interface:
-    """A page of the interface, and what a person would do on it."""
+    """A page of the interface and the actions of a user."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -119,7 +119,7 @@ class Interface:
         )
 
     def box(self, node: int, selector: str) -> dict[str, float]:
-        """Where a part of a node's view is on the screen, once it has come to rest there."""
+        """Where a part of a node's view is on the screen, once it no longer moves."""
         script = f"root?.querySelector({selector!r})?.getBoundingClientRect().toJSON()"
         last: Any = None
         for _ in range(200):
@@ -219,7 +219,7 @@ def test_the_slider_follows_the_mouse_and_the_keys(interface: Interface) -> None
     page.mouse.move(box["x"] + box["width"] * 0.25, middle, steps=5)
     page.mouse.up()
     assert interface.ask(UPSAMPLER, NOW) == pytest.approx(25, abs=1)
-    page.mouse.move(box["x"] + box["width"] * 0.9, middle)  # let go of: it stays
+    page.mouse.move(box["x"] + box["width"] * 0.9, middle)  # released: it stays
     assert interface.ask(UPSAMPLER, NOW) == pytest.approx(25, abs=1)
     assert interface.ask(UPSAMPLER, "[...node.pos]") == before  # the node was not dragged
     for key, now in (

@@ -1,4 +1,4 @@
-"""The record that checks our workflow files without ComfyUI says what this ComfyUI says."""
+"""The record that checks our workflow files without ComfyUI agrees with this ComfyUI."""
 
 from __future__ import annotations
 
