@@ -29,6 +29,8 @@ def language(request: pytest.FixtureRequest) -> str:
 def page(server: Any, language: str) -> Iterator[Any]:
     settings = {"Comfy.Locale": language, "LiteGraph.Node.TooltipDelay": 0}
     with editor(server.url, settings=settings) as opened:
+        if opened.evaluate("app.extensionManager.setting.get('Comfy.Locale')") != language:
+            pytest.skip(f"this interface has no language {language}")  # it chose another
         yield opened
 
 
@@ -64,10 +66,12 @@ def test_a_widgets_tooltip_is_in_the_users_language(page: Any, language: str) ->
                     (node.pos[1] + cfg.last_y + 10 + offset[1]) * scale + box.top]
         }"""
     )
-    page.mouse.move(x - 5, y)
-    page.mouse.move(x, y)
     tip = page.locator(".node-tooltip")
-    tip.wait_for()
+    for attempt in range(40):  # a movement before the canvas is redrawn hides it again
+        page.mouse.move(x - attempt % 5, y)
+        page.wait_for_timeout(300)
+        if tip.is_visible():
+            break
     assert tip.inner_text().strip() == words(language, "GlideSampler")["inputs"]["cfg"]["tooltip"]
 
 
