@@ -59,6 +59,7 @@ class Components:
         self.storage = self.device  # where models are kept between uses
         self.files: dict[Role, tuple[str | Path, ...]] = {}
         self.loaded: dict[Role, Model] = {}
+        self.compiled = False  # torch.compile the UNets that are loaded from now on
         self._loras: dict[Role, list[tuple[Path, float]]] = {}
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
         for role, source in sources.items():
@@ -100,7 +101,11 @@ class Components:
         model = load_model(path, device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
         for file, strength in loras:
             apply_lora(model, file, strength)
-        return model if dtype == self.dtype else model.use_dtype(self.dtype)
+        if dtype != self.dtype:
+            model.use_dtype(self.dtype)
+        if self.compiled and not model.is_int8:
+            model.unet.compile()
+        return model
 
     def model(self, role: Role) -> GlideModel:
         """The diffusion model of a role (every role but "clip")."""

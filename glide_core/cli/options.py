@@ -177,7 +177,12 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "--dtype": _Option(
         default="auto",
         choices=DTYPES,
-        help="number format of the heavy layers (default: float16 on CUDA, else float32)",
+        help="number format of the heavy layers (default: float16 on CUDA, else float32); fast: "
+        "the quickest of those that a CPU runs, found by timing; int8: 8-bit, on a CPU",
+    ),
+    "--compile": _Option(
+        action="store_true",
+        help="torch.compile the models (not int8): takes minutes, and needs a compiler",
     ),
     "--threads": _Option(
         type=integer(1, 1024),
@@ -275,8 +280,10 @@ def add_output(parser: argparse.ArgumentParser, kind: Callable[[str], Path | str
     add(group, "--quiet")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    add(parser.add_argument_group("device"), "--device", "--dtype", "--threads")
+def add_device(parser: argparse.ArgumentParser, *, compiled: bool = True) -> None:
+    """compiled: with --compile, for commands whose models are in a pipeline."""
+    names = ("--device", "--dtype", "--threads") + (("--compile",) if compiled else ())
+    add(parser.add_argument_group("device"), *names)
 
 
 class _Explicit(argparse.Action):

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --server: how long to wait for the workflow (default: until it has ended)",
     )
     options.add_output(parser)
-    options.add_device(parser)
+    options.add_device(parser, compiled=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
