@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,11 +207,11 @@ def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Sou
     if source == "openai":
         return dict(_OPENAI)
     if isinstance(source, (str, Path)):
-        folder = Path(source).expanduser()
-        if folder.is_dir():
+        folder = Path(os.path.expanduser(source))
+        if os.path.isdir(folder):  # unlike Path's, False for what cannot be a path
             if (folder / INDEX).is_file():
                 return _indexed(folder)
-            if not (found := [path for path in model_files(folder) if path.parent == folder]):
+            if not (found := model_files(folder, most_folders=1)):
                 raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
             return _by_kind(found)
         source = [source]

@@ -35,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
     except Exception as error:  # backends that are not built in raise nearly every type
         reason = shorten(str(error).split(". ")[0], 100)
         raise GlideError(
-            f"there is no device {shorten(repr(name))} here ({reason}): expected auto, cpu, cuda, "
+            f"device {shorten(repr(name))} is not available ({reason}): expected auto, cpu, cuda, "
             "cuda:1, mps..."
         ) from error
     return device

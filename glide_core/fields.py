@@ -46,12 +46,18 @@ def checked(cls: type[_Config]) -> type[_Config]:
     @functools.wraps(init)
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            init(self, *args, **kwargs)
+            init(self, *map(_plain, args), **{name: _plain(v) for name, v in kwargs.items()})
         except ValidationError as error:
             raise GlideError(_explained(cls, error)) from None
 
     setattr(cls, "__init__", initialise)  # noqa: B010 (mypy: a method cannot be assigned to)
     return cls
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's."""
+    is_number = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if is_number else value
 
 
 def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str] = ()) -> _Config:
@@ -65,7 +71,7 @@ def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str]
             raise GlideError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
         raw = json.loads(text)
         if not isinstance(raw, dict):
-            raise GlideError(f"it is {_short(raw)} and not a JSON object")
+            raise GlideError(f"it is {short(raw)} and not a JSON object")
         if missing := [name for name in needed if name not in raw]:
             raise GlideError(f"it has no {missing[0]}")
         raw.pop(marker, None)
@@ -78,7 +84,8 @@ def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str]
         raise GlideError(f"not a {cls.__name__}: {error}") from None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """The repr of any value for a message, at most 60 characters."""
     try:
         return shorten(repr(value), 60)
     except ValueError:  # an integer of thousands of digits
@@ -102,10 +109,10 @@ def _sentence(cls: type, found: Mapping[str, Any]) -> str:
     name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found["loc"])
     name = name.removeprefix(".")
     if found["type"] == "unexpected_keyword_argument":
-        return f"There is no field {_short(name)}. Expected {', '.join(_names(owner))}."
+        return f"Unknown field {short(name)}. Expected {', '.join(_names(owner))}."
     if found["type"] == "dataclass_type":
-        expected = f"an object with the fields {', '.join(_names(owner))}"
-    return f"{name} is {_short(found['input'])}. Expected {expected or found['msg']}."
+        expected = expected or f"an object with the fields {', '.join(_names(owner))}"
+    return f"{name} is {short(found['input'])}. Expected {expected or found['msg']}."
 
 
 def _names(cls: Any) -> Iterable[str]:

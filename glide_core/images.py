@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError, shorten
+from glide_core.names import MAX_SIDE
 
 # Formats that are decoded in this process. GIF: the first frame.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -160,6 +161,11 @@ def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
     well as that allows.
     """
     height, width = images.shape[2:]
+    if not isinstance(shorter, int) or not 0 <= shorter <= MAX_SIDE:
+        raise GlideError(
+            f"{shorten(repr(shorter))} pixels for the shorter side of an image are out of range: "
+            f"expected 0 to {MAX_SIDE}"
+        )
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise GlideError(
             f"an image of {width}x{height} is too long and thin: expected one side to be at most "
@@ -182,18 +188,18 @@ def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     0..255), or a list of them with one size.
     """
     if isinstance(image, (list, tuple)):
-        rows = [read_image(each) for each in image]
-        if not rows or len({row.shape[1:] for row in rows}) > 1:
+        rows = [read_image(each) for each in image if not isinstance(each, (list, tuple))]
+        if len(rows) != len(image) or len({row.shape[1:] for row in rows}) != 1:
             raise GlideError("expected at least one image, and images of one size in a list")
         return torch.cat(rows)
     if isinstance(image, (str, Path)):
         return from_comfy(load_image(image, max_pixels))
     if isinstance(image, Image.Image):
         return from_comfy(levels(on_white(image))[None])
-    if isinstance(image, Tensor):
-        return from_comfy(_unit(image).movedim(-3, -1) if image.ndim in (3, 4) else image)
-    if isinstance(image, np.ndarray):
-        return from_comfy(_unit(torch.from_numpy(np.ascontiguousarray(image))))
+    if isinstance(image, (Tensor, np.ndarray)):
+        values = _unit(image, "an image")
+        channels_first = isinstance(image, Tensor) and values.ndim in (3, 4)
+        return from_comfy(values.movedim(-3, -1) if channels_first else values)
     raise GlideError(
         f"an image cannot be a {type(image).__name__}: expected a PIL image, an array, a tensor "
         "or a file"
@@ -213,12 +219,14 @@ def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
             if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
                 return invert_mask(levels(alpha)[None])
         return levels(on_white(mask).convert("L"))[None]
-    if isinstance(mask, np.ndarray):
-        mask = torch.from_numpy(np.ascontiguousarray(mask))
-    if isinstance(mask, Tensor) and 2 <= mask.ndim <= 4:
-        return _unit(mask).reshape(-1, *mask.shape[-2:])
+    what = f"a {type(mask).__name__}"
+    if isinstance(mask, (Tensor, np.ndarray)):
+        values = _unit(mask, "a mask")
+        if 2 <= values.ndim <= 4 and values.numel():
+            return values.reshape(-1, *values.shape[-2:])
+        what = f"of shape {list(values.shape)}"
     raise GlideError(
-        f"a mask cannot be a {type(mask).__name__}: expected a PIL image, an array or tensor "
+        f"a mask cannot be {what}: expected a PIL image, an array or tensor "
         "[(batch,) height, width] in 0..1, or a file"
     )
 
@@ -233,12 +241,34 @@ def to_output(images: Tensor, output_type: str) -> Any:
         return unit.numpy()
     if output_type == "pt":
         return unit.movedim(-1, 1).contiguous()
-    raise GlideError(f"unknown output_type {output_type!r}: expected pil, np or pt")
+    raise GlideError(f"output_type is {output_type!r}: expected pil, np or pt")
 
 
-def _unit(values: Tensor) -> Tensor:
-    """Integers 0..255 to 0..1; floating point numbers are in 0..1 already."""
-    return values.float() / (255 if values.dtype == torch.uint8 else 1)
+def _unit(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+    """Numbers in 0..1 as float32; uint8 is 0..255. GlideError for others, and for NaN."""
+    if isinstance(values, np.ndarray) and (
+        values.dtype.kind == "f" or values.dtype in (np.uint8, np.bool_)
+    ):
+        own = np.float32 if values.dtype.kind == "f" else values.dtype
+        values = torch.from_numpy(np.array(values, dtype=own))
+    if (
+        not isinstance(values, Tensor)
+        or not (values.is_floating_point() or values.dtype in (torch.uint8, torch.bool))
+        or values.layout != torch.strided
+        or values.is_nested
+        or values.is_meta
+    ):
+        raise GlideError(
+            f"{what} cannot hold {values.dtype}: expected floating point numbers from 0 to 1, "
+            "integers from 0 to 255 as uint8, or bool"
+        )
+    unit = values.float() / (255 if values.dtype == torch.uint8 else 1)
+    if not bool(((unit > -1) & (unit < 2)).all()):  # resizing may overshoot 0..1 a little
+        raise GlideError(
+            f"{what} holds NaN or values far outside 0 to 1: expected floating point numbers from "
+            "0 to 1, or integers from 0 to 255 as uint8"
+        )
+    return unit
 
 
 def levels(image: Image.Image) -> Tensor:
@@ -273,7 +303,7 @@ def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except GlideError as error:
         raise GlideError(f"{shown}: {error}" if shown not in str(error) else str(error)) from error
     except FileNotFoundError as error:
-        raise GlideError(f"there is no image file {shown}") from error
+        raise GlideError(f"{shown} was not found: expected an image file") from error
     except UnidentifiedImageError as error:
         names = ", ".join(FORMATS)
         raise GlideError(
@@ -297,6 +327,8 @@ def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.I
             )
         image.load()
         upright = ImageOps.exif_transpose(image)
+    if upright.mode == "P":  # here, since a palette can be damaged too
+        upright = upright.convert("RGBA" if has_alpha(upright) else "RGB")
     if upright.mode.startswith(("I", "F")):  # 16 bits and more, which PIL would clip at 255
         values = np.nan_to_num(np.array(upright, dtype=np.float64))
         scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535

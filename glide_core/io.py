@@ -62,10 +62,11 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # torch and safetensors report a full disk with exceptions of their own
-        theirs = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
+        signs = ("PytorchStreamWriter", "inline_container", "iostream error")
+        theirs = type(error).__name__ == "SafetensorError" or any(s in str(error) for s in signs)
         if not isinstance(error, OSError) and not theirs:
             raise
-        reason = shorten(getattr(error, "strerror", None) or error, 200)
+        reason = getattr(error, "strerror", None) or "writing failed, as on a full disk"
         raise GlideError(
             f"cannot write {shorten(path, 200)}: {reason}. Expected another folder, or more free "
             "space"

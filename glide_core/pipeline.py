@@ -144,6 +144,8 @@ class GlidePipeline:
             are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
             ends the run with the unfinished images; an exception ends it and is passed on.
         clip_guidance_scale (0.0): guidance by the noisy CLIP in the first stage; 0 is off.
+        clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided (True): False
+            does not clip its estimates again, as OpenAI's code, and oversaturates.
         sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
         eta (0.0): ddim's share of fresh noise, 0 to 1.
         upsample (True): False returns the first stage's 64x64; upsample_steps (27),

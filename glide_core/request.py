@@ -5,35 +5,47 @@ Imports no torch, so that a list of a million requests can be checked quickly.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from glide_core.config import GlideConfig, SamplerConfig
 from glide_core.errors import GlideError
+from glide_core.fields import STRICT, checked, in_range, one_of, short
+from glide_core.names import MAX_SIDE, TRAINED_STEPS
 
 if TYPE_CHECKING:
     import torch
 
-    from glide_core.pipeline import GlidePipeline
-
     Generators = torch.Generator | Sequence[torch.Generator] | None
-    StepEnd = Callable[[GlidePipeline, int, int, dict[str, Any]], Any]
 
+# Called with the pipeline, the step, its timestep and a dict of values
+StepEnd = Callable[..., Any]
 OutputType = Literal["pil", "np", "pt"]
 
 UPSCALE = 4  # 64x64 becomes 256x256
-MAX_SIDE = 4096  # pixels of the first stage; memory grows with the square
 BASE_SETTINGS = SamplerConfig()
 # The released notebooks' upsampling: DDIM on fast27, initial noise times 0.997, no guidance.
 UPSAMPLE_SETTINGS = SamplerConfig(respacing="fast27", guidance_scale=1.0, temperature=0.997)
 # ... and their inpainting: ddpm on fast27, so that known pixels and new ones mix.
 UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ddpm")
 
+_Text = Annotated[str, Field(strict=True, description="Unicode text")]
+_Seed = in_range(0, 2**64 - 1)
+_Stage = Annotated[SamplerConfig | None, Field(description="a SamplerConfig or None")]
+_Flag = Annotated[bool, Field(strict=True, description="True or False")]
+_Side = Annotated[int, Field(strict=True)]
+_Count = in_range(1, 1_000_000)
+_Share = Annotated[float, in_range(0, 1)]
+_Scale = Annotated[float, Field(strict=True, description="a finite number")]
 
-@dataclass(frozen=True)
+
+@checked
+@dataclass(frozen=True, config=STRICT)
 class GenerationRequest:
     """Everything that determines one image, apart from the models and the input images.
 
@@ -41,28 +53,23 @@ class GenerationRequest:
     GlideError for a value out of range, naming the field.
     """
 
-    prompt: str = ""
-    negative_prompt: str = ""
-    seed: int = 0  # 0 .. 2^64 - 1
-    size: tuple[int, int] | None = None  # (height, width) of the first stage; None: the model's
-    base: SamplerConfig | None = BASE_SETTINGS  # 64x64 stage; None: input image goes to upsampler
-    upsampler: SamplerConfig | None = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
-    clip_guidance_scale: float = 0.0  # of the noisy CLIP, in the first stage; 0 is off
-    strength: float = 1.0  # of an edit in the first stage: 0 keeps the input image
-    upsample_strength: float = 1.0  # of an edit in the second stage
+    prompt: _Text = ""
+    negative_prompt: _Text = ""
+    seed: Annotated[int, _Seed] = 0
+    # (height, width) of the first stage; None: the model's
+    size: Annotated[
+        tuple[_Side, _Side] | None, Field(description="(height, width) in pixels, or None")
+    ] = None
+    base: _Stage = BASE_SETTINGS  # 64x64 stage; None: input image goes to upsampler
+    upsampler: _Stage = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
+    clip_guidance_scale: _Scale = 0.0  # of the noisy CLIP, in the first stage; 0 is off
+    clip_prompt: _Text | None = None  # what CLIP guides towards; None: the prompt
+    strength: _Share = 1.0  # of an edit in the first stage: 0 keeps the input image
+    upsample_strength: _Share = 1.0  # of an edit in the second stage
 
     def __post_init__(self) -> None:
-        for name in ("strength", "upsample_strength"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise GlideError(f"{name} {value} is out of range: expected 0 to 1")
-        if not math.isfinite(self.clip_guidance_scale):
-            raise GlideError(
-                f"clip_guidance_scale {self.clip_guidance_scale} is not a finite number"
-            )
-        _check_seed(self.seed)
         if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
-            height, width = self.size
+            height, width = (short(side) for side in self.size)
             raise GlideError(
                 f"size {width}x{height} (first stage) is not possible: expected multiples of 8 "
                 f"from 8 to {MAX_SIDE}"
@@ -100,26 +107,32 @@ class GenerationRequest:
         }
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class CallOptions:
-    """Options that all tasks of a pipeline share; `GlidePipeline.__call__` describes them."""
+    """Options that all tasks of a pipeline share; `GlidePipeline.__call__` describes them.
 
-    negative_prompt: str = ""
-    num_inference_steps: int = 30
-    guidance_scale: float | None = None
-    num_images_per_prompt: int = 1
-    generator: Generators = None
-    seed: int | None = None
-    output_type: OutputType = "pil"
-    callback_on_step_end: StepEnd | None = None
-    clip_guidance_scale: float = 0.0
-    sampler: str | None = None
-    respacing: str = ""
-    eta: float = 0.0
-    upsample: bool = True
-    upsample_steps: int = 27
-    upsample_guidance_scale: float = 1.0
-    batch_size: int | None = None
+    What is passed on to a request or a SamplerConfig is checked there.
+    """
+
+    negative_prompt: Any = ""
+    num_inference_steps: Any = 30
+    guidance_scale: Any = None
+    num_images_per_prompt: Annotated[int, _Count] = 1
+    generator: Any = None  # Generators, which need torch
+    seed: Annotated[int | None, _Seed] = None
+    output_type: Annotated[OutputType, one_of(OutputType)] = "pil"
+    callback_on_step_end: Annotated[StepEnd | None, Field(description="a function")] = None
+    clip_guidance_scale: _Scale = 0.0
+    clip_prompt: Any = None
+    clip_guided: Any = True
+    sampler: Annotated[str | None, Field(description="a sampler's name, such as 'ddim'")] = None
+    respacing: Any = ""
+    eta: Any = 0.0
+    upsample: _Flag = True
+    upsample_steps: Annotated[int, in_range(1, TRAINED_STEPS)] = 27
+    upsample_guidance_scale: Any = 1.0
+    batch_size: Annotated[int | None, _Count] = None
 
     def request(self, upsample_sampler: str = "ddim") -> GenerationRequest:
         """The settings that all images have in common."""
@@ -136,22 +149,21 @@ class CallOptions:
                 sampler=self.sampler or default_sampler(self.clip_guidance_scale),
                 eta=self.eta,
                 guidance_scale=self.guidance_scale,
+                clip_guided=self.clip_guided,
             ),
             upsampler=second,
             clip_guidance_scale=self.clip_guidance_scale,
+            clip_prompt=self.clip_prompt,
         )
 
     def each(
         self, request: GenerationRequest, prompt: str | Sequence[str]
     ) -> list[GenerationRequest]:
         """One request per image: `num_images_per_prompt` of each prompt in turn, with its seed."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(text, str) for text in prompts):
-            raise GlideError("prompt must be a text or a list of at least one text")
-        if self.num_images_per_prompt < 1:
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or not prompts or isinstance(prompts, bytes):
             raise GlideError(
-                f"num_images_per_prompt {self.num_images_per_prompt} is too small: expected 1 or "
-                "more"
+                f"prompt is {short(prompt)}: expected a text or a list of at least one text"
             )
         repeated = [text for text in prompts for _ in range(self.num_images_per_prompt)]
         seeds = self._seeds(len(repeated))
@@ -167,12 +179,7 @@ class CallOptions:
             raise GlideError(
                 f"{len(given)} generators for {count} images: expected one, or one per image"
             )
-        return [_next_seed(given[i] if given else self.generator) for i in range(count)]  # type: ignore[arg-type]
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise GlideError(f"seed {seed} is out of range: expected 0 to 2^64 - 1")
+        return [_next_seed(given[i] if given else self.generator) for i in range(count)]
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -182,7 +189,8 @@ def image_seed(seed: int, index: int) -> int:
 
 def image_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` images, see `image_seed`; GlideError for a seed out of range."""
-    _check_seed(seed)
+    if not 0 <= seed < 2**64:
+        raise GlideError(f"seed {seed} is out of range: expected 0 to 2^64 - 1")
     return [image_seed(seed, i) for i in range(count)]
 
 
@@ -230,9 +238,11 @@ def upsample_settings(
 def first_size(side: int, height: int | None, width: int | None, upsample: bool) -> tuple[int, int]:
     """The first stage's size for an output size; side: of what the first model was trained on."""
     scale = UPSCALE if upsample else 1
-    sizes = (height or side * scale, width or side * scale)
-    if any(size % (8 * scale) for size in sizes):
-        raise GlideError(f"height {sizes[0]} and width {sizes[1]} must be multiples of {8 * scale}")
+    sizes = [side * scale if given is None else given for given in (height, width)]
+    if any(not isinstance(size, int) or size % (8 * scale) for size in sizes):
+        raise GlideError(
+            f"height is {short(height)} and width {short(width)}: expected multiples of {8 * scale}"
+        )
     return sizes[0] // scale, sizes[1] // scale
 
 
@@ -248,8 +258,12 @@ def shared_settings(requests: Sequence[GenerationRequest]) -> GenerationRequest:
     return first
 
 
-def _next_seed(generator: torch.Generator) -> int:
+def _next_seed(generator: Any) -> int:
     import torch
 
+    if not isinstance(generator, torch.Generator):
+        raise GlideError(
+            f"generator is {short(generator)}: expected a torch.Generator, or one per image"
+        )
     high = 2**63 - 1
     return int(torch.randint(high, (1,), generator=generator, device=generator.device))

@@ -119,7 +119,7 @@ def sample_model(
     """
     config = model.config
     if not seeds:
-        raise GlideError("there are no seeds: expected one seed per image, 1 or more")
+        raise GlideError("the list of seeds is empty: expected one seed per image, 1 or more")
     if not 0 < strength <= 1:
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
     trained = config.schedule.diffusion_steps

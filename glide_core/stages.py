@@ -98,8 +98,11 @@ def generate(
     if shared.base is not None and first.strength > 0:
         if shared.clip_guidance_scale:
             with components.use("clip") as clip:
+                towards = prompts
+                if shared.clip_prompt is not None:
+                    towards = [shared.clip_prompt] * len(prompts)
                 with torch.no_grad():
-                    text = clip.encode_prompts(prompts)
+                    text = clip.encode_prompts(towards)
                 guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
                 images = sample("base", replace(first, size=shared.size), guide)
         else:

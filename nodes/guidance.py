@@ -56,7 +56,7 @@ class GlideClipGuidance:
                 "scale": (
                     "FLOAT",
                     {
-                        "default": 2.0,
+                        "default": 4.0,
                         "min": 0.0,
                         "max": 1000.0,
                         "step": 0.1,

@@ -37,10 +37,11 @@ def read(latent: dict[str, Any], config: GlideConfig, *, content: bool, node: st
     another kind of model takes GLIDE's channels, and its size in pixels where it says its ratio.
     """
     where = f"{node}: the LATENT on 'latent_image'"
-    samples = latent["samples"]
-    if samples.ndim != 4:
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    shape = list(getattr(samples, "shape", ())) or type(samples).__name__
+    if samples is None or getattr(samples, "ndim", 0) != 4:
         raise GlideError(
-            f"{where} has the shape {list(samples.shape)}. Expected [batch, channels, height, "
+            f"{where} has the shape {shape}. Expected [batch, channels, height, "
             "width], as GLIDE Empty Latent makes it."
         )
     if len(samples) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.names import PRESETS
 
 from . import inputs, latents, stages
@@ -129,6 +129,15 @@ class GlideSampler:
                     },
                 ),
                 "temperature": inputs.temperature(1.0),
+                "clip_guided": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "advanced": True,
+                        "tooltip": "Clip estimates again after CLIP guidance has moved them. "
+                        "OpenAI's code does not, which oversaturates with every sampler but ddpm.",
+                    },
+                ),
             },
         }
 
@@ -164,11 +173,17 @@ class GlideSampler:
         cfg_sigma_max: float = ANY_SIGMA,
         clip_denoised: bool = True,
         temperature: float = 1.0,
+        clip_guided: bool = True,
     ) -> tuple[Any, dict[str, Any]]:
         from glide_core import images
         from glide_core.config import SamplerConfig
 
         if preset != inputs.CUSTOM:
+            if preset not in PRESETS:  # possible where the input is connected
+                raise GlideError(
+                    f"{NODE}: unknown preset {shorten(repr(preset))}. Expected one of "
+                    f"{', '.join([inputs.CUSTOM, *PRESETS])}."
+                )
             chosen = PRESETS[preset]
             steps, sampler_name, respacing = chosen.steps, chosen.sampler, ""
 
@@ -189,6 +204,7 @@ class GlideSampler:
             ),
             clip_denoised=clip_denoised,
             temperature=temperature,
+            clip_guided=clip_guided,
         )
         carried = part(positive, where=f"{NODE}: 'positive'").get(INPAINT_IMAGE)
         masked = None if start.mask is None else (start.samples, start.mask)

@@ -188,9 +188,9 @@ def test_a_bad_checkpoint_is_named_and_nothing_is_written(
         (["--model", "tiny_upsampler.safetensors"], "kind 'upsampler'"),
         (["--upsampler", "tiny_base.safetensors"], "kind 'base'"),
         (["--device", "gpu9"], "gpu9"),
-        (["--device", "meta"], "no device 'meta'"),
+        (["--device", "meta"], "device 'meta' is not available"),
         (["--dtype", "float16", "--device", "cpu"], "float32, bfloat16 or int8"),
-        (["--model", "a" * 400], "no model"),
+        (["--model", "a" * 400], "was not found"),
         (["--clip-scale", "1", "--clip", "tiny_base.safetensors"], "noisy CLIP"),
     ],
 )
@@ -373,7 +373,7 @@ def test_huge_values_are_refused_in_short_messages(words: list[str], capsys: Any
 def test_invalid_devices_are_one_line_errors(device: str, out: Path, capsys: Any) -> None:
     assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out, "--device", device) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "no device" in said[0] and len(said[0]) < 400
+    assert len(said) == 1 and "is not available" in said[0] and len(said[0]) < 400
 
 
 def test_generate_without_a_prompt_is_wrong_usage(capsys: Any) -> None:

@@ -46,7 +46,7 @@ def test_an_image_the_workflow_needs_is_looked_for_before_anything_runs(
     path.write_text(json.dumps(nodes))
     assert run(path, "--out", out) == 1
     said = capsys.readouterr().err
-    assert "node 1 (LoadImage), input 'image'" in said and "no image 'none.png'" in said
+    assert "node 1 (LoadImage), input 'image'" in said and "image 'none.png' was not found" in said
     Image.new("RGB", (8, 6), "red").save(out.parent / "none.png")
     assert run(path, "--out", out) == 0
     assert Image.open(out / "a_00001_.png").size == (8, 6)

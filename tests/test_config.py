@@ -86,7 +86,9 @@ def test_preconditioning_is_for_upsamplers_that_predict_v() -> None:
 
 
 def test_an_unknown_field_is_named_with_the_known_ones() -> None:
-    with pytest.raises(GlideError, match=r"no field 'depth'. Expected n_vocab, context_length"):
+    with pytest.raises(
+        GlideError, match=r"Unknown field 'depth'. Expected n_vocab, context_length"
+    ):
         TextConfig(depth=3)  # type: ignore[call-arg]
 
 
@@ -112,7 +114,7 @@ def test_names_of_older_files_are_read() -> None:
         ("null", "not a JSON object"),
         ("{}", "it has no text"),
         ('{"text": {}, "unet": []}', r"unet is \[\]. Expected an object with the fields"),
-        ('{"text": {}, "unet": {"depth": 1}}', "no field 'unet.depth'"),
+        ('{"text": {}, "unet": {"depth": 1}}', "Unknown field 'unet.depth'"),
         ('{"text": {"heads": 7}, "unet": {"norm_groups": 7}}', "heads is 7.*norm_groups is 7"),
         ('{"text": {}, "unet": {"dropout": NaN}}', "unet.dropout is nan"),
     ],

@@ -1,13 +1,17 @@
 """Ranges, polarity and files: what goes in comes out, and what is wrong is said."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from glide_core import images
 from glide_core.errors import GlideError
 from glide_core.images import (
     check_mask_size,
@@ -178,7 +182,7 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load", [load_image, read_mask])
 def test_unreadable_image_files_are_named(tmp_path: Path, load: object) -> None:
     assert callable(load)
-    with pytest.raises(GlideError, match="no image file"):
+    with pytest.raises(GlideError, match="was not found: expected an image file"):
         load(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(GlideError, match=r"text\.png is an unsupported or damaged image"):
@@ -245,3 +249,51 @@ def test_only_the_first_frame_of_a_gif_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert load_image(tmp_path / "x.gif")[0, 0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((8, 8, 3), object),
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8, 3), np.int64),
+        np.zeros((8, 8, 3), np.complex64),
+        np.full((8, 8, 3), np.nan),
+        np.full((8, 8, 3), 200.0),
+        torch.full((3, 8, 8), torch.inf),
+        torch.zeros(3, 8, 8, dtype=torch.int32),
+        torch.zeros(3, 8, 8, device="meta"),
+        torch.zeros(3, 8, 8).to_sparse(),
+        [[torch.zeros(3, 8, 8)]],
+    ],
+    ids=lambda v: f"{type(v).__name__}-{getattr(v, 'dtype', '')}",
+)
+def test_arrays_that_hold_no_image_are_refused_before_any_use(values: Any) -> None:
+    for read in (images.read_image, images.read_mask):
+        with pytest.raises(GlideError, match="expected"):
+            read(values)
+
+
+def test_bool_float64_and_big_endian_arrays_are_images_and_masks() -> None:
+    for values in (np.ones((8, 8, 3), bool), np.ones((8, 8, 3)), np.ones((8, 8, 3), ">f4")):
+        assert torch.equal(images.read_image(values), torch.ones(1, 3, 8, 8))
+        assert torch.equal(images.read_mask(values[..., 0]), torch.ones(1, 8, 8))
+
+
+def test_a_transparency_beyond_the_palette_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    pixels = chunk(b"tRNS", bytes(300)) + chunk(b"IDAT", zlib.compress(bytes(72)))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    with pytest.raises(GlideError, match=r"x\.png"):
+        images.load_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("side", [-1, 4097, 10**12, 0.5, None, "64"])
+def test_a_side_out_of_range_is_refused(side: Any) -> None:
+    with pytest.raises(GlideError, match="expected 0 to 4096"):
+        images.fit(torch.zeros(1, 3, 8, 8), side)

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from glide_core import io
+from glide_core.checkpoints.files import write_tensors
 from glide_core.errors import GlideError
+from glide_core.training import saving
 
 
 def test_a_write_replaces_the_file_at_its_end(tmp_path: Path) -> None:
@@ -62,6 +65,22 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
         Path("/dev/full").write_bytes(b"x" * 10_000)
     with pytest.raises(GlideError, match="cannot write"), io.atomic_write(tmp_path / "x"):
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_error(tmp_path: Path) -> None:
+    import resource
+
+    state = {"weights": torch.zeros(100_000)}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        for write in (saving.write, lambda path, tensors: write_tensors(tensors, path, {})):
+            with pytest.raises(GlideError, match=r"cannot write .*checkpoint\.pt"):
+                write(tmp_path / "checkpoint.pt", state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert os.listdir(tmp_path) == []
 
 

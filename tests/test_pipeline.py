@@ -110,7 +110,22 @@ def test_negative_prompt_and_clip_guidance_change_the_image(pipe: GlidePipeline)
     assert (pipe("a cat", "blue", seed=1, sampler="ddpm", **ONE).images != plain).any()
     guided = pipe("a cat", seed=1, clip_guidance_scale=50, **ONE)
     assert (guided.images != plain).any()
+    towards = {"clip_prompt": "a dog", "clip_guidance_scale": 50}
+    assert (pipe("a cat", seed=1, **towards, **ONE).images != guided.images).any()
     assert guided.requests[0].base is not None and guided.requests[0].base.sampler != "ddim"
+
+
+def test_ddim_under_clip_guidance_saturates_only_with_the_references_unclipped_estimates(
+    pipe: GlidePipeline,
+) -> None:
+    def saturated(**options: Any) -> float:
+        given = {"num_inference_steps": 5, "guidance_scale": 1.0, "upsample": False, "seed": 0}
+        values = pipe(
+            "a fox", sampler="ddim", clip_guidance_scale=2.0, output_type="np", **given, **options
+        )
+        return float(((values.images <= 0) | (values.images >= 1)).mean())
+
+    assert saturated() < 0.5 < saturated(clip_guided=False)
 
 
 def test_a_callback_sees_every_step_and_false_or_interrupt_ends_the_run(
@@ -226,18 +241,30 @@ def test_offloading_and_moving_keep_the_images(pipe: GlidePipeline) -> None:
     [
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"clip_guidance_scale": float("nan")}, "clip_guidance_scale"),
-        ({"seed": -1}, "seed -1"),
+        ({"seed": -1}, "seed is -1"),
         ({"sampler": "magic"}, "magic"),
         ({"num_inference_steps": 0}, "steps"),
         ({"height": 20}, "multiples of 8"),
+        ({"height": "64"}, "multiples of 8"),
+        ({"width": 0}, "from 8 to 4096"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": 10**5000}, "seed is a huge int"),
+        ({"generator": 7, "seed": None}, "generator is 7"),
+        ({"prompt": None}, "prompt is None"),
+        ({"negative_prompt": 3}, "negative_prompt is 3"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"output_type": "jpg"}, "output_type is 'jpg'"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end is 3"),
+        ({"upsample": None}, "upsample is None"),
+        ({"clip_guidance_scale": "2"}, "clip_guidance_scale is '2'"),
     ],
 )
 def test_impossible_options_are_named(
     pipe: GlidePipeline, options: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(GlideError, match=expected):
-        pipe("a cat", **{**ONE, **options})
-    with pytest.raises(TypeError, match="steps"):
+        pipe(**{"prompt": "a cat", **ONE, **options})
+    with pytest.raises(GlideError, match=r"Unknown field 'steps'.*num_inference_steps"):
         pipe.edit(Image.new("RGB", (64, 64)), "a cat", steps=3)
 
 

@@ -81,24 +81,29 @@ def openai_checkpoints() -> Workflow:
 
 def clip_guided() -> Workflow:
     flow = Workflow("glide_clip_guided")
-    text = "a penguin on a purple background"
     clip = flow.add("GlideClipLoader", checkpoint=NOISY_CLIP)
     base, positive, negative, latent, sample = first_stage(
-        flow, text, preset="custom", seed=2, steps=50, sampler_name="ddpm", cfg=2.0
+        flow, "a penguin", preset="custom", seed=3, steps=25, sampler_name="ddim", cfg=1.0
     )
-    guided = flow.add("GlideClipGuidance", model=base[0], clip=clip[0], text=text, scale=2.0)
+    guided = flow.add(
+        "GlideClipGuidance",
+        model=base[0],
+        clip=clip[0],
+        text="a penguin on a blue background",
+        scale=30.0,
+    )
     sample.links["model"] = guided[0]
     loader = flow.add("GlideUpsamplerLoader", checkpoint=UPSAMPLER)
     large = flow.add(
-        "GlideUpsample", model=loader[0], positive=positive[0], image=sample[0], seed=2
+        "GlideUpsample", model=loader[0], positive=positive[0], image=sample[0], seed=3
     )
     save = flow.add("SaveImage", "glide_clip", images=large[0])
     note = flow.note(
         "CLIP guidance",
-        "A noisy CLIP moves every step towards the text, beside classifier-free guidance (the "
-        "paper's section 2.4).",
-        "Set *cfg* to 1 for CLIP guidance alone, *scale* to 0 for none.",
-        "The charts show both at every step.",
+        "The prompt asks for a penguin; a noisy CLIP moves every step towards its own text, which "
+        "adds a blue background (the paper's section 2.4).",
+        "With *scale* 0 the background is white.",
+        "The chart shows the guidance at every step.",
     )
     flow.place(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ FileKind = Literal[
 BUNDLED = Path(__file__).parent / "bundled"
 CATALOG = Path(__file__).with_name("catalog.json")  # the fields of every entry
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
+_MAX_FOLDERS = 1000  # that a listing looks into: GLIDE_MODELS could name the whole disk
 _MAX_FILES = 1000  # that a listing opens
 
 
@@ -57,13 +59,13 @@ def find(name: str) -> Entry:
         if name in (entry.name, entry.filename):
             return entry
     known = ", ".join(entry.name for entry in ENTRIES)
-    raise GlideError(f"There is no known model {shorten(repr(name))}. Known are: {known}.")
+    raise GlideError(f"Unknown model {shorten(repr(name))}. Expected one of: {known}.")
 
 
-def model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
     """Model files (by their ending) in a folder and those below it, sorted, at most 1,000."""
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in itertools.islice(os.walk(folder), most_folders):
         folders.sort()
         for name in sorted(names):
             path = Path(parent, name)
@@ -84,9 +86,9 @@ def find_model(name: str) -> Path:
         entry = find(name)
     except GlideError as error:
         raise GlideError(
-            f"there is no model {shorten(repr(name))}: no file of that name, here or in "
-            f"{models_directory()}, "
-            f"and no model that `glide models` lists ({', '.join(e.name for e in ENTRIES)})"
+            f"model {shorten(repr(name))} was not found: expected a file, here or in "
+            f"{models_directory()}, or a name that `glide models` lists "
+            f"({', '.join(e.name for e in ENTRIES)})"
         ) from error
     known = entry.path()
     if known.is_file():

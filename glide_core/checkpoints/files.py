@@ -109,11 +109,12 @@ def _format(path: Path) -> Format:
             head = file.read(256)
     except FileNotFoundError as error:
         raise GlideError(
-            f"There is no file {path}. Expected a checkpoint; `glide models` lists the known ones."
+            f"{shorten(path, 200)} was not found. Expected a checkpoint; `glide models` lists the "
+            "known ones."
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise GlideError(f"{path} cannot be read: {reason}.") from error
+        raise GlideError(f"{shorten(path, 200)} cannot be read: {reason}.") from error
     if head[:4] == b"PK\x03\x04":
         return "zip"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
@@ -226,6 +227,7 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
         if (
             tensor.layout != torch.strided
             or tensor.is_quantized
+            or tensor.is_nested
             or (tensor.is_meta and not meta)
             or tensor.untyped_storage().nbytes() < size
         ):

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in given if word in COMMANDS), None)
     parser = build_parser(asked)
+    if wrong := [word[:-3] for word in given if re.fullmatch(r"--[a-z-]+=--", word)]:
+        parser.error(f"argument {wrong[0]}: expected a value, not '--'")  # argparse gives []
     options = parser.parse_args(given)
     if options.version:
         print(f"glide {__version__}")

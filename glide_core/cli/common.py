@@ -64,9 +64,11 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
             sampler=arguments.sampler or default_sampler(arguments.clip_scale),
             eta=arguments.eta,
             guidance_scale=arguments.cfg,
+            clip_guided=arguments.clip_guided,
         ),
         upsampler=second,
         clip_guidance_scale=arguments.clip_scale,
+        clip_prompt=arguments.clip_prompt,
     )
 
 

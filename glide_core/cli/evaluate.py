@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glide_core.cli import options
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.names import CROPS, METRICS
 
 if TYPE_CHECKING:
@@ -206,4 +206,4 @@ def _check_free(path: Path | None) -> None:
     if path.exists():
         raise GlideError(f"{path} exists. Choose a new name: no file is overwritten.")
     if not path.absolute().parent.is_dir():
-        raise GlideError(f"There is no folder {path.parent} to write {path.name} to.")
+        raise GlideError(f"cannot write {shorten(path, 200)}: its folder does not exist")

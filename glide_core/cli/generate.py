@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.prompts is None:
         if arguments.prompt is None:
-            raise UsageError("there is no prompt. Expected PROMPT, or --prompts LIST.")
+            raise UsageError("the prompt is missing. Expected PROMPT, or --prompts LIST.")
         for name in ("shard_size", "format", "ray", "workers"):
             if getattr(arguments, name) is not None:
                 option = "--" + name.replace("_", "-")

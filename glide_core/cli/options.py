@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from glide_core.errors import shorten
-from glide_core.names import DTYPES, PRESETS, SAMPLERS, TRAINED_STEPS, canonical_sampler
+from glide_core.names import DTYPES, MAX_SIDE, PRESETS, SAMPLERS, TRAINED_STEPS, canonical_sampler
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -18,7 +18,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        unset = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        unset = (
+            default is None or isinstance(default, bool) or default in ("", [], argparse.SUPPRESS)
+        )
         if unset or "(default" in text:
             return text
         return f"{text} (default: {f'{default:g}' if isinstance(default, float) else default})"
@@ -65,9 +67,11 @@ def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], floa
     return read
 
 
-whole, positive = integer(0), integer(1)
+whole, positive = integer(0, 10**9), integer(1, 10**9)
 number, not_negative, fraction = real(), real(0), real(0, 1)
-seed, side_length, step_count = integer(0, 2**64 - 1), integer(0, 4096), integer(1, TRAINED_STEPS)
+scale, temperature = real(-1000, 1000), real(0, 10)
+seed, side_length = integer(0, 2**64 - 1), integer(0, MAX_SIDE)
+step_count = integer(1, TRAINED_STEPS)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -77,10 +81,10 @@ def size(text: str) -> tuple[int, int]:
         found = int(height or width), int(width)
     except ValueError:
         found = 0, 0
-    if any(side % 8 or not 8 <= side <= 4096 for side in found):
+    if any(side % 8 or not 8 <= side <= MAX_SIDE for side in found):
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to 4096, such "
-            "as 64 or 96x64"
+            f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to "
+            f"{MAX_SIDE}, such as 64 or 96x64"
         )
     return found
 
@@ -110,6 +114,8 @@ class _Option(TypedDict, total=False):
     help: str
     action: str
     choices: Sequence[str]
+    const: Any
+    dest: str
 
 
 SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
@@ -140,7 +146,7 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     ),
     "--eta": _Option(type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1"),
     "--cfg": _Option(
-        type=number,
+        type=scale,
         metavar="SCALE",
         help="classifier-free guidance; 1 is off (default: the model's)",
     ),
@@ -151,15 +157,27 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         type=number,
         default=0.0,
         metavar="SCALE",
-        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 1 to 4 is usual",
+        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
+        "(docs/clip_guidance.md)",
     ),
     "--clip": _Option(
         action="append",
         metavar="MODEL",
         help="noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
     ),
+    "--clip-prompt": _Option(
+        metavar="TEXT", help="what CLIP guides towards, if not towards the prompt"
+    ),
+    "--no-clip-guided": _Option(
+        action="store_const",
+        const=False,
+        dest="clip_guided",
+        default=True,
+        help="do not clip estimates of the image again after CLIP has moved them, as in OpenAI's "
+        "code: with samplers other than ddpm this oversaturates",
+    ),
     "--temperature": _Option(
-        type=not_negative,
+        type=temperature,
         default=0.997,
         metavar="T",
         help="scale of the upsampler's starting noise",
@@ -220,7 +238,8 @@ def add_generation(
         add(parser, "--lora")
     add_sampling(parser, steps=steps, cfg=cfg)
     if upsampler:
-        add(parser.add_argument_group("CLIP guidance"), "--clip-scale", "--clip")
+        guidance = parser.add_argument_group("CLIP guidance")
+        add(guidance, "--clip-scale", "--clip-prompt", "--clip", "--no-clip-guided")
         _add_upsampling(parser.add_argument_group("upsampling"), upsampler)
     add_output(parser, out)
     add_device(parser)
@@ -269,8 +288,8 @@ def _add_upsampling(group: argparse._ActionsContainer, model: str) -> None:
         metavar="N",
         help="steps of the upsampler; 27 uses the paper's uneven spacing",
     )
-    scale = "classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)"
-    group.add_argument("--upsample-cfg", type=number, default=1.0, metavar="SCALE", help=scale)
+    text = "classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)"
+    group.add_argument("--upsample-cfg", type=scale, default=1.0, metavar="SCALE", help=text)
     group.add_argument("--upsample-temperature", **SHARED["--temperature"])
 
 

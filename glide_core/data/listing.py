@@ -48,7 +48,7 @@ def list_images(path: Path, caption_key: str = TXT) -> Listing:
     elif "{" in str(path):
         listing = list_shards(expand(str(path)), caption_key)
     else:
-        raise GlideError(f"There is no file or folder {path}. {EXPECTED}: check the name.")
+        raise GlideError(f"{path} was not found. {EXPECTED}: check the name.")
     if not listing.entries:
         raise GlideError(f"{path} names no images. {EXPECTED}.")
     return listing

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.noise_schedules import Table, named_betas
 
 
@@ -32,19 +32,21 @@ def space_timesteps(num_timesteps: int, spec: str) -> list[int]:
     counts = [_count(part, spec) for part in spec.split(",")] if spec else [num_timesteps]
     steps = set(_sections(num_timesteps, counts, spec))
     if not steps:
-        raise GlideError(f"respacing {spec!r} keeps no step at all: expected 1 or more")
+        raise GlideError(
+            f"respacing {shorten(repr(spec))} keeps no step at all: expected 1 or more"
+        )
     return sorted(steps)
 
 
 def _count(text: str, spec: str) -> int:
     try:
-        count = int(text)
+        count = int(text) if len(text) < 10 else -1
     except ValueError:
         count = -1
     if count < 0:
         raise GlideError(
-            f"unknown respacing {spec!r}: expected a number of steps such as '100', 'ddim50', "
-            "'fast27', steps per section such as '10,10,3,2,2', or nothing for every step"
+            f"unknown respacing {shorten(repr(spec))}: expected a number of steps such as '100', "
+            "'ddim50', 'fast27', steps per section such as '10,10,3,2,2', or nothing for every step"
         )
     return count
 
@@ -66,7 +68,7 @@ def _sections(num_timesteps: int, counts: Sequence[int], spec: str) -> list[int]
         size = size_per + (1 if i < extra else 0)
         if size < count:
             raise GlideError(
-                f"respacing {spec!r} asks for {count} steps of a section of {size}: "
+                f"respacing {shorten(repr(spec))} asks for {count} steps of a section of {size}: "
                 f"expected at most {size}"
             )
         stride = 1.0 if count <= 1 else (size - 1) / (count - 1)

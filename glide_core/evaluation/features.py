@@ -222,7 +222,7 @@ def _load_open_clip(
         name = f"open_clip:{architecture}:{path.name}"
         return open_clip_features(model, tokenizer, name, sha256_file(path))
     if path.suffix or len(path.parts) > 1:  # not the form of a tag
-        raise GlideError(f"There is no file {weights}. Expected weights of {architecture}.")
+        raise GlideError(f"{weights} was not found. Expected weights of {architecture}.")
     tag = weights or _only_cached_tag(architecture)
     model, tokenizer = load_open_clip(architecture, None, tag, device=device)
     cached = cached_weights(architecture, tag)

@@ -204,7 +204,7 @@ class FeatureSet:
             features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
             count = int(arrays["n"]) if "n" in arrays else 0
         except FileNotFoundError as error:
-            raise GlideError(f"There is no file {path}.") from error
+            raise GlideError(f"{path} was not found.") from error
         except Exception as error:  # a damaged zip raises almost anything
             raise GlideError(
                 f"{path} holds no statistics ({type(error).__name__}: {error}). Expected .npz with "

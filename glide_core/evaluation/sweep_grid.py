@@ -10,7 +10,7 @@ from typing import Any
 
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.schedule import space_timesteps
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 
 MAX_SCALE = 1000.0
@@ -97,7 +97,9 @@ def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
     if parts[-1] == "":
         parts.pop()  # a trailing comma is allowed
     if not parts or "" in parts:
-        raise GlideError(f"{name}: {text!r} is not a list of values separated by commas")
+        raise GlideError(
+            f"{name}: {shorten(repr(text))} is not a list of values separated by commas"
+        )
     try:
         found = [_READERS[axis](part) for part in parts]
     except GlideError as error:
@@ -114,8 +116,8 @@ def _scale(part: str) -> float:
         value = math.nan
     if not 0 <= value <= MAX_SCALE:  # also false for NaN
         raise GlideError(
-            f"{part!r} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}, separated by "
-            "commas"
+            f"{shorten(repr(part))} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}, "
+            "separated by commas"
         )
     return value
 
@@ -128,7 +130,7 @@ def _steps(part: str) -> str:
 
 def _sampler(part: str) -> str:
     if canonical_sampler(part) not in SAMPLERS:
-        raise GlideError(f"unknown sampler {part!r}. Allowed: {', '.join(SAMPLERS)}")
+        raise GlideError(f"unknown sampler {shorten(repr(part))}. Allowed: {', '.join(SAMPLERS)}")
     return canonical_sampler(part)
 
 

@@ -161,8 +161,8 @@ class NoisyClipImage(Encoder):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if x.shape[2:] != (self.size, self.size):
             raise GlideError(
-                f"this noisy CLIP takes images of {self.size}x{self.size}, not "
-                f"{x.shape[3]}x{x.shape[2]}: sample at {self.size}x{self.size}"
+                f"an image of {x.shape[3]}x{x.shape[2]} cannot be compared by this noisy CLIP: "
+                f"expected {self.size}x{self.size}"
             )
         return self.blocks["output"](self.hidden_states(x, t)[:, 0])  # type: ignore[no-any-return]
 

@@ -231,7 +231,16 @@ def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> No
     parser = ArgumentParser()
     generate.add_arguments(parser)
     columns = {module._OPTIONS.get(name, name) for name in COLUMNS}
-    job_wide = {"model", "upsampler", "clip", "no_upsample", "dtype", "lora"}
+    job_wide = {
+        "model",
+        "upsampler",
+        "clip",
+        "no_upsample",
+        "dtype",
+        "lora",
+        "clip_guided",
+        "clip_prompt",
+    }
     lists = {"prompts", "shard_size", "format", "ray", "workers"}
     no_matter = {"out", "quiet", "device", "batch", "n", "threads"}
     assert set(vars(parser.parse_args([]))) == columns | job_wide | lists | no_matter

@@ -123,9 +123,9 @@ def test_another_sweep_in_the_same_folder_is_refused(
     [
         (["--scorer", "beauty"], "Unknown scorer 'beauty'"),
         (["--scorer", "clip:tiny_base.safetensors"], "noisy CLIP"),
-        (["--scorer", "frechet:nowhere"], "There is no file or folder nowhere"),
+        (["--scorer", "frechet:nowhere"], "nowhere was not found"),
         (["--model", "tiny_upsampler.safetensors"], "upsampler"),
-        (["--clip-scale", "1", "--clip", "nothing.safetensors"], "no model 'nothing"),
+        (["--clip-scale", "1", "--clip", "nothing.safetensors"], "model 'nothing"),
         (["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
     ],
 )

@@ -315,3 +315,25 @@ def test_old_sampler_names_in_saved_workflows_still_validate() -> None:
     for name in ("ancestral", "ddpm", "ddim"):
         assert node.VALIDATE_INPUTS(sampler_name=name) is True
     assert "Unknown sampler 'magic'" in node.VALIDATE_INPUTS(sampler_name="magic")
+
+
+@pytest.mark.parametrize("given", [None, {}, {"samples": None}, {"samples": torch.zeros(3, 8, 8)}])
+def test_a_latent_without_images_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(GlideError, match="the LATENT on 'latent_image' has the shape"):
+        sample(latent_image=given)
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(GlideError, match=r"unknown preset 'best'\. Expected one of custom"):
+        sample(preset="best")
+
+
+def test_clip_guided_off_restores_the_references_estimates() -> None:
+    model, _, _ = base()
+    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    (guided,) = call("GlideClipGuidance", model=model, clip=clip, text="an apple", scale=5.0)
+    given = {"model": guided, "latent_image": latent(side=64), "steps": 3}
+    clipped = sample(**given)[0]
+    unclipped = sample(**given, clip_guided=False)[0]
+    assert not torch.equal(clipped, unclipped)
+    assert ((unclipped <= 0) | (unclipped >= 1)).float().mean() > 0.5

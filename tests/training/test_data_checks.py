@@ -206,7 +206,7 @@ def test_a_path_without_training_data_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "both/b.tar", GOOD)
     write_folder(tmp_path / "tars", {"a.tar": "no tar"})
     for name, words in {
-        "gone": "There is no file or folder",
+        "gone": "was not found",
         "empty": "hold no images",
         "a.png": "is a single image",
         "a.gz": "is compressed",

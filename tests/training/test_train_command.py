@@ -112,13 +112,13 @@ def test_the_same_command_resumes(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--init-from", "nothing"], "no model 'nothing'"),
+        (["--init-from", "nothing"], "model 'nothing' was not found"),
         (["--init-from", "upsampler"], "kind 'upsampler'. Expected base"),
         (["--lora", "2"], "expected --init-from"),
         (["--lora-text"], "need --lora RANK"),
         (["--grad-accum", "3"], "multiple of 3"),
         (["--size", "10"], "multiple of"),
-        (["--device", "nowhere"], "no device"),
+        (["--device", "nowhere"], "is not available"),
         (["--init-from", "base", "--prediction", "epsilon"], "cannot be changed"),
     ],
 )

@@ -44,7 +44,7 @@ class Server:
         try:
             parts = urlsplit(self.url)
             valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            self.url.encode("ascii")
+            valid = valid and len(self.url.encode("ascii")) <= 300
         except ValueError:  # a port or an IPv6 address that is not one, or text beyond ASCII
             valid = False
         if not valid:
