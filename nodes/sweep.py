@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
@@ -186,7 +185,7 @@ class GlideGuidanceSweep:
                 callback=callback,
             )
             # The grid shows only the first images: the others need not stay in memory.
-            kept = [replace(one, images=one.images[:SHOWN].clone()) for one in results]
+            kept = [(one, made[:SHOWN].clone()) for one, made in results]
         return _outputs(kept, grid, scorers, prompt)
 
 
@@ -246,15 +245,19 @@ def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:
 
 
 def _outputs(
-    results: Sequence[CellResult], grid: Grid, scorers: Sequence[Scorer], prompt: str
+    kept: Sequence[tuple[CellResult, Tensor]], grid: Grid, scorers: Sequence[Scorer], prompt: str
 ) -> dict[str, Any]:
     from glide_core.evaluation import sweep_plots
     from glide_core.evaluation.sweep_output import to_csv
     from glide_core.images import from_pil, to_comfy
 
+    results, images = [one for one, _ in kept], {one.cell: made for one, made in kept}
     x, y = sweep_plots.axes_of(results, scorers, grid)[0]
     figure = sweep_plots.to_image(sweep_plots.plot(results, grid, x, y, title=prompt))
     table = to_csv(results, scorers)
-    shown = (sweep_plots.image_grid(results, grid, title=prompt, shown=SHOWN), figure)
+    shown = (
+        sweep_plots.image_grid(images, grid, results[0].count, title=prompt, shown=SHOWN),
+        figure,
+    )
     grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)
     return {"ui": {"text": [table]}, "result": (grid_image, plot_image, table)}

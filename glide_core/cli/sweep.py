@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
                 batch=arguments.batch,
                 callback=partial(bar, "sweep"),
             )
-            for result in found:
-                folder.add(result)
+            for result, images in found:
+                folder.add(result, images)
     for path in write_results(folder, grid, distinct, arguments.shown):
         print(path)
     return 0
@@ -148,8 +147,9 @@ def write_results(
     results = [stored[cell] for cell in grid.cells() if cell in stored]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
     paths = [folder.table, folder.path / "grid.png"]
-    with_images = [replace(result, images=folder.images(result)) for result in results]
-    whole = sweep_plots.image_grid(with_images, grid, title=title, shown=shown)
+    images = {result.cell: folder.images(result) for result in results}
+    count = max(result.count for result in results)
+    whole = sweep_plots.image_grid(images, grid, count, title=title, shown=shown)
     with atomic_write(paths[1]) as temporary:
         whole.save(temporary, format="PNG")
     for x, y in sweep_plots.axes_of(results, folder.scorers, grid):

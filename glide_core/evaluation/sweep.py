@@ -55,14 +55,13 @@ class Score:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What was measured in one cell, and its images where they are in memory."""
+    """What was measured in one cell."""
 
     cell: Cell
     count: int  # images
     evaluations: int  # network evaluations per image; guidance needs two per step
     seconds: float  # sampling time per image on this machine and at this batch size
     scores: Mapping[str, Score] = field(default_factory=dict)  # by scorer name
-    images: Tensor | None = None  # [count, 3, H, W] in [-1, 1], in the order of the prompts
 
 
 def generate_with(
@@ -96,8 +95,8 @@ def sweep(
     schedule: Schedule,
     batch: int = 4,
     callback: StepCallback | None = None,
-) -> Iterator[CellResult]:
-    """Generate and score every cell, one after the other.
+) -> Iterator[tuple[CellResult, Tensor]]:
+    """Generate and score every cell, one after the other; yields results and images.
 
     prompts: one per image. schedule: the one that the model was trained with. callback: called
     after every step; its index and total count the steps of the whole sweep.
@@ -116,7 +115,7 @@ def sweep(
         made = torch.cat([generate(cell, part, step) for part in parts])
         seconds = (time.perf_counter() - start) / len(prompts)
         scores = {scorer.name: _mean_score(scorer, made, prompts) for scorer in scorers}
-        yield CellResult(cell, len(prompts), evaluations, seconds, scores, made)
+        yield CellResult(cell, len(prompts), evaluations, seconds, scores), made
 
 
 def cost(cell: Cell, schedule: Schedule) -> tuple[int, int]:

@@ -10,14 +10,15 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from glide_core.errors import GlideError
-from glide_core.evaluation.sweep import CellResult, Score, Scorer
+from glide_core.evaluation.sweep import CellResult, Scorer
 from glide_core.evaluation.sweep_grid import Cell
 from glide_core.evaluation.sweep_plots import tile, tile_columns
 from glide_core.images import from_pil, open_image
@@ -32,6 +33,7 @@ SETTINGS = (
     "evaluations [of the network per image]",
     "time [s per image]",
 )
+_RESULTS = TypeAdapter(list[CellResult])
 
 
 def to_csv(results: Sequence[CellResult], scorers: Sequence[Scorer]) -> str:
@@ -98,29 +100,20 @@ class SweepFolder:
             self._write(merged)
 
     def results(self) -> list[CellResult]:
-        """Return the stored results whose images exist too, without the images."""
+        """Return the stored results whose images exist too."""
         try:
-            found = [
-                CellResult(
-                    Cell(**one.pop("cell")),
-                    scores={name: Score(**score) for name, score in one.pop("scores").items()},
-                    **one,
-                )
-                for one in self._read().get("results", [])
-            ]
-        except (TypeError, KeyError, AttributeError) as error:
+            found = _RESULTS.validate_python(self._read().get("results", []))
+        except ValidationError as error:
             raise GlideError(
-                f"{self._state} is damaged: {error}. Choose another folder with --out."
+                f"{self._state} is damaged. Choose another folder with --out."
             ) from error
         return [result for result in found if self._file(result.cell).is_file()]
 
-    def add(self, result: CellResult) -> None:
+    def add(self, result: CellResult, images: Tensor) -> None:
         """Write a finished cell; an earlier result with the same settings is replaced."""
-        assert result.images is not None
-        results = [one for one in self.results() if one.cell != result.cell]
-        results.append(replace(result, images=None))
+        results = [*(one for one in self.results() if one.cell != result.cell), result]
         with atomic_write(self._file(result.cell)) as temporary:
-            tile(result.images).save(temporary, format="PNG")
+            tile(images).save(temporary, format="PNG")
         self._write({**self._read(), "results": [asdict(one) for one in results]})
         with atomic_write(self.table) as temporary:
             temporary.write_text(to_csv(results, self.scorers), encoding="utf-8")

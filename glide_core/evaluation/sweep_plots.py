@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.evaluation.sweep import CellResult, Scorer
-from glide_core.evaluation.sweep_grid import Grid
+from glide_core.evaluation.sweep_grid import Cell, Grid
 from glide_core.images import to_pil
 from glide_core.io import atomic_write
 
@@ -44,16 +44,16 @@ def tile_columns(count: int) -> int:
 
 
 def image_grid(
-    results: Sequence[CellResult], grid: Grid, *, title: str = "", shown: int = 4
+    images: Mapping[Cell, Tensor], grid: Grid, count: int, *, title: str = "", shown: int = 4
 ) -> Image.Image:
-    """Arrange the images of a grid with their settings as labels, as one RGB image.
+    """Arrange the images [N, 3, H, W] of cells with their settings as labels, as one RGB image.
 
-    Columns are the first axis with several values, rows all others. A cell without a result stays
-    white. shown: most images per cell.
+    Columns are the first axis with several values, rows all others. A cell without images stays
+    white. count: images that each cell has. shown: most images per cell.
     """
     font = ImageFont.load_default(FONT_SIZE)
     line = round(FONT_SIZE * 1.4)
-    tiles = {r.cell: tile(r.images[:shown], 128) for r in results if r.images is not None}
+    tiles = {cell: tile(some[:shown], 128) for cell, some in images.items()}
     column_of = {cell: cell.label(grid.first_axis) for cell in grid.cells()}
     row_of = {c: tuple(c.label(axis) for axis in grid.varying[1:]) for c in grid.cells()}
     columns, rows = list(dict.fromkeys(column_of.values())), list(dict.fromkeys(row_of.values()))
@@ -63,10 +63,9 @@ def image_grid(
     left = GAP + max((math.ceil(font.getlength(text)) for row in rows for text in row), default=0)
 
     total = max(MIN_WIDTH, left + GAP + len(columns) * (width + GAP))
-    most = max((r.count for r in results), default=0)
-    count = f"{most} image{'s' * (most != 1)} per cell"
-    count += f", the first {shown} shown" if most > shown else ""
-    notes = "; ".join(part for part in (grid.constants(), count) if part)
+    each = f"{count} image{'s' * (count != 1)} per cell"
+    each += f", the first {shown} shown" if count > shown else ""
+    notes = "; ".join(part for part in (grid.constants(), each) if part)
     characters = 2 * total // FONT_SIZE - 4  # per line: wide letters are wider than half the height
     heading = [text for part in (title, notes) for text in textwrap.wrap(part, characters)]
     top = GAP + len(heading) * line

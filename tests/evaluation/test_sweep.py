@@ -51,15 +51,10 @@ def generated(
     scorers: Sequence[Scorer] = (MEAN,),
     clip: NoisyClip | None = None,
     **options: Any,
-) -> list[CellResult]:
+) -> list[tuple[CellResult, Tensor]]:
     pipe = GlidePipeline(base=MODEL, clip=clip, device="cpu")
     generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
     return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
-
-
-def images_of(result: CellResult) -> Tensor:
-    assert result.images is not None
-    return result.images
 
 
 def one_pixel(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
@@ -76,7 +71,8 @@ def one_pixel(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
 
 def test_every_combination_has_a_row_and_no_other() -> None:
     grid = Grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ddpm"))
-    rows = list(sweep(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
+    made = list(sweep(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
+    rows = [row for row, _ in made]
     found = [row.cell for row in rows]
     assert len(found) == len(set(found)) == 16
     assert Cell(3.0, 1.0, "2", "ddpm") in found
@@ -86,30 +82,30 @@ def test_every_combination_has_a_row_and_no_other() -> None:
 
 
 def test_scale_1_is_plain_sampling() -> None:
-    (found,) = generated([Cell(1.0, steps="3")])
+    ((found, images),) = generated([Cell(1.0, steps="3")])
     plain = sample_stage(MODEL, PROMPTS, SEEDS, SamplerConfig(steps=3, guidance_scale=1.0))
-    assert torch.equal(images_of(found), plain)
+    assert torch.equal(images, plain)
     assert found.scores["mean"].mean == pytest.approx(float(plain.mean()), abs=1e-6)
 
 
 def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
     grid = Grid((1.0, 4.0), steps=("2",), sampler=("ddpm",))
     together, apart = generated(grid.cells()), generated(grid.cells(), batch=1)
-    for one, other in zip(together, apart, strict=True):
+    for (one, images), (_, others) in zip(together, apart, strict=True):
         settings = one.cell.settings()
         alone = sample_stage(MODEL, PROMPTS, SEEDS, settings)
-        assert torch.equal(images_of(one), alone)
-        assert float((images_of(one) - images_of(other)).abs().mean()) < 1e-4  # rounding
+        assert torch.equal(images, alone)
+        assert float((images - others).abs().mean()) < 1e-4  # rounding
 
 
 def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
     grid = Grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
     scorer = clip_scorer(noisy_clip_features(clip))
-    plain, guided = generated(grid.cells(), [scorer], clip=clip)
+    (plain, images), (guided, _) = generated(grid.cells(), [scorer], clip=clip)
     assert guided.scores["clip"].mean > plain.scores["clip"].mean
     extractor = noisy_clip_features(clip)
-    each = [cosines(extractor, images_of(plain)[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
+    each = [cosines(extractor, images[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
     assert plain.scores["clip"].mean == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
@@ -151,7 +147,7 @@ def test_raising_from_the_callback_stops_within_a_step() -> None:
 def test_a_scorer_returns_one_value_per_image_or_one_in_all() -> None:
     def rows(scorer: Scorer) -> CellResult:
         black = lambda cell, part, step: torch.zeros(2, 3, 8, 8)[part]  # noqa: E731
-        (found,) = sweep([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
+        ((found, _),) = sweep([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
         return found
 
     assert rows(Scorer("one", lambda p, t: torch.tensor(7.0))).scores["one"].mean == 7
@@ -188,7 +184,7 @@ def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     cell = Cell(0.3, 0.0, "10,10,3,2,2", "ddim")
     scores = {"mean": Score(0.5, math.nan)}
     folder = SweepFolder(tmp_path, (MEAN,))
-    folder.add(CellResult(cell, 2, 54, 0.25, scores, torch.zeros(2, 3, 4, 4)))
+    folder.add(CellResult(cell, 2, 54, 0.25, scores), torch.zeros(2, 3, 4, 4))
     (back,) = folder.results()
     assert (back.cell, back.count, back.evaluations, back.seconds) == (cell, 2, 54, 0.25)
     assert back.scores["mean"].mean == 0.5 and math.isnan(back.scores["mean"].error)
@@ -207,18 +203,18 @@ def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "sweep", (MEAN,))
     folder.begin({"prompts": PROMPTS, "clip": []})
     small, large = Grid((1.0,), steps=("2",)), Grid((1.0, 2.0), steps=("2",))
-    for entry in generated(small.cells()):
-        folder.add(entry)
+    for entry, images in generated(small.cells()):
+        folder.add(entry, images)
     before = folder.table.read_text()
     folder.begin({"prompts": PROMPTS, "clip": ["a"]})  # the first with a CLIP
     folder.begin({"prompts": PROMPTS, "clip": []})
     done = {result.cell for result in folder.results()}
-    (new,) = generated([cell for cell in large.cells() if cell not in done])
+    ((new, images),) = generated([cell for cell in large.cells() if cell not in done])
     assert new.cell.guidance_scale == 2.0
-    folder.add(new)
+    folder.add(new, images)
     assert folder.table.read_text().startswith(before)
     kept = folder.images(folder.results()[1])
-    assert torch.allclose(kept, images_of(new).clamp(-1, 1), atol=1 / 255)
+    assert torch.allclose(kept, images.clamp(-1, 1), atol=1 / 255)
     with pytest.raises(GlideError, match="holds a sweep with other clip"):
         folder.begin({"prompts": PROMPTS, "clip": ["b"]})
     with pytest.raises(GlideError, match="holds a sweep with other prompts"):
@@ -239,7 +235,7 @@ def test_lists_are_read_from_text() -> None:
 def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> None:
     levels = torch.linspace(-1, 1, count).reshape(count, 1, 1, 1).expand(count, 3, 4, 6)
     folder = SweepFolder(tmp_path, ())
-    folder.add(CellResult(Cell(), count, 1, 0.1, images=levels))
+    folder.add(CellResult(Cell(), count, 1, 0.1), levels)
     (back,) = folder.results()
     assert torch.allclose(folder.images(back), levels, atol=0.005)  # half of 1/127.5
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from glide_core.evaluation import sweep_plots
 from glide_core.evaluation.sweep import CellResult, Score, Scorer
-from glide_core.evaluation.sweep_grid import Grid
+from glide_core.evaluation.sweep_grid import Cell, Grid
 from glide_core.evaluation.sweep_plots import image_grid, pareto_front
 
 GRID = Grid((1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"))
@@ -23,13 +24,18 @@ SCORERS = [
 ]
 
 
-def entries(grid: Grid = GRID, count: int = 1, side: int = 64) -> list[CellResult]:
+def entries(grid: Grid = GRID) -> list[CellResult]:
     made = []
     for i, cell in enumerate(grid.cells()):
         scores = {"clip": Score(0.2 + 0.01 * i), "frechet": Score(10.0 + (i - 3) ** 2)}
-        level = torch.full((count, 3, side, side), i / len(grid.cells()))
-        made.append(CellResult(cell, count, 10 + i, 0.1, scores, level))
+        made.append(CellResult(cell, 1, 10 + i, 0.1, scores))
     return made
+
+
+def levels_of(grid: Grid = GRID, count: int = 1, side: int = 64) -> dict[Cell, Tensor]:
+    """Images of every cell, each of one grey."""
+    cells = grid.cells()
+    return {c: torch.full((count, 3, side, side), i / len(cells)) for i, c in enumerate(cells)}
 
 
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, ...]]]:
@@ -46,11 +52,6 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, ...]]
     return found
 
 
-def level(result: CellResult) -> float:
-    assert result.images is not None
-    return float(result.images[0, 0, 0, 0])
-
-
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
@@ -60,7 +61,7 @@ def test_the_grid_labels_every_column_and_row_without_overlap(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = texts(monkeypatch)
-    image = image_grid(entries(count=count), GRID, title="a fox on a blue background " * 4)
+    image = image_grid(levels_of(count=count), GRID, count, title="a fox on a blue background " * 4)
     said = [text for text, _ in words]
     assert [text for text in said if text.startswith("cfg")] == ["cfg 1", "cfg 2", "cfg 5"]
     rows = ["clip 0", "10 steps", "clip 0", "fast27", "clip 3", "10 steps", "clip 3", "fast27"]
@@ -73,22 +74,24 @@ def test_the_grid_labels_every_column_and_row_without_overlap(
 
 
 def test_the_grid_grows_with_its_images() -> None:
-    one = image_grid(entries(Grid((1.0, 2.0, 3.0))), Grid((1.0, 2.0, 3.0)))
+    grid = Grid((1.0, 2.0, 3.0))
+    one = image_grid(levels_of(grid), grid, 1)
     assert one.width >= 3 * 128 and one.height >= 128
-    four = image_grid(entries(Grid((1.0, 2.0, 3.0)), 4), Grid((1.0, 2.0, 3.0)))
+    four = image_grid(levels_of(grid, 4), grid, 4)
     assert four.width - one.width >= 3 * 128 - 60 and four.height - one.height == 128
 
 
 def test_images_are_in_their_column_and_row_and_a_missing_cell_stays_white() -> None:
     grid = Grid((1.0, 2.0), (0.0, 3.0))
-    all_four = entries(grid)
-    whole = np.asarray(image_grid(all_four, grid))
-    levels = {round((level(d) + 1) * 127.5) for d in all_four}
+    all_four = levels_of(grid)
+    whole = np.asarray(image_grid(all_four, grid, 1))
+    levels = {round((float(one.mean()) + 1) * 127.5) for one in all_four.values()}
     assert levels <= set(np.unique(whole))
     where = [np.argwhere(whole[..., 0] == level).mean(axis=0) for level in sorted(levels)]
     (y0, x0), (y1, x1), (y2, x2), _ = where  # cells come with the CLIP scale running faster
     assert y0 < y1 and abs(x0 - x1) < 5 and x0 < x2 and abs(y0 - y2) < 5
-    short = np.asarray(image_grid(all_four[:3], grid))
+    all_four.popitem()
+    short = np.asarray(image_grid(all_four, grid, 1))
     assert short.shape == whole.shape
     assert sorted(levels)[3] not in np.unique(short[int(where[3][0]), int(where[3][1])])
 
