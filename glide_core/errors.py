@@ -11,6 +11,12 @@ class UsageError(GlideError):
     """Command-line options that do not fit together (exit status 2)."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    signs = ("out of memory", "allocate memory", "not enough memory", "invalid buffer size")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def shorten(value: object, length: int = 80) -> str:
     """Text for an error message: one line of at most `length` characters."""
     text = " ".join(str(value).split())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from glide_core.batch.storage import Folder
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, is_out_of_memory, shorten
 from glide_core.io import encode_png, png_text
 from glide_core.request import GenerationRequest
 
@@ -75,15 +75,6 @@ def generate(
             yield Result(*row, image=image)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
-
-
-def shard_name(first: int, last: int, kind: Format) -> str:
-    return f"shard-{first:08d}-{last:08d}.{kind}"
-
-
 def finished(names: Iterable[str]) -> list[tuple[int, int]]:
     """The ranges of rows (first, last) that these files hold."""
     found = filter(None, map(_NAME.fullmatch, names))
@@ -121,7 +112,7 @@ def write_shard(
             else:
                 failed.append(result)
     samples = sorted((one.result() for one in encoded), key=lambda sample: sample[0])
-    name = shard_name(rows[0][0], rows[-1][0], kind)
+    name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{kind}"
     if failed:
         lines = [
             json.dumps({"row": r.number, "prompt": r.request.prompt, "error": r.error}) + "\n"

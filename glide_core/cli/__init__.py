@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from glide_core import __version__
 from glide_core.cli.options import HelpFormatter
-from glide_core.errors import GlideError, UsageError, shorten
+from glide_core.errors import GlideError, UsageError, is_out_of_memory, shorten
 
 COMMANDS = {  # name: (module, what it does)
     "generate": ("glide_core.cli.generate", "generate images from a prompt"),
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glide: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         detail = f" ({shorten(error, 200)})" if str(error) else ""
         print(
@@ -109,12 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "invalid buffer size")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 @contextmanager

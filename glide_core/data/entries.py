@@ -77,11 +77,6 @@ def decode_text(data: bytes) -> str:
         raise Unusable(f"its caption is not UTF-8 text (byte {error.start + 1})") from error
 
 
-def captions_from_text(data: bytes) -> tuple[str, ...]:
-    """Captions of a text file, one per line; raises Unusable."""
-    return _some(decode_text(data).splitlines())
-
-
 def captions_from_json(data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
     """Captions of a JSON object under the first of `keys` that it has; raises Unusable."""
     try:
@@ -100,7 +95,7 @@ def captioned(
     """Add the captions of an image's text file, or else of its JSON file, or what is wrong."""
     try:
         if text is not None:
-            return replace(entry, captions=captions_from_text(text.read()))
+            return replace(entry, captions=_some(decode_text(text.read()).splitlines()))
         if fields is not None:
             keys = list(dict.fromkeys((caption_key, *TEXT_KEYS)))
             return replace(entry, captions=captions_from_json(fields.read(), keys))

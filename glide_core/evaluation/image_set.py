@@ -84,19 +84,17 @@ class ImageSet(Dataset[LoadedImage | str]):
         """Replace captions by those of a file: by name (.csv, .jsonl) or one per line (others)."""
         try:
             if suffix(path.name) in ("csv", "tsv", "jsonl", "json", "ndjson", "parquet"):
-                listed = list_table(path).entries
-                by_name = {e.name: e.captions[0] for e in listed if not e.problem}
-                wrong = [f"{e.name} {e.problem}" for e in listed if e.problem]
-                wrong += [f"{e.name} is missing" for e in self.entries if e.name not in by_name]
-                if wrong:
+                found = {e.name: e.captions[0] for e in list_table(path).entries if e.captions}
+                if missing := [e.name for e in self.entries if e.name not in found]:
                     raise GlideError(
-                        f"{path}: {few(wrong)}. Expected a caption for every image of {self.where}."
+                        f"{path} has no caption of {few(missing)}. Expected one for every image of "
+                        f"{self.where}."
                     )
-                captions = [by_name[entry.name] for entry in self.entries]
+                captions = [found[entry.name] for entry in self.entries]
             else:
                 captions = decode_text(Piece(path).read()).rstrip().splitlines()
-        except (OSError, Unusable) as error:
-            raise GlideError(f"The captions {path} cannot be read: {error}.") from error
+        except Unusable as error:
+            raise GlideError(f"The captions {path} cannot be read: it {error}.") from error
         if len(captions) != len(self):
             raise GlideError(
                 f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}. "
@@ -148,12 +146,10 @@ def _png_prompt(data: bytes) -> str:
     """Return the prompt in a PNG that `glide` wrote, or ""."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()  # PNG text can follow the pixels
-        text = image.info.get("glide")
-    try:
-        metadata = json.loads(text) if isinstance(text, str) else {}
-    except ValueError:
-        return ""
-    prompt = metadata.get("prompt") if isinstance(metadata, dict) else None
+        try:
+            prompt = json.loads(image.info["glide"])["prompt"]
+        except (KeyError, TypeError, ValueError):
+            return ""
     return prompt if isinstance(prompt, str) else ""
 
 

@@ -213,7 +213,7 @@ def test_a_captions_file_is_matched_by_line_or_by_name(folder: Path, tmp_path: P
     with pytest.raises(GlideError, match="4 captions for 6 images"):
         find_images(folder).with_captions(lines)
     table.write_text("image,caption\n000.png,a sun")
-    with pytest.raises(GlideError, match=r"001\.png is missing"):
+    with pytest.raises(GlideError, match=r"no caption of 001\.png"):
         find_images(folder).with_captions(table)
 
 
