@@ -15,13 +15,15 @@ class Folder:
         import fsspec
 
         self.url = str(url).rstrip("/")
-        if local := "://" not in self.url:
+        self._local = "://" not in self.url
+        if self._local:
             check_folder(Path(self.url))
+            # not by its URL, in which some characters of a path have a meaning
+            self._fs, self._root = fsspec.filesystem("file"), str(Path(self.url).absolute())
+            return
         with explained(self.url, "opened"):
             # Listings are not cached: other processes write to the same folder.
-            where = Path(self.url).absolute().as_uri() if local else self.url
-            self._fs, self._root = fsspec.core.url_to_fs(where, use_listings_cache=False)
-        self._local = local
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
     def path(self, name: str) -> str:
         return f"{self.url}/{name}"

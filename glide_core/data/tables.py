@@ -37,10 +37,11 @@ def open_file(url: str) -> Iterator[BufferedReader]:
     """Open a file for reading; anything but a regular file, or a failure, is a GlideError."""
     import fsspec
 
-    if "://" not in url and Path(url).exists() and not Path(url).is_file():
+    local = None if "://" in url else Path(url)
+    if local is not None and local.exists() and not local.is_file():
         raise GlideError(f"{shorten(url, 200)} is not a regular file")
     with explained(url, "read"):
-        opened = fsspec.open(url, "rb").open()
+        opened = fsspec.open(url, "rb").open() if local is None else local.open("rb")
     with opened as file, BufferedReader(file) as buffered:
         yield buffered
 

@@ -151,6 +151,15 @@ def test_a_complete_list_loads_no_model(
     assert "is complete: 3 rows in 1 shards" in said.err and said.out == ""
 
 
+def test_any_name_of_a_folder_resumes(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = out / "100% of #1, a::b"
+    command = words(prompts(tmp_path, 2), folder)
+    assert main(command) == main(command) == 0
+    assert "is complete" in capsys.readouterr().err and rows_of(folder) == [1, 2]
+
+
 def test_missing_shards_are_generated_and_finished_ones_are_not(
     tmp_path: Path, out: Path, generated: list[list[Any]]
 ) -> None:
