@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, shorten
+from glide_core.io import check_new
 from glide_core.names import CROPS, METRICS
 
 if TYPE_CHECKING:
@@ -92,8 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    for path in (arguments.out, arguments.save_stats):
-        _check_free(path)
+    for path in filter(None, (arguments.out, arguments.save_stats)):
+        check_new(path)
+        if not path.absolute().parent.is_dir():
+            raise GlideError(f"cannot write {shorten(path, 200)}: its folder does not exist")
     wanted = _wanted(arguments)
 
     from glide_core.devices import pick_device
@@ -197,13 +200,3 @@ def _read(
     if len(found.skipped) > _MAX_NAMED:
         log.warning("left out: %d more", len(found.skipped) - _MAX_NAMED)
     return found
-
-
-def _check_free(path: Path | None) -> None:
-    """Raise GlideError for an existing file or a missing folder, before any work."""
-    if path is None:
-        return
-    if path.exists():
-        raise GlideError(f"{path} exists. Choose a new name: no file is overwritten.")
-    if not path.absolute().parent.is_dir():
-        raise GlideError(f"cannot write {shorten(path, 200)}: its folder does not exist")

@@ -179,10 +179,9 @@ def _merge(arguments: argparse.Namespace) -> int:
     from glide_core.checkpoints.files import read_shapes
     from glide_core.checkpoints.loading import load_model, save_model
     from glide_core.checkpoints.lora import apply_lora
-    from glide_core.errors import GlideError
+    from glide_core.io import check_new
 
-    if arguments.to.exists():
-        raise GlideError(f"{arguments.to} already exists and is not overwritten")
+    check_new(arguments.to)
     path = find_model(arguments.base)
     model = apply_lora(load_model(path), arguments.lora.expanduser(), arguments.strength)
     stored = {key: value for key, value in read_shapes(path).metadata.items() if key != "format"}

@@ -283,7 +283,7 @@ def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) ->
         (["{folder}", "--metrics", "is", "--features", "pixels"], "needs a classifier or a CLIP"),
         (["{folder}", "--reference", "{file}.npz", "--features", "pixels"], "no statistics"),
         (["{folder}", "--reference", "no.npz", "--features", "pixels"], "no.npz was not found"),
-        (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "exists. Choose a new name"),
+        (["{folder}", "--metrics", "is", "--out", "{file}.npz"], "already exists and is not"),
         (
             ["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"],
             "no/where.npz: its folder does not exist",

@@ -52,7 +52,8 @@ def generated(
     clip: NoisyClip | None = None,
     **options: Any,
 ) -> list[tuple[CellResult, Tensor]]:
-    pipe = GlidePipeline(base=MODEL, clip=clip, device="cpu")
+    models = {"base": MODEL} if clip is None else {"base": MODEL, "clip": clip}
+    pipe = GlidePipeline(device="cpu", **models)
     generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
     return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
 
