@@ -180,6 +180,7 @@ def prompt_by_prompt() -> Workflow:
     shown = flow.add("PreviewImage", images=scene[0], title="After prompt 1")
     black = flow.add("SolidMask", 0.0, 1024, 576, title="Mask of nothing")
     region = flow.add("SolidMask", 1.0, 232, 232, title="White part")
+    prompts: list[Node] = []
     steps: list[list[Node]] = []
     image = scene
     for number, (text, x, y) in enumerate(
@@ -213,7 +214,8 @@ def prompt_by_prompt() -> Workflow:
             context=0.05,
             title=f"Inpaint {number}",
         )
-        steps.append([prompt, mask, image])
+        prompts.append(prompt)
+        steps.append([mask, image])
     save = flow.add("SaveImage", "glide_prompt_by_prompt", images=image[0], height=320)
     note = flow.note(
         "One image, prompt by prompt",
@@ -224,8 +226,8 @@ def prompt_by_prompt() -> Workflow:
     flow.place(
         [
             [note],
-            [base, loader, model, second],
-            [first, negative, latent],
+            [base, loader, model, second, latent],
+            [first, *prompts, negative],
             [sample],
             [larger],
             [largest],

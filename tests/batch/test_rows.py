@@ -237,6 +237,7 @@ def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> No
         "clip",
         "no_upsample",
         "dtype",
+        "compile",
         "lora",
         "clip_guided",
         "clip_prompt",
