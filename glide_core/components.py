@@ -50,7 +50,7 @@ class Components:
 
     def __init__(
         self,
-        sources: Mapping[str, Source | Model],
+        sources: Mapping[Role, Source | Model],
         *,
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
@@ -64,8 +64,6 @@ class Components:
         self._loras: dict[Role, list[tuple[Path, float]]] = {}
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
         for role, source in sources.items():
-            if role not in ROLES:
-                raise GlideError(f"unknown component {role!r}: expected one of {', '.join(ROLES)}")
             if isinstance(source, (GlideModel, NoisyClip)):
                 self.loaded[role] = source.to(self.device)
             else:

@@ -130,6 +130,8 @@ class GlideConfig:
     tokenizer: Annotated[TokenizerName, one_of(TokenizerName)] = "glide-bpe"
     # Classifier-free guidance that the model is sampled with unless another scale is given
     guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0
+    # Factor on the first noise, times `SamplerConfig.temperature`; at 0 all seeds give one image
+    temperature: Annotated[float, in_range(0, 10)] = 1.0
 
     def __post_init__(self) -> None:
         v_prediction = self.schedule.prediction_type == "v_prediction"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -46,7 +46,9 @@ from glide_core.stages import (
 )
 
 if TYPE_CHECKING:
-    from glide_core.request import StepEnd
+    from typing_extensions import Unpack
+
+    from glide_core.request import CommonOptions, Generators, Options, OutputType, StepEnd
 
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
@@ -81,13 +83,22 @@ class GlidePipeline:
 
     def __init__(
         self,
+        base: Source | Model | None = None,
+        upsampler: Source | Model | None = None,
+        inpaint: Source | Model | None = None,
+        upsampler_inpaint: Source | Model | None = None,
+        clip: Source | Model | None = None,
         *,
         torch_dtype: torch.dtype | str = "auto",
         device: torch.device | str = "auto",
-        **components: Source | Model,
     ) -> None:
-        """components: a loaded model, file or name by role; see `from_pretrained`."""
-        self.models = Components(components, device=device, dtype=torch_dtype)
+        """Each model is a loaded one, a file or a name; see `from_pretrained`."""
+        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
+        self.models = Components(
+            {role: source for role, source in given if source is not None},
+            device=device,
+            dtype=torch_dtype,
+        )
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -96,24 +107,31 @@ class GlidePipeline:
         cls,
         source: str | Path | Sequence[str | Path] | None = "bundled",
         *,
+        base: Source | None = None,
+        upsampler: Source | None = None,
+        inpaint: Source | None = None,
+        upsampler_inpaint: Source | None = None,
+        clip: Source | None = None,
         torch_dtype: torch.dtype | str = "auto",
         device: torch.device | str = "auto",
-        **components: Source,
     ) -> GlidePipeline:
         """Find models; each file is read when it is first used. Nothing is downloaded.
 
         source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
             checkpoint files), a file, or a list of files.
         torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
-        components: more or other files by role: base, upsampler, inpaint, upsampler_inpaint, clip;
-            a file, or a name that `glide models` lists.
+        base, upsampler, inpaint, upsampler_inpaint, clip: more or other models than those of
+            `source`; a file, or a name that `glide models` lists.
         Raises GlideError for what is missing, unreadable or of another kind.
         """
-        found: Any = {**find_components(source or []), **components}
+        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
+        chosen = {role: file for role, file in given if file is not None}
+        found: Any = {**find_components(source or []), **chosen}
         pipe = cls(torch_dtype=torch_dtype, device=device, **found)
         named = isinstance(source, str) and source in ("bundled", "openai")
-        for role in ("base", *components) if named else tuple(pipe.models.files):
-            pipe.models.paths(cast(Role, role))  # reports missing files now, not at first use
+        roles: Sequence[Role] = ("base", *chosen) if named else tuple(pipe.models.files)
+        for role in roles:
+            pipe.models.paths(role)  # reports missing files now, not at first use
         return pipe
 
     def __call__(
@@ -123,19 +141,35 @@ class GlidePipeline:
         *,
         height: int | None = None,
         width: int | None = None,
-        **options: Any,
+        num_inference_steps: int = 30,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        seed: int | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepEnd | None = None,
+        clip_guidance_scale: float = 0.0,
+        clip_prompt: str | None = None,
+        clip_guided: bool = True,
+        sampler: str | None = None,
+        respacing: str = "",
+        eta: float = 0.0,
+        upsample: bool = True,
+        upsample_steps: int = 27,
+        upsample_guidance_scale: float = 1.0,
+        batch_size: int | None = None,
     ) -> GlidePipelineOutput:
         """Generate images from text.
 
-        prompt: one, or several; `num_images_per_prompt` (1) images of each in turn.
+        prompt: one, or several; `num_images_per_prompt` images of each in turn.
         negative_prompt: what guidance moves away from; without effect at guidance_scale 1.
         height, width: of the output, multiples of 32 (of 8 without `upsample`); default: 256, the
             only size that the bundled and the released models were trained for.
 
-        Options of all methods, with their defaults:
+        Options of all methods:
 
-        num_inference_steps (30), respacing (""): steps of the first stage, or the paper's
-            respacing string instead ("100", "fast27", "10,10,3,2,2").
+        num_inference_steps, respacing: steps of the first stage, or the paper's respacing string
+            instead ("100", "fast27", "10,10,3,2,2").
         guidance_scale: classifier-free guidance; 1 is off; default: the model's own, 3 for
             OpenAI's and 1.5 for the bundled models.
         generator: gives every image its seed. seed: image i uses seed + i. Without either, seeds
@@ -143,17 +177,35 @@ class GlidePipeline:
         callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
             are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
             ends the run with the unfinished images; an exception ends it and is passed on.
-        clip_guidance_scale (0.0): guidance by the noisy CLIP in the first stage; 0 is off.
-        clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided (True): False
-            does not clip its estimates again, as OpenAI's code, and oversaturates.
+        clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
+        clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided: False does
+            not clip its estimates again, as OpenAI's code, and oversaturates.
         sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
-        eta (0.0): ddim's share of fresh noise, 0 to 1.
-        upsample (True): False returns the first stage's 64x64; upsample_steps (27),
-            upsample_guidance_scale (1.0): of the second stage.
-        output_type ("pil"): "pil", "np" or "pt".
+        eta: ddim's share of fresh noise, 0 to 1.
+        upsample: False returns the first stage's 64x64. upsample_steps, upsample_guidance_scale:
+            of the second stage.
         batch_size: images computed at once (default: all); does not change them.
         """
-        own = CallOptions(negative_prompt, **options)
+        own = CallOptions(
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            clip_guidance_scale=clip_guidance_scale,
+            clip_prompt=clip_prompt,
+            clip_guided=clip_guided,
+            sampler=sampler,
+            respacing=respacing,
+            eta=eta,
+            upsample=upsample,
+            upsample_steps=upsample_steps,
+            upsample_guidance_scale=upsample_guidance_scale,
+            batch_size=batch_size,
+        )
         request = own.request()
         if height is not None or width is not None:
             side = self.models.model("base").config.unet.image_size
@@ -168,7 +220,7 @@ class GlidePipeline:
         num_inference_steps: int = 27,
         guidance_scale: float = 1.0,
         low_size: int = 64,
-        **options: Any,
+        **options: Unpack[CommonOptions],
     ) -> GlidePipelineOutput:
         """Enlarge an image four times with the upsampler, which reads the prompt too.
 
@@ -198,7 +250,7 @@ class GlidePipeline:
         *,
         strength: float = 0.6,
         upsample_strength: float = 1.0,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> GlidePipelineOutput:
         """Change an image by a prompt: noise is added and removed again (SDEdit, Meng et al. 2021).
 
@@ -219,7 +271,7 @@ class GlidePipeline:
         *,
         context: float = 0.5,
         feather: int = 8,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> GlidePipelineOutput:
         """Replace the masked part of an image of any size; nothing outside the mask changes.
 

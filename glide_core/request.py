@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -107,10 +107,38 @@ class GenerationRequest:
         }
 
 
+class CommonOptions(TypedDict, total=False):
+    """Options of all tasks of a pipeline, as `GlidePipeline.__call__` describes them."""
+
+    negative_prompt: str
+    num_images_per_prompt: int
+    generator: Generators
+    seed: int | None
+    output_type: OutputType
+    callback_on_step_end: StepEnd | None
+    clip_guidance_scale: float
+    clip_prompt: str | None
+    clip_guided: bool
+    sampler: str | None
+    respacing: str
+    eta: float
+    upsample: bool
+    upsample_steps: int
+    upsample_guidance_scale: float
+    batch_size: int | None
+
+
+class Options(CommonOptions, total=False):
+    """Options of the tasks that begin with the 64x64 stage."""
+
+    num_inference_steps: int
+    guidance_scale: float | None
+
+
 @checked
 @dataclass(frozen=True, config=STRICT)
 class CallOptions:
-    """Options that all tasks of a pipeline share; `GlidePipeline.__call__` describes them.
+    """`Options` with their defaults, checked.
 
     What is passed on to a request or a SamplerConfig is checked there.
     """

@@ -132,7 +132,8 @@ def sample_model(
     noise = SeededNoise(seeds)
     side = config.unet.image_size
     shape = (len(seeds), config.unet.channels, *(size or (side, side)))
-    x = noise(torch.empty(shape, device=model.device)) * settings.temperature
+    temperature = settings.temperature * config.temperature
+    x = noise(torch.empty(shape, device=model.device)) * temperature
     start = None
     if init is not None and strength < 1:
         start = max(1, round(strength * len(schedule))) - 1

@@ -146,7 +146,8 @@ def _glide_config(
     if known is None:
         for width in shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight"):
             _heads("UNet's attention", width)
-    seen = GlideConfig(
+    seen = replace(
+        known or GlideConfig(),  # how to sample is not in the tensors
         kind=kind,
         text=TextConfig(
             n_vocab=vocabulary,

@@ -73,6 +73,12 @@ def test_a_saved_model_comes_back_bit_for_bit(model: GlideModel, tmp_path: Path)
         assert torch.equal(tensor, state[key]), key
 
 
+def test_a_saved_model_keeps_how_it_is_sampled(tmp_path: Path) -> None:
+    config = replace(TINY, guidance_scale=1.5, temperature=0.0)
+    path = save_model(GlideModel(config), tmp_path / "a.safetensors")
+    assert load_model(path).config == config
+
+
 def test_a_saved_model_has_the_permissions_of_a_new_file(model: GlideModel, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     saved = save_model(model, tmp_path / "model.safetensors")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from glide_core import stages as pipeline
-from glide_core.checkpoints.loading import load_model
+from glide_core.checkpoints.loading import load_model, save_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.noise import SeededNoise
 from glide_core.diffusion.schedule import Schedule
+from glide_core.models.glide import GlideModel
 
 PROMPT = "a red fox"
 
@@ -160,6 +162,19 @@ def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
     )
     assert found.shape == (1, 128, 128, 3)
     torch.testing.assert_close(found.movedim(-1, 1) * 2 - 1, expected, rtol=0, atol=5e-3)
+
+
+def test_a_model_of_temperature_0_starts_without_noise(comfy: Any, glide: Any) -> None:
+    core = glide[4]
+    cold = GlideModel(replace(core.config, temperature=0.0))
+    cold.load_state_dict(core.state_dict())
+    save_model(cold, comfy.checkpoints.path("base.safetensors").parent / "cold.safetensors")
+    model, clip, _ = comfy.load("cold")
+    positive, negative = comfy.prompt(clip, PROMPT), comfy.prompt(clip, "")
+    first, second = (sample(comfy, model, positive, negative, seed=seed) for seed in (1, 2))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
+    first, second = (comfy.ksampler(model, positive, negative, seed=seed) for seed in (1, 2))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
 
 
 def test_the_upsampler_in_the_base_s_place_is_an_error(comfy: Any, glide: Any) -> None:

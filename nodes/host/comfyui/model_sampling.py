@@ -45,9 +45,17 @@ class GlideSigmas(ModelSamplingDiscrete):
     jump exactly: they use the table alone.
     """
 
+    def __init__(self, model_config: Any) -> None:
+        super().__init__(model_config)
+        self.temperature: float = model_config.glide_config.temperature
+
     @property
     def sigma_max(self) -> Tensor:
         return self.sigmas[self.sigmas <= MAX_SIGMA][-1]
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Scale the first noise, with the model's own temperature."""
+        return super().noise_scaling(sigma, noise * self.temperature, *args, **options)
 
 
 class EpsSigmas(GlideSigmas, EPS):
