@@ -28,7 +28,7 @@ from glide_core.training.config import JOBS
 from glide_core.training.trainer import RunConfig, Trainer, make_adamw
 from recipes.emoji import fused_norm
 from recipes.emoji.muon import make_muon
-from recipes.emoji.presets import PRESETS
+from recipes.emoji.presets import RUNS
 
 WAYS = {
     "float32": "float32",
@@ -70,7 +70,7 @@ def write_photos(folder: Path, count: int = 64) -> Path:
 def measure(args: argparse.Namespace, way: str, workers: int, folder: str, queue: Any) -> None:
     """Measure one variant in its own process: two warm-up steps, then `--repeats` timed steps."""
     torch.set_num_threads(args.threads)
-    config = replace(PRESETS[args.job].config, batch=args.batch, bf16=way != "float32")
+    config = replace(RUNS[args.job].config, batch=args.batch, bf16=way != "float32")
     source: Source = Noise()
     if way == "disk":
         side = 256 if args.job.startswith("upsampler") else 64

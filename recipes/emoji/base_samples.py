@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def sample(
     return low, list(zip(scenes, captions, strict=True))
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Sample training scenes with a base model.")
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
     parser.add_argument("base", type=Path, help="checkpoint of the base model")
     parser.add_argument("out", type=Path, help="file to write (.npz)")
     parser.add_argument("--count", type=int, default=2000, help="number of samples")
     parser.add_argument("--seed", type=int, default=0, help="random seed of scenes and noise")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     low, scenes = sample(
         load_model(arguments.base), Sprites(arguments.store), arguments.count, arguments.seed
     )

@@ -1,6 +1,6 @@
-"""Build the store of training drawings from three unpacked npm packages.
+"""Build the store of training drawings from three npm packages, which `npm pack` fetches.
 
-    python -m recipes.emoji.build_store FLUENT_3D FLUENT_FLAT EMOJIBASE OUT.npz
+    python -m recipes.emoji.build_store sprites.npz
 
 @lobehub/fluent-emoji-3d and @iconify-json/fluent-emoji-flat hold Microsoft's Fluent Emoji drawings
 (MIT) in two styles, emojibase-data their names (MIT). The store is one .npz: `rgba` uint8
@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,11 @@ from glide_core.errors import GlideError
 from recipes.emoji.vocabulary import SUBJECTS
 
 HIGH = 256  # side of the stored drawings
+PACKAGES = (
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/fluent-emoji-flat@1.2.6",
+    "emojibase-data@17.0.0",
+)
 GROUPS = {0, 3, 4, 5, 6, 7}  # of emojibase: faces, animals, food, travel, activities, objects
 
 
@@ -93,14 +101,25 @@ def _pixels(source: Path | io.BytesIO) -> NDArray[np.uint8]:
     return np.asarray(image.resize((HIGH, HIGH), Image.Resampling.LANCZOS))
 
 
-if __name__ == "__main__":
+def fetch(package: str, folder: Path) -> Path:
+    """Fetch and unpack an npm package; gives its folder. npm checks the archive's hash."""
+    command = ["npm", "pack", "--silent", package]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    archive = folder / found.stdout.split()[-1]
+    unpacked = folder / archive.stem
+    with tarfile.open(archive) as tar:
+        tar.extractall(unpacked, filter="data")
+    return unpacked / "package"
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description="Build the store of training drawings.")
-    parser.add_argument("fluent_3d", type=Path, help="unpacked @lobehub/fluent-emoji-3d package")
-    parser.add_argument(
-        "fluent_flat", type=Path, help="unpacked @iconify-json/fluent-emoji-flat package"
-    )
-    parser.add_argument("emojibase", type=Path, help="unpacked emojibase-data package")
     parser.add_argument("out", type=Path, help="the .npz to write")
     given = parser.parse_args()
-    count = build(given.fluent_3d, given.fluent_flat, given.emojibase, given.out)
-    print(count, "drawings")
+    with tempfile.TemporaryDirectory() as temporary:
+        packages = [fetch(name, Path(temporary)) for name in PACKAGES]
+        print(build(*packages, given.out), "drawings")
+
+
+if __name__ == "__main__":
+    main()

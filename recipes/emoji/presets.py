@@ -1,34 +1,47 @@
-"""Training settings of the five bundled models: the defaults of `recipes.emoji.train`."""
+"""The training runs of the five bundled models: the defaults of `recipes.emoji.train`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from glide_core.training.config import JobName, TrainConfig
+from glide_core.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Settings of one bundled model."""
+class Run:
+    """One training run. Its folder has its name, its weights the name of its job."""
 
     config: TrainConfig
     text_pretraining: int = 0  # text encoder pretraining steps
-    init_from: JobName | None = None  # the bundled model whose weights this one starts from
+    init_from: str | None = None  # the run whose weights this one starts from
+    base_samples: bool = False  # upsamplers: also train on samples of the base
 
 
-_SCRATCH = TrainConfig("base", lr=2e-3)
-_WIDENED = replace(_SCRATCH, lr=1e-3, ema=0.998, warmup=20)
-PRESETS: dict[JobName, Preset] = {
-    "base": Preset(replace(_SCRATCH, steps=6500, batch=48), text_pretraining=1500),
-    "inpaint": Preset(replace(_WIDENED, job="inpaint", steps=900, batch=32), init_from="base"),
-    "upsampler": Preset(
-        replace(_SCRATCH, job="upsampler", steps=1700, batch=16, ema=0.998, timesteps="lowest")
+_SCRATCH = TrainConfig("base", lr=2e-3, batch=32, ema=0.998, decay_from=1.0)
+_TUNING = replace(_SCRATCH, lr=1e-3, warmup=20, decay_from=0.7)
+# In the order in which they are trained. The base learns layouts at high noise first; its lattice
+# of 2x2 pixels fades when low noise has its share of the timesteps.
+RUNS: dict[str, Run] = {
+    "base-layout": Run(
+        replace(_SCRATCH, steps=12_000, caption_dropout=0.1, timesteps="high"),
+        text_pretraining=1500,
     ),
-    "upsampler-inpaint": Preset(
-        replace(_WIDENED, job="upsampler-inpaint", steps=400, batch=16, timesteps="lowest"),
+    "base": Run(
+        replace(_TUNING, steps=5000, caption_dropout=0.1, decay_from=0.1), init_from="base-layout"
+    ),
+    "inpaint": Run(replace(_TUNING, job="inpaint", steps=900), init_from="base"),
+    "upsampler": Run(
+        replace(
+            _SCRATCH, job="upsampler", steps=2500, batch=16, timesteps="lowest", decay_from=0.7
+        ),
+        base_samples=True,
+    ),
+    "upsampler-inpaint": Run(
+        replace(_TUNING, job="upsampler-inpaint", steps=400, batch=16, timesteps="lowest"),
         init_from="upsampler",
+        base_samples=True,
     ),
-    "clip": Preset(
-        replace(_SCRATCH, job="clip", steps=700, batch=192, ema=0.998, weight_decay=0.05)
+    "clip": Run(
+        replace(_SCRATCH, job="clip", steps=3000, batch=192, weight_decay=0.05, decay_from=0.7),
     ),
 }

@@ -1,34 +1,45 @@
-"""Train one of the bundled models from the store of drawings.
+"""Train the bundled models from the store of drawings.
 
-    python -m recipes.emoji.train base sprites.npz
+    python -m recipes.emoji.train all sprites.npz
     python -m recipes.emoji.train inpaint sprites.npz --init-from runs/base/base.safetensors
 
-Settings come from `recipes.emoji.presets`. The same command resumes a run found in --out; SIGINT
-and SIGTERM save and stop. `accelerate launch -m recipes.emoji.train ...` uses several processes.
+Settings come from `recipes.emoji.presets`. The same command resumes what it finds in --runs;
+SIGINT and SIGTERM save and stop. `accelerate launch -m recipes.emoji.train RUN ...` uses several
+processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from glide_core.errors import GlideError
-from glide_core.training.config import JOBS, JobName, TrainConfig
-from recipes.emoji.presets import PRESETS
+from glide_core.training.config import TrainConfig
+from recipes.emoji.presets import RUNS
 
 _FIELDS = ("steps", "batch", "lr", "seed", "grad_accum_steps", "timesteps")
 
 
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train one of the bundled models.")
-    parser.add_argument("job", choices=JOBS, help="model to train")
+    parser = argparse.ArgumentParser(description="Train the bundled models.")
+    parser.add_argument("run", choices=(*RUNS, "all"), help="run of recipes.emoji.presets")
     parser.add_argument("store", type=Path, help="the store of training drawings (.npz)")
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/JOB)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="folder of all runs (default: runs)",
+    )
     parser.add_argument("--init-from", type=Path, help="checkpoint to start from")
     parser.add_argument(
-        "--base-samples", type=Path, help="upsamplers: file of recipes.emoji.base_samples"
+        "--base-samples",
+        type=Path,
+        help="upsamplers: file of recipes.emoji.base_samples (default: samples.npz in --runs)",
     )
     parser.add_argument("--steps", type=int, help="optimizer steps in total")
     parser.add_argument("--batch", type=int, help="images per step")
@@ -51,20 +62,41 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> TrainConfig:
-    """Return the job's preset with the given options applied."""
+    """Return the run's settings with the given options applied."""
     given = {name: getattr(arguments, name) for name in _FIELDS}
     config = replace(
-        PRESETS[arguments.job].config, **{k: v for k, v in given.items() if v is not None}
+        RUNS[arguments.run].config, **{k: v for k, v in given.items() if v is not None}
     )
     return replace(config, bf16=not arguments.fp32)
 
 
-def starting_points(arguments: argparse.Namespace) -> list[Path]:
-    """Return --init-from, or the run of the model that the job's preset starts from."""
-    if arguments.init_from:
-        return [arguments.init_from]
-    name: JobName | None = PRESETS[arguments.job].init_from
-    return [Path("runs") / name / f"{name}.safetensors"] if name else []
+def weights_of(run: str, runs: Path) -> Path:
+    """The weights that a run writes."""
+    return runs / run / f"{RUNS[run].config.job.replace('-', '_')}.safetensors"
+
+
+def run_all(arguments: argparse.Namespace, options: Sequence[str]) -> int:
+    """Train every run in a process of its own, and collect the weights; returns the exit status.
+
+    options: what the runs are called with. A finished run is loaded and left as it is.
+    """
+    store, runs = arguments.store, arguments.runs
+    samples = runs / "samples.npz"
+    for name, run in RUNS.items():
+        if run.base_samples and not samples.exists():
+            base = weights_of("base", runs)
+            _call("recipes.emoji.base_samples", store, base, samples)
+        _call("recipes.emoji.train", name, *options)
+        (runs / "weights").mkdir(exist_ok=True)
+        shutil.copy(weights_of(name, runs), runs / "weights")
+    print(runs / "weights")
+    return 0
+
+
+def _call(module: str, *options: object) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *map(str, options)], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,17 +115,23 @@ def run(arguments: argparse.Namespace) -> int:
     from recipes.emoji.text_pretraining import Stopped, pretrain_text
 
     torch.set_num_threads(arguments.threads or free_cores())
-    config = configure(arguments)
-    steps = PRESETS[config.job].text_pretraining
+    config, preset = configure(arguments), RUNS[arguments.run]
+    steps = preset.text_pretraining
     if arguments.text_pretraining is not None:
         steps = arguments.text_pretraining
-    source = Sprites(arguments.store, arguments.base_samples)
+    samples = arguments.base_samples
+    if samples is None and preset.base_samples:
+        samples = arguments.runs / "samples.npz"
+    source = Sprites(arguments.store, samples)
+    start = arguments.init_from
+    if start is None and preset.init_from:
+        start = weights_of(preset.init_from, arguments.runs)
     where = RunConfig(
-        folder=arguments.out or Path("runs") / arguments.job,
+        folder=arguments.runs / arguments.run,
         log_every=arguments.log_every,
         save_every=arguments.save_every,
         sample_every=arguments.sample_every,
-        init_from=starting_points(arguments),
+        init_from=[start] if start else [],
         device=arguments.device,
         workers=arguments.workers,
     )
@@ -134,7 +172,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    given = parse()
     try:
-        raise SystemExit(run(parse()))
+        if given.run == "all":
+            raise SystemExit(run_all(given, [a for a in sys.argv[1:] if a != "all"]))
+        raise SystemExit(run(given))
     except GlideError as error:
         raise SystemExit(f"error: {error}") from error
