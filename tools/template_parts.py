@@ -12,6 +12,7 @@ INPAINT, UPSAMPLER_INPAINT = (
     "bundled/upsampler_inpaint.safetensors",
 )
 NOISY_CLIP = "bundled/clip.safetensors"
+CFG = 1.5  # the bundled models' own guidance scale (recipes/emoji/publish.py)
 HUB = "https://huggingface.co"
 
 
@@ -34,7 +35,7 @@ def first_stage(
     base = flow.add("GlideLoader", checkpoint=BASE)
     positive, negative = prompts(flow, base[1], text)
     latent = flow.add("GlideEmptyLatent", batch_size=batch)
-    options = {"model": base[0], "preset": "balanced", "steps": 20, **sampler}
+    options = {"model": base[0], "preset": "balanced", "steps": 20, "cfg": CFG, **sampler}
     sample = flow.add(
         "GlideSampler",
         positive=positive[0],

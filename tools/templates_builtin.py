@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tools.template_parts import (
     BASE,
+    CFG,
     HUB,
     UPSAMPLER,
     model_file,
@@ -80,7 +81,7 @@ def native_ksampler() -> Workflow:
     ]
     both = flow.add("ConditioningCombine", conditioning_1=areas[0][0], conditioning_2=areas[1][0])
     noise = flow.add("RandomNoise", 3, "fixed")
-    guider = flow.add("CFGGuider", 1.5, model=base[0], positive=both[0], negative=negative[0])
+    guider = flow.add("CFGGuider", CFG, model=base[0], positive=both[0], negative=negative[0])
     solver = flow.add("KSamplerSelect", "dpmpp_2m")
     sigmas = flow.add("BasicScheduler", "normal", 30, 1.0, model=base[0])
     wide = flow.add("GlideEmptyLatent", width=128, height=64, title="128 wide, 64 high")
@@ -99,7 +100,7 @@ def native_ksampler() -> Workflow:
     latent = flow.add("GlideEmptyLatent")
     sample = flow.add(
         "KSampler",
-        *[3, "fixed", 30, 1.5, "dpmpp_2m", "normal", 1.0],
+        *[3, "fixed", 30, CFG, "dpmpp_2m", "normal", 1.0],
         model=base[0],
         positive=weighted[0],
         negative=negative[0],
@@ -237,7 +238,7 @@ def train_lora() -> Workflow:
             title=title,
         )
 
-    made = sample("Images to learn from", base, images, ten, 0, 2.0)
+    made = sample("Images to learn from", base, images, ten, 0, CFG)
     train = flow.add(
         "TrainLoraNode",
         *[2, 1, 150, 0.0005, 8, "AdamW", "MSE", 0, "fixed", "fp32", "fp32", False, "LoRA"],
@@ -248,8 +249,8 @@ def train_lora() -> Workflow:
     )
     tuned = flow.add("LoraModelLoader", 1.0, False, model=base[0], lora=train[0])
     save = flow.add("SaveLoRA", "loras/glide_purple_fox", 150, lora=train[0])
-    before = sample("Without the LoRA", base, caption, one, 100, 1.0)
-    after = sample("With the LoRA", tuned, caption, one, 100, 1.0)
+    before = sample("Without the LoRA", base, caption, one, 100, CFG)
+    after = sample("With the LoRA", tuned, caption, one, 100, CFG)
     shown = [
         flow.add("PreviewImage", images=made[0], title="Ten images", height=330),
         flow.add("PreviewImage", images=before[0], title="Without the LoRA", height=330),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tools.template_parts import (
     BASE,
+    CFG,
     INPAINT,
     UPSAMPLER,
     UPSAMPLER_INPAINT,
@@ -32,7 +33,7 @@ def inpaint() -> Workflow:
         mask=mask[0],
         upsampler=second[0],
         seed=0,
-        cfg=2.0,
+        cfg=CFG,
     )
     save = flow.add("SaveImage", "glide_inpaint", images=painted[0])
     note = flow.note(
@@ -147,7 +148,7 @@ def prompt_by_prompt() -> Workflow:
         negative=negative[0],
         latent_image=latent[0],
         steps=30,
-        cfg=2.0,
+        cfg=CFG,
     )
     larger = flow.add(
         "GlideUpsample",
@@ -210,7 +211,7 @@ def prompt_by_prompt() -> Workflow:
             mask=mask[0],
             upsampler=second[0],
             seed=2,
-            cfg=2.0,
+            cfg=CFG,
             context=0.05,
             title=f"Inpaint {number}",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from glide_core.checkpoints.catalog import find
 from tools.template_parts import (
     BASE,
+    CFG,
     NOISY_CLIP,
     UPSAMPLER,
     first_stage,
@@ -186,6 +187,7 @@ def edit() -> Workflow:
         upsampler=loader[0],
         seed=5,
         steps=50,
+        cfg=CFG,
         denoise=0.7,
     )
     before = flow.add("PreviewImage", images=sample[0], title="Before")
