@@ -1,4 +1,4 @@
-"""GLIDE (Nichol et al. 2021) for ComfyUI: ComfyUI's door to the pack, and nothing else."""
+"""GLIDE (Nichol et al. 2021) for ComfyUI: ComfyUI's entry point."""
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,11 @@ REASON = "no ComfyUI: set COMFYUI_PATH to a checkout (0.3.64 or newer) to run th
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "bundled: needs the trained models that ship with the pack")
+    if importlib.util.find_spec("glide_pack") is None:  # ComfyUI's Python has no pip install of it
+        spec = importlib.util.spec_from_file_location("glide_pack", REPOSITORY / "__init__.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules["glide_pack"] = package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -103,7 +103,7 @@ class Interface:
     def until(self, node: int, script: str, value: Any) -> None:
         """Wait until `ask` gives a value."""
         same = f"([asked, value]) => JSON.stringify(({VIEW})(asked)) === JSON.stringify(value)"
-        self.page.wait_for_function(same, arg=[[node, script], value], timeout=20_000)
+        self.page.wait_for_function(same, arg=[[node, script], value], timeout=PATIENCE)
 
     def bring(self, node: int) -> None:
         """Have a node in the upper left of the window, at its natural size."""
