@@ -133,7 +133,8 @@ def temperature(default: float) -> Declared:
             "max": 2.0,
             "step": 0.001,
             "advanced": True,
-            "tooltip": "Scale of the initial noise. The paper upsamples at 0.997.",
+            "tooltip": "Scale of the initial noise. The paper upsamples at 0.997. The bundled "
+            "upsampler starts without noise at any value.",
         },
     )
 

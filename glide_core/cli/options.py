@@ -180,7 +180,8 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         type=temperature,
         default=0.997,
         metavar="T",
-        help="scale of the upsampler's starting noise",
+        help="scale of the upsampler's initial noise; the bundled one starts without noise at any "
+        "value",
     ),
     "--out": _Option(
         type=Path,
