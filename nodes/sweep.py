@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glide_core.diffusion.types import StepCallback
-    from glide_core.evaluation.sweep import CellResult, Scorer
-    from glide_core.evaluation.sweep_grid import Cell, Grid
+    from glide_core.evaluation.sweep import Cell, CellResult, Scorer
 
 NODE = "GLIDE Guidance Sweep"
 LISTS = ("cfg_scales", "clip_scales", "steps", "samplers")
@@ -116,7 +115,7 @@ class GlideGuidanceSweep:
         steps: str | None = None,
         samplers: str | None = None,
     ) -> str | bool:
-        from glide_core.evaluation.sweep_grid import AXES, read_list
+        from glide_core.evaluation.sweep import AXES, read_list
 
         given = (cfg_scales, clip_scales, steps, samplers)
         try:
@@ -145,13 +144,14 @@ class GlideGuidanceSweep:
         from glide_core.evaluation import sweep
 
         host = current()
-        grid = _grid((cfg_scales, clip_scales, steps, samplers))
-        _check(grid, negative, clip)
+        cells = _cells((cfg_scales, clip_scales, steps, samplers))
+        _check(cells, negative, clip)
         config = inputs.need(host, model, ("base",), node=NODE)
         prompt = str(part(positive, where=f"{NODE}: 'positive'")[GLIDE_TEXT])
         clip_text = text.strip() or prompt
         models = {
-            scale: _guided(host, model, config, clip, clip_text, scale) for scale in grid.clip_scale
+            scale: _guided(host, model, config, clip, clip_text, scale)
+            for scale in {cell.clip_scale for cell in cells}
         }
         prompts = stages.Prompts(NODE, positive, negative)
         size = (config.unet.image_size, config.unet.image_size)
@@ -176,7 +176,7 @@ class GlideGuidanceSweep:
             scorers.insert(0, _clip_scorer(host, clip, clip_text))
         with host.progress(NODE) as callback:
             results = sweep.sweep(
-                grid.cells(),
+                cells,
                 generate,
                 [prompt] * images,
                 scorers,
@@ -186,33 +186,34 @@ class GlideGuidanceSweep:
             )
             # The grid shows only the first images: the others need not stay in memory.
             kept = [(one, made[:SHOWN].clone()) for one, made in results]
-        return _outputs(kept, grid, scorers, prompt)
+        return _outputs(kept, scorers, prompt)
 
 
-def _grid(lists: Sequence[str]) -> Grid:
-    from glide_core.evaluation.sweep_grid import read_grid
+def _cells(lists: Sequence[str]) -> list[Cell]:
+    from glide_core.evaluation.sweep import AXES, combinations, read_list
 
     try:
-        grid = read_grid(lists, LISTS)
+        cells = combinations(map(read_list, AXES, lists, LISTS))
     except GlideError as error:
         raise GlideError(f"{NODE}: {error}") from error
-    if (count := len(grid.cells())) > MAX_CELLS:
+    if len(cells) > MAX_CELLS:
         raise GlideError(
-            f"{NODE}: {', '.join(LISTS)} make {count} combinations. Allowed: at most {MAX_CELLS}. "
-            "Shorten a list, or use `glide sweep`, which has no limit and can be resumed."
+            f"{NODE}: {', '.join(LISTS)} make {len(cells)} combinations. Allowed: at most "
+            f"{MAX_CELLS}. Shorten a list, or use `glide sweep`, which has no limit and can be "
+            "resumed."
         )
-    return grid
+    return cells
 
 
-def _check(grid: Grid, negative: Conditioning | None, clip: GlideClip | None) -> None:
+def _check(cells: Sequence[Cell], negative: Conditioning | None, clip: GlideClip | None) -> None:
     """Raise GlideError for settings that need an input that is not connected."""
-    clip_scales = [scale for scale in grid.clip_scale if scale > 0]
+    clip_scales = [cell.clip_scale for cell in cells if cell.clip_scale > 0]
     if clip_scales and clip is None:
         raise GlideError(
             f"{NODE}: clip_scales contains {clip_scales[0]:g}, and 'clip' is not connected. "
             "Connect GLIDE Noisy CLIP Loader, or set clip_scales to 0."
         )
-    scales = [scale for scale in grid.guidance_scale if scale != 1]
+    scales = [cell.guidance_scale for cell in cells if cell.guidance_scale != 1]
     if scales and negative is None:
         raise GlideError(
             f"{NODE}: cfg_scales contains {scales[0]:g}, and 'negative' is not connected. Connect "
@@ -245,18 +246,18 @@ def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:
 
 
 def _outputs(
-    kept: Sequence[tuple[CellResult, Tensor]], grid: Grid, scorers: Sequence[Scorer], prompt: str
+    kept: Sequence[tuple[CellResult, Tensor]], scorers: Sequence[Scorer], prompt: str
 ) -> dict[str, Any]:
     from glide_core.evaluation import sweep_plots
     from glide_core.evaluation.sweep_output import to_csv
     from glide_core.images import from_pil, to_comfy
 
     results, images = [one for one, _ in kept], {one.cell: made for one, made in kept}
-    x, y = sweep_plots.axes_of(results, scorers, grid)[0]
-    figure = sweep_plots.to_image(sweep_plots.plot(results, grid, x, y, title=prompt))
+    x, y = sweep_plots.axes_of(results, scorers)[0]
+    figure = sweep_plots.to_image(sweep_plots.plot(results, x, y, title=prompt))
     table = to_csv(results, scorers)
     shown = (
-        sweep_plots.image_grid(images, grid, results[0].count, title=prompt, shown=SHOWN),
+        sweep_plots.image_grid(images, results[0].count, title=prompt, shown=SHOWN),
         figure,
     )
     grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)

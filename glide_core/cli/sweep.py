@@ -16,8 +16,7 @@ from glide_core.names import SAMPLERS
 if TYPE_CHECKING:
     import torch
 
-    from glide_core.evaluation.sweep import Scorer
-    from glide_core.evaluation.sweep_grid import Grid
+    from glide_core.evaluation.sweep import Cell, Scorer
     from glide_core.evaluation.sweep_output import SweepFolder
 
 REFERENCE_SIDE = 64  # pixels that the reference images of frechet:FOLDER are resized to
@@ -84,8 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from glide_core.cli import common
     from glide_core.devices import pick_device, pick_dtype
-    from glide_core.evaluation.sweep import generate_with, sweep
-    from glide_core.evaluation.sweep_grid import Grid
+    from glide_core.evaluation.sweep import combinations, generate_with, sweep
     from glide_core.evaluation.sweep_output import SweepFolder
     from glide_core.io import check_folder
     from glide_core.progress import step_bars
@@ -94,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     guided = any(scale > 0 for scale in arguments.clip_scale)
     samplers = arguments.sampler or (("ddpm",) if guided else ("ddim",))
-    grid = Grid(arguments.cfg, arguments.clip_scale, arguments.steps, samplers)
+    grid = combinations([arguments.cfg, arguments.clip_scale, arguments.steps, samplers])
     prompts, seeds = read_prompts(arguments.prompts, arguments.n, arguments.seed)
     distinct = list(dict.fromkeys(prompts))
 
@@ -102,7 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
     device = pick_device(arguments.device)
     several = ["diversity"] if arguments.n > 1 else []
     scorers = list(dict.fromkeys(arguments.scorer or ["clip:bundled", *several, "clipped"]))
-    folder = SweepFolder(arguments.out, tuple(_scorer(name, device) for name in scorers))
     identity = {
         "clip": [],
         **common.model_files(arguments, guided),
@@ -114,9 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         "eta": arguments.eta,
         "dtype": str(pick_dtype(arguments.dtype, device)),
     }
-    folder.begin(identity)
-    done = {result.cell for result in folder.results()}
-    if cells := [cell for cell in grid.cells() if cell not in done]:
+    folder = SweepFolder(arguments.out, [_scorer(name, device) for name in scorers], identity)
+    if cells := [cell for cell in grid if cell not in folder.results]:
         pipe = common.load_pipeline(arguments, "base", guided=guided)
         pipe.prepare([GenerationRequest(text, arguments.negative) for text in distinct])
         with step_bars(disable=arguments.quiet) as bar:
@@ -137,23 +133,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_results(
-    folder: SweepFolder, grid: Grid, prompts: Sequence[str], shown: int
+    folder: SweepFolder, cells: Sequence[Cell], prompts: Sequence[str], shown: int
 ) -> list[Path]:
-    """Write grid.png and the plots of the grid's cells; return all paths, the table first."""
+    """Write grid.png and the plots of some cells; return all paths, the table first."""
     from glide_core.evaluation import sweep_plots
     from glide_core.io import atomic_write
 
-    stored = {result.cell: result for result in folder.results()}
-    results = [stored[cell] for cell in grid.cells() if cell in stored]
+    results = [folder.results[cell] for cell in cells]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
     paths = [folder.table, folder.path / "grid.png"]
-    images = {result.cell: folder.images(result) for result in results}
+    images = {cell: folder.images(cell) for cell in cells}
     count = max(result.count for result in results)
-    whole = sweep_plots.image_grid(images, grid, count, title=title, shown=shown)
+    whole = sweep_plots.image_grid(images, count, title=title, shown=shown)
     with atomic_write(paths[1]) as temporary:
         whole.save(temporary, format="PNG")
-    for x, y in sweep_plots.axes_of(results, folder.scorers, grid):
-        figure = sweep_plots.plot(results, grid, x, y, title=title)
+    for x, y in sweep_plots.axes_of(results, folder.scorers):
+        figure = sweep_plots.plot(results, x, y, title=title)
         stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
         paths += [
             sweep_plots.save(figure, folder.path / f"{stem}{end}") for end in (".png", ".svg")
@@ -191,7 +186,7 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
 
 
 def _read_list(axis: str, text: str) -> Any:
-    from glide_core.evaluation.sweep_grid import read_list
+    from glide_core.evaluation.sweep import read_list
 
     try:
         return read_list(axis, text, "the list")

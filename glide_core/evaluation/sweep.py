@@ -1,7 +1,7 @@
 """A guidance sweep: the same prompts and the same noise under every combination of settings.
 
-As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination is
-a point and the best ones form a Pareto front (`sweep_plots`).
+As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination (a
+cell) is a point and the best ones form a Pareto front (`sweep_plots`).
 """
 
 from __future__ import annotations
@@ -9,27 +9,65 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from glide_core.config import SamplerConfig
 from glide_core.diffusion import Schedule, SeededNoise, sample
+from glide_core.diffusion.schedule import space_timesteps
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.evaluation.features import FeatureExtractor, cosines, pixel_features
 from glide_core.evaluation.metrics import frechet, statistics
-from glide_core.evaluation.sweep_grid import Cell
+from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 from glide_core.request import GenerationRequest
 
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
 
+MAX_SCALE = 1000.0
+AXES = ("guidance_scale", "clip_scale", "steps", "sampler")  # fields of Cell
+AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of settings."""
+
+    guidance_scale: float = 3.0  # classifier-free; 1 is off
+    clip_scale: float = 0.0  # of the CLIP gradient; 0 is off
+    steps: str = "30"  # a number of steps or a respacing string such as "fast27"
+    sampler: str = "ddim"
+
+    def settings(self, eta: float = 0.0) -> SamplerConfig:
+        """Return the sampler configuration; it does not include CLIP guidance."""
+        return SamplerConfig(
+            respacing=self.steps, sampler=self.sampler, eta=eta, guidance_scale=self.guidance_scale
+        )
+
+    def label(self, axis: str) -> str:
+        """Return one setting as a short text: 'cfg 3', 'clip 0.5', '30 steps', 'fast27', 'ddim'."""
+        if axis == "guidance_scale":
+            return f"cfg {self.guidance_scale:g}"
+        if axis == "clip_scale":
+            return f"clip {self.clip_scale:g}"
+        value = str(getattr(self, axis))
+        return f"{value} steps" if value.isdigit() else value
+
+    @property
+    def name(self) -> str:
+        """The stem of a file name: 'cfg3_clip0_steps30_ddim'."""
+        steps = self.steps.replace(",", "-")
+        scales = f"cfg{self.guidance_scale:.12g}_clip{self.clip_scale:.12g}"
+        return f"{scales}_steps{steps}_{self.sampler}"
+
+
 # Generates a slice of the sweep's images with the settings of a cell, as [B, 3, H, W] in [-1, 1].
 Generate = Callable[[Cell, slice, StepCallback], Tensor]
-AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
 
 
 @dataclass(frozen=True)
@@ -62,6 +100,63 @@ class CellResult:
     evaluations: int  # network evaluations per image; guidance needs two per step
     seconds: float  # sampling time per image on this machine and at this batch size
     scores: Mapping[str, Score] = field(default_factory=dict)  # by scorer name
+
+
+def varying(cells: Iterable[Cell]) -> list[str]:
+    """The axes with several values. The first one gives the columns of the image grid and the
+    curves of the plots, the others rows and colours."""
+    values = zip(*map(astuple, cells), strict=True)
+    return [axis for axis, found in zip(AXES, values, strict=False) if len(set(found)) > 1]
+
+
+def combinations(values: Iterable[Sequence[Any]]) -> list[Cell]:
+    """Every combination of values of the four axes; the last axis varies fastest."""
+    return [Cell(*chosen) for chosen in itertools.product(*values)]
+
+
+def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
+    """Read '1, 2, 3.5' as values of an axis; GlideError begins with `name`.
+
+    Respacing sections contain commas ('10,10,3,2,2'): if the text contains a semicolon, semicolons
+    separate the entries.
+    """
+    parts = [part.strip() for part in text.split(";" if ";" in text else ",")]
+    if parts[-1] == "":
+        parts.pop()  # a trailing comma is allowed
+    if not parts or "" in parts:
+        raise GlideError(
+            f"{name}: {shorten(repr(text))} is not a list of values separated by commas"
+        )
+    try:
+        found = [_read_value(axis, part) for part in parts]
+    except GlideError as error:
+        raise GlideError(f"{name}: {error}") from error
+    if twice := [one for one in found if found.count(one) > 1]:
+        raise GlideError(f"{name}: {twice[0]} is listed twice. Expected each value once")
+    return tuple(found)
+
+
+def _read_value(axis: str, part: str) -> float | str:
+    if axis == "sampler":
+        if canonical_sampler(part) not in SAMPLERS:
+            raise GlideError(
+                f"unknown sampler {shorten(repr(part))}. Allowed: {', '.join(SAMPLERS)}"
+            )
+        return canonical_sampler(part)
+    if axis == "steps":
+        spec = part.replace(" ", "")
+        space_timesteps(TRAINED_STEPS, spec)
+        return str(int(spec)) if spec.isdigit() else spec
+    try:
+        value = float(part)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MAX_SCALE:  # also false for NaN
+        raise GlideError(
+            f"{shorten(repr(part))} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}, "
+            "separated by commas"
+        )
+    return value
 
 
 def generate_with(

@@ -9,17 +9,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from glide_core.errors import GlideError
-from glide_core.evaluation.sweep import CellResult, Scorer
-from glide_core.evaluation.sweep_grid import Cell
+from glide_core.errors import GlideError, shorten
+from glide_core.evaluation.sweep import Cell, CellResult, Scorer
 from glide_core.evaluation.sweep_plots import tile, tile_columns
 from glide_core.images import from_pil, open_image
 from glide_core.io import atomic_write
@@ -36,7 +35,7 @@ SETTINGS = (
 _RESULTS = TypeAdapter(list[CellResult])
 
 
-def to_csv(results: Sequence[CellResult], scorers: Sequence[Scorer]) -> str:
+def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     """Format results as CSV (RFC 4180 with LF line ends): settings, then mean and standard error of
     each score; an empty field means no value."""
     text = io.StringIO()
@@ -61,85 +60,70 @@ def to_csv(results: Sequence[CellResult], scorers: Sequence[Scorer]) -> str:
     return text.getvalue()
 
 
-@dataclass(frozen=True)
 class SweepFolder:
     """The folder of a sweep: sweep.csv, sweep.json, images/<cell>.png."""
 
-    path: Path
-    scorers: tuple[Scorer, ...]
-
-    @property
-    def table(self) -> Path:
-        return self.path / "sweep.csv"
-
-    @property
-    def _state(self) -> Path:
-        return self.path / "sweep.json"
-
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Start a sweep in the folder, or check that the folder holds the same one.
+    def __init__(
+        self, path: Path, scorers: Sequence[Scorer], identity: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start a sweep in a folder, or resume the one that the folder holds.
 
         identity: everything that makes rows comparable (prompts, seeds, model hashes, scorers). The
-        grid is not included, so that a sweep can be extended. An empty list (no CLIP in use yet)
-        agrees with any value. GlideError if the folder holds another sweep.
+        settings of cells are not included, so that a sweep can be extended. An empty list (no CLIP
+        in use yet) agrees with any value. GlideError if the folder holds another sweep.
         """
-        if self.table.exists() and not self._state.exists():
+        self.path, self.scorers = path, scorers
+        self.table, self._state = path / "sweep.csv", path / "sweep.json"
+        stored: dict[str, Any] = {}
+        results: list[CellResult] = []
+        if self._state.exists():
+            try:
+                stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
+                results = _RESULTS.validate_python(stored.pop("results", []))
+            except (OSError, ValueError, TypeError) as error:
+                raise GlideError(
+                    f"{self._state} is damaged: {shorten(error)}. Choose another folder with --out."
+                ) from error
+        elif self.table.exists():
             raise GlideError(
-                f"{self.path} holds a sweep.csv without its sweep.json. Choose another folder with "
+                f"{path} holds a sweep.csv without its sweep.json. Choose another folder with "
                 "--out."
             )
-        stored, given = self._read(), json.loads(json.dumps(identity))
+        given = json.loads(json.dumps(identity or {}))
         shared = [key for key in stored if key in given and [] not in (stored[key], given[key])]
         if changed := [key for key in shared if stored[key] != given[key]]:
             raise GlideError(
-                f"{self.path} holds a sweep with other {', '.join(changed)}. Only the lists of the "
+                f"{path} holds a sweep with other {', '.join(changed)}. Only the lists of the "
                 "grid may change. Choose another folder with --out."
             )
-        merged = {**stored, **{k: v for k, v in given.items() if v != [] or k not in stored}}
-        if merged != stored:
-            self._write(merged)
-
-    def results(self) -> list[CellResult]:
-        """Return the stored results whose images exist too."""
-        try:
-            found = _RESULTS.validate_python(self._read().get("results", []))
-        except ValidationError as error:
-            raise GlideError(
-                f"{self._state} is damaged. Choose another folder with --out."
-            ) from error
-        return [result for result in found if self._file(result.cell).is_file()]
+        self.identity = {**given, **stored, **{k: v for k, v in given.items() if v != []}}
+        # without its images a cell is made again
+        self.results = {one.cell: one for one in results if self._file(one.cell).is_file()}
+        self._write()
 
     def add(self, result: CellResult, images: Tensor) -> None:
         """Write a finished cell; an earlier result with the same settings is replaced."""
-        results = [*(one for one in self.results() if one.cell != result.cell), result]
+        self.results[result.cell] = result
         with atomic_write(self._file(result.cell)) as temporary:
             tile(images).save(temporary, format="PNG")
-        self._write({**self._read(), "results": [asdict(one) for one in results]})
+        self._write()
         with atomic_write(self.table) as temporary:
-            temporary.write_text(to_csv(results, self.scorers), encoding="utf-8")
+            temporary.write_text(to_csv(self.results.values(), self.scorers), encoding="utf-8")
 
-    def images(self, result: CellResult) -> Tensor:
+    def images(self, cell: Cell) -> Tensor:
         """Read the images of a cell [N, 3, H, W], rounded to 8 bits."""
-        whole = from_pil(open_image(self._file(result.cell)))[0]  # [3, rows * H, columns * W]
-        columns = tile_columns(result.count)
-        rows = -(-result.count // columns)
+        count = self.results[cell].count
+        whole = from_pil(open_image(self._file(cell)))[0]  # [3, rows * H, columns * W]
+        columns = tile_columns(count)
+        rows = -(-count // columns)
         sides = whole.shape[1] // rows, whole.shape[2] // columns
         tiles = whole.reshape(3, rows, sides[0], columns, sides[1])
-        return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)[: result.count]
+        return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
 
     def _file(self, cell: Cell) -> Path:
         return self.path / "images" / f"{cell.name}.png"
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self._state.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
-            raise GlideError(
-                f"{self._state} cannot be read: {error}. Choose another folder with --out."
-            ) from error
-
-    def _write(self, state: Mapping[str, Any]) -> None:
+    def _write(self) -> None:
+        state = {**self.identity, "results": [asdict(one) for one in self.results.values()]}
         with atomic_write(self._state) as temporary:
             temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

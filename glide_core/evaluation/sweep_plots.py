@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from glide_core.evaluation.sweep import CellResult, Scorer
-from glide_core.evaluation.sweep_grid import Cell, Grid
+from glide_core.evaluation.sweep import AXES, Cell, CellResult, Scorer, varying
 from glide_core.images import to_pil
 from glide_core.io import atomic_write
 
@@ -43,19 +42,26 @@ def tile_columns(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
+def constants(cells: Collection[Cell]) -> str:
+    """Describe the settings that do not vary: 'clip 0, 30 steps, ddim'."""
+    changing = varying(cells)
+    return ", ".join(next(iter(cells)).label(axis) for axis in AXES if axis not in changing)
+
+
 def image_grid(
-    images: Mapping[Cell, Tensor], grid: Grid, count: int, *, title: str = "", shown: int = 4
+    images: Mapping[Cell, Tensor], count: int, *, title: str = "", shown: int = 4
 ) -> Image.Image:
     """Arrange the images [N, 3, H, W] of cells with their settings as labels, as one RGB image.
 
-    Columns are the first axis with several values, rows all others. A cell without images stays
+    Columns are the first axis with several values, rows all others. A missing combination stays
     white. count: images that each cell has. shown: most images per cell.
     """
     font = ImageFont.load_default(FONT_SIZE)
     line = round(FONT_SIZE * 1.4)
     tiles = {cell: tile(some[:shown], 128) for cell, some in images.items()}
-    column_of = {cell: cell.label(grid.first_axis) for cell in grid.cells()}
-    row_of = {c: tuple(c.label(axis) for axis in grid.varying[1:]) for c in grid.cells()}
+    first, *others = varying(images) or AXES[:1]
+    column_of = {cell: cell.label(first) for cell in images}
+    row_of = {cell: tuple(map(cell.label, others)) for cell in images}
     columns, rows = list(dict.fromkeys(column_of.values())), list(dict.fromkeys(row_of.values()))
     text_width = [math.ceil(font.getlength(text)) for text in columns]
     width = max([one.width for one in tiles.values()] + text_width)
@@ -65,7 +71,7 @@ def image_grid(
     total = max(MIN_WIDTH, left + GAP + len(columns) * (width + GAP))
     each = f"{count} image{'s' * (count != 1)} per cell"
     each += f", the first {shown} shown" if count > shown else ""
-    notes = "; ".join(part for part in (grid.constants(), each) if part)
+    notes = "; ".join(part for part in (constants(images), each) if part)
     characters = 2 * total // FONT_SIZE - 4  # per line: wide letters are wider than half the height
     heading = [text for part in (title, notes) for text in textwrap.wrap(part, characters)]
     top = GAP + len(heading) * line
@@ -102,7 +108,7 @@ class Quantity:
 
 
 def axes_of(
-    results: Sequence[CellResult], scorers: Sequence[Scorer], grid: Grid
+    results: Sequence[CellResult], scorers: Sequence[Scorer]
 ) -> list[tuple[Quantity, Quantity]]:
     """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
 
@@ -111,10 +117,12 @@ def axes_of(
         mean = lambda result: result.scores[scorer.name].mean  # noqa: E731
         return Quantity(scorer.name, label, mean, scorer.higher_is_better)
 
-    label, axis = "network evaluations per image", grid.first_axis
+    changing = varying(result.cell for result in results)
+    axis = changing[0] if changing else AXES[0]
+    label = "network evaluations per image"
     cost = Quantity("evaluations", label, lambda r: float(r.evaluations), False)
     found = [scored(scorer) for scorer in scorers]
-    if {"steps", "sampler"} & set(grid.varying):
+    if {"steps", "sampler"} & set(changing):
         found.append(cost)
     if axis in ("guidance_scale", "clip_scale"):
         label = f"{'classifier-free' if axis == 'guidance_scale' else 'CLIP'} guidance scale"
@@ -125,10 +133,8 @@ def axes_of(
     return [(x, usable[0]) for x in usable[1:]]
 
 
-def plot(
-    results: Sequence[CellResult], grid: Grid, x: Quantity, y: Quantity, *, title: str = ""
-) -> Figure:
-    """Plot cells as points: one curve along the grid's first axis per combination of the others.
+def plot(results: Sequence[CellResult], x: Quantity, y: Quantity, *, title: str = "") -> Figure:
+    """Plot cells as points: one curve along the first axis per combination of the others.
 
     Each point is labelled with its value on the first axis. The Pareto front is a broken line where
     both quantities have a better direction.
@@ -139,15 +145,16 @@ def plot(
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = {r.cell: (x.of(r), y.of(r)) for r in results}
+    cells = [result.cell for result in results]
+    first, *others = varying(cells) or AXES[:1]
     curves: dict[str, list[tuple[float, float]]] = {}
-    for cell in grid.cells():
-        if cell in points and all(map(math.isfinite, points[cell])):
-            name = ", ".join(cell.label(axis) for axis in grid.varying[1:])
-            curves.setdefault(name, []).append(points[cell])
-            value = getattr(cell, grid.first_axis)
+    for result, cell in zip(results, cells, strict=True):
+        point = x.of(result), y.of(result)
+        if all(map(math.isfinite, point)):
+            curves.setdefault(", ".join(map(cell.label, others)), []).append(point)
+            value = getattr(cell, first)
             text = f"{value:g}" if isinstance(value, float) else value
-            axes.annotate(text, points[cell], (4, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
     for i, (name, members) in enumerate(curves.items()):
         style = f"{MARKERS[i % len(MARKERS)]}-"
         axes.plot(*zip(*members, strict=True), style, color=f"C{i % 10}", linewidth=1, label=name)
@@ -156,7 +163,7 @@ def plot(
         front = pareto_front(every, (x.higher_is_better, y.higher_is_better))
         ends = zip(*(every[i] for i in front), strict=True)
         axes.plot(*ends, "k--", linewidth=1.6, alpha=0.5, label="Pareto front")
-    notes = f"{grid.constants()}; point labels: {grid.first_axis.replace('_', ' ')}"
+    notes = f"{constants(cells)}; point labels: {first.replace('_', ' ')}"
     lines = [*textwrap.wrap(title, 90), *textwrap.wrap(notes, 90)]
     # parse_math=False: a $ in a prompt is not the start of a formula
     axes.set_xlabel(x.axis_label(), parse_math=False)

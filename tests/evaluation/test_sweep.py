@@ -21,18 +21,21 @@ from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
 from glide_core.evaluation.features import cosines, noisy_clip_features, pixel_features
 from glide_core.evaluation.sweep import (
+    AXES,
+    Cell,
     CellResult,
     Score,
     Scorer,
     clip_scorer,
     clipped,
+    combinations,
     cost,
     diversity,
     generate_with,
     pixel_frechet,
+    read_list,
     sweep,
 )
-from glide_core.evaluation.sweep_grid import AXES, Cell, Grid, read_grid, read_list
 from glide_core.evaluation.sweep_output import SweepFolder, to_csv
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
@@ -44,6 +47,15 @@ SEEDS = [3, 4]
 MODEL = tiny_model("base")
 SCHEDULE = model_schedule(tiny_config("base"))
 MEAN = Scorer("mean", lambda made, prompts: made.mean(dim=(1, 2, 3)), "grey")
+
+
+def grid(
+    guidance_scale: Sequence[float] = (3.0,),
+    clip_scale: Sequence[float] = (0.0,),
+    steps: Sequence[str] = ("30",),
+    sampler: Sequence[str] = ("ddim",),
+) -> list[Cell]:
+    return combinations([guidance_scale, clip_scale, steps, sampler])
 
 
 def generated(
@@ -71,8 +83,8 @@ def one_pixel(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
 
 
 def test_every_combination_has_a_row_and_no_other() -> None:
-    grid = Grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ddpm"))
-    made = list(sweep(grid.cells(), one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
+    cells = grid((1.0, 3.0), (0.0, 1.0), ("1", "2"), ("ddim", "ddpm"))
+    made = list(sweep(cells, one_pixel, PROMPTS, [MEAN], schedule=SCHEDULE))
     rows = [row for row, _ in made]
     found = [row.cell for row in rows]
     assert len(found) == len(set(found)) == 16
@@ -90,8 +102,8 @@ def test_scale_1_is_plain_sampling() -> None:
 
 
 def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
-    grid = Grid((1.0, 4.0), steps=("2",), sampler=("ddpm",))
-    together, apart = generated(grid.cells()), generated(grid.cells(), batch=1)
+    cells = grid((1.0, 4.0), steps=("2",), sampler=("ddpm",))
+    together, apart = generated(cells), generated(cells, batch=1)
     for (one, images), (_, others) in zip(together, apart, strict=True):
         settings = one.cell.settings()
         alone = sample_stage(MODEL, PROMPTS, SEEDS, settings)
@@ -101,9 +113,9 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
 
 def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
     clip = load_clip(model_folder / "tiny_clip.safetensors")
-    grid = Grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
+    cells = grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
     scorer = clip_scorer(noisy_clip_features(clip))
-    (plain, images), (guided, _) = generated(grid.cells(), [scorer], clip=clip)
+    (plain, images), (guided, _) = generated(cells, [scorer], clip=clip)
     assert guided.scores["clip"].mean > plain.scores["clip"].mean
     extractor = noisy_clip_features(clip)
     each = [cosines(extractor, images[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
@@ -118,8 +130,8 @@ def test_a_clip_scale_without_a_clip_is_an_error() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "plms"])
 def test_steps_are_numbered_through_the_whole_sweep(sampler: str) -> None:
     recorded: list[tuple[int, int]] = []
-    grid = Grid((1.0, 2.0), steps=("3", "4"), sampler=(sampler,))
-    list(sweep(grid.cells(), one_pixel, PROMPTS, schedule=SCHEDULE, batch=1,
+    cells = grid((1.0, 2.0), steps=("3", "4"), sampler=(sampler,))
+    list(sweep(cells, one_pixel, PROMPTS, schedule=SCHEDULE, batch=1,
                    callback=lambda info: recorded.append((info.index, info.total))))  # fmt: skip
     assert [index for index, _ in recorded] == list(range(len(recorded)))
     assert {total for _, total in recorded} == {len(recorded)}
@@ -141,7 +153,7 @@ def test_raising_from_the_callback_stops_within_a_step() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generated(Grid((1.0, 2.0), steps=("3",)).cells(), callback=callback)
+        generated(grid((1.0, 2.0), steps=("3",)), callback=callback)
     assert recorded == [0, 1, 2, 3, 4]
 
 
@@ -186,49 +198,50 @@ def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     scores = {"mean": Score(0.5, math.nan)}
     folder = SweepFolder(tmp_path, (MEAN,))
     folder.add(CellResult(cell, 2, 54, 0.25, scores), torch.zeros(2, 3, 4, 4))
-    (back,) = folder.results()
+    back = SweepFolder(tmp_path, (MEAN,)).results[cell]
     assert (back.cell, back.count, back.evaluations, back.seconds) == (cell, 2, 54, 0.25)
     assert back.scores["mean"].mean == 0.5 and math.isnan(back.scores["mean"].error)
     _, row = csv.reader(io.StringIO(folder.table.read_text()))
     assert row == ["0.3", "0", "10,10,3,2,2", "ddim", "2", "54", "0.25", "0.5", ""]
     for content in ("{", "[1]", '{"results": [{"cell": {"steps": 1}}]}', '{"results": [1]}'):
         (tmp_path / "sweep.json").write_text(content)
-        with pytest.raises(GlideError, match=r"sweep\.json (cannot be read|is damaged)"):
-            folder.results()
+        with pytest.raises(GlideError, match=r"sweep\.json is damaged"):
+            SweepFolder(tmp_path, (MEAN,))
     (tmp_path / "sweep.json").unlink()
     with pytest.raises(GlideError, match=r"without its sweep\.json"):
-        folder.begin({})
+        SweepFolder(tmp_path, (MEAN,))
 
 
 def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path / "sweep", (MEAN,))
-    folder.begin({"prompts": PROMPTS, "clip": []})
-    small, large = Grid((1.0,), steps=("2",)), Grid((1.0, 2.0), steps=("2",))
-    for entry, images in generated(small.cells()):
+    def opened(**identity: Any) -> SweepFolder:
+        return SweepFolder(tmp_path / "sweep", (MEAN,), {"prompts": PROMPTS, **identity})
+
+    folder = opened(clip=[])
+    small, large = grid((1.0,), steps=("2",)), grid((1.0, 2.0), steps=("2",))
+    for entry, images in generated(small):
         folder.add(entry, images)
     before = folder.table.read_text()
-    folder.begin({"prompts": PROMPTS, "clip": ["a"]})  # the first with a CLIP
-    folder.begin({"prompts": PROMPTS, "clip": []})
-    done = {result.cell for result in folder.results()}
-    ((new, images),) = generated([cell for cell in large.cells() if cell not in done])
+    opened(clip=["a"])  # the first with a CLIP
+    folder = opened(clip=[])
+    ((new, images),) = generated([cell for cell in large if cell not in folder.results])
     assert new.cell.guidance_scale == 2.0
     folder.add(new, images)
     assert folder.table.read_text().startswith(before)
-    kept = folder.images(folder.results()[1])
+    kept = opened(clip=[]).images(large[1])
     assert torch.allclose(kept, images.clamp(-1, 1), atol=1 / 255)
     with pytest.raises(GlideError, match="holds a sweep with other clip"):
-        folder.begin({"prompts": PROMPTS, "clip": ["b"]})
+        opened(clip=["b"])
     with pytest.raises(GlideError, match="holds a sweep with other prompts"):
-        folder.begin({"prompts": ["a cat"], "clip": []})
+        opened(prompts=["a cat"], clip=[])
     next((tmp_path / "sweep" / "images").glob("cfg1_*")).unlink()
-    assert [result.cell.guidance_scale for result in folder.results()] == [2.0]
+    assert [cell.guidance_scale for cell in opened(clip=[]).results] == [2.0]
 
 
 def test_lists_are_read_from_text() -> None:
     texts = " 1, 2.5 ,3,", "0", "10, fast27, ddim50", "ddim,ancestral"
-    grid = read_grid(texts, AXES)
-    assert grid.guidance_scale == (1.0, 2.5, 3.0) and grid.clip_scale == (0.0,)
-    assert grid.steps == ("10", "fast27", "ddim50") and grid.sampler == ("ddim", "ddpm")
+    guidance_scale, clip_scale, steps, sampler = map(read_list, AXES, texts, AXES)
+    assert guidance_scale == (1.0, 2.5, 3.0) and clip_scale == (0.0,)
+    assert steps == ("10", "fast27", "ddim50") and sampler == ("ddim", "ddpm")
     assert read_list("steps", "30; 10, 10, 3, 2, 2", "steps") == ("30", "10,10,3,2,2")
 
 
@@ -237,8 +250,7 @@ def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> Non
     levels = torch.linspace(-1, 1, count).reshape(count, 1, 1, 1).expand(count, 3, 4, 6)
     folder = SweepFolder(tmp_path, ())
     folder.add(CellResult(Cell(), count, 1, 0.1), levels)
-    (back,) = folder.results()
-    assert torch.allclose(folder.images(back), levels, atol=0.005)  # half of 1/127.5
+    assert torch.allclose(folder.images(Cell()), levels, atol=0.005)  # half of 1/127.5
 
 
 @pytest.mark.parametrize(

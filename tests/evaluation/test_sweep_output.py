@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,29 +14,27 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from glide_core.evaluation import sweep_plots
-from glide_core.evaluation.sweep import CellResult, Score, Scorer
-from glide_core.evaluation.sweep_grid import Cell, Grid
+from glide_core.evaluation.sweep import Cell, CellResult, Score, Scorer, combinations
 from glide_core.evaluation.sweep_plots import image_grid, pareto_front
 
-GRID = Grid((1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"))
+GRID = combinations([(1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"), ("ddim",)])
 SCORERS = [
     Scorer("clip", lambda made, prompts: made, "cosine"),
     Scorer("frechet", lambda made, prompts: made, higher_is_better=False),
 ]
 
 
-def entries(grid: Grid = GRID) -> list[CellResult]:
+def entries(grid: Sequence[Cell] = GRID) -> list[CellResult]:
     made = []
-    for i, cell in enumerate(grid.cells()):
+    for i, cell in enumerate(grid):
         scores = {"clip": Score(0.2 + 0.01 * i), "frechet": Score(10.0 + (i - 3) ** 2)}
         made.append(CellResult(cell, 1, 10 + i, 0.1, scores))
     return made
 
 
-def levels_of(grid: Grid = GRID, count: int = 1, side: int = 64) -> dict[Cell, Tensor]:
+def levels_of(grid: Sequence[Cell] = GRID, count: int = 1, side: int = 64) -> dict[Cell, Tensor]:
     """Images of every cell, each of one grey."""
-    cells = grid.cells()
-    return {c: torch.full((count, 3, side, side), i / len(cells)) for i, c in enumerate(cells)}
+    return {c: torch.full((count, 3, side, side), i / len(grid)) for i, c in enumerate(grid)}
 
 
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, ...]]]:
@@ -61,7 +60,7 @@ def test_the_grid_labels_every_column_and_row_without_overlap(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = texts(monkeypatch)
-    image = image_grid(levels_of(count=count), GRID, count, title="a fox on a blue background " * 4)
+    image = image_grid(levels_of(count=count), count, title="a fox on a blue background " * 4)
     said = [text for text, _ in words]
     assert [text for text in said if text.startswith("cfg")] == ["cfg 1", "cfg 2", "cfg 5"]
     rows = ["clip 0", "10 steps", "clip 0", "fast27", "clip 3", "10 steps", "clip 3", "fast27"]
@@ -74,24 +73,24 @@ def test_the_grid_labels_every_column_and_row_without_overlap(
 
 
 def test_the_grid_grows_with_its_images() -> None:
-    grid = Grid((1.0, 2.0, 3.0))
-    one = image_grid(levels_of(grid), grid, 1)
+    grid = [Cell(scale) for scale in (1.0, 2.0, 3.0)]
+    one = image_grid(levels_of(grid), 1)
     assert one.width >= 3 * 128 and one.height >= 128
-    four = image_grid(levels_of(grid, 4), grid, 4)
+    four = image_grid(levels_of(grid, 4), 4)
     assert four.width - one.width >= 3 * 128 - 60 and four.height - one.height == 128
 
 
 def test_images_are_in_their_column_and_row_and_a_missing_cell_stays_white() -> None:
-    grid = Grid((1.0, 2.0), (0.0, 3.0))
+    grid = combinations([(1.0, 2.0), (0.0, 3.0), ("30",), ("ddim",)])
     all_four = levels_of(grid)
-    whole = np.asarray(image_grid(all_four, grid, 1))
+    whole = np.asarray(image_grid(all_four, 1))
     levels = {round((float(one.mean()) + 1) * 127.5) for one in all_four.values()}
     assert levels <= set(np.unique(whole))
     where = [np.argwhere(whole[..., 0] == level).mean(axis=0) for level in sorted(levels)]
     (y0, x0), (y1, x1), (y2, x2), _ = where  # cells come with the CLIP scale running faster
     assert y0 < y1 and abs(x0 - x1) < 5 and x0 < x2 and abs(y0 - y2) < 5
     all_four.popitem()
-    short = np.asarray(image_grid(all_four, grid, 1))
+    short = np.asarray(image_grid(all_four, 1))
     assert short.shape == whole.shape
     assert sorted(levels)[3] not in np.unique(short[int(where[3][0]), int(where[3][1])])
 
@@ -105,10 +104,10 @@ def test_the_pareto_front_is_the_set_of_nondominated_points() -> None:
     assert pareto_front([], (True, False)) == []
 
 
-def figure(grid: Grid = GRID, title: str = "a fox"):  # type: ignore[no-untyped-def]
+def figure(grid: Sequence[Cell] = GRID, title: str = "a fox"):  # type: ignore[no-untyped-def]
     results = entries(grid)
-    (x, y), *_ = sweep_plots.axes_of(results, SCORERS, grid)
-    return sweep_plots.plot(results, grid, x, y, title=title)
+    (x, y), *_ = sweep_plots.axes_of(results, SCORERS)
+    return sweep_plots.plot(results, x, y, title=title)
 
 
 def test_every_point_is_labelled_with_its_scale_and_every_curve_is_in_the_legend() -> None:
@@ -146,17 +145,16 @@ def test_plotting_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
 
 
 def test_one_cell_and_one_score_still_make_a_plot() -> None:
-    grid = Grid()
-    results = entries(grid)
-    found = sweep_plots.axes_of(results, SCORERS[:1], grid)
+    results = entries([Cell()])
+    found = sweep_plots.axes_of(results, SCORERS[:1])
     assert [(x.name, y.name) for x, y in found] == [("guidance_scale", "clip")]
-    sweep_plots.to_image(sweep_plots.plot(results, grid, *found[0]))
+    sweep_plots.to_image(sweep_plots.plot(results, *found[0]))
     nan = [CellResult(one.cell, 1, 5, 0.1, {"clip": Score(math.nan)}) for one in results]
-    (x, y), *_ = sweep_plots.axes_of(nan, SCORERS[:1], grid)
-    sweep_plots.to_image(sweep_plots.plot(nan, grid, x, y))
+    (x, y), *_ = sweep_plots.axes_of(nan, SCORERS[:1])
+    sweep_plots.to_image(sweep_plots.plot(nan, x, y))
     undefined = Scorer("clip", SCORERS[0].score), Scorer("frechet", SCORERS[1].score)
     both = [CellResult(one.cell, 1, 5, 0.1, dict.fromkeys(("clip", "frechet"), Score(math.nan)))
             for one in results]  # fmt: skip
-    for x, y in sweep_plots.axes_of(both, undefined, grid):
-        sweep_plots.to_image(sweep_plots.plot(both, grid, x, y))
-    assert sweep_plots.axes_of([], [], grid) == []
+    for x, y in sweep_plots.axes_of(both, undefined):
+        sweep_plots.to_image(sweep_plots.plot(both, x, y))
+    assert sweep_plots.axes_of([], []) == []
