@@ -13,19 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.detect import default_schedule, input_channels
-from glide_core.checkpoints.loading import check_tensors
-from glide_core.config import (
-    KINDS,
-    GlideConfig,
-    ModelKind,
-    ScheduleConfig,
-    TokenizerName,
-    UNetConfig,
-)
+from glide_core.checkpoints.loading import check_tensors, model_from_state_dict
+from glide_core.config import GlideConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.models.text_encoder import TextEncoder
 
 
 class Layer(NamedTuple):
@@ -78,43 +69,21 @@ def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return diffusers_config(model.config), converted
 
 
-def from_diffusers(
-    config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    text: TextEncoder,
-    *,
-    schedule: ScheduleConfig | None = None,
-    tokenizer: TokenizerName = "glide-bpe",
-) -> GlideModel:
-    """Join a diffusers UNet with the text encoder it was made for; schedule: default, OpenAI's.
+def from_diffusers(state: Mapping[str, Tensor], model: GlideModel) -> GlideModel:
+    """Turn a UNet from `to_diffusers`, trained further there, back into a GLIDE model.
 
-    GlideError when the config is not of GLIDE's family, or tensors are missing or too many.
+    model: the one that it was made of; gives the config and the text encoder. GlideError when
+    tensors are missing, too many or of another shape.
     """
-    kind, unet = unet_config(config)
-    whole = GlideConfig(
-        kind=kind,
-        text=text.config,
-        unet=unet,
-        schedule=schedule or default_schedule(kind),
-        tokenizer=tokenizer,
-    )
-    with torch.inference_mode(False):
-        model = GlideModel(whole, device="meta")
-        expected = model.openai_state_dict()
-        check_tensors(state, to_diffusers(model)[1], "The diffusers UNet")
-        merged: dict[str, Tensor] = {
-            key: value.detach().clone() for key, value in text.state_dict().items()
-        }
-        for layer in layers(unet):
-            for suffix in (".weight", ".bias"):
-                if (key := layer.ours + suffix) in expected:
-                    pieces = [state[name + suffix] for name in layer.theirs]
-                    value = fuse(pieces, unet.num_head_channels)
-                    kernel = layer.kernel and suffix == ".weight"
-                    merged[key] = value[..., None] if kernel else value
-        check_tensors(merged, expected, "The diffusers UNet with this text encoder")
-        model.load_openai_state_dict(merged, assign=True)
-    return model.requires_grad_(False).eval()
+    check_tensors(state, to_diffusers(model)[1], "The diffusers UNet")
+    merged = {key: value.clone() for key, value in model.openai_state_dict().items()}
+    for layer in layers(model.config.unet):
+        for suffix in (".weight", ".bias"):
+            if (key := layer.ours + suffix) in merged:
+                pieces = [state[name + suffix] for name in layer.theirs]
+                value = fuse(pieces, model.config.unet.num_head_channels)
+                merged[key] = value[..., None] if layer.kernel and suffix == ".weight" else value
+    return model_from_state_dict(merged, model.config, where="The diffusers UNet")
 
 
 def diffusers_config(config: GlideConfig) -> dict[str, Any]:
@@ -154,45 +123,6 @@ def diffusers_config(config: GlideConfig) -> dict[str, Any]:
         "center_input_sample": False,
         "dropout": unet.dropout,
     }
-
-
-def unet_config(config: Mapping[str, Any]) -> tuple[ModelKind, UNetConfig]:
-    """Read `diffusers_config` backwards; GlideError names the field that is not GLIDE's."""
-    try:
-        widths = [int(width) for width in config["block_out_channels"]]
-        channels, odd = divmod(int(config["out_channels"]), 2)
-        in_channels = int(config["in_channels"])
-        unet = UNetConfig(
-            image_size=int(config["sample_size"]),
-            model_channels=widths[0],
-            num_res_blocks=int(config["layers_per_block"]),
-            channel_mult=tuple(width // widths[0] for width in widths),
-            attention_factors=tuple(
-                2**i for i, block in enumerate(config["down_block_types"]) if block == _DOWN[1]
-            ),
-            num_head_channels=int(config["attention_head_dim"]),
-            norm_groups=int(config.get("norm_num_groups", 32)),
-            channels=channels,
-            dropout=float(config.get("dropout", 0.0)),
-        )
-        kinds = {input_channels(kind, channels): kind for kind in KINDS}
-        kind = kinds[in_channels]
-    except (KeyError, ValueError, TypeError) as error:
-        raise GlideError(
-            f"This diffusers UNet is not of GLIDE's family ({type(error).__name__}: {error}). "
-            "Expected Resnet- and SimpleCrossAttn- blocks, twice as many output channels as a "
-            "an image has, and the input channels of one of GLIDE's four kinds."
-        ) from error
-    like = diffusers_config(GlideConfig(kind=kind, unet=unet))
-    like["cross_attention_dim"] = config.get("cross_attention_dim")  # checked with the text encoder
-    for name, value in like.items():
-        given = config.get(name, value)
-        if odd or (list(given) if isinstance(given, tuple) else given) != value:
-            raise GlideError(
-                f"This diffusers UNet is not of GLIDE's family: {name} is {given}. "
-                f"Expected {value}."
-            )
-    return kind, unet
 
 
 def layers(unet: UNetConfig) -> Iterator[Layer]:
