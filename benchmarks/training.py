@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glide_core.data import open_source
-from glide_core.data.types import Batch, Source
+from glide_core.data.source import Batch, Source, open_source
 from glide_core.training.config import JOBS
 from glide_core.training.trainer import RunConfig, Trainer, make_adamw
 from recipes.emoji import fused_norm

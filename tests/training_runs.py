@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glide_core.data.types import Batch
+from glide_core.data.source import Batch
 from glide_core.training.config import TrainConfig
 from glide_core.training.trainer import RunConfig, Trainer
 

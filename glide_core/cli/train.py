@@ -10,29 +10,143 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.cli.train_options import add_arguments
+from glide_core.cli import options
 from glide_core.errors import GlideError
-from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
-
-__all__ = ["add_arguments", "run"]
+from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
+from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
-    from glide_core.data.source import ImageSource
-    from glide_core.data.types import Source
+    from glide_core.data.source import ImageSource, Source
     from glide_core.training.trainer import Trainer
 
-_LORA = ("lora", "lora_alpha", "lora_layers", "lora_text")
-_FIELDS = (  # options that replace a field of TrainConfig
-    *("steps", "batch", "lr", "seed", "grad_accum_steps", "weighting", "timesteps", "prediction"),
-    *("size", "crop", "gradient_checkpointing", "caption_dropout", "prior_weight", *_LORA),
-)
 _WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
 _FEW = 256  # images: fewer are decoded quickly, without workers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a model on images with captions: from scratch, or starting from a bundled model, a "
+        "released checkpoint or a run's own file. A run found in --out is resumed. Ctrl-C saves "
+        "and stops."
+    )
+    parser.add_argument("job", choices=JOBS, help="model to train")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for checkpoints, log and samples (default: runs/JOB)",
+    )
+    _add_data(parser)
+    _add_model(parser)
+    _add_optimization(parser)
+    _add_running(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    flag = partial(group.add_argument, action="store_true")
+    size = partial(group.add_argument, type=options.positive, metavar="N")
+    group.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a folder of images with .txt captions, a JSONL, CSV or Parquet list, or webdataset "
+        "shards (.tar)",
+    )
+    flag("--skip-bad", help="ignore unusable files (default: an error)")
+    key = "ending or column of the captions"
+    group.add_argument("--caption-key", default="txt", metavar="KEY", help=key)
+    flag("--center-crop", help="crop squares from the center, not at random")
+    flag("--flip", help="mirror half of the images")
+    size("--size", help="image size (default: the model's)")
+    size("--crop", help="size of the crops upsamplers are trained on (default: 128)")
+    group.add_argument(
+        "--caption-dropout",
+        type=options.fraction,
+        metavar="P",
+        help="caption dropout probability, for classifier-free guidance (default: 0.2)",
+    )
+    group.add_argument(
+        "--prior-prompts",
+        type=Path,
+        metavar="FILE",
+        help="captions, one per line, whose images must not change (default: from the vocabulary "
+        "of a bundled model)",
+    )
+    weight = "weight of the loss on images of --prior-prompts (default: 1)"
+    group.add_argument("--prior-weight", type=options.not_negative, metavar="W", help=weight)
+    flag("--no-prior", help="disable prior preservation when fine-tuning")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--init-from",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="initial weights: a name of `glide models` or a file, of the same kind, or base for "
+        "inpaint and upsampler for upsampler-inpaint; twice for OpenAI's two CLIP files (default: "
+        "random weights)",
+    )
+    group.add_argument(
+        "--prediction",
+        choices=("epsilon", "v_prediction"),
+        help="prediction type, from scratch only (default: v_prediction)",
+    )
+    rank, alpha = "train a LoRA of this rank", "LoRA alpha (default: RANK)"
+    group.add_argument("--lora", type=options.positive, metavar="RANK", help=rank)
+    group.add_argument("--lora-alpha", type=options.not_negative, metavar="A", help=alpha)
+    layers = "layers the LoRA adapts (default: all)"
+    group.add_argument("--lora-layers", choices=LORA_LAYERS, help=layers)
+    text = "adapt the text encoder, too"
+    group.add_argument("--lora-text", action="store_true", default=None, help=text)
+
+
+def _add_optimization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("optimization")
+    count = partial(group.add_argument, type=options.positive, metavar="N")
+    count("--steps", help="optimizer steps")
+    count("--batch", help="images per step")
+    accumulation = "gradient accumulation steps: the same result in less memory (default: 1)"
+    count("--grad-accum", dest="grad_accum_steps", help=accumulation)
+    group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
+    seed = "random seed of weights, data and noise (default: 0)"
+    group.add_argument("--seed", type=int, metavar="N", help=seed)
+    weighting = "loss weighting of noise levels (default: uniform)"
+    group.add_argument("--weighting", choices=WEIGHTINGS, help=weighting)
+    group.add_argument(
+        "--timesteps",
+        choices=TIMESTEPS,
+        help="timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    options.add(group, "--device")
+    options.add(group, "--threads")
+    ahead = "processes that decode images ahead (default: up to 4; none for few images)"
+    options.add(group, "--workers", default=None, help=ahead)
+    group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
+    group.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        default=None,
+        help="recompute activations in the backward pass: less memory, slower, same gradients",
+    )
+    every = partial(group.add_argument, metavar="N")
+    every("--log-every", type=options.positive, default=10, help="steps between rows of log.csv")
+    every("--save-every", type=options.positive, default=100, help="steps between checkpoints")
+    samples = "steps between sample grids; 0: none"
+    every("--sample-every", type=options.whole, default=200, help=samples)
+    group.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,7 +225,7 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
         if arguments.job in kinds:
             sizes = [tensor.numel() for file in files for tensor in file.tensors.values()]
             config = fine_tuning(config, sum(sizes))
-    given = {name: getattr(arguments, name) for name in _FIELDS}
+    given = {each.name: getattr(arguments, each.name, None) for each in fields(config)}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if not config.lora and (config.lora_alpha or config.lora_text or arguments.lora_layers):
         raise GlideError("--lora-alpha, --lora-layers and --lora-text need --lora RANK beside them")
@@ -125,12 +239,9 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
             raise GlideError("--prior-prompts is for base and inpaint with --init-from")
         return []
     if arguments.prior_prompts:
-        try:
-            lines = arguments.prior_prompts.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise GlideError(f"{arguments.prior_prompts} cannot be read: {error}") from error
-        captions = [line.strip() for line in lines if line.strip()]
-        if not captions:
+        from glide_core.data.tables import read_lines
+
+        if not (captions := read_lines(arguments.prior_prompts)):
             raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
         return captions
     from glide_core.checkpoints.files import read_shapes
@@ -168,13 +279,13 @@ def open_data(
     once: Callable[[Callable[[], Any]], Any],
 ) -> ImageSource:
     """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
-    from glide_core.data import open_source
+    from glide_core.data.source import open_source
     from glide_core.progress import counting_bar
 
     with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
         source = open_source(
             arguments.data,
-            on_bad="skip" if arguments.skip_bad else "refuse",
+            skip_bad=arguments.skip_bad,
             caption_key=arguments.caption_key,
             center_crop=arguments.center_crop,
             flip=arguments.flip,

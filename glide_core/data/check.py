@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -18,7 +17,6 @@ from glide_core.data.entries import Entry, Listing, Unusable, few
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write
 
-OnBad = Literal["refuse", "skip"]
 SMALLEST = 16  # pixels per side
 LONGEST = 3  # largest aspect ratio: a square cropped from a longer image shows too little of it
 NAMED = 10  # bad files in one message
@@ -119,17 +117,17 @@ def load_check(path: Path, listing: Listing) -> Checked | None:
 
 
 def usable(
-    where: str, listing: Listing, checked: Checked, *, on_bad: OnBad, side: int
+    where: str, listing: Listing, checked: Checked, *, skip_bad: bool, side: int
 ) -> tuple[list[Entry], list[tuple[int, int]], DataReport]:
     """Return the usable entries, their sizes, and the report.
 
-    where: name of the data set in messages. on_bad: "refuse" raises GlideError if any image is
-    unusable, "skip" only if all are. side: of the images that training asks for, for warnings.
+    where: name of the data set in messages. GlideError if any image is unusable, with skip_bad only
+    if all are. side: of the images that training asks for, for warnings.
     """
     skipped = [f"{listing.entries[int(i)].name}: {why}" for i, why in checked.problems.items()]
     kept = [(e, s) for e, s in zip(listing.entries, checked.sizes, strict=True) if s != (0, 0)]
-    if skipped and (on_bad == "refuse" or not kept):
-        raise GlideError(_refusal(where, skipped, len(listing.entries), on_bad))
+    if skipped and not (skip_bad and kept):
+        raise GlideError(_refusal(where, skipped, len(listing.entries), skip_bad))
     named = [(f"{entry.name} ({w}x{h})", w, h) for entry, (w, h) in kept]
     notes = {
         f"smaller than {side} pixels, will be enlarged": [
@@ -174,11 +172,11 @@ def _inspect_all(
             yield from pool.map(inspect, entries[start : start + _AHEAD])
 
 
-def _refusal(where: str, skipped: Sequence[str], found: int, on_bad: OnBad) -> str:
+def _refusal(where: str, skipped: Sequence[str], found: int, skip_bad: bool) -> str:
     named = "".join(f"\n  {s}" for s in skipped[:NAMED])
     more = f"\n  and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
     remedy = "Fix or remove them"
-    if on_bad == "refuse" and len(skipped) < found:
+    if not skip_bad and len(skipped) < found:
         remedy += ", or train without them (--skip-bad)"
     return (
         f"{len(skipped)} of {found} images of {where} cannot be used:{named}{more}\n"

@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from glide_core.data.check import Checked, DataReport, OnBad, check, load_check, usable
+from glide_core.data.check import Checked, DataReport, check, load_check, usable
 from glide_core.data.decode import PixelCache, Pixels, read_image, shrink, shrunk_size
 from glide_core.data.entries import Entry, Unusable
 from glide_core.data.listing import TXT, list_images
-from glide_core.data.types import Batch
 from glide_core.errors import GlideError
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images and one caption each."""
+
+    images: Tensor  # [B, 3, S, S] in [-1, 1]
+    captions: list[str]
+    # [B, 3, S / 4, S / 4]: what an upsampler is given, such as a base model's samples; None: the
+    # images, reduced and slightly degraded
+    low_res: Tensor | None = None
+
+
+class Source(Protocol):
+    """Images with captions. All randomness comes from the generator given."""
+
+    def batch(
+        self,
+        rng: torch.Generator,
+        size: int,
+        *,
+        side: int,
+        crop: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        """Sample a random batch.
+
+        size: number of images.
+        side: of the whole image in pixels (64 for base models, 256 for upsamplers).
+        crop: side of the square cropped from it at random, at a multiple of 4 (None: the whole).
+        distinct: no two captions alike, as far as there are enough (contrastive training).
+        """
+        ...
+
+
 class ImageSource:
-    """Checked images with captions, sampled with replacement; see `types.Source`.
+    """Checked images with captions, sampled with replacement; see `Source`.
 
     All randomness comes from the generator given and nothing but decoded pixels is kept between
     batches: the same generator state gives the same batch, in any process.
@@ -50,7 +85,7 @@ class ImageSource:
         crop: int | None = None,
         distinct: bool = False,
     ) -> Batch:
-        """Sample a random batch, as described in `types.Source`.
+        """Sample a random batch, as described in `Source`.
 
         A distinct batch is smaller than asked where there are not enough different images with
         different captions.
@@ -124,7 +159,7 @@ class ImageSource:
 def open_source(
     path: Path | str,
     *,
-    on_bad: OnBad = "refuse",
+    skip_bad: bool = False,
     caption_key: str = TXT,
     side: int = 64,
     center_crop: bool = False,
@@ -138,7 +173,7 @@ def open_source(
 
     path: a folder of images with captions, a JSONL, CSV or Parquet list, a .tar, a folder of tars
         or a brace pattern of them.
-    on_bad: "refuse" raises an error that names what is bad, "skip" leaves it out.
+    skip_bad: leave unusable images out; otherwise an error names them.
     caption_key: ending of the caption files, ending of a shard's caption members, or column.
     side: in pixels, of the images that training asks for; smaller ones are enlarged.
     center_crop: crop squares from the center, not at random.
@@ -147,10 +182,8 @@ def open_source(
     progress: called with (done, all) after each image that was checked.
     known: a file that `save_check` wrote; if it is of these files, they are not decoded again.
     run_once: calls a function in one process and returns its result in all.
-    Raises GlideError where the path holds no training data, or as `on_bad` says.
+    Raises GlideError where the path holds no training data.
     """
-    if on_bad not in ("refuse", "skip"):
-        raise GlideError(f'on_bad is {on_bad!r}. Expected "refuse" or "skip".')
     listing = list_images(Path(path), caption_key)
     cache = PixelCache(len(listing.entries), memory_mb * 2**20)
 
@@ -159,7 +192,7 @@ def open_source(
         return before or check(listing, cache, side, progress)
 
     checked = run_once(check_once)
-    entries, sizes, report = usable(str(path), listing, checked, on_bad=on_bad, side=side)
+    entries, sizes, report = usable(str(path), listing, checked, skip_bad=skip_bad, side=side)
     if not len(cache):  # the images were checked by another process, or in an earlier run
         for size in sizes:
             cache.reserve(shrunk_size(size, side))

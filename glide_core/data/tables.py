@@ -83,6 +83,15 @@ def lines(file: BufferedReader) -> Iterator[str]:
         yield text
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, stripped, without empty ones."""
+    with open_file(str(path)) as file:
+        try:
+            return [line.strip() for line in lines(file) if line.strip()]
+        except GlideError as error:
+            raise GlideError(f"{shorten(path, 200)}: {error}") from error
+
+
 def _csv(file: BufferedReader, header: Header) -> Iterator[Row]:
     every = lines(file)
     head = [""]

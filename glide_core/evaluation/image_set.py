@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from glide_core.data.decode import read_image
-from glide_core.data.entries import Entry, Piece, Unusable, decode_text, few, suffix
+from glide_core.data.entries import Entry, Piece, Unusable, few, suffix
 from glide_core.data.listing import list_images, list_table
+from glide_core.data.tables import read_lines
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
@@ -82,26 +83,23 @@ class ImageSet(Dataset[LoadedImage | str]):
 
     def with_captions(self, path: Path) -> ImageSet:
         """Replace captions by those of a file: by name (.csv, .jsonl) or one per line (others)."""
-        try:
-            if suffix(path.name) in ("csv", "tsv", "jsonl", "json", "ndjson", "parquet"):
-                found = {e.name: e.captions[0] for e in list_table(path).entries if e.captions}
-                if missing := [e.name for e in self.entries if e.name not in found]:
-                    raise GlideError(
-                        f"{path} has no caption of {few(missing)}. Expected one for every image of "
-                        f"{self.where}."
-                    )
-                captions = [found[entry.name] for entry in self.entries]
-            else:
-                captions = decode_text(Piece(path).read()).rstrip().splitlines()
-        except Unusable as error:
-            raise GlideError(f"The captions {path} cannot be read: it {error}.") from error
+        if suffix(path.name) in ("csv", "tsv", "jsonl", "json", "ndjson", "parquet"):
+            found = {e.name: e.captions[0] for e in list_table(path).entries if e.captions}
+            if missing := [e.name for e in self.entries if e.name not in found]:
+                raise GlideError(
+                    f"{path} has no caption of {few(missing)}. Expected one for every image of "
+                    f"{self.where}."
+                )
+            captions = [found[entry.name] for entry in self.entries]
+        else:
+            captions = read_lines(path)
         if len(captions) != len(self):
             raise GlideError(
                 f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}. "
                 "Expected one per line, in the order of the image names."
             )
         pairs = zip(self.entries, captions, strict=True)
-        return replace(self, entries=tuple(replace(e, captions=(c.strip(),)) for e, c in pairs))
+        return replace(self, entries=tuple(replace(e, captions=(c,)) for e, c in pairs))
 
     @property
     def crop_name(self) -> str:
@@ -122,11 +120,7 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
     """
     path = Path(where)
     if path.is_file() and suffix(path.name) == "txt":
-        try:
-            lines = map(str.strip, decode_text(Piece(path).read()).splitlines())
-        except Unusable as error:
-            raise GlideError(f"{where} cannot be read as a list of paths: it {error}.") from error
-        entries = [Entry(line, Piece(path.parent / line)) for line in lines if line]
+        entries = [Entry(line, Piece(path.parent / line)) for line in read_lines(path)]
     else:
         entries = list_images(path).entries
     if not entries:

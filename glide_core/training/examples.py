@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.types import Source
+from glide_core.data.source import Source
 from glide_core.errors import GlideError
 from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.types import Source
+from glide_core.data.source import Source
 from glide_core.diffusion.schedule import Schedule, extract
 from glide_core.errors import GlideError
 from glide_core.models import noisy_clip, text_encoder, unet

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.config import SamplerConfig
-from glide_core.data import open_source
-from glide_core.data.types import Source
+from glide_core.data.source import Source, open_source
 from glide_core.errors import GlideError
 from glide_core.images import to_pil, to_uint8
 from glide_core.io import atomic_write

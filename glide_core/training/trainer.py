@@ -15,7 +15,7 @@ from torch import nn
 from glide_core.checkpoints.loading import save_model
 from glide_core.checkpoints.lora import LoraInfo, save_lora
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.types import Source
+from glide_core.data.source import Source
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write, check_folder, make_folder
 from glide_core.models.glide import GlideModel

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glide_core.data.types import Batch
+from glide_core.data.source import Batch
 from glide_core.errors import GlideError
 from recipes.emoji.vocabulary import (
     BACKGROUNDS,

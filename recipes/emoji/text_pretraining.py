@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glide_core.data.types import Source
+from glide_core.data.source import Source
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextFeatures
 from glide_core.tokenizer import get_tokenizer

@@ -288,7 +288,7 @@ def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) ->
             ["{folder}", "--metrics", "is", "--save-stats", "no/where.npz"],
             "no/where.npz: its folder does not exist",
         ),
-        (["{folder}", "--metrics", "is", "--captions", "no.txt"], "does not exist"),
+        (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no.txt cannot be read"),
         (["{folder}", "--metrics", "is", "--splits", "4"], "split into 4 parts"),
         (["{folder}/000.png", "--metrics", "is"], "is a single image"),
         (["{one}", "--metrics", "kid", "--reference", "{folder}"], "has 1 readable image. Exp"),

@@ -11,7 +11,7 @@ from images_on_disk import encode, folder_files, noise, write_folder
 from PIL import Image
 from torch import Tensor
 
-from glide_core.data import Source, open_source
+from glide_core.data.source import Source, open_source
 from glide_core.errors import GlideError
 
 

@@ -20,9 +20,8 @@ from images_on_disk import (
 )
 from PIL import Image
 
-from glide_core.data import open_source
 from glide_core.data.check import DataReport, save_check
-from glide_core.data.source import ImageSource
+from glide_core.data.source import ImageSource, open_source
 from glide_core.errors import GlideError
 
 GOOD = folder_files(2)
@@ -76,7 +75,7 @@ def test_a_bad_file_is_named_and_refused(case: str, tmp_path: Path) -> None:
 def test_a_bad_file_is_named_and_skipped_where_asked(case: str, tmp_path: Path) -> None:
     files, words = BAD[case]
     write_folder(tmp_path, {**GOOD, **files})
-    report = checked(tmp_path, on_bad="skip")
+    report = checked(tmp_path, skip_bad=True)
     lines = report.lines()
     assert (report.found, report.used, len(report.skipped)) == (3, 2, 1)
     assert re.match(f"skipped: {words}", lines[0])
@@ -96,7 +95,7 @@ def test_ten_bad_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
 def test_skipping_everything_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": b"no", "a.txt": "a"})
     with pytest.raises(GlideError, match="1 of 1 images") as error:
-        open_source(tmp_path, on_bad="skip")
+        open_source(tmp_path, skip_bad=True)
     assert "--skip-bad" not in str(error.value)
 
 
@@ -114,7 +113,7 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
         '"a text"',
     ]
     (tmp_path / "l.jsonl").write_text("\n".join(rows))
-    reasons = list(checked(tmp_path / "l.jsonl", on_bad="skip").skipped)
+    reasons = list(checked(tmp_path / "l.jsonl", skip_bad=True).skipped)
     assert reasons == [
         reasons[0],
         'l.jsonl line 3: names no image under "image" or "file_name" or "path"',
@@ -133,7 +132,7 @@ def test_an_unquoted_comma_in_a_csv_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, GOOD)
     text = 'image,text\n000.png,"red, blue\nand green"\n001.png,red, blue\n001.png,\n'
     (tmp_path / "l.csv").write_text(text)
-    report = checked(tmp_path / "l.csv", on_bad="skip")
+    report = checked(tmp_path / "l.csv", skip_bad=True)
     assert list(report.skipped) == [
         "l.csv line 4: is not a row: it has 3 cells where the header has 2. Put text that contains "
         "a separator in double quotes.",
@@ -146,7 +145,7 @@ def test_a_cut_off_tar_is_named_and_what_is_whole_in_it_can_be_used(tmp_path: Pa
     path = write_tar(tmp_path / "a.tar", {**GOOD, "zzz.png": encode(noise(9)), "zzz.txt": "z"})
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"zzz.png") + 600])
-    report = checked(path, on_bad="skip")
+    report = checked(path, skip_bad=True)
     assert report.used == 2
     assert [s.split(":")[0] for s in report.skipped] == ["zzz.png", "a.tar"]
     with pytest.raises(GlideError, match=r"a\.tar: is damaged"):
@@ -166,7 +165,7 @@ def test_a_sample_with_two_images_or_bad_json_is_bad(tmp_path: Path) -> None:
     png = encode(noise(3))
     members = {"a.png": png, "a.left.jpg": JPEG, "a.txt": "a", "b.png": png, "b.json": "[1]"}
     path = write_tar(tmp_path / "a.tar", {**members, "c.png": png, **GOOD})
-    reasons = list(checked(path, on_bad="skip").skipped)
+    reasons = list(checked(path, skip_bad=True).skipped)
     assert reasons == [
         "a.png: is one of several images: png, left.jpg",
         "b.png: its JSON has no caption: expected one of txt, text, caption, prompt",
@@ -191,7 +190,7 @@ def test_usable_but_unusual_data_is_warned_of(tmp_path: Path) -> None:
 def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_folder(tmp_path, {**GOOD, "x.png": b"no"})
-    open_source(tmp_path, on_bad="skip", progress=lambda done, total: seen.append((done, total)))
+    open_source(tmp_path, skip_bad=True, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -221,11 +220,6 @@ def test_a_path_without_training_data_is_an_error(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(GlideError, match=words):
             open_source(tmp_path / name)
-
-
-def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match='Expected "refuse" or "skip"'):
-        open_source(tmp_path, on_bad="ignore")  # type: ignore[arg-type]
 
 
 def test_an_image_that_vanishes_during_training_is_named(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from images_on_disk import (
     write_tar,
 )
 
-from glide_core.data import Batch, open_source
 from glide_core.data.shards import expand
-from glide_core.data.source import ImageSource
+from glide_core.data.source import Batch, ImageSource, open_source
 from glide_core.errors import GlideError
 
 FILES = folder_files(6)

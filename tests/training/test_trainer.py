@@ -13,7 +13,7 @@ from training_runs import TINY, Colours, quiet, trainer
 
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
-from glide_core.data.types import Batch
+from glide_core.data.source import Batch
 from glide_core.errors import GlideError
 from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
 from glide_core.training.trainer import RunConfig, Trainer, lr_factor
