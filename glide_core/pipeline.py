@@ -33,7 +33,6 @@ from glide_core.request import (
     GenerationRequest,
     batches,
     first_size,
-    upsample_respacing,
     upsample_settings,
 )
 from glide_core.stages import (
@@ -231,11 +230,12 @@ class GlidePipeline:
         request = replace(
             own.request(),
             base=None,
-            upsampler=replace(
-                upsample_settings(num_inference_steps, guidance_scale),
-                sampler=own.sampler or "ddim",
+            upsampler=upsample_settings(
+                num_inference_steps,
+                guidance_scale,
+                sampler=own.sampler,
                 eta=own.eta,
-                respacing=own.respacing or upsample_respacing(num_inference_steps),
+                respacing=own.respacing,
             ),
         )
         low_res = fit(read_image(image), low_size)
@@ -374,7 +374,7 @@ class GlidePipeline:
         requests = self.prepare(requests, inputs)
         done: list[Tensor] = []
         ready: list[GenerationRequest] = []
-        for batch in batches(requests, options.batch_size or len(requests)):
+        for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
                     step = self._step(bar, options.callback_on_step_end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Generators = torch.Generator | Sequence[torch.Generator] | None
 
+T = TypeVar("T")
 # Called with the pipeline, the step, its timestep and a dict of values
 StepEnd = Callable[..., Any]
 OutputType = Literal["pil", "np", "pt"]
@@ -162,13 +163,10 @@ class CallOptions:
     upsample_guidance_scale: Any = 1.0
     batch_size: Annotated[int | None, _Count] = None
 
-    def request(self, upsample_sampler: str = "ddim") -> GenerationRequest:
+    def request(self, upsample_sampler: str | None = None) -> GenerationRequest:
         """The settings that all images have in common."""
-        second = None
-        if self.upsample:
-            second = upsample_settings(
-                self.upsample_steps, self.upsample_guidance_scale, sampler=upsample_sampler
-            )
+        steps, scale = self.upsample_steps, self.upsample_guidance_scale
+        second = upsample_settings(steps, scale, sampler=upsample_sampler)
         return GenerationRequest(
             negative_prompt=self.negative_prompt,
             base=SamplerConfig(
@@ -179,7 +177,7 @@ class CallOptions:
                 guidance_scale=self.guidance_scale,
                 clip_guided=self.clip_guided,
             ),
-            upsampler=second,
+            upsampler=second if self.upsample else None,
             clip_guidance_scale=self.clip_guidance_scale,
             clip_prompt=self.clip_prompt,
         )
@@ -223,13 +221,13 @@ def image_seeds(seed: int, count: int) -> list[int]:
 
 
 def batches(
-    requests: Iterable[GenerationRequest], batch_size: int
-) -> Iterator[list[GenerationRequest]]:
-    """Group requests that differ in prompt and seed alone, at most `batch_size` each, in order of
-    first appearance."""
-    groups: dict[GenerationRequest, list[GenerationRequest]] = {}
-    for request in requests:
-        groups.setdefault(request.settings, []).append(request)
+    items: Iterable[T], batch_size: int, request: Callable[[T], GenerationRequest]
+) -> Iterator[list[T]]:
+    """Group items whose requests differ in prompt and seed alone, at most `batch_size` each, in
+    order of first appearance."""
+    groups: dict[GenerationRequest, list[T]] = {}
+    for item in items:
+        groups.setdefault(request(item).settings, []).append(item)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
@@ -244,22 +242,24 @@ def default_sampler(clip_guidance_scale: float = 0.0) -> str:
     return "ddpm" if clip_guidance_scale else "ddim"
 
 
-def upsample_respacing(steps: int) -> str:
-    """The paper's uneven spacing for its own number of steps, even spacing for any other."""
-    return "fast27" if steps == 27 else ""
-
-
 def upsample_settings(
-    steps: int = 27, guidance_scale: float = 1.0, temperature: float = 0.997, sampler: str = "ddim"
+    steps: int = 27,
+    guidance_scale: float = 1.0,
+    *,
+    temperature: float = 0.997,
+    sampler: str | None = None,
+    eta: float = 0.0,
+    respacing: str = "",
 ) -> SamplerConfig:
-    """Settings of the 256x256 stage; the paper's spacing when `steps` is 27."""
-    return replace(
-        UPSAMPLE_SETTINGS,
+    """Settings of the 256x256 stage: the paper's uneven spacing for its own 27 steps, even spacing
+    for any other number, or another `respacing`."""
+    return SamplerConfig(
         steps=steps,
-        respacing=upsample_respacing(steps),
+        respacing=respacing or ("fast27" if steps == 27 else ""),
+        sampler=sampler or "ddim",
+        eta=eta,
         guidance_scale=guidance_scale,
         temperature=temperature,
-        sampler=sampler,
     )
 
 

@@ -91,6 +91,7 @@ class GlideEdit:
     ) -> tuple[Any]:
         from glide_core import images
         from glide_core.config import SamplerConfig
+        from glide_core.request import upsample_settings
         from glide_core.stages import upsampled_size
 
         host = current()
@@ -124,7 +125,7 @@ class GlideEdit:
                     host,
                     upsampler,
                     prompts,
-                    stages.upsample_settings(upsample_steps, temperature=temperature),
+                    upsample_settings(upsample_steps, temperature=temperature),
                     seed=seed,
                     batch=batch,
                     size=size,

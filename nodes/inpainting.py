@@ -121,6 +121,7 @@ class GlideInpaint:
 
         from glide_core import crop, images
         from glide_core.config import SamplerConfig
+        from glide_core.request import upsample_settings
 
         from . import masks
 
@@ -167,9 +168,7 @@ class GlideInpaint:
                     host,
                     upsampler,
                     prompts,
-                    stages.upsample_settings(
-                        upsample_steps, sampler="ddpm", temperature=temperature
-                    ),
+                    upsample_settings(upsample_steps, sampler="ddpm", temperature=temperature),
                     seed=seed,
                     batch=batch,
                     size=(sides[1], sides[1]),

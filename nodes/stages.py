@@ -110,19 +110,3 @@ def sample(
         return found
     image, mask = (value.to(found) for value in known)
     return found * mask + image * (1 - mask)
-
-
-def upsample_settings(
-    steps: int, *, respacing: str = "", sampler: str = "ddim", cfg: float = 1.0, **more: Any
-) -> SamplerConfig:
-    """The second stage's settings: the paper's spacing for 27 steps, else evenly spread."""
-    from glide_core.config import SamplerConfig
-    from glide_core.request import upsample_respacing
-
-    return SamplerConfig(
-        steps=steps,
-        respacing=respacing.strip() or upsample_respacing(steps),
-        sampler=sampler,
-        guidance_scale=cfg,
-        **{"temperature": 0.997, **more},
-    )

@@ -88,13 +88,14 @@ class GlideUpsample:
         low_size: int = 64,
     ) -> tuple[Any]:
         from glide_core import images
+        from glide_core.request import upsample_settings
         from glide_core.stages import upsampled_size
 
         host = current()
         inputs.need(host, model, ("upsampler",), node=NODE)
         low_res = small(NODE, image, low_size)
-        settings = stages.upsample_settings(
-            steps, respacing=respacing, sampler=sampler_name, cfg=cfg, temperature=temperature
+        settings = upsample_settings(
+            steps, cfg, temperature=temperature, sampler=sampler_name, respacing=respacing.strip()
         )
         with host.progress(NODE) as callback:
             found = stages.sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glide_core.batch.job import Done, Job
 from glide_core.batch.shards import Numbered
@@ -39,6 +39,7 @@ def on_ray(
     """
     try:
         import ray
+        from ray.util import ActorPool
     except ImportError as error:
         raise GlideError("--ray needs Ray: pip install 'glide-diffusion[ray]'") from error
     started = not ray.is_initialized()
@@ -52,15 +53,13 @@ def on_ray(
             num_cpus=1, num_gpus=share, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )(Worker)
         shared = ray.put(job)
-        idle: list[Any] = [actor.remote(shared) for _ in range(count)]
-        running: dict[Any, Any] = {}
+        pool = ActorPool([actor.remote(shared) for _ in range(count)])
         for rows in chunks:
-            if not idle:
-                yield _next(ray, running, idle)
-            worker = idle.pop()
-            running[worker.write.remote(rows)] = worker
-        while running:
-            yield _next(ray, running, idle)
+            if not pool.has_free():
+                yield pool.get_next_unordered()
+            pool.submit(lambda worker, rows: worker.write.remote(rows), rows)
+        while pool.has_next():
+            yield pool.get_next_unordered()
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise GlideError(f"a Ray worker failed: {shorten(cause, 500)}") from error
@@ -69,10 +68,3 @@ def on_ray(
     finally:
         if started and ray.is_initialized():
             ray.shutdown()
-
-
-def _next(ray: Any, running: dict[Any, Any], idle: list[Any]) -> Done:
-    (ready,), _ = ray.wait(list(running), num_returns=1)
-    idle.append(running.pop(ready))
-    done: Done = ray.get(ready)
-    return done

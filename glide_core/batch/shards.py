@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from glide_core.batch.storage import Folder
 from glide_core.errors import GlideError, is_out_of_memory, shorten
 from glide_core.io import encode_png, png_text
-from glide_core.request import GenerationRequest
+from glide_core.request import GenerationRequest, batches
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,14 +48,7 @@ def generate(
     from glide_core.images import to_pil
 
     size = 1 if pipe.device.type == "cpu" else batch_size
-    alike: dict[GenerationRequest, list[Numbered]] = {}
-    for row in rows:
-        alike.setdefault(row[1].settings, []).append(row)
-    waiting = deque(
-        group[start : start + size]
-        for group in alike.values()
-        for start in range(0, len(group), size)
-    )
+    waiting = deque(batches(rows, size, lambda row: row[1]))
     while waiting:
         batch = waiting.popleft()
         requests = [request for _, request in batch]

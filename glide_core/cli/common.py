@@ -52,7 +52,9 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
     second = None
     if not arguments.no_upsample:
         second = upsample_settings(
-            arguments.upsample_steps, arguments.upsample_cfg, arguments.upsample_temperature
+            arguments.upsample_steps,
+            arguments.upsample_cfg,
+            temperature=arguments.upsample_temperature,
         )
     return GenerationRequest(
         prompt=arguments.prompt or "",
@@ -88,7 +90,7 @@ def generate_and_write(
     requests = [replace(request, seed=seed) for seed in image_seeds(arguments.seed, arguments.n)]
     requests = pipe.prepare(requests, inputs)
     about = model_metadata(arguments)
-    for batch in batches(requests, arguments.batch):
+    for batch in batches(requests, arguments.batch, lambda each: each):
         with step_bars(disable=arguments.quiet) as step:
             images = to_pil(finish(pipe.generate(batch, inputs, step)))
         each = [

@@ -27,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from glide_core.cli import common
     from glide_core.images import fit, read_image
     from glide_core.request import GenerationRequest, upsample_settings
@@ -36,16 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments, "upsampler")
-    settings = upsample_settings(arguments.steps, arguments.cfg, arguments.temperature)
     request = GenerationRequest(
         prompt=arguments.prompt,
         negative_prompt=arguments.negative,
         base=None,
-        upsampler=replace(
-            settings,
-            sampler=arguments.sampler or settings.sampler,
+        upsampler=upsample_settings(
+            arguments.steps,
+            arguments.cfg,
+            temperature=arguments.temperature,
+            sampler=arguments.sampler,
             eta=arguments.eta,
-            respacing=arguments.respacing or settings.respacing,
+            respacing=arguments.respacing,
         ),
     )
     inputs = (StageInputs(), StageInputs(low_res=low_res))
