@@ -22,8 +22,9 @@ from glide_core.config import SamplerConfig
 from glide_core.models.glide import GlideModel
 from glide_core.stages import sample_stage
 from recipes.emoji.drawings import Scene, Sprites
+from recipes.emoji.publish import SAMPLING
 
-SETTINGS = SamplerConfig(steps=8)  # the preset `fast`
+SETTINGS = SamplerConfig(steps=8, **SAMPLING["base"])  # the preset `fast`, as published
 BATCH = 20
 
 

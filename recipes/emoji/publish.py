@@ -32,7 +32,7 @@ VOCABULARY = {
 # How the models are sampled unless the user says otherwise, measured by recipes.emoji.score.
 # Base: images are nearest to their drawings at scale 1.5; the paper's 3 changes the colours.
 # Upsampler: a sample has more error and grain than the mean, which comes without initial noise.
-SAMPLING = {
+SAMPLING: dict[str, dict[str, float]] = {
     "base": {"guidance_scale": 1.5},
     "inpaint": {"guidance_scale": 1.5},
     "upsampler": {"temperature": 0.0},
