@@ -55,12 +55,13 @@ VIEW = """([id, script]) => {
 
 
 def workflow(**changes: Any) -> dict[str, Any]:
-    """The CLIP-guided example, with fewer steps, two images, and widgets changed."""
+    """The CLIP-guided example, with cfg 3, fewer steps, two images, and widgets changed."""
     found = json.loads(
         (REPOSITORY / "example_workflows" / "glide_clip_guided.json").read_text("utf-8")
     )
     nodes = {node["id"]: node for node in found["nodes"]}
     nodes[SAMPLER]["widgets_values"][3] = changes.get("steps", STEPS)
+    nodes[SAMPLER]["widgets_values"][4] = 3.0  # classifier-free guidance, for its line in the chart
     nodes[SAMPLER]["widgets_values"][1] = changes.get("seed", 1)
     nodes[UPSAMPLER]["widgets_values"][2] = UPSAMPLE_STEPS
     nodes[LATENT]["widgets_values"][2] = IMAGE_COUNT
