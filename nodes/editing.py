@@ -95,11 +95,11 @@ class GlideEdit:
         from glide_core.stages import upsampled_size
 
         host = current()
-        config = inputs.need(host, model, ("base",), node=NODE)
+        config = inputs.require_kind(host, model, ("base",), node=NODE)
         upsamples = upsampler is not None and upsample_denoise > 0
         if upsamples:
-            inputs.need(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
-        image = inputs.need_image(image, node=NODE)
+            inputs.require_kind(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
+        image = inputs.require_image(image, node=NODE)
         batch = len(image) * variations
         original = images.cycle(images.from_comfy(image), batch)
         small = images.fit(original, config.unet.image_size)

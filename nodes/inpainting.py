@@ -126,12 +126,14 @@ class GlideInpaint:
         from . import masks
 
         host = current()
-        configs = [inputs.need(host, model, ("inpaint",), node=NODE)]
+        configs = [inputs.require_kind(host, model, ("inpaint",), node=NODE)]
         if upsampler is not None:
             wanted = ("upsampler-inpaint",)
-            configs.append(inputs.need(host, upsampler, wanted, node=NODE, name="upsampler"))
-        image = inputs.need_image(image, node=NODE)
-        hole = _hole(NODE, inputs.need_mask(mask, node=NODE), image)
+            configs.append(
+                inputs.require_kind(host, upsampler, wanted, node=NODE, name="upsampler")
+            )
+        image = inputs.require_image(image, node=NODE)
+        hole = _hole(NODE, inputs.require_mask(mask, node=NODE), image)
         hole, weight = masks.widened(hole, mask_grow, mask_blur)
         image, mask = masks.paired(image, hole[:, 0], node=NODE)
         batch, sides = len(image) * variations, tuple(c.unet.image_size for c in configs)
@@ -253,7 +255,7 @@ class GlideInpaintConditioning:
 
         node = "GLIDE Inpaint Conditioning"
         image, mask = paired(
-            inputs.need_image(image, node=node), inputs.need_mask(mask, node=node), node=node
+            inputs.require_image(image, node=node), inputs.require_mask(mask, node=node), node=node
         )
         given = images.from_comfy(image)
         pixels = images.resize(given, (height, width))

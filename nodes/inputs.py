@@ -175,8 +175,8 @@ def checkpoint(purposes: Sequence[Purpose], tooltip: str, *, first: Sequence[str
 def checkpoint_problem(*names: str | None) -> str | bool:
     """VALIDATE_INPUTS for file choices: True, or what is wrong. None is a connected input.
 
-    A file of the wrong kind passes and fails in `need_kind`: ComfyUI's interface reports every
-    problem with a file choice that it finds here as a missing model to download.
+    A file of the wrong kind passes and fails in `require_file_kind`: ComfyUI's interface reports
+    every problem with a file choice that it finds here as a missing model to download.
     """
     for name in names:
         if name == NO_FILE:
@@ -192,7 +192,7 @@ def checkpoint_problem(*names: str | None) -> str | bool:
     return True
 
 
-def need_kind(node: str, name: str, path: Path, kinds: Sequence[str]) -> None:
+def require_file_kind(node: str, name: str, path: Path, kinds: Sequence[str]) -> None:
     """GlideError when a safetensors file's header says that it holds another kind of model."""
     if path.suffix != ".safetensors":
         return  # only loading it can tell
@@ -235,7 +235,9 @@ def changed(*names: str | None) -> str:
         return "missing"
 
 
-def need(host: Host, model: Any, kinds: Sequence[str], *, node: str, name: str = "model") -> Any:
+def require_kind(
+    host: Host, model: Any, kinds: Sequence[str], *, node: str, name: str = "model"
+) -> Any:
     """Give a MODEL's GlideConfig; GlideError when it is not one of these kinds of GLIDE model."""
     config = host.glide_config(model)
     loaders = one_of(dict.fromkeys(KIND_LOADERS[kind] for kind in kinds))
@@ -247,7 +249,7 @@ def need(host: Host, model: Any, kinds: Sequence[str], *, node: str, name: str =
     return config
 
 
-def need_image(image: Any, *, node: str, name: str = "image") -> Tensor:
+def require_image(image: Any, *, node: str, name: str = "image") -> Tensor:
     """Give an IMAGE [B, H, W, 3 or 4] in 0..1; one channel becomes three.
 
     GlideError, naming the input, for another shape and for values that are not finite.
@@ -265,11 +267,11 @@ def need_image(image: Any, *, node: str, name: str = "image") -> Tensor:
             f"{node}: the IMAGE on '{name}' has {image.shape[-1]} channels (shape {shape}). "
             "Expected 3 (RGB), 4 (RGBA) or 1 (grey)."
         )
-    need_finite(image, f"{node}: the IMAGE on '{name}'")
+    require_finite(image, f"{node}: the IMAGE on '{name}'")
     return image.expand(*image.shape[:3], 3) if image.shape[-1] == 1 else image
 
 
-def need_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
+def require_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
     """Give a MASK [B, H, W]; GlideError, naming the input, for another shape or NaN."""
     import torch
 
@@ -282,11 +284,11 @@ def need_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
         raise GlideError(
             f"{node}: the MASK on '{name}' has the shape {shape}. Expected [batch, height, width]."
         )
-    need_finite(mask, f"{node}: the MASK on '{name}'")
+    require_finite(mask, f"{node}: the MASK on '{name}'")
     return mask
 
 
-def need_finite(values: Tensor, what: str) -> None:
+def require_finite(values: Tensor, what: str) -> None:
     """GlideError when there is a NaN or an infinite value."""
     if not values.isfinite().all():
         raise GlideError(f"{what} holds NaN or infinite values. Expected numbers from 0 to 1.")

@@ -46,7 +46,7 @@ def read(latent: dict[str, Any], config: GlideConfig, *, content: bool, node: st
         )
     if len(samples) < 1:
         raise GlideError(f"{where} holds 0 images. Expected 1 or more.")
-    inputs.need_finite(samples, where)
+    inputs.require_finite(samples, where)
     channels, mask = config.unet.channels, latent.get("noise_mask")
     if not samples.any():
         samples = _empty(samples, channels, latent.get(RATIO))
@@ -82,7 +82,7 @@ def _mask(mask: Any, samples: Tensor, where: str) -> Tensor | None:
 
     from glide_core.images import cycle
 
-    mask = inputs.need_mask(mask.float(), node=where, name="noise_mask")[:, None]
+    mask = inputs.require_mask(mask.float(), node=where, name="noise_mask")[:, None]
     if mask.shape[2:] != samples.shape[2:]:
         mask = F.interpolate(mask, samples.shape[2:], mode="bilinear")  # as ComfyUI resizes it
     return cycle(mask, len(samples)).clamp(0, 1)

@@ -52,7 +52,7 @@ class GlideLoader:
     def load(self, checkpoint: str, dtype: str) -> tuple[Any, Any, Any]:
         host = current()
         path = host.checkpoint_path(checkpoint)
-        inputs.need_kind("GLIDE Loader", checkpoint, path, self.KINDS)
+        inputs.require_file_kind("GLIDE Loader", checkpoint, path, self.KINDS)
         return host.load_base(path, dtype)
 
 
@@ -91,7 +91,7 @@ class GlideUpsamplerLoader:
     def load(self, checkpoint: str, dtype: str) -> tuple[Any]:
         host = current()
         path = host.checkpoint_path(checkpoint)
-        inputs.need_kind("GLIDE Upsampler Loader", checkpoint, path, self.KINDS)
+        inputs.require_file_kind("GLIDE Upsampler Loader", checkpoint, path, self.KINDS)
         return (host.load_upsampler(path, dtype),)
 
 
@@ -137,7 +137,7 @@ class GlideClipLoader:
     def load(self, checkpoint: str, text_checkpoint: str, dtype: str) -> tuple[GlideClip]:
         host = current()
         paths = [host.checkpoint_path(name) for name in _files(checkpoint, text_checkpoint)]
-        inputs.need_kind("GLIDE Noisy CLIP Loader", checkpoint, paths[0], (inputs.CLIP,))
+        inputs.require_file_kind("GLIDE Noisy CLIP Loader", checkpoint, paths[0], (inputs.CLIP,))
         return (host.load_clip(paths, dtype),)
 
 

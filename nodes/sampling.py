@@ -188,7 +188,7 @@ class GlideSampler:
             steps, sampler_name, respacing = chosen.steps, chosen.sampler, ""
 
         host = current()
-        config = inputs.need(host, model, ("base", "inpaint"), node=NODE)
+        config = inputs.require_kind(host, model, ("base", "inpaint"), node=NODE)
         start = latents.read(latent_image, config, content=denoise < 1, node=NODE)
         if denoise == 0:
             return images.to_comfy(start.samples), latents.write(latent_image, start.samples)

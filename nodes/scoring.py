@@ -57,7 +57,7 @@ class GlideClipScore:
     def score(self, image: Any, clip: GlideClip, text: str, keep: int) -> dict[str, Any]:
         from glide_core import images
 
-        image = inputs.need_image(image, node=NODE)
+        image = inputs.require_image(image, node=NODE)
         scores = score_in_chunks(current(), clip, images.from_comfy(image), text)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[: keep or None]
         lines = "\n".join(f"{scores[i]:.4f}  image {i + 1}" for i in order)

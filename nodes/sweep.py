@@ -146,7 +146,7 @@ class GlideGuidanceSweep:
         host = current()
         cells = _cells((cfg_scales, clip_scales, steps, samplers))
         _check(cells, negative, clip)
-        config = inputs.need(host, model, ("base",), node=NODE)
+        config = inputs.require_kind(host, model, ("base",), node=NODE)
         prompt = str(part(positive, where=f"{NODE}: 'positive'")[GLIDE_TEXT])
         clip_text = text.strip() or prompt
         models = {

@@ -92,7 +92,7 @@ class GlideUpsample:
         from glide_core.stages import upsampled_size
 
         host = current()
-        inputs.need(host, model, ("upsampler",), node=NODE)
+        inputs.require_kind(host, model, ("upsampler",), node=NODE)
         low_res = small(NODE, image, low_size)
         settings = upsample_settings(
             steps, cfg, temperature=temperature, sampler=sampler_name, respacing=respacing.strip()
@@ -164,7 +164,7 @@ def small(node: str, image: Any, low_size: int) -> Tensor:
     """Give the upsampler's input [B, 3, h, w] in [-1, 1], resized and rounded to 8 bits."""
     from glide_core import images
 
-    given = images.from_comfy(inputs.need_image(image, node=node))
+    given = images.from_comfy(inputs.require_image(image, node=node))
     fitted = images.fit(given, low_size)
     inputs.log_resize(node, given, fitted, f"low_size is {low_size}; 0 keeps the size")
     return images.quantize_8bit(fitted)

@@ -2,7 +2,7 @@
 import { make, styled } from "./style.mjs";
 
 const LINE = 16;
-const MOST_LINES = 12;
+const MAX_LINES = 12;
 
 export class Scores {
   fixed = true; // a higher node gives it no more room
@@ -15,7 +15,7 @@ export class Scores {
   }
 
   prepare(lines) {
-    this.count = Math.min(MOST_LINES, lines.length);
+    this.count = Math.min(MAX_LINES, lines.length);
     return true;
   }
 

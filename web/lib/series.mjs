@@ -7,7 +7,7 @@ export const LINES = [
   { key: "clip_strength", label: "CLIP", scale: "strength" },
 ];
 
-const MOST_NODES = 64; // beyond that the least recently updated one is removed
+const MAX_NODES = 64; // beyond that the least recently updated one is removed
 
 export class LiveStore {
   constructor() {
@@ -21,7 +21,7 @@ export class LiveStore {
     const value = update(old?.kind === kind ? old.value : undefined);
     this.known.delete(key);
     this.known.set(key, { graph, id: String(id), kind, value });
-    if (this.known.size > MOST_NODES) this.known.delete(this.known.keys().next().value);
+    if (this.known.size > MAX_NODES) this.known.delete(this.known.keys().next().value);
   }
 
   /** What is known of a node, if it is still the same kind of node. */

@@ -4,8 +4,8 @@ import { make, styled } from "./style.mjs";
 
 const PAGER = 26; // height of the row of buttons, with its gap
 const BORDER = 16; // of the panel, top and bottom together
-const LEAST = 140;
-const MOST = 460;
+const MIN_HEIGHT = 140;
+const MAX_HEIGHT = 460;
 const places = new Map(); // the divider's place per image shown: a rebuilt node has it again
 
 export class Slider {
@@ -94,7 +94,7 @@ export class Slider {
 
   height(width) {
     const rest = BORDER + (this.several ? PAGER : 0);
-    return heightFor(width - 20, this.shape, { rest, least: LEAST, most: MOST });
+    return heightFor(width - 20, this.shape, { rest, least: MIN_HEIGHT, most: MAX_HEIGHT });
   }
 
   show(pairs) {

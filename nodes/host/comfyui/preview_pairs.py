@@ -8,15 +8,15 @@ from torch import Tensor
 
 import nodes  # ComfyUI's own module
 
-MOST = 4  # images of a batch
+MAX_IMAGES = 4  # images of a batch
 
 
 def compared(before: Tensor, after: Tensor) -> list[dict[str, Any]]:
-    """Write up to MOST pairs of IMAGEs [B, H, W, C] as core's Preview Image does, and name them.
+    """Write up to MAX_IMAGES pairs of IMAGEs [B, H, W, C] as temporary files, and name them.
 
     A batch of one `before` belongs to every `after`.
     """
-    count = min(len(after), MOST)
+    count = min(len(after), MAX_IMAGES)
     old, new = (
         nodes.PreviewImage().save_images(batch[:count], filename_prefix=f"glide_{name}")
         for name, batch in (("before", before), ("after", after))
