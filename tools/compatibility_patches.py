@@ -29,7 +29,10 @@ HEAD = (
 
 
 class Patch(NamedTuple):
-    """A node from MODEL to MODEL; `None` runs without one, as the reference of its cfg."""
+    """A node from MODEL to MODEL; `None` runs without one, as the reference of its cfg.
+
+    inputs: values; one that begins with @ names a CONDITIONING of the bench.
+    """
 
     node: str | None
     cfg: float
@@ -37,15 +40,33 @@ class Patch(NamedTuple):
 
     @property
     def label(self) -> str:
-        shown = [f"{name} {value}" for name, value in self.inputs.items()]
+        shown = [
+            f"{name} {value}"
+            for name, value in self.inputs.items()
+            if value != "@negative" and self.inputs is not THRESHOLD
+        ]
         return ", ".join([self.node or "without a patch", *shown])
 
 
 PAG: dict[str, Any] = {"scale": 3.0}
 PACK: dict[str, Any] = {"unet_block": "middle", "unet_block_id": 0, **PAG}
+THRESHOLD: dict[str, Any] = {
+    "mimic_scale": 3.0,
+    "threshold_percentile": 1.0,
+    "mimic_mode": "Half Cosine Up",
+    "mimic_scale_min": 1.0,
+    "cfg_mode": "Half Cosine Up",
+    "cfg_scale_min": 1.0,
+    "sched_val": 1.0,
+    "separate_feature_channels": "enable",
+    "scaling_startpoint": "MEAN",
+    "variability_measure": "AD",
+    "interpolate_phi": 1.0,
+}
 PATCHES = (
     Patch(None, 1.5),
     Patch("PerturbedAttentionGuidance", 1.5, PAG),
+    Patch("PerturbedAttention", 1.5, PACK),
     Patch("SelfAttentionGuidance", 1.5, {"scale": 1.0, "blur_sigma": 2.0}),
     Patch("NAGuidance", 1.5, {"nag_scale": 3.0, "nag_alpha": 0.25, "nag_tau": 1.5}),
     Patch("SmoothedEnergyGuidanceAdvanced", 1.5, PACK),
@@ -54,6 +75,10 @@ PATCHES = (
         1.5,
         {"scale": 2.0, "tile_width": 256, "tile_height": 256, "tile_overlap": 128},
     ),
+    Patch("NormalizedAttentionGuidance", 1.5, {"negative": "@negative", "scale": 3.0}),
+    Patch("FrequencyDecoupledGuidance", 1.5, {"strength_high": 3.0}),
+    Patch("MomentumGuidance", 1.5, {"momentum": 0.5, "ema": 0.6}),
+    Patch("SlidingModeControlCFG", 1.5, {"lambda": 6.0, "k": 0.1}),
     Patch(None, 3.0),
     Patch("TomePatchModel", 3.0, {"ratio": 0.3}),
     Patch(
@@ -63,6 +88,7 @@ PATCHES = (
     ),
     Patch(None, 10.0),
     Patch("DynamicThresholdingSimple", 10.0, {"mimic_scale": 3.0, "threshold_percentile": 1.0}),
+    Patch("DynamicThresholdingFull", 10.0, THRESHOLD),
 )
 
 
@@ -95,7 +121,11 @@ def run(bench: Bench, patch: Patch) -> list[Tensor]:
     """Sample with KSampler's euler and with GLIDE Sampler's ddim."""
     model = bench.model
     if patch.node:
-        model = bench.comfy(patch.node, model=model, **patch.inputs)
+        inputs = {
+            name: getattr(bench, value[1:]) if str(value).startswith("@") else value
+            for name, value in patch.inputs.items()
+        }
+        model = bench.comfy(patch.node, model=model, **inputs)
     return [
         bench.builtin(model=model, cfg=patch.cfg),
         bench.exact(model=model, cfg=patch.cfg),

@@ -85,6 +85,29 @@ def test_pre_cfg_functions_see_and_change_the_predictions(comfy: Any, glide: Any
     torch.testing.assert_close(found, swapped[1]["samples"], rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("sampler", ["KSampler", "GlideSampler"])
+def test_what_a_patch_writes_to_the_options_lasts_for_one_run(
+    comfy: Any, glide: Any, sampler: str
+) -> None:
+    """Momentum of other packs' guidance is kept there."""
+    counts: list[int] = []
+
+    def count(args: dict[str, Any]) -> Any:
+        options = args["model_options"]
+        options["steps_seen"] = options.get("steps_seen", 0) + 1
+        counts.append(options["steps_seen"])
+        return args["denoised"]
+
+    model = glide[0].clone()
+    model.set_model_sampler_post_cfg_function(count)
+    for _ in range(2):
+        if sampler == "KSampler":
+            comfy.ksampler(model, glide[1], glide[2], steps=3)
+        else:
+            sample(comfy, glide, model, steps=3)
+    assert counts == [1, 2, 3] * 2
+
+
 @pytest.mark.parametrize("sampler", ["ancestral", "plms"])
 def test_an_identity_patch_changes_nothing(comfy: Any, glide: Any, sampler: str) -> None:
     """The learned variance is the positive prompt's, with patches that call the model, too."""

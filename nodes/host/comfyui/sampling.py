@@ -104,8 +104,7 @@ class LoadedModel:
             for name in NAMES
             if name in self.ready
         ]
-        sink = VarianceSink()
-        options = comfy.model_patcher.create_model_options_clone(self.options)
+        sink, options = VarianceSink(), self.options  # one dict for all steps: patches write to it
         options["transformer_options"][VARIANCE_SINK] = sink
         clean = self._run(asked, x, sigma, options)
         branches = range(2 if uncond else 1)
