@@ -102,7 +102,7 @@ def conv3x3(conv: Any, x: Tensor) -> Tensor:
     if (
         not few
         or type(conv) is not nn.Conv2d
-        or weight.dtype != torch.bfloat16
+        or weight.dtype not in (torch.bfloat16, torch.float32)
         or x.device.type != "cpu"
         or torch.is_grad_enabled()
     ):

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,14 +47,18 @@ def in_chunks(make: Callable[[slice], Tensor], count: int, size: int = 20) -> Te
 
 
 def score_base(
-    folder: Path, sprites: Sprites, count: int, lists: Sequence[str] = LISTS
+    folder: Path,
+    sprites: Sprites,
+    count: int,
+    lists: Sequence[str] = LISTS,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, object]:
     """Measure subject, background and style accuracy, and the distance to the drawing.
 
     Half as many images for small, paired and tinted scenes. The flatness of one corner is measured
     on the trained scenes.
     """
-    model = load_model(folder / "base.safetensors")
+    model = load_model(folder / "base.safetensors", dtype=dtype)
     results: dict[str, object] = {}
     for name in LISTS:
         if name not in lists:
@@ -317,7 +322,7 @@ def _step(images: Tensor, column: int) -> Tensor:
 
 
 SCORES: dict[str, Callable[[Path, Sprites, int], object]] = {
-    "base": lambda folder, sprites, n: score_base(folder, sprites, n),
+    "base": score_base,
     "two_stages": lambda folder, sprites, n: score_two_stages(folder, sprites, min(n, 24)),
     "clip": lambda folder, sprites, n: score_clip(folder, sprites, 5 * n),
     "clip_guidance": lambda folder, sprites, n: score_clip_guidance(folder, sprites, min(n, 40)),
@@ -338,13 +343,23 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=100, help="samples of the base model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     parser.add_argument("--only", nargs="*", choices=SCORES, help="which scores (default: all)")
+    parser.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=LISTS, help="of the score base (default: all)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "int8"), help="only the score base, in this"
+    )
     arguments = parser.parse_args(given)
     sprites, folder, count = Sprites(arguments.store), arguments.folder, arguments.count
-    wanted = [name for name in SCORES if not arguments.only or name in arguments.only]
+    only = ["base"] if arguments.dtype else arguments.only
+    wanted = [name for name in SCORES if not only or name in only]
+    dtype = getattr(torch, arguments.dtype or "float32")
+    base = partial(score_base, lists=arguments.lists, dtype=dtype)
     results = {}
     for name in wanted:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        results[name] = SCORES[name](folder, sprites, count)
+        score = base if name == "base" else SCORES[name]
+        results[name] = score(folder, sprites, count)
     text = json.dumps(results, indent=1)
     print(text)
     if arguments.json:
