@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from glide_core.errors import shorten
-from glide_core.names import DTYPES, MAX_SIDE, PRESETS, SAMPLERS, TRAINED_STEPS, canonical_sampler
+from glide_core.names import (
+    BUNDLED_UPSAMPLE_STEPS,
+    DTYPES,
+    MAX_SIDE,
+    PAPER_UPSAMPLE_STEPS,
+    PRESETS,
+    SAMPLERS,
+    TRAINED_STEPS,
+    canonical_sampler,
+)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -282,12 +291,14 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float | No
 def _add_upsampling(group: argparse._ActionsContainer, model: str) -> None:
     add(group, "--upsampler", default=model)
     group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
+    bundled = model == "upsampler"
     group.add_argument(
         "--upsample-steps",
         type=step_count,
-        default=27,
+        default=None if bundled else PAPER_UPSAMPLE_STEPS,
         metavar="N",
-        help="steps of the upsampler; 27 uses the paper's uneven spacing",
+        help="steps of the upsampler; 27 uses the paper's uneven spacing"
+        + (f" (default: {BUNDLED_UPSAMPLE_STEPS} for the bundled upsampler, or 27)" * bundled),
     )
     text = "classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)"
     group.add_argument("--upsample-cfg", type=scale, default=1.0, metavar="SCALE", help=text)
