@@ -3,8 +3,8 @@
 Base steps with classifier-free guidance, then the upsampler, with both models loaded from files.
 Every run is a separate process, so that peak memory is measured per run.
 
-    python benchmarks/image.py --dtype bfloat16 --reference ../glide-text2im --steps 10
-    python benchmarks/image.py --cold example_workflows/glide_text_to_image.json
+    python benchmarks/image.py --dtypes int8 float32 --reference ../glide-text2im --steps 10
+    python benchmarks/image.py --cold
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,11 +53,12 @@ def upsampler_respacing(steps: int) -> str:
     return "fast27" if steps == 27 else f"ddim{steps}"
 
 
-def generate(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def generate(folder: Path, args: argparse.Namespace, dtype: str) -> dict[str, float]:
     """Run our pipeline with the notebook's samplers."""
     clock = Clock()
-    dtype = DTYPES[args.dtype]
-    base, upsampler = (load_model(folder / f"{name}.safetensors", dtype=dtype) for name in CONFIGS)
+    base, upsampler = (
+        load_model(folder / f"{name}.safetensors", dtype=DTYPES[dtype]) for name in CONFIGS
+    )
     clock.lap("load_s")
     settings = SamplerConfig(steps=args.steps, sampler="ddpm", guidance_scale=GUIDANCE)
     small = sample_stage(base, [PROMPT], [0], settings)
@@ -140,13 +142,19 @@ def in_new_process(job: Callable[..., Any], threads: int | None, *arguments: Any
         return pool.apply(_call, (job, threads, arguments))
 
 
-def cold_seconds(workflow: Path) -> float:
-    """Time `glide run WORKFLOW` with the bundled models, from start to the written image."""
+def cold_start(workflow: Path | None) -> str:
+    """Time a command with the bundled models, from its start to the written image."""
+    command = ["generate", "a fox on a blue background"]
+    if workflow is not None:
+        command = ["run", str(workflow)]
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "glide_core.cli", "run", str(workflow), "--out", out]
-        start = time.perf_counter()
-        subprocess.run(command, check=True)
-        return time.perf_counter() - start
+        start, before = time.perf_counter(), os.times()
+        run = [sys.executable, "-m", "glide_core.cli", *command, "--out", out]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seconds, after = time.perf_counter() - start, os.times()
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    return f"glide {command[0]}, cold: {seconds:.1f} s ({spent:.1f} s of processor time)"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -155,11 +163,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=100, help="base steps (default 100)")
     parser.add_argument("--upsample-steps", type=int, default=27, help="default 27: fast27")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "int8"])
     parser.add_argument("--reference", type=Path, help="a checkout of openai/glide-text2im")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument(
-        "--cold", type=Path, metavar="WORKFLOW", help="time only `glide run` of this workflow"
+        "--cold",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="WORKFLOW",
+        help="time only `glide generate`, or `glide run` of this workflow",
     )
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     return parser.parse_args(argv)
@@ -167,22 +180,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    if args.cold:
-        print(f"glide run {args.cold.name}, cold: {cold_seconds(args.cold):.1f} s")
+    if args.cold is not None:
+        print(cold_start(args.cold if args.cold.name else None))
         return
     report = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_new_process(write_models, args.threads, folder)
-        report[f"ours, {args.dtype}"] = in_new_process(generate, args.threads, folder, args)
+        for dtype in args.dtypes:
+            report[f"ours, {dtype}"] = in_new_process(generate, args.threads, folder, args, dtype)
         if args.reference:
             report["reference"] = in_new_process(generate_reference, args.threads, folder, args)
     print(f"{args.steps} guided base steps and {args.upsample_steps} upsampler steps")
     for label, row in report.items():
         print(f"  {label:<16}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
-    if args.reference:
-        ours, theirs = report[f"ours, {args.dtype}"], report["reference"]
-        print(f"  ratio {theirs['total_s'] / ours['total_s']:.2f}")
+        if args.reference:
+            print(f"    ratio {report['reference']['total_s'] / row['total_s']:.2f}")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
 
