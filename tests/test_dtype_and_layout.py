@@ -181,13 +181,17 @@ def test_a_large_image_is_normalized_in_bands_to_the_same_result(act: bool) -> N
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1)])
-def test_a_convolution_of_few_pixels_equals_torchs(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
+def test_a_convolution_of_few_pixels_equals_torchs(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(layers, "_MANY_WEIGHTS", 1)
     torch.manual_seed(0)
-    conv = nn.Conv2d(32, 48, 3, padding=1).bfloat16()
-    x = torch.randn(2, 32, *size).bfloat16()
+    conv = nn.Conv2d(32, 48, 3, padding=1).to(dtype)
+    x = torch.randn(2, 32, *size).to(dtype)
     for layout in (torch.contiguous_format, torch.channels_last):
         got = layers.conv3x3(conv, x.to(memory_format=layout))
-        torch.testing.assert_close(got, conv(x), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(got, conv(x), rtol=tolerance, atol=tolerance)
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 _BAND = 2**19  # values of an image normalized at a time: 2 MB in float32
 _FEW_PIXELS = 128  # cond and uncond at 8x8
+_MANY_WEIGHTS = 2**21  # of a convolution: 8 MB in float32
 _SCORES_IN_CACHE = 2**23  # attention scores of one image, all heads: 16 MB in bfloat16
 
 
@@ -99,10 +100,11 @@ def conv3x3(conv: Any, x: Tensor) -> Tensor:
     b, c, height, width = x.shape
     weight = conv.weight
     few = b * height * width <= _FEW_PIXELS
+    large = weight.dtype == torch.float32 and weight.numel() >= _MANY_WEIGHTS
     if (
         not few
         or type(conv) is not nn.Conv2d
-        or weight.dtype not in (torch.bfloat16, torch.float32)
+        or not (large or weight.dtype == torch.bfloat16)
         or x.device.type != "cpu"
         or torch.is_grad_enabled()
     ):
