@@ -1,4 +1,4 @@
-"""LoRAs that were trained on the UNet in diffusers' form, turned into ones of OpenAI's layers.
+"""Read a LoRA of any trainer; turn one of diffusers' layers into one of OpenAI's.
 
 Layers are `unet.<module>`, `<module>` or kohya's `lora_unet_<module>` with underscores. Exact:
 OpenAI's fused q, k and v get the ranks of the separate ones side by side.
@@ -7,8 +7,9 @@ OpenAI's fused q, k and v get the ranks of the separate ones side by side.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,9 +29,43 @@ _ALPHA = ".alpha"
 _MAX_CONFIG = 1 << 20  # bytes
 
 Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], alpha / rank in it
+log = logging.getLogger("glide")
 
 
-def file_alpha(file: TensorFile) -> float | None:
+def read_pairs(file: TensorFile) -> dict[str, Pair]:
+    """Read the changes of every layer, float32, by the layers' names in the file.
+
+    A warning when neither the file nor its layers say an alpha. GlideError for anything but a LoRA.
+    """
+    common, tensors, pairs = _file_alpha(file), file.tensors, {}
+    alphas = sum(key.endswith(_ALPHA) for key in tensors)
+    if common is None and not alphas:
+        log.warning(
+            "%s does not say its alpha: it is taken to be the rank. If it was trained with another "
+            "alpha, put adapter_config.json beside it, or change the strength",
+            file.path,
+        )
+    for key in tensors:
+        for first, second in _HALVES:
+            name = key.removesuffix(first)
+            if name == key or name + second not in tensors:
+                continue
+            down, up = tensors[key].float(), tensors[name + second].float()
+            if min(down.ndim, up.ndim) >= 2:
+                pairs[name] = down, up * _scale(tensors, name, len(down), common)
+            if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+                raise GlideError(
+                    f"{file.path} holds NaN or infinite values in {name}. Expected finite weights."
+                )
+    if not pairs or 2 * len(pairs) + alphas != len(tensors):
+        raise GlideError(
+            f"{file.path} is not a LoRA that can be read here. Expected only pairs of tensors such "
+            "as *.lora_down.weight and *.lora_up.weight: take a file of `glide train --lora`."
+        )
+    return pairs
+
+
+def _file_alpha(file: TensorFile) -> float | None:
     """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
     adapter_config.json beside the file; None when it is nowhere. GlideError: not a finite number.
     """
@@ -56,7 +91,7 @@ def _alpha_in(config: Any) -> Any:
     return next((config[n] for n in names if isinstance(config, dict) and n in config), None)
 
 
-def lora_scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
+def _scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
     """alpha / rank of one layer; 1 without an alpha. GlideError for one that is not a number."""
     alpha = tensors.get(name + _ALPHA)
     if alpha is None:
@@ -69,37 +104,21 @@ def lora_scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: flo
     return float(alpha) / max(1, rank)
 
 
-def lora_from_diffusers(
-    tensors: Mapping[str, Tensor], unet: UNetConfig, alpha: float | None = None
-) -> dict[str, Pair] | None:
-    """Give the changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
+def lora_from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pair] | None:
+    """Give changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
 
-    alpha: of layers that have none of their own. None unless all tensors are of such a LoRA.
+    None unless all of them are changes of diffusers' layers of this UNet.
     """
-    pairs = dict(_pairs(tensors, alpha))
-    alphas = sum(key.endswith(_ALPHA) for key in tensors)
-    if not pairs or 2 * len(pairs) + alphas != len(tensors):
-        return None
+    left = {
+        _flat(name.removeprefix("unet.").removeprefix("lora_unet_")): pair
+        for name, pair in pairs.items()
+    }
     found: dict[str, Pair] = {}
     for layer in layers(unet):
-        given = [pairs.pop(_flat(name), None) for name in layer.theirs]
+        given = [left.pop(_flat(name), None) for name in layer.theirs]
         if any(given):
             found[f"unet.{layer.ours}"] = _fused(given, unet.num_head_channels, layer.kernel)
-    return None if pairs else found
-
-
-def _pairs(tensors: Mapping[str, Tensor], default: float | None) -> Iterator[tuple[str, Pair]]:
-    """Layers by diffusers' names, underscores for dots."""
-    for key in tensors:
-        for first, second in _HALVES:
-            name = key.removesuffix(first)
-            if name == key or name + second not in tensors:
-                continue
-            down, up = tensors[key].float(), tensors[name + second].float()
-            if down.ndim < 2 or up.ndim < 2:
-                continue
-            scale = lora_scale(tensors, name, len(down), default)
-            yield _flat(name.removeprefix("unet.").removeprefix("lora_unet_")), (down, up * scale)
+    return None if left else found
 
 
 def _fused(given: Sequence[Pair | None], head_channels: int, kernel: bool) -> Pair:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glide_core.checkpoints.diffusers_lora import file_alpha, lora_from_diffusers, lora_scale
+from glide_core.checkpoints.diffusers_lora import Pair, lora_from_diffusers, read_pairs
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
@@ -66,7 +66,7 @@ def lora_key(module: str) -> str:
 
 
 def save_lora(
-    layers: Mapping[str, tuple[Tensor, Tensor]],
+    layers: Mapping[str, Pair],
     path: Path | str,
     info: LoraInfo,
     *,
@@ -94,14 +94,17 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     file is not a LoRA, or fits another model; a warning when it was trained from other weights.
     """
     file = read_tensors(path)
-    changes = _changes(file, model.config)
+    changes = read_pairs(file)
+    theirs = lora_from_diffusers(changes, model.config.unet)
+    if theirs is not None:
+        changes = {lora_key(name): pair for name, pair in theirs.items()}
     _check_info(model, file)
     layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     _check_layers(changes, layers, path)
     if strength:
-        for key, (down, up, scale) in changes.items():
+        for key, (down, up) in changes.items():
             weight = layers[key].weight
-            change = (strength * scale) * (up.flatten(1) @ down.flatten(1))
+            change = strength * (up.flatten(1) @ down.flatten(1))
             new = weight.float() + change.to(weight.device).view_as(weight)
             last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if last else torch.contiguous_format
@@ -118,7 +121,7 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
     """
     check_new(Path(destination))
     file = read_tensors(path)
-    pairs = lora_from_diffusers(file.tensors, config.unet, _alpha_of(file))
+    pairs = lora_from_diffusers(read_pairs(file), config.unet)
     if pairs is None:
         raise GlideError(
             f"{path} is not a LoRA of this {config.kind} model's UNet in diffusers' form. Expected "
@@ -127,9 +130,7 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
     return write_tensors(_tensors(pairs), destination, dict(file.metadata))
 
 
-def _tensors(
-    layers: Mapping[str, tuple[Tensor, Tensor]], alpha: float | None = None
-) -> dict[str, Tensor]:
+def _tensors(layers: Mapping[str, Pair], alpha: float | None = None) -> dict[str, Tensor]:
     """A file's tensors; alpha None: of the rank, as the scale is inside `up` already."""
     tensors: dict[str, Tensor] = {}
     for module, (down, up) in layers.items():
@@ -138,55 +139,14 @@ def _tensors(
     return tensors
 
 
-def _changes(file: TensorFile, config: GlideConfig) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """(down, up, alpha / rank) by layer, float32."""
-    tensors = file.tensors
-    common = _alpha_of(file)
-    theirs = lora_from_diffusers(tensors, config.unet, common)
-    if theirs is not None:
-        return {lora_key(name): (*pair, 1.0) for name, pair in theirs.items()}
-    names = [key.removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)]
-    known = {name + end for name in names for end in (_DOWN, _UP, _ALPHA)}
-    if not names or any(name + _UP not in tensors for name in names) or tensors.keys() - known:
-        raise GlideError(
-            f"{file.path} is not a LoRA that can be read here. Expected pairs of tensors "
-            "*.lora_down.weight and *.lora_up.weight, or a LoRA of this model's UNet in diffusers' "
-            "form: take a file of `glide train --lora`."
-        )
-    changes = {}
-    for name in names:
-        down, up = tensors[name + _DOWN].float(), tensors[name + _UP].float()
-        scale = lora_scale(tensors, name, len(down), common)
-        if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
-            raise GlideError(
-                f"{file.path} holds NaN or infinite values in {name}. Expected finite weights."
-            )
-        changes[name] = (down, up, scale)
-    return changes
-
-
-def _alpha_of(file: TensorFile) -> float | None:
-    """The alpha of the whole file; a warning when neither it nor its layers have one."""
-    alpha = file_alpha(file)
-    if alpha is None and not any(key.endswith(_ALPHA) for key in file.tensors):
-        log.warning(
-            "%s does not say its alpha: it is taken to be the rank. If it was trained with another "
-            "alpha, put adapter_config.json beside it, or change the strength",
-            file.path,
-        )
-    return alpha
-
-
 def _check_layers(
-    changes: Mapping[str, tuple[Tensor, Tensor, float]],
-    layers: Mapping[str, nn.Module],
-    path: Path | str,
+    changes: Mapping[str, Pair], layers: Mapping[str, nn.Module], path: Path | str
 ) -> None:
-    for name, (down, up, _) in changes.items():
+    for name, (down, up) in changes.items():
         if name not in layers:
             raise GlideError(
-                f"{path} changes a layer {name}, which this model has not: it was trained for "
-                "another model."
+                f"The LoRA {path} changes a layer {name}, which this model has not: it was trained "
+                "for another model."
             )
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
