@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import os
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,13 +75,13 @@ def fastest_dtype() -> torch.dtype:
     dtypes = [torch.float32, torch.bfloat16] + ([] if why_not_int8() else [torch.int8])
     with torch.inference_mode():
         steps = {dtype: _representative(dtype) for dtype in dtypes}
-        seconds = {dtype: [_seconds(step) for _ in range(_ROUNDS)] for dtype, step in steps.items()}
-    least = {str(dtype).removeprefix("torch."): min(times) for dtype, times in seconds.items()}
-    found = min(least, key=lambda name: least[name])
-    times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in least.items())
-    log.warning("fast: %s has the quickest convolutions and matrix products (%s)", found, times)
-    chosen = getattr(torch, found)
-    assert isinstance(chosen, torch.dtype)
+        times = {d: min(timeit.repeat(step, number=1, repeat=_ROUNDS)) for d, step in steps.items()}
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in dtypes}
+    chosen = min(dtypes, key=lambda dtype: times[dtype])
+    shown = ", ".join(f"{names[dtype]} {1000 * time:.1f} ms" for dtype, time in times.items())
+    log.warning(
+        "fast: %s has the quickest convolutions and matrix products (%s)", names[chosen], shown
+    )
     return chosen
 
 
@@ -97,12 +97,6 @@ def _representative(dtype: torch.dtype) -> Callable[[], object]:
     linear.to(dtype)
     image, tokens, weight = image.to(dtype), tokens.to(dtype), linear.weight[..., 0]
     return lambda: (conv(image), F.linear(tokens, weight, linear.bias))
-
-
-def _seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def free_cores() -> int:

@@ -248,12 +248,3 @@ def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
         path.unlink(missing_ok=True)
         raise
     return path
-
-
-def read_text(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
-        return {str(k): v for k, v in image.info.items() if isinstance(v, str)}

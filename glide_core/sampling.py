@@ -122,12 +122,6 @@ def sample_model(
         raise GlideError("the list of seeds is empty: expected one seed per image, 1 or more")
     if not 0 < strength <= 1:
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
-    trained = config.schedule.diffusion_steps
-    if not settings.respacing and not 1 <= settings.steps <= trained:
-        raise GlideError(
-            f"steps {settings.steps} is out of range: expected 1 to {trained}, the steps that the "
-            "model was trained on"
-        )
     schedule = model_schedule(config).respaced(settings.respacing or settings.steps)
     noise = SeededNoise(seeds)
     side = config.unet.image_size

@@ -248,16 +248,15 @@ def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:
 def _outputs(
     kept: Sequence[tuple[CellResult, Tensor]], scorers: Sequence[Scorer], prompt: str
 ) -> dict[str, Any]:
-    from glide_core.evaluation import sweep_plots
-    from glide_core.evaluation.sweep_output import to_csv
+    from glide_core.evaluation import sweep_output
     from glide_core.images import from_pil, to_comfy
 
     results, images = [one for one, _ in kept], {one.cell: made for one, made in kept}
-    x, y = sweep_plots.axes_of(results, scorers)[0]
-    figure = sweep_plots.to_image(sweep_plots.plot(results, x, y, title=prompt))
-    table = to_csv(results, scorers)
+    x, y = sweep_output.axes_of(results, scorers)[0]
+    figure = sweep_output.to_image(sweep_output.plot(results, x, y, title=prompt))
+    table = sweep_output.to_csv(results, scorers)
     shown = (
-        sweep_plots.image_grid(images, results[0].count, title=prompt, shown=SHOWN),
+        sweep_output.image_grid(images, results[0].count, title=prompt, shown=SHOWN),
         figure,
     )
     grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)

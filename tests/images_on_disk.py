@@ -63,3 +63,10 @@ def write_csv(path: Path, rows: list[list[str]], separator: str = ",") -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=separator).writerows(rows)
     return path
+
+
+def png_text(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    with Image.open(path) as image:
+        image.load()
+        return {str(k): v for k, v in image.info.items() if isinstance(v, str)}

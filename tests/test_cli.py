@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from images_on_disk import png_text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -67,7 +68,7 @@ def test_generate_writes_numbered_images_with_metadata(
     assert capsys.readouterr().out.split() == [str(path) for path in paths]
     for i, path in enumerate(paths):
         assert Image.open(path).size == (256, 256)
-        text = io.read_text(path)
+        text = png_text(path)
         facts = json.loads(text["glide"])
         assert facts["prompt"] == "a red apple" and facts["seed"] == 5 + i
         assert facts["guidance_scale"] == 2 and facts["steps"] == 2
@@ -324,7 +325,7 @@ def test_clip_guidance_uses_the_papers_sampler_by_default(out: Path) -> None:
     clip = ["--clip-scale", 3, "--clip", "tiny_clip.safetensors"]
     for more in ([], clip, [*clip, "--sampler", "ddim"]):
         assert glide(*words, *more) == 0
-    found = [json.loads(io.read_text(path)["glide"])["sampler"] for path in sorted(out.iterdir())]
+    found = [json.loads(png_text(path)["glide"])["sampler"] for path in sorted(out.iterdir())]
     assert found == ["ddim", "ddpm", "ddim"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from images_on_disk import png_text
 from PIL import Image
 
 from glide_core import io
@@ -92,7 +93,7 @@ def test_images_are_numbered_and_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "glide_00007_.png").touch()
     paths = io.save_images([image, image], tmp_path, text={"a": {"b": 1}}, each=[{"n": "1"}, {}])
     assert [path.name for path in paths] == ["glide_00008_.png", "glide_00009_.png"]
-    assert io.read_text(paths[0]) == {"a": '{"b": 1}', "n": "1"}
+    assert png_text(paths[0]) == {"a": '{"b": 1}', "n": "1"}
 
 
 def test_hashes_and_unreadable_files(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glide_core.batch.storage import Folder
+from glide_core.data.tables import explained, open_file
 from glide_core.errors import GlideError, is_out_of_memory, shorten
-from glide_core.io import encode_png, png_text
+from glide_core.io import atomic_write, check_folder, encode_png, png_text
 from glide_core.request import GenerationRequest, batches
 
 if TYPE_CHECKING:
@@ -25,6 +26,50 @@ if TYPE_CHECKING:
 Format = Literal["tar", "parquet"]  # names.SHARD_FORMATS
 _NAME = re.compile(r"shard-(\d{8,})-(\d{8,})\.(tar|parquet)")
 Numbered = tuple[int, GenerationRequest]  # a row's number, and what it asks for
+
+
+class Folder:
+    """A flat set of files in a local folder or an object store (a URL such as s3://bucket/folder).
+
+    fsspec reads and writes them; a file is complete or absent.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        import fsspec
+
+        self.url = str(url).rstrip("/")
+        self._local = "://" not in self.url
+        if self._local:
+            check_folder(Path(self.url))
+            # not by its URL, in which some characters of a path have a meaning
+            self._fs, self._root = fsspec.filesystem("file"), str(Path(self.url).absolute())
+            return
+        with explained(self.url, "opened"):
+            # Listings are not cached: other processes write to the same folder.
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+
+    def path(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted; empty if the folder does not exist yet."""
+        with explained(self.url, "listed"):
+            if not self._fs.exists(self._root):
+                return []
+            return sorted(str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False))
+
+    def read(self, name: str) -> bytes:
+        with open_file(self.path(name)) as file:
+            return file.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that appears complete under its name, or not at all."""
+        if self._local:
+            with atomic_write(Path(self.url, name), sync=True) as temporary:
+                temporary.write_bytes(content)
+            return
+        with explained(self.path(name), "written"):
+            self._fs.pipe_file(f"{self._root}/{name}", content)
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def _glide_config(
     vocabulary, text_width = shape("token_embedding.weight", 2)
     in_channels = (shape("input_blocks.0.0.weight", 4)[1] - 2 * waves) // patch**2
     kind = _kind(in_channels, channels, kind)
+    openai = ScheduleConfig("linear" if "upsampler" in kind else "squaredcos_cap_v2")
     if known is None:
         for width in shape.widths(r"(input_blocks\.\d+\.1|middle_block\.1)\.proj_out\.weight"):
             _heads("UNet's attention", width)
@@ -168,7 +169,7 @@ def _glide_config(
             ),
             channels=channels,
         ),
-        schedule=schedule or default_schedule(kind) if known is None else known.schedule,
+        schedule=schedule or openai if known is None else known.schedule,
         tokenizer=_tokenizer(vocabulary) if known is None else known.tokenizer,
     )
     if known is not None:
@@ -244,18 +245,9 @@ class _Shapes:
         return {self.shapes[key][0] for key in found if self.shapes[key]}
 
 
-def default_schedule(kind: ModelKind) -> ScheduleConfig:
-    """The schedule of OpenAI's model of this kind."""
-    return ScheduleConfig("linear" if "upsampler" in kind else "squaredcos_cap_v2")
-
-
-def input_channels(kind: ModelKind, channels: int) -> int:
-    """Input channels of a kind of model, for images of `channels` channels."""
-    return GlideConfig(kind=kind, unet=UNetConfig(channels=channels)).in_channels
-
-
 def _kind(found: int, channels: int, wanted: ModelKind | None) -> ModelKind:
-    expected = {kind: input_channels(kind, channels) for kind in KINDS}
+    unet = UNetConfig(channels=channels)
+    expected = {kind: GlideConfig(kind=kind, unet=unet).in_channels for kind in KINDS}
     if wanted is not None:
         without_mask = "inpaint" in wanted and found == expected[wanted] - 1
         if found != expected[wanted] and not without_mask:

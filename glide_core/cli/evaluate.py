@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shlex
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, shorten
-from glide_core.io import check_new
+from glide_core.io import atomic_write, check_new
 from glide_core.names import CROPS, METRICS
 
 if TYPE_CHECKING:
@@ -142,7 +144,9 @@ def run(arguments: argparse.Namespace) -> int:
     for line in dict.fromkeys(evaluate.provenance_line(one.provenance) for one in results):
         print(line)
     if arguments.out is not None:
-        evaluate.write_json(results, arguments.out)
+        with atomic_write(arguments.out) as temporary:
+            text = json.dumps([asdict(one) for one in results], indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

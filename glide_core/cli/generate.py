@@ -108,7 +108,7 @@ def _one_prompt(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from glide_core.batch.job import Job, check_list, on_this_machine, run_job
+    from glide_core.batch.job import Job, check_list, on_ray, on_this_machine, run_job
     from glide_core.cli import common
     from glide_core.devices import pick_device, pick_dtype
 
@@ -131,8 +131,6 @@ def _list(arguments: argparse.Namespace) -> int:
     )
     driver = on_this_machine
     if arguments.ray is not None:
-        from glide_core.batch.ray_driver import on_ray
-
         driver = partial(on_ray, address=arguments.ray, workers=arguments.workers or 0)
     failed = 0
     for path, count in run_job(job, checked, driver, quiet=arguments.quiet):

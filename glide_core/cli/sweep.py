@@ -136,7 +136,7 @@ def write_results(
     folder: SweepFolder, cells: Sequence[Cell], prompts: Sequence[str], shown: int
 ) -> list[Path]:
     """Write grid.png and the plots of some cells; return all paths, the table first."""
-    from glide_core.evaluation import sweep_plots
+    from glide_core.evaluation import sweep_output
     from glide_core.io import atomic_write
 
     results = [folder.results[cell] for cell in cells]
@@ -144,14 +144,14 @@ def write_results(
     paths = [folder.table, folder.path / "grid.png"]
     images = {cell: folder.images(cell) for cell in cells}
     count = max(result.count for result in results)
-    whole = sweep_plots.image_grid(images, count, title=title, shown=shown)
+    whole = sweep_output.image_grid(images, count, title=title, shown=shown)
     with atomic_write(paths[1]) as temporary:
         whole.save(temporary, format="PNG")
-    for x, y in sweep_plots.axes_of(results, folder.scorers):
-        figure = sweep_plots.plot(results, x, y, title=title)
+    for x, y in sweep_output.axes_of(results, folder.scorers):
+        figure = sweep_output.plot(results, x, y, title=title)
         stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
         paths += [
-            sweep_plots.save(figure, folder.path / f"{stem}{end}") for end in (".png", ".svg")
+            sweep_output.save(figure, folder.path / f"{stem}{end}") for end in (".png", ".svg")
         ]
     return paths
 

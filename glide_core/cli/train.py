@@ -258,6 +258,7 @@ def make_prior(
     """Generate the images of prior preservation with the initial model, and open them."""
     if not captions:
         return None
+    from glide_core.data.source import open_source
     from glide_core.models.glide import GlideModel
     from glide_core.progress import counting_bar
     from glide_core.training import samples
@@ -267,7 +268,7 @@ def make_prior(
     hidden = not trainer.accelerator.is_main_process
     with counting_bar(unit="image", desc="prior", disable=hidden, leave=False) as progress:
         once(lambda: samples.make_prior(model, captions, folder, progress))
-    return samples.open_prior(folder, model.config.unet.image_size)
+    return open_source(folder / "metadata.jsonl", side=model.config.unet.image_size)
 
 
 def open_data(

@@ -1,19 +1,20 @@
-"""Decode every image once before the first step, so that bad files are reported early."""
+"""Decode every image once before the first step: bad files are reported, the others are kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 
-from glide_core.data.decode import PixelCache, Pixels, read_image, shrink
-from glide_core.data.entries import Entry, Listing, Unusable, few
+from glide_core.data.entries import Entry, Listing, Pixels, Unusable, few, read_image, shrink
 from glide_core.errors import GlideError
 from glide_core.io import atomic_write
 
@@ -23,13 +24,65 @@ NAMED = 10  # bad files in one message
 _AHEAD = 512  # images given to the threads at once
 
 
+class PixelCache:
+    """Decoded images in memory that forked worker processes share.
+
+    The first images that fit into the budget have a slot; each slot is filled by whichever process
+    decodes the image first. Processes that are spawned instead of forked start with an empty one.
+    """
+
+    def __init__(self, most: int, budget: int) -> None:
+        """most: number of images. budget: in bytes."""
+        self._most, self._budget = most, budget
+        self._slots: list[tuple[int, int, int]] = []  # start, width, height
+        self._end = 0
+        # anonymous shared memory: not limited by the size of /dev/shm, committed when written
+        self._pixels = mmap.mmap(-1, max(1, budget))
+        self._filled = mmap.mmap(-1, max(1, most))
+        self.full = budget <= 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def reserve(self, size: tuple[int, int]) -> None:
+        """Add a slot for the next image, of (width, height), if all before it had room."""
+        width, height = size
+        self.full = self.full or self._end + 3 * width * height > self._budget
+        if not self.full:
+            self._slots.append((self._end, width, height))
+            self._end += 3 * width * height
+
+    def get(self, index: int) -> Pixels | None:
+        """Return an image [H, W, 3], or None where it has not been stored."""
+        if index >= len(self._slots) or not self._filled[index]:
+            return None
+        start, width, height = self._slots[index]
+        flat = np.frombuffer(self._pixels, np.uint8, 3 * width * height, start)
+        return flat.reshape(height, width, 3)
+
+    def put(self, index: int, pixels: Pixels) -> None:
+        """Store an image where it has a slot."""
+        if index < len(self._slots):
+            start = self._slots[index][0]
+            self._pixels[start : start + pixels.nbytes] = pixels.tobytes()
+            self._filled[index] = 1
+
+    def __getstate__(self) -> tuple[int, int, list[tuple[int, int, int]]]:
+        return self._most, self._budget, self._slots
+
+    def __setstate__(self, state: tuple[int, int, list[tuple[int, int, int]]]) -> None:
+        most, budget, slots = state
+        PixelCache.__init__(self, most, budget)
+        self._slots, self.full = slots, True
+
+
 @dataclass(frozen=True)
 class Checked:
-    """Result of checking a listing: a size or a reason for every entry, in order."""
+    """Result of checking a listing."""
 
     fingerprint: str  # of the files that were checked
-    sizes: list[tuple[int, int]]  # (width, height); (0, 0): unusable
-    problems: dict[str, str] = field(default_factory=dict)  # index of an entry -> reason
+    # for every entry, in order: (width, height), or why it cannot be used
+    found: list[tuple[int, int] | str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
 
 
@@ -78,17 +131,16 @@ def check(
 
     progress: called with (done, all) after each image.
     """
-    result = Checked(fingerprint(listing), [])
+    result = Checked(fingerprint(listing))
     first_of: dict[bytes, str] = {}
-    found = _inspect_all(listing.entries, cache, side)
+    inspected = _inspect_all(listing.entries, cache, side)
     used = 0
-    for index, (entry, one) in enumerate(zip(listing.entries, found, strict=True)):
+    for entry, one in zip(listing.entries, inspected, strict=True):
         if isinstance(one, str):
-            result.problems[str(index)] = one
-            result.sizes.append((0, 0))
+            result.found.append(one)
         else:
             size, digest, pixels = one
-            result.sizes.append(size)
+            result.found.append(size)
             first = first_of.setdefault(digest, entry.name)
             if first != entry.name:
                 result.duplicates.append(f"{entry.name} (as {first})")
@@ -97,7 +149,7 @@ def check(
                 cache.put(used, pixels)
             used += 1
         if progress is not None:
-            progress(index + 1, len(listing.entries))
+            progress(len(result.found), len(listing.entries))
     return result
 
 
@@ -124,8 +176,13 @@ def usable(
     where: name of the data set in messages. GlideError if any image is unusable, with skip_bad only
     if all are. side: of the images that training asks for, for warnings.
     """
-    skipped = [f"{listing.entries[int(i)].name}: {why}" for i, why in checked.problems.items()]
-    kept = [(e, s) for e, s in zip(listing.entries, checked.sizes, strict=True) if s != (0, 0)]
+    skipped: list[str] = []
+    kept: list[tuple[Entry, tuple[int, int]]] = []
+    for entry, found in zip(listing.entries, checked.found, strict=True):
+        if isinstance(found, str):
+            skipped.append(f"{entry.name}: {found}")
+        else:
+            kept.append((entry, found))
     if skipped and not (skip_bad and kept):
         raise GlideError(_refusal(where, skipped, len(listing.entries), skip_bad))
     named = [(f"{entry.name} ({w}x{h})", w, h) for entry, (w, h) in kept]

@@ -1,11 +1,18 @@
-"""Entries of a data set: where an image is stored, and its captions."""
+"""Entries of a data set: where an image is stored, its captions, and how it is decoded."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from glide_core import images
 
 # endings of image files; whether a file can be decoded is found by decoding it
 IMAGE_SUFFIXES = frozenset(
@@ -13,6 +20,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 TEXT_KEYS = ("text", "caption", "prompt")
 IMAGE_KEYS = ("image", "file_name", "path")
+MOST_PIXELS = 120_000_000  # larger than any camera's; a forged header would fill the memory
+Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
 class Unusable(Exception):
@@ -126,3 +135,34 @@ def few(names: Sequence[str], most: int = 5) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def read_image(data: bytes) -> Image.Image:
+    """Decode an image: RGB, oriented by its EXIF tag, transparent pixels on white.
+
+    Raises Unusable for anything that is not a complete, readable image of reasonable size.
+    """
+    if not data:
+        raise Unusable("is empty")
+    try:
+        return images.on_white(images.decode(io.BytesIO(data), MOST_PIXELS))
+    except UnidentifiedImageError as error:
+        raise Unusable(
+            "is not a readable image: expected JPEG, PNG, WebP, GIF, BMP or TIFF"
+        ) from error
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise Unusable(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (width, height) scaled so that the shorter side is `side`, the aspect ratio kept."""
+    scale = side / min(size)
+    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
+
+
+def shrink(image: Image.Image, side: int) -> Pixels:
+    """Resize so that the shorter side has `side` pixels, bicubic, the aspect ratio kept."""
+    size = shrunk_size(image.size, side)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.array(image)

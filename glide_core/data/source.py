@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glide_core.data.check import Checked, DataReport, check, load_check, usable
-from glide_core.data.decode import PixelCache, Pixels, read_image, shrink, shrunk_size
-from glide_core.data.entries import Entry, Unusable
+from glide_core.data.check import Checked, DataReport, PixelCache, check, load_check, usable
+from glide_core.data.entries import Entry, Pixels, Unusable, read_image, shrink, shrunk_size
 from glide_core.data.listing import TXT, list_images
 from glide_core.errors import GlideError
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +15,6 @@ from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
 from glide_core.evaluation.image_set import FeatureSet
 from glide_core.evaluation.metrics import Value
-from glide_core.io import atomic_write
 from glide_core.names import METRICS
 
 log = logging.getLogger("glide")
@@ -74,13 +71,6 @@ def provenance_line(how: Mapping[str, Any]) -> str:
         *(f"{name} {version}" for name, version in how["versions"].items()),
     ]
     return "; ".join(parts)
-
-
-def write_json(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write measurements as a JSON list, atomically; an existing file is replaced."""
-    text = json.dumps([asdict(one) for one in measurements], indent=2)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def check_possible(

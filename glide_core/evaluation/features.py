@@ -68,11 +68,6 @@ def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureE
     )
 
 
-def extract(extractor: FeatureExtractor, pixels: Tensor, batch: int = 32) -> Tensor:
-    """Return features [n, D] of images in memory [n, 3, H, W] in [-1, 1], on the CPU."""
-    return torch.cat([extractor.encode_image(part).cpu() for part in torch.split(pixels, batch)])
-
-
 def cosines(extractor: FeatureExtractor, pixels: Tensor, captions: Sequence[str]) -> list[float]:
     """Cosine of each image [n, 3, H, W] with its caption, or with the only one. By a CLIP."""
     assert extractor.encode_text is not None

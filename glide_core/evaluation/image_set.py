@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from glide_core.data.decode import read_image
-from glide_core.data.entries import Entry, Piece, Unusable, few, suffix
+from glide_core.data.entries import Entry, Piece, Unusable, few, read_image, suffix
 from glide_core.data.listing import list_images, list_table
 from glide_core.data.tables import read_lines
 from glide_core.errors import GlideError

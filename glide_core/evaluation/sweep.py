@@ -1,7 +1,7 @@
 """A guidance sweep: the same prompts and the same noise under every combination of settings.
 
 As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination (a
-cell) is a point and the best ones form a Pareto front (`sweep_plots`).
+cell) is a point and the best ones form a Pareto front (`sweep_output`).
 """
 
 from __future__ import annotations

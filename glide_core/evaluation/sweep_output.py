@@ -1,4 +1,4 @@
-"""The folder of a sweep: a CSV table, the results as JSON, and the images of every cell.
+"""The folder of a sweep: a table, the images of every cell, a labelled grid of them, and plots.
 
 Each cell is written when it is finished, images first, so that an interrupted sweep can resume.
 """
@@ -9,19 +9,24 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import TypeAdapter
 from torch import Tensor
+from torch.nn import functional as F
 
 from glide_core.errors import GlideError, shorten
-from glide_core.evaluation.sweep import Cell, CellResult, Scorer
-from glide_core.evaluation.sweep_plots import tile, tile_columns
-from glide_core.images import from_pil, open_image
+from glide_core.evaluation.sweep import AXES, Cell, CellResult, Scorer, varying
+from glide_core.images import from_pil, open_image, to_pil
 from glide_core.io import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SETTINGS = (
     "guidance_scale [1 is off]",
@@ -33,6 +38,13 @@ SETTINGS = (
     "time [s per image]",
 )
 _RESULTS = TypeAdapter(list[CellResult])
+
+SIZE = (8.0, 5.6)  # inches
+DPI = 120
+MARKERS = "os^DvPX*"
+GAP = 8  # pixels between cells and around text
+MIN_WIDTH = 420  # pixels of the whole grid, so that the title is readable
+FONT_SIZE = 16
 
 
 def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
@@ -127,3 +139,188 @@ class SweepFolder:
         state = {**self.identity, "results": [asdict(one) for one in self.results.values()]}
         with atomic_write(self._state) as temporary:
             temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def tile(images: Tensor, min_side: int = 1) -> Image.Image:
+    """Arrange images [N, 3, H, W] as one, almost square; those below `min_side` pixels are enlarged
+    by a whole factor."""
+    from torchvision.utils import make_grid
+
+    factor = max(1, -(-min_side // min(images.shape[2:])))
+    larger = F.interpolate(images.float().cpu(), scale_factor=factor, mode="nearest")
+    return to_pil(make_grid(larger, tile_columns(len(images)), padding=0, pad_value=1.0)[None])[0]
+
+
+def tile_columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def constants(cells: Collection[Cell]) -> str:
+    """Describe the settings that do not vary: 'clip 0, 30 steps, ddim'."""
+    changing = varying(cells)
+    return ", ".join(next(iter(cells)).label(axis) for axis in AXES if axis not in changing)
+
+
+def image_grid(
+    images: Mapping[Cell, Tensor], count: int, *, title: str = "", shown: int = 4
+) -> Image.Image:
+    """Arrange the images [N, 3, H, W] of cells with their settings as labels, as one RGB image.
+
+    Columns are the first axis with several values, rows all others. A missing combination stays
+    white. count: images that each cell has. shown: most images per cell.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    line = round(FONT_SIZE * 1.4)
+    tiles = {cell: tile(some[:shown], 128) for cell, some in images.items()}
+    first, *others = varying(images) or AXES[:1]
+    column_of = {cell: cell.label(first) for cell in images}
+    row_of = {cell: tuple(map(cell.label, others)) for cell in images}
+    columns, rows = list(dict.fromkeys(column_of.values())), list(dict.fromkeys(row_of.values()))
+    text_width = [math.ceil(font.getlength(text)) for text in columns]
+    width = max([one.width for one in tiles.values()] + text_width)
+    height = max([one.height for one in tiles.values()] + [len(rows[0]) * line])
+    left = GAP + max((math.ceil(font.getlength(text)) for row in rows for text in row), default=0)
+
+    total = max(MIN_WIDTH, left + GAP + len(columns) * (width + GAP))
+    each = f"{count} image{'s' * (count != 1)} per cell"
+    each += f", the first {shown} shown" if count > shown else ""
+    notes = "; ".join(part for part in (constants(images), each) if part)
+    characters = 2 * total // FONT_SIZE - 4  # per line: wide letters are wider than half the height
+    heading = [text for part in (title, notes) for text in textwrap.wrap(part, characters)]
+    top = GAP + len(heading) * line
+
+    out = Image.new("RGB", (total, top + line + GAP + len(rows) * (height + GAP)), "white")
+    pen = ImageDraw.Draw(out)
+    for i, text in enumerate(heading):
+        pen.text((GAP, GAP + i * line), text, fill="black", font=font)
+    place = {text: left + GAP + i * (width + GAP) for i, text in enumerate(columns)}
+    for text, x in place.items():
+        pen.text((x + width / 2, top), text, fill="black", font=font, anchor="ma")
+    corner = {row: top + line + GAP + i * (height + GAP) for i, row in enumerate(rows)}
+    for row, y in corner.items():
+        for i, text in enumerate(row):
+            pen.text((GAP, y + i * line), text, fill="black", font=font)
+    for cell, image in tiles.items():
+        x = place[column_of[cell]] + (width - image.width) // 2
+        out.paste(image, (x, corner[row_of[cell]]))
+    return out
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One axis of a plot."""
+
+    name: str  # in file names
+    label: str
+    of: Callable[[CellResult], float]
+    higher_is_better: bool | None  # None: neither, so there is no Pareto front
+
+    def axis_label(self) -> str:
+        better = {True: ", higher is better", False: ", lower is better", None: ""}
+        return self.label + better[self.higher_is_better]
+
+
+def axes_of(
+    results: Sequence[CellResult], scorers: Sequence[Scorer]
+) -> list[tuple[Quantity, Quantity]]:
+    """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
+
+    def scored(scorer: Scorer) -> Quantity:
+        label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
+        mean = lambda result: result.scores[scorer.name].mean  # noqa: E731
+        return Quantity(scorer.name, label, mean, scorer.higher_is_better)
+
+    changing = varying(result.cell for result in results)
+    axis = changing[0] if changing else AXES[0]
+    label = "network evaluations per image"
+    cost = Quantity("evaluations", label, lambda r: float(r.evaluations), False)
+    found = [scored(scorer) for scorer in scorers]
+    if {"steps", "sampler"} & set(changing):
+        found.append(cost)
+    if axis in ("guidance_scale", "clip_scale"):
+        label = f"{'classifier-free' if axis == 'guidance_scale' else 'CLIP'} guidance scale"
+        found.append(Quantity(axis, label, lambda r: float(getattr(r.cell, axis)), None))
+    usable = [q for q in found if any(math.isfinite(q.of(result)) for result in results)]
+    if len(usable) == 1 and usable[0] is not cost:
+        usable.append(cost)
+    return [(x, usable[0]) for x in usable[1:]]
+
+
+def plot(results: Sequence[CellResult], x: Quantity, y: Quantity, *, title: str = "") -> Figure:
+    """Plot cells as points: one curve along the first axis per combination of the others.
+
+    Each point is labelled with its value on the first axis. The Pareto front is a broken line where
+    both quantities have a better direction.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    cells = [result.cell for result in results]
+    first, *others = varying(cells) or AXES[:1]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for result, cell in zip(results, cells, strict=True):
+        point = x.of(result), y.of(result)
+        if all(map(math.isfinite, point)):
+            curves.setdefault(", ".join(map(cell.label, others)), []).append(point)
+            value = getattr(cell, first)
+            text = f"{value:g}" if isinstance(value, float) else value
+            axes.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
+    for i, (name, members) in enumerate(curves.items()):
+        style = f"{MARKERS[i % len(MARKERS)]}-"
+        axes.plot(*zip(*members, strict=True), style, color=f"C{i % 10}", linewidth=1, label=name)
+    if curves and x.higher_is_better is not None and y.higher_is_better is not None:
+        every = [point for members in curves.values() for point in members]
+        front = pareto_front(every, (x.higher_is_better, y.higher_is_better))
+        ends = zip(*(every[i] for i in front), strict=True)
+        axes.plot(*ends, "k--", linewidth=1.6, alpha=0.5, label="Pareto front")
+    notes = f"{constants(cells)}; point labels: {first.replace('_', ' ')}"
+    lines = [*textwrap.wrap(title, 90), *textwrap.wrap(notes, 90)]
+    # parse_math=False: a $ in a prompt is not the start of a formula
+    axes.set_xlabel(x.axis_label(), parse_math=False)
+    axes.set_ylabel(y.axis_label(), parse_math=False)
+    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
+    axes.grid(alpha=0.25)
+    axes.margins(0.1)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    return figure
+
+
+def pareto_front(
+    points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, bool]
+) -> list[int]:
+    """Return the indices of the points that no other point dominates, in order of x.
+
+    A point is dominated by one that is at least as good in both coordinates and better in one.
+    Equal points are all kept; points with NaN are left out.
+    """
+    sx, sy = (1 if higher else -1 for higher in higher_is_better)
+    signed = [(x * sx, y * sy) for x, y in points]
+    front = [
+        i
+        for i, (x, y) in enumerate(signed)
+        if x == x and y == y and not any(a >= x and b >= y and (a, b) != (x, y) for a, b in signed)
+    ]
+    return sorted(front, key=lambda i: points[i])
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as .png or .svg, by the suffix; equal figures give equal bytes."""
+    import matplotlib
+
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    # the salt of SVG ids can only be set globally, so it is set for this call
+    with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "glide"}):
+        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    return path
+
+
+def to_image(figure: Figure) -> Image.Image:
+    """Render a figure as an RGB image."""
+    import numpy as np
+
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +19,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.source import Source
+from glide_core.data.source import Batch, Source
 from glide_core.errors import GlideError
 from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS
-from glide_core.tokenizer import get_tokenizer
+from glide_core.tokenizer import Tokens, get_tokenizer
 from glide_core.training.config import TrainConfig
-
-_MOST_CAPTIONS = 2**16  # tokenized captions that are kept
 
 
 class Share(NamedTuple):
@@ -80,8 +79,8 @@ class _Steps(Dataset[list[Examples]]):
 
     def __init__(self, config: TrainConfig, source: Source, share: Share, steps: int) -> None:
         self.config, self.source, self.share = config, source, share
-        self.sample_timestep = TimestepSampler(config.timesteps, steps)
-        self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
+        probabilities = timestep_probabilities(config.timesteps, steps)
+        self.cumulative = torch.from_numpy(np.cumsum(probabilities))
 
     def __len__(self) -> int:
         return self.config.steps
@@ -91,19 +90,6 @@ class _Steps(Dataset[list[Examples]]):
 
     def examples(self, step: int, indices: Sequence[int]) -> Examples:
         """Make examples of a step by their index in its batch, on the CPU."""
-        raise NotImplementedError
-
-    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and masks or lengths of captions; each distinct caption is encoded once."""
-        for caption in captions:
-            if caption not in self._tokens:
-                if len(self._tokens) >= _MOST_CAPTIONS:
-                    self._tokens.clear()
-                self._tokens[caption] = self._encode(caption)
-        ids, rest = zip(*(self._tokens[caption] for caption in captions), strict=True)
-        return torch.stack(ids), torch.stack(rest)
-
-    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
@@ -121,19 +107,19 @@ class DiffusionSteps(_Steps):
         """prior: images of prior preservation; every second example is one of them."""
         super().__init__(config, source, share, model.schedule.diffusion_steps)
         self.model, self.prior = model, prior
-        self.tokenizer = get_tokenizer(model.tokenizer)
         self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
 
     def examples(self, step: int, indices: Sequence[int]) -> Examples:
         seed = self.config.seed
         rows = [self._example(generator(seed, step, i), i) for i in indices]
         images, captions, t, noise, weight, extra = zip(*rows, strict=True)
-        ids, mask = self.tokenize(captions)
+        length = self.model.text.context_length
+        tokens = [encode_caption(self.model.tokenizer, caption, length) for caption in captions]
         return Examples(
             torch.stack(images),
             list(captions),
-            ids,
-            mask,
+            torch.stack([each.ids for each in tokens]),
+            torch.stack([each.mask for each in tokens]),
             torch.stack(t),
             torch.stack(noise),
             torch.tensor(weight),
@@ -157,14 +143,10 @@ class DiffusionSteps(_Steps):
             extra["image"] = image[0]
             extra["keep_mask"] = random_keep_masks(rng, 1, image.shape[-1])[0]
         dropped = float(torch.rand((), generator=rng)) < self.config.caption_dropout
-        t = self.sample_timestep(rng)
+        t = sample_timestep(self.cumulative, rng)
         noise = torch.randn(image.shape[1:], generator=rng)
         weight = self.config.prior_weight if old is not None else 1.0
         return image[0], "" if dropped else batch.captions[0], t, noise, weight, extra
-
-    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
-        tokens = self.tokenizer.encode(caption, self.model.text.context_length)
-        return tokens.ids, tokens.mask
 
 
 class ClipSteps(_Steps):
@@ -174,40 +156,41 @@ class ClipSteps(_Steps):
         self, config: TrainConfig, model: ClipConfig, source: Source, share: Share
     ) -> None:
         super().__init__(config, source, share, model.n_timesteps)
-        self.model, self.tokenizer = model, get_tokenizer(model.tokenizer)
+        self.model = model
 
     def __getitem__(self, step: int) -> list[Examples]:
-        whole = self.examples(step, range(self.share.batch))
-        return [
-            Examples(
-                *(whole.images[s], whole.captions[s], whole.ids[s], whole.text[s]),
-                *(whole.t[s], whole.noise[s], whole.weight[s]),
-                {},
-            )
-            for s in (slice(part.start, part.stop) for part in self.share.ranges())
-        ]
+        batch = self._batch(step)
+        return [self._part(batch, step, part) for part in self.share.ranges()]
 
     def examples(self, step: int, indices: Sequence[int]) -> Examples:
-        seed, count = self.config.seed, self.share.batch
-        batch = self.source.batch(
-            generator(seed, step, -1), count, side=self.model.image_size, distinct=True
-        )
+        return self._part(self._batch(step), step, indices)
+
+    def _batch(self, step: int) -> Batch:
+        rng, count = generator(self.config.seed, step, -1), self.share.batch
+        batch = self.source.batch(rng, count, side=self.model.image_size, distinct=True)
         if len(batch.captions) < count:
             raise GlideError(
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
                 f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller --batch."
             )
-        rngs = [generator(seed, step, i) for i in indices]
-        t = torch.stack([self.sample_timestep(rng) for rng in rngs])
-        noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
-        images = batch.images[indices[0] : indices[-1] + 1]
-        captions = batch.captions[indices[0] : indices[-1] + 1]
-        ids, lengths = self.tokenize(captions)
-        return Examples(images, captions, ids, lengths, t, noise, torch.ones(len(indices)), {})
+        return batch
 
-    def _encode(self, caption: str) -> tuple[Tensor, Tensor]:
-        tokens = self.tokenizer.encode(caption, self.model.context_length)
-        return tokens.ids, torch.tensor(length_with_end(tokens, self.model))
+    def _part(self, batch: Batch, step: int, indices: Sequence[int]) -> Examples:
+        rngs = [generator(self.config.seed, step, i) for i in indices]
+        t = torch.stack([sample_timestep(self.cumulative, rng) for rng in rngs])
+        noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
+        captions, c = [batch.captions[i] for i in indices], self.model
+        tokens = [encode_caption(c.tokenizer, caption, c.context_length) for caption in captions]
+        return Examples(
+            batch.images[list(indices)],
+            captions,
+            torch.stack([each.ids for each in tokens]),
+            torch.tensor([length_with_end(each, c) for each in tokens]),
+            t,
+            noise,
+            torch.ones(len(indices)),
+            {},
+        )
 
 
 class _WithErrors(Dataset[list[Examples] | GlideError]):
@@ -265,17 +248,16 @@ def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
     return probabilities
 
 
-class TimestepSampler:
-    """Samples timesteps of a named distribution, one at a time."""
+def sample_timestep(cumulative: Tensor, rng: torch.Generator) -> Tensor:
+    """Sample one timestep, int64 [], by cumulative probabilities [T] in float64."""
+    u = torch.rand((), generator=rng, dtype=torch.float64)
+    return torch.searchsorted(cumulative, u, right=True).clamp(max=len(cumulative) - 1)
 
-    def __init__(self, name: str, steps: int) -> None:
-        self.steps = steps
-        self._ends = torch.from_numpy(np.cumsum(timestep_probabilities(name, steps)))
 
-    def __call__(self, rng: torch.Generator) -> Tensor:
-        """One timestep, int64 []."""
-        u = torch.rand((), generator=rng, dtype=torch.float64)
-        return torch.searchsorted(self._ends, u, right=True).clamp(max=self.steps - 1)
+@lru_cache(maxsize=2**16)
+def encode_caption(tokenizer: str, caption: str, length: int) -> Tokens:
+    """Encode a caption; training meets the same ones in every epoch."""
+    return get_tokenizer(tokenizer).encode(caption, length)
 
 
 def upsampler_crop(model: GlideConfig, wanted: int) -> int:

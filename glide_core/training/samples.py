@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.config import SamplerConfig
-from glide_core.data.source import Source, open_source
+from glide_core.data.source import Source
 from glide_core.errors import GlideError
 from glide_core.images import to_pil, to_uint8
 from glide_core.io import atomic_write
@@ -114,8 +114,3 @@ def make_prior(
     model.train()
     with atomic_write(listed) as temporary:  # written last: it marks the folder as complete
         temporary.write_text("".join(rows), encoding="utf-8")
-
-
-def open_prior(folder: Path, side: int) -> Source:
-    """Open what `make_prior` wrote."""
-    return open_source(folder / "metadata.jsonl", side=side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -216,7 +217,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return path
         c, start = self.config, [file.name for file in self.run.init_from]
-        metadata = saving.metadata(c, self.step, start)
+        facts = {**asdict(c), "trained_steps": self.step, "init_from": start}
+        metadata = {"glide_training": json.dumps(facts, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glide_core.evaluation.sweep_plots import DPI, SIZE, save
+from glide_core.evaluation.sweep_output import DPI, SIZE, save
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from batch.lists import MODELS, failed, images, pixels, prompts, rows_of, samples, words
+from images_on_disk import png_text
 
-from glide_core import io
 from glide_core.checkpoints import loading
 from glide_core.cli import main
 from glide_core.errors import GlideError
@@ -50,7 +50,7 @@ def test_every_row_becomes_an_image_with_metadata(
     assert said["models"]["base"][0]["file"] == "tiny_base.safetensors"
     assert len(said["models"]["base"][0]["sha256"]) == 64
     (tmp_path / "one.png").write_bytes(found["00000005.png"])
-    text = io.read_text(tmp_path / "one.png")
+    text = png_text(tmp_path / "one.png")
     assert json.loads(text["glide"])["seed"] == 4
     assert text["parameters"].startswith("a red apple, 1\n")
 
@@ -79,7 +79,7 @@ def test_it_is_the_image_that_the_single_command_generates(tmp_path: Path, out: 
     alone = (out / "alone" / "glide_00001_.png").read_bytes()
     assert pixels(found).shape == (256, 288, 3) and (pixels(found) == pixels(alone)).all()
     listed = json.loads(samples(out / "list")["00000001.json"])
-    single = json.loads(io.read_text(out / "alone" / "glide_00001_.png")["glide"])
+    single = json.loads(png_text(out / "alone" / "glide_00001_.png")["glide"])
     assert {k: v for k, v in listed.items() if k not in ("row", "models", "dtype")} == {
         k: v for k, v in single.items() if k != "dtype"
     }

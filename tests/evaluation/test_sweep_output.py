@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from glide_core.evaluation import sweep_plots
+from glide_core.evaluation import sweep_output
 from glide_core.evaluation.sweep import Cell, CellResult, Score, Scorer, combinations
-from glide_core.evaluation.sweep_plots import image_grid, pareto_front
+from glide_core.evaluation.sweep_output import image_grid, pareto_front
 
 GRID = combinations([(1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"), ("ddim",)])
 SCORERS = [
@@ -106,8 +106,8 @@ def test_the_pareto_front_is_the_set_of_nondominated_points() -> None:
 
 def figure(grid: Sequence[Cell] = GRID, title: str = "a fox"):  # type: ignore[no-untyped-def]
     results = entries(grid)
-    (x, y), *_ = sweep_plots.axes_of(results, SCORERS)
-    return sweep_plots.plot(results, x, y, title=title)
+    (x, y), *_ = sweep_output.axes_of(results, SCORERS)
+    return sweep_output.plot(results, x, y, title=title)
 
 
 def test_every_point_is_labelled_with_its_scale_and_every_curve_is_in_the_legend() -> None:
@@ -123,12 +123,12 @@ def test_every_point_is_labelled_with_its_scale_and_every_curve_is_in_the_legend
 
 def test_the_svg_is_xml_and_the_same_every_time(tmp_path: Path) -> None:
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
-    sweep_plots.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), first)
-    sweep_plots.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), second)
+    sweep_output.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), first)
+    sweep_output.save(figure(title="100 $ & <b> -- \u00e9 $x^$"), second)
     assert ElementTree.parse(first).getroot().tag.endswith("svg")
     assert first.read_bytes() == second.read_bytes()
-    png = sweep_plots.save(figure(), tmp_path / "c.png")
-    assert Image.open(png).size == sweep_plots.to_image(figure()).size
+    png = sweep_output.save(figure(), tmp_path / "c.png")
+    assert Image.open(png).size == sweep_output.to_image(figure()).size
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.svg", "b.svg", "c.png"]
 
 
@@ -138,7 +138,7 @@ def test_plotting_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    sweep_plots.save(figure(), tmp_path / "a.svg")
+    sweep_output.save(figure(), tmp_path / "a.svg")
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")  # others may have imported it
     assert pyplot is None or pyplot.get_fignums() == []
@@ -146,15 +146,15 @@ def test_plotting_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
 
 def test_one_cell_and_one_score_still_make_a_plot() -> None:
     results = entries([Cell()])
-    found = sweep_plots.axes_of(results, SCORERS[:1])
+    found = sweep_output.axes_of(results, SCORERS[:1])
     assert [(x.name, y.name) for x, y in found] == [("guidance_scale", "clip")]
-    sweep_plots.to_image(sweep_plots.plot(results, *found[0]))
+    sweep_output.to_image(sweep_output.plot(results, *found[0]))
     nan = [CellResult(one.cell, 1, 5, 0.1, {"clip": Score(math.nan)}) for one in results]
-    (x, y), *_ = sweep_plots.axes_of(nan, SCORERS[:1])
-    sweep_plots.to_image(sweep_plots.plot(nan, x, y))
+    (x, y), *_ = sweep_output.axes_of(nan, SCORERS[:1])
+    sweep_output.to_image(sweep_output.plot(nan, x, y))
     undefined = Scorer("clip", SCORERS[0].score), Scorer("frechet", SCORERS[1].score)
     both = [CellResult(one.cell, 1, 5, 0.1, dict.fromkeys(("clip", "frechet"), Score(math.nan)))
             for one in results]  # fmt: skip
-    for x, y in sweep_plots.axes_of(both, undefined):
-        sweep_plots.to_image(sweep_plots.plot(both, x, y))
-    assert sweep_plots.axes_of([], []) == []
+    for x, y in sweep_output.axes_of(both, undefined):
+        sweep_output.to_image(sweep_output.plot(both, x, y))
+    assert sweep_output.axes_of([], []) == []

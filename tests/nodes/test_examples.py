@@ -13,9 +13,9 @@ import pytest
 from glide_pack.nodes import NODE_CLASS_MAPPINGS
 from glide_pack.nodes.host.standalone.execute import Place, schemas
 from glide_pack.nodes.host.standalone.ui_format import NOTES
+from images_on_disk import png_text
 from PIL import Image
 
-from glide_core import io
 from glide_core.cli import main
 
 FOLDER = Path(__file__).parents[2] / "example_workflows"
@@ -76,7 +76,7 @@ def test_it_runs_here_and_writes_its_images_with_the_workflow_inside(
     sizes = [Image.open(file).size for file in written]
     if path.stem in SIZES:
         assert sizes == SIZES[path.stem]
-    text = io.read_text(written[0])
+    text = png_text(written[0])
     assert json.loads(text["workflow"]) == workflow
     assert any(n["class_type"] == "SaveImage" for n in json.loads(text["prompt"]).values())
 

@@ -17,7 +17,7 @@ from images_on_disk import (
     write_tar,
 )
 
-from glide_core.data.shards import expand
+from glide_core.data.listing import expand
 from glide_core.data.source import Batch, ImageSource, open_source
 from glide_core.errors import GlideError
 
