@@ -18,7 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 READY = "() => window.app?.graph && window.app.extensionManager && window.LiteGraph"
 # the text of the help panel, in older and newer versions of the interface
 HELP = ".node-help-content :is(.markdown-content, .comfy-markdown-content)"
-PATIENCE = 60_000  # milliseconds, on a machine with other work
+PATIENCE = 180_000  # milliseconds, on a machine with other work
 # A first visit opens the template dialog and takes the language of the browser.
 DEFAULTS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
 

@@ -182,7 +182,7 @@ def test_the_upsampler_in_the_base_s_place_is_an_error(comfy: Any, glide: Any) -
     up = comfy.load_upsampler()
     with pytest.raises(ValueError, match=r"upsampler model.*GLIDE Loader"):
         sample(comfy, up, positive, negative)
-    with pytest.raises(ValueError, match="GLIDE Upsample node"):
+    with pytest.raises(ValueError, match="GLIDE Upsample Conditioning"):
         comfy.ksampler(up, positive, negative)
 
 
