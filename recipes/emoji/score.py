@@ -103,7 +103,11 @@ def score_two_stages(folder: Path, sprites: Sprites, count: int = 24) -> dict[st
     low = in_chunks(lambda s: sample_stage(base, captions[s], seeds[s]), count)
     high = in_chunks(
         lambda s: sample_stage(
-            upsampler, captions[s], seeds[s], inputs=StageInputs(low_res=low[s])
+            upsampler,
+            captions[s],
+            seeds[s],
+            UPSAMPLE_SETTINGS,
+            inputs=StageInputs(low_res=low[s]),
         ),
         count,
         size=4,
