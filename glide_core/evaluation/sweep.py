@@ -80,7 +80,7 @@ class Scorer:
     name: str  # column of the CSV and axis of the plots
     score: Callable[[Tensor, Sequence[str]], Tensor]
     unit: str = ""
-    higher_is_better: bool | None = True  # None: neither, so there is no Pareto front
+    higher_is_better: bool | None = True  # None: neither; its plot has then no Pareto front
 
 
 @dataclass(frozen=True)

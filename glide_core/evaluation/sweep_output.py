@@ -213,7 +213,7 @@ class Quantity:
     name: str  # in file names
     label: str
     of: Callable[[CellResult], float]
-    higher_is_better: bool | None  # None: neither, so there is no Pareto front
+    higher_is_better: bool | None  # None: neither; its plot has then no Pareto front
 
     def axis_label(self) -> str:
         better = {True: ", higher is better", False: ", lower is better", None: ""}
