@@ -102,7 +102,7 @@ def clip_guided() -> Workflow:
     note = flow.note(
         "CLIP guidance",
         "The prompt asks for a penguin; a noisy CLIP moves every step towards its own text, which "
-        "adds a blue background (the paper's section 2.4).",
+        "tints the background blue (the paper's section 2.4).",
         "With *scale* 0 the background is white.",
         "The chart shows the guidance at every step.",
     )
