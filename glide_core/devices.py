@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch.nn import Conv1d, Conv2d
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError, shorten
@@ -87,7 +87,7 @@ def fastest_dtype() -> torch.dtype:
 
 def _representative(dtype: torch.dtype) -> Callable[[], object]:
     """A 3x3 convolution and a projection as at 32x32 in the base model, of which most time goes."""
-    conv, linear = nn.Conv2d(384, 384, 3, padding=1), nn.Conv1d(576, 576, 1)
+    conv, linear = Conv2d(384, 384, 3, padding=1), Conv1d(576, 576, 1)
     image = torch.randn(1, 384, 32, 32).contiguous(memory_format=torch.channels_last)
     tokens = torch.randn(1, 1024, 576)
     if dtype == torch.int8:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from glide_core.errors import shorten
@@ -200,7 +201,7 @@ def why_not_int8(device: torch.device | str = "cpu") -> str:
     if not all(hasattr(torch.ops.onednn, name) for name in names):
         return f"torch {torch.__version__} has no quantized oneDNN convolutions"
     try:
-        conv = nn.Conv2d(16, 16, 3, padding=1)
+        conv = Conv2d(16, 16, 3, padding=1)
         with torch.no_grad():
             Int8Conv(conv)(torch.ones(1, 16, 8, 8))
     except (RuntimeError, TypeError) as error:  # no AVX2, other signatures
