@@ -130,6 +130,10 @@ class GlideConfig:
     tokenizer: Annotated[TokenizerName, one_of(TokenizerName)] = "glide-bpe"
     # Classifier-free guidance that the model is sampled with unless another scale is given
     guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0
+    # Steps that it is sampled with unless another number is given; None: 30, upsamplers 27
+    steps: Annotated[
+        Annotated[int, in_range(1, 100_000)] | None, Field(description="1 to 100000, or None")
+    ] = None
     # Factor on the first noise, times `SamplerConfig.temperature`; at 0 all seeds give one image
     temperature: Annotated[float, in_range(0, 10)] = 1.0
 
@@ -236,7 +240,9 @@ _Sigma = Annotated[float, in_range(0, 1_000_000)]
 class SamplerConfig:
     """How to sample; the same for every job."""
 
-    steps: Annotated[int, in_range(1, 100_000)] = 30
+    steps: Annotated[  # None: the model's own number
+        Annotated[int, in_range(1, 100_000)] | None, Field(description="1 to 100000, or None")
+    ] = None
     # A timestep respacing string ("fast27", "10,10,3,2,2"); replaces steps
     respacing: Annotated[
         str, Field(max_length=4000, description="a respacing string such as 'fast27' or '100'")
@@ -259,6 +265,14 @@ class SamplerConfig:
     # Clip x0 after CLIP guidance too; the reference does not
     clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
+
+    def spacing_for(self, model: GlideConfig) -> int | str:
+        """Number of steps of a run with this model, or its respacing string.
+
+        An upsampler's 27 steps have the paper's uneven spacing.
+        """
+        steps = self.steps or model.steps or (27 if model.is_upsampler else 30)
+        return self.respacing or ("fast27" if model.is_upsampler and steps == 27 else steps)
 
     def scale_for(self, model: GlideConfig) -> float:
         """Scale of classifier-free guidance of a run with this model."""

@@ -35,9 +35,6 @@ class Preset:
     about: str
 
 
-# Of the upsampler. For the bundled one fewer are better (benchmarks/README.md, "A whole image").
-PAPER_UPSAMPLE_STEPS, BUNDLED_UPSAMPLE_STEPS = 27, 13
-
 PRESETS: dict[str, Preset] = {
     "fast": Preset(8, "ddim", "the fewest steps that match 250 of ddpm"),
     "balanced": Preset(20, "ddim", "matches the prompt as well as any number of steps"),

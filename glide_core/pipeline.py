@@ -140,7 +140,7 @@ class GlidePipeline:
         *,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 30,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
@@ -154,7 +154,7 @@ class GlidePipeline:
         respacing: str = "",
         eta: float = 0.0,
         upsample: bool = True,
-        upsample_steps: int = 27,
+        upsample_steps: int | None = None,
         upsample_guidance_scale: float = 1.0,
         batch_size: int | None = None,
     ) -> GlidePipelineOutput:
@@ -167,8 +167,8 @@ class GlidePipeline:
 
         Options of all methods:
 
-        num_inference_steps, respacing: steps of the first stage, or the paper's respacing string
-            instead ("100", "fast27", "10,10,3,2,2").
+        num_inference_steps: of the first stage; default: the model's own, 12 for the bundled base,
+            30 for OpenAI's. respacing: the paper's string instead ("100", "10,10,3,2,2").
         guidance_scale: classifier-free guidance; 1 is off; default: the model's own, 3 for
             OpenAI's and 1.5 for the bundled models.
         generator: gives every image its seed. seed: image i uses seed + i. Without either, seeds
@@ -182,7 +182,7 @@ class GlidePipeline:
         sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
         eta: ddim's share of fresh noise, 0 to 1.
         upsample: False returns the first stage's 64x64. upsample_steps, upsample_guidance_scale:
-            of the second stage.
+            of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.
         batch_size: images computed at once (default: all); does not change them.
         """
         own = CallOptions(
@@ -216,7 +216,7 @@ class GlidePipeline:
         image: Image,
         prompt: str | Sequence[str] = "",
         *,
-        num_inference_steps: int = 27,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         low_size: int = 64,
         **options: Unpack[CommonOptions],

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from glide_core.config import GlideConfig, SamplerConfig
 from glide_core.errors import GlideError
 from glide_core.fields import STRICT, checked, in_range, one_of, short
-from glide_core.names import MAX_SIDE, TRAINED_STEPS
+from glide_core.names import MAX_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,9 @@ OutputType = Literal["pil", "np", "pt"]
 
 UPSCALE = 4  # 64x64 becomes 256x256
 BASE_SETTINGS = SamplerConfig()
-# The released notebooks' upsampling: DDIM on fast27, initial noise times 0.997, no guidance.
-UPSAMPLE_SETTINGS = SamplerConfig(respacing="fast27", guidance_scale=1.0, temperature=0.997)
-# ... and their inpainting: ddpm on fast27, so that known pixels and new ones mix.
+# The released notebooks' upsampling: DDIM, initial noise times 0.997, no guidance.
+UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)
+# ... and their inpainting: ddpm, so that known pixels and new ones mix.
 UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ddpm")
 
 _Text = Annotated[str, Field(strict=True, description="Unicode text")]
@@ -124,7 +124,7 @@ class CommonOptions(TypedDict, total=False):
     respacing: str
     eta: float
     upsample: bool
-    upsample_steps: int
+    upsample_steps: int | None
     upsample_guidance_scale: float
     batch_size: int | None
 
@@ -132,7 +132,7 @@ class CommonOptions(TypedDict, total=False):
 class Options(CommonOptions, total=False):
     """Options of the tasks that begin with the 64x64 stage."""
 
-    num_inference_steps: int
+    num_inference_steps: int | None
     guidance_scale: float | None
 
 
@@ -145,7 +145,7 @@ class CallOptions:
     """
 
     negative_prompt: Any = ""
-    num_inference_steps: Any = 30
+    num_inference_steps: Any = None
     guidance_scale: Any = None
     num_images_per_prompt: Annotated[int, _Count] = 1
     generator: Any = None  # Generators, which need torch
@@ -159,7 +159,7 @@ class CallOptions:
     respacing: Any = ""
     eta: Any = 0.0
     upsample: _Flag = True
-    upsample_steps: Annotated[int, in_range(1, TRAINED_STEPS)] = 27
+    upsample_steps: Any = None
     upsample_guidance_scale: Any = 1.0
     batch_size: Annotated[int | None, _Count] = None
 
@@ -243,7 +243,7 @@ def default_sampler(clip_guidance_scale: float = 0.0) -> str:
 
 
 def upsample_settings(
-    steps: int = 27,
+    steps: int | None = None,
     guidance_scale: float = 1.0,
     *,
     temperature: float = 0.997,
@@ -251,11 +251,10 @@ def upsample_settings(
     eta: float = 0.0,
     respacing: str = "",
 ) -> SamplerConfig:
-    """Settings of the 256x256 stage: the paper's uneven spacing for its own 27 steps, even spacing
-    for any other number, or another `respacing`."""
+    """Settings of the 256x256 stage; steps: default the model's own number."""
     return SamplerConfig(
         steps=steps,
-        respacing=respacing or ("fast27" if steps == 27 else ""),
+        respacing=respacing,
         sampler=sampler or "ddim",
         eta=eta,
         guidance_scale=guidance_scale,

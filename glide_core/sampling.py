@@ -122,7 +122,7 @@ def sample_model(
         raise GlideError("the list of seeds is empty: expected one seed per image, 1 or more")
     if not 0 < strength <= 1:
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
-    schedule = model_schedule(config).respaced(settings.respacing or settings.steps)
+    schedule = model_schedule(config).respaced(settings.spacing_for(config))
     noise = SeededNoise(seeds)
     side = config.unet.image_size
     shape = (len(seeds), config.unet.channels, *(size or (side, side)))

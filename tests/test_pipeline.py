@@ -19,6 +19,7 @@ from glide_core import GlideError, GlidePipeline
 from glide_core.checkpoints.lora import LoraInfo, save_lora
 from glide_core.cli import main
 from glide_core.components import INDEX
+from glide_core.config import BASE, UPSAMPLER, SamplerConfig
 
 FAST = {"num_inference_steps": 2, "upsample_steps": 2}
 ONE = {"num_inference_steps": 2, "upsample": False, "output_type": "np"}
@@ -303,3 +304,16 @@ def test_a_model_brings_its_own_guidance_scale(pipe: GlidePipeline) -> None:
     assert (found.images == pipe(**options, guidance_scale=1.5).images).all()
     assert (found.images != three).any()
     assert found.requests[0].metadata()["guidance_scale"] == 1.5
+
+
+def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
+    assert SamplerConfig().spacing_for(BASE) == 30
+    assert SamplerConfig().spacing_for(UPSAMPLER) == "fast27"  # the paper's uneven spacing
+    assert SamplerConfig(respacing="10").spacing_for(UPSAMPLER) == "10"
+    options: Any = {"prompt": "a fox", "seed": 3, "output_type": "np"}
+    wanted = pipe(num_inference_steps=3, upsample_steps=2, **options).images
+    for role, steps in (("base", 3), ("upsampler", 2)):
+        model = pipe.components[role]
+        model.config = replace(model.config, steps=steps)
+    assert (pipe(**options).images == wanted).all()
+    assert (pipe(num_inference_steps=2, **options).images != wanted).any()

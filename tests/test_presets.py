@@ -8,9 +8,7 @@ import pytest
 from glide_pack.nodes.inputs import CUSTOM
 from glide_pack.nodes.sampling import GlideSampler
 
-from glide_core.cli import build_parser, options
-from glide_core.cli.common import request_of
-from glide_core.config import SamplerConfig
+from glide_core.cli import options
 from glide_core.names import PRESETS, SAMPLERS
 from glide_core.request import default_sampler
 
@@ -57,15 +55,3 @@ def test_the_node_offers_the_same_presets_and_takes_none_by_default() -> None:
     names, details = GlideSampler.INPUT_TYPES()["required"]["preset"]
     assert names == [CUSTOM, *PRESETS]
     assert details["default"] == CUSTOM
-
-
-def test_the_bundled_upsampler_takes_fewer_steps_than_the_papers_by_default() -> None:
-    def upsampler(*words: str) -> SamplerConfig:
-        arguments = build_parser("generate").parse_args(["generate", "a fox", *words])
-        settings = request_of(arguments).upsampler
-        assert settings is not None
-        return settings
-
-    assert upsampler().steps == 13 and not upsampler().respacing
-    assert upsampler("--upsampler", "mine.safetensors").respacing == "fast27"
-    assert upsampler("--upsample-steps", "27").respacing == "fast27"

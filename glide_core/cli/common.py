@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.names import BUNDLED_UPSAMPLE_STEPS, PAPER_UPSAMPLE_STEPS
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,13 +49,10 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
     from glide_core.config import SamplerConfig
     from glide_core.request import GenerationRequest, default_sampler, upsample_settings
 
-    second, steps = None, arguments.upsample_steps
-    if steps is None:
-        bundled = arguments.upsampler == "upsampler"
-        steps = BUNDLED_UPSAMPLE_STEPS if bundled else PAPER_UPSAMPLE_STEPS
+    second = None
     if not arguments.no_upsample:
         second = upsample_settings(
-            steps,
+            arguments.upsample_steps,
             arguments.upsample_cfg,
             temperature=arguments.upsample_temperature,
         )

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
     )
     kind = options.folder_or_url
-    options.add_generation(parser, "base", steps=20, upsampler="upsampler", out=kind)
+    options.add_generation(parser, "base", upsampler="upsampler", out=kind)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels inside the mask over which the old image fades into the new one",
     )
     options.add(parser, "--max-pixels")
-    options.add_generation(parser, "inpaint", steps=30, upsampler="upsampler-inpaint")
+    options.add_generation(parser, "inpaint", upsampler="upsampler-inpaint")
 
 
 def run(arguments: argparse.Namespace) -> int:

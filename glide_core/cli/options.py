@@ -11,10 +11,8 @@ from typing import Any, TypedDict
 
 from glide_core.errors import shorten
 from glide_core.names import (
-    BUNDLED_UPSAMPLE_STEPS,
     DTYPES,
     MAX_SIDE,
-    PAPER_UPSAMPLE_STEPS,
     PRESETS,
     SAMPLERS,
     TRAINED_STEPS,
@@ -236,7 +234,7 @@ def add_generation(
     parser: argparse.ArgumentParser,
     model: str,
     *,
-    steps: int,
+    steps: int | None = None,
     upsampler: str = "",
     cfg: float | None = None,
     out: Callable[[str], Path | str] = Path,
@@ -255,7 +253,9 @@ def add_generation(
     add_device(parser)
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float | None = None) -> None:
+def add_sampling(
+    parser: argparse.ArgumentParser, *, steps: int | None = None, cfg: float | None = None
+) -> None:
     """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
@@ -268,7 +268,9 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float | No
         + "; --steps, --respacing and --sampler take precedence",
     )
     explicit = partial(group.add_argument, action=_Explicit)
-    explicit("--steps", type=step_count, default=steps, metavar="N", help="steps of the schedule")
+    default = "the model's own, else 30, of an upsampler 27" if steps is None else f"{steps}"
+    text = f"steps of the schedule (default: {default})"
+    explicit("--steps", type=step_count, default=steps, metavar="N", help=text)
     explicit(
         "--respacing",
         default="",
@@ -291,14 +293,12 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float | No
 def _add_upsampling(group: argparse._ActionsContainer, model: str) -> None:
     add(group, "--upsampler", default=model)
     group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
-    bundled = model == "upsampler"
     group.add_argument(
         "--upsample-steps",
         type=step_count,
-        default=None if bundled else PAPER_UPSAMPLE_STEPS,
         metavar="N",
-        help="steps of the upsampler; 27 uses the paper's uneven spacing"
-        + (f" (default: {BUNDLED_UPSAMPLE_STEPS} for the bundled upsampler, or 27)" * bundled),
+        help="steps of the upsampler; 27 have the paper's uneven spacing (default: the model's "
+        "own, else 27)",
     )
     text = "classifier-free guidance of the upsampler; 1 is off (default: 1, as in the paper)"
     group.add_argument("--upsample-cfg", type=scale, default=1.0, metavar="SCALE", help=text)

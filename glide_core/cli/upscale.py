@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels of the shorter side before enlarging; 0 keeps the image's size",
     )
     options.add(parser, "--temperature", "--max-pixels")
-    options.add_generation(parser, "upsampler", steps=27, cfg=1.0)
+    options.add_generation(parser, "upsampler", cfg=1.0)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from glide_core.stages import sample_stage
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.publish import SAMPLING
 
-SETTINGS = SamplerConfig(steps=8, **SAMPLING["base"])  # the preset `fast`, as published
+SETTINGS = SamplerConfig(**SAMPLING["base"])  # as published
 BATCH = 20
 
 
