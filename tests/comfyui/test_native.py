@@ -117,9 +117,12 @@ def test_the_builtin_empty_latent_works(comfy: Any, glide: Any) -> None:
     model, _, _, positive, negative, _ = glide
     latent = comfy("EmptyLatentImage", width=128, height=64, batch_size=1)
     # newer versions say that it is divided by 8, and KSampler takes that back for a 1:1 latent
-    size = (64, 128) if "downscale_ratio_spacial" in latent else (8, 16)
+    if "downscale_ratio_spacial" not in latent:
+        with pytest.raises(ValueError, match=r"is 16x8 pixels\. Expected at least 32x32"):
+            comfy.ksampler(model, positive, negative, latent_image=latent, steps=2)
+        latent = comfy("EmptyLatentImage", width=8 * 128, height=8 * 64, batch_size=1)
     samples = comfy.ksampler(model, positive, negative, latent_image=latent, steps=2)
-    assert samples.shape == (1, 3, *size)
+    assert samples.shape == (1, 3, 64, 128)
 
 
 def test_vae_round_trip_keeps_every_pixel(comfy: Any, glide: Any) -> None:

@@ -1,12 +1,16 @@
 """Run the tests of this folder on several versions of ComfyUI and write the table of results.
 
     python tests/comfyui/versions.py GIT_DIR FOLDER [--versions V ...] [--tests FILE ...]
+        [--newest-frontend]
 
 GIT_DIR: a git directory of ComfyUI with its history. Each version is unpacked into FOLDER/<version>
 and gets an environment FOLDER/env-<version>: the packages of the Python that runs this script
 (ComfyUI's requirements, pytest), and over them the packages that the version pins. Results are kept
 in FOLDER/results.json, so that files can be run one by one; the table in docs/compatibility.md is
 written from them. No version's checkout is written to by the tests.
+
+--newest-frontend runs only the tests of the interface, with the newest interface on PyPI instead of
+the one that the version pins; its results have a column of their own.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ PAGE = REPOSITORY / "docs" / "compatibility.md"
 VERSIONS = ("0.3.64", "0.16.0", "0.24.0", "0.33.0")
 START, END = "<!-- versions -->", "<!-- /versions -->"
 PINNED = re.compile(r"(comfyui-|comfy-aimdo|comfy-kitchen)")
+
+# the tests that open the interface in a browser
+INTERFACE = ("test_browser.py", "test_help_pages.py", "test_languages.py")
 
 Results = dict[str, dict[str, dict[str, int]]]  # version, test file, outcome: count
 
@@ -103,10 +110,22 @@ def environment(comfyui: Path, folder: Path) -> Path:
     return python
 
 
-def run(python: Path, comfyui: Path, tests: list[Path]) -> dict[str, dict[str, int]]:
+def newest_frontend(folder: Path) -> tuple[str, Path]:
+    """Install the newest interface into a folder; gives its version and its static files."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target"]
+    subprocess.run([*command, str(folder), "comfyui-frontend-package"], check=True)
+    info = next(folder.glob("comfyui_frontend_package-*.dist-info"))
+    version = info.name.removesuffix(".dist-info").rpartition("-")[2]
+    return version, folder / "comfyui_frontend_package" / "static"
+
+
+def run(
+    python: Path, comfyui: Path, tests: list[Path], frontend: Path | None = None
+) -> dict[str, dict[str, int]]:
     """Run test files in one process; gives how many tests of each passed, failed and were skipped.
 
-    A file without a result, because the process ended before it, counts as one failure.
+    frontend: the interface that is served instead of the version's own. A file without a result,
+    because the process ended before it, counts as one failure.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -114,7 +133,11 @@ def run(python: Path, comfyui: Path, tests: list[Path]) -> dict[str, dict[str, i
         subprocess.run(
             [python, "-m", "pytest", *options, f"--junit-xml={report}", *tests],
             cwd=REPOSITORY,
-            env={**os.environ, "COMFYUI_PATH": str(comfyui)},
+            env={
+                **os.environ,
+                "COMFYUI_PATH": str(comfyui),
+                **({"COMFYUI_FRONTEND": str(frontend)} if frontend else {}),
+            },
         )
         cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     return {test.name: count(cases, test.stem) for test in tests}
@@ -134,7 +157,7 @@ def count(cases: list[ET.Element], name: str) -> dict[str, int]:
 
 def table(results: Results) -> str:
     """Give the Markdown table: a row a test file, a column a version."""
-    versions = sorted(results, key=lambda v: [int(part) for part in v.split(".")])
+    versions = sorted(results, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
     names = sorted({name for files in results.values() for name in files})
     lines = [
         f"| tests | {' | '.join(versions)} |",
@@ -148,7 +171,7 @@ def table(results: Results) -> str:
 
 def cell(counts: dict[str, int] | None) -> str:
     if counts is None:
-        return "not run"
+        return "-"
     parts = [f"{counts[name]} {name}" for name in ("passed", "failed", "skipped") if counts[name]]
     return ", ".join(parts) or "none"
 
@@ -169,17 +192,23 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--versions", nargs="+", default=VERSIONS)
     parser.add_argument("--tests", nargs="+", type=Path, help="default: all of this folder")
+    parser.add_argument("--newest-frontend", action="store_true")
     options = parser.parse_args()
     tests = options.tests or sorted(Path(__file__).parent.glob("test_*.py"))
     folder = options.folder.resolve()
+    suffix, frontend = "", None
+    if options.newest_frontend:
+        number, frontend = newest_frontend(folder / "frontend")
+        suffix = f", interface {number}"
+        tests = [test for test in tests if test.name in INTERFACE]
     kept = folder / "results.json"
     results: Results = json.loads(kept.read_text()) if kept.exists() else {}
     for version in options.versions:
         comfyui = folder / version
         unpack(options.git_dir, version, comfyui)
         python = environment(comfyui, folder / f"env-{version}")
-        found = run(python, comfyui, [test.resolve() for test in tests])
-        results.setdefault(version, {}).update(found)
+        found = run(python, comfyui, [test.resolve() for test in tests], frontend)
+        results.setdefault(version + suffix, {}).update(found)
         kept.write_text(json.dumps(results, indent=1, sort_keys=True))
     write_table(results)
     failed = sum(counts["failed"] for files in results.values() for counts in files.values())
