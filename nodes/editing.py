@@ -91,8 +91,8 @@ class GlideEdit:
     ) -> tuple[Any]:
         from glide_core import images
         from glide_core.config import SamplerConfig
-        from glide_core.request import upsample_settings
-        from glide_core.stages import upsampled_size
+        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.stages import StageInputs, upsampled_size
 
         host = current()
         config = inputs.require_kind(host, model, ("base",), node=NODE)
@@ -104,36 +104,24 @@ class GlideEdit:
         original = images.cycle(images.from_comfy(image), batch)
         small = images.fit(original, config.unet.image_size)
         inputs.log_resize(NODE, original, small, "the size that the model works at")
-        prompts = stages.Prompts(NODE, positive, negative)
+        prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
         with host.progress(NODE, 2 if upsamples else 1) as callback:
             if denoise > 0:
-                small = stages.sample(
-                    host,
-                    model,
-                    prompts,
-                    SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg),
-                    seed=seed,
-                    batch=batch,
-                    size=(small.shape[2], small.shape[3]),
-                    callback=callback,
-                    init=small,
-                    strength=denoise,
+                settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
+                begin = StageInputs(
+                    init=small, strength=denoise, size=(small.shape[2], small.shape[3])
                 )
+                small = stages.sample(model, prompts, settings, seeds, begin, callback)
             size = upsampled_size(small)
             if upsamples:
-                edited = stages.sample(
-                    host,
-                    upsampler,
-                    prompts,
-                    upsample_settings(upsample_steps, temperature=temperature),
-                    seed=seed,
-                    batch=batch,
-                    size=size,
-                    callback=callback,
+                settings = upsample_settings(upsample_steps, temperature=temperature)
+                begin = StageInputs(
                     low_res=images.quantize_8bit(small),
                     init=images.resize(original, size),
                     strength=upsample_denoise,
+                    size=size,
                 )
+                edited = stages.sample(upsampler, prompts, settings, seeds, begin, callback)
             else:
                 # connected but at 0 (then never computed), or not connected
                 edited = images.resize(small, size) if upsample_denoise == 0 else small

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import inputs, stages
@@ -121,7 +122,8 @@ class GlideInpaint:
 
         from glide_core import crop, images
         from glide_core.config import SamplerConfig
-        from glide_core.request import upsample_settings
+        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.stages import StageInputs
 
         from . import masks
 
@@ -145,40 +147,23 @@ class GlideInpaint:
             for i, one in enumerate(mask.split(1))
         ]
         known = [
-            (
-                images.cycle(torch.cat([c.images[stage] for c in crops]), batch),
-                images.cycle(torch.cat([c.keep_masks[stage] for c in crops]), batch),
+            StageInputs(
+                image=images.cycle(torch.cat([c.images[stage] for c in crops]), batch),
+                keep_mask=images.cycle(torch.cat([c.keep_masks[stage] for c in crops]), batch),
+                size=(side, side),
             )
-            for stage in range(len(sides))
+            for stage, side in enumerate(sides)
         ]
-        prompts = stages.Prompts(NODE, positive, negative)
+        prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
         with host.progress(NODE, len(configs)) as callback:
-            patch = stages.sample(
-                host,
-                model,
-                prompts,
-                SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg),
-                seed=seed,
-                batch=batch,
-                size=(sides[0], sides[0]),
-                callback=callback,
-                image=known[0][0],
-                keep_mask=known[0][1],
-            )
+            settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
+            patch = stages.sample(model, prompts, settings, seeds, known[0], callback)
             if upsampler is not None:
-                patch = stages.sample(
-                    host,
-                    upsampler,
-                    prompts,
-                    upsample_settings(upsample_steps, sampler="ddpm", temperature=temperature),
-                    seed=seed,
-                    batch=batch,
-                    size=(sides[1], sides[1]),
-                    callback=callback,
-                    low_res=images.quantize_8bit(patch),
-                    image=known[1][0],
-                    keep_mask=known[1][1],
+                settings = upsample_settings(
+                    upsample_steps, sampler="ddpm", temperature=temperature
                 )
+                begin = replace(known[1], low_res=images.quantize_8bit(patch))
+                patch = stages.sample(upsampler, prompts, settings, seeds, begin, callback)
         image, mask = images.cycle(image, batch), images.cycle(mask, batch)
         if len(crops) == 1:
             stitched = crop.stitch(image, patch, crops[0].region, mask, feather)

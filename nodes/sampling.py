@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from glide_core.errors import GlideError, shorten
@@ -177,6 +178,8 @@ class GlideSampler:
     ) -> tuple[Any, dict[str, Any]]:
         from glide_core import images
         from glide_core.config import SamplerConfig
+        from glide_core.request import image_seed
+        from glide_core.stages import StageInputs
 
         if preset != inputs.CUSTOM:
             if preset not in PRESETS:  # possible where the input is connected
@@ -208,7 +211,9 @@ class GlideSampler:
         )
         carried = part(positive, where=f"{NODE}: 'positive'").get(INPAINT_IMAGE)
         masked = None if start.mask is None else (start.samples, start.mask)
-        condition = {}
+        seeds = [image_seed(seed, i) for i in start.indices or range(len(start.samples))]
+        init = start.samples if denoise < 1 else None
+        begin = StageInputs(init=init, strength=denoise, size=start.size)
         if config.is_inpaint and carried is None:
             if masked is None:
                 raise GlideError(
@@ -217,21 +222,8 @@ class GlideSampler:
                     "Inpaint Conditioning, or load a base model."
                 )
             keep = (start.mask < 0.5).float()
-            condition = {"image": start.samples, "keep_mask": keep}
+            begin = replace(begin, image=start.samples, keep_mask=keep)
         with host.progress(NODE) as callback:
-            found = stages.sample(
-                host,
-                model,
-                stages.Prompts(NODE, positive, negative),
-                settings,
-                seed=seed,
-                batch=len(start.samples),
-                size=start.size,
-                callback=callback,
-                init=start.samples if denoise < 1 else None,
-                strength=denoise,
-                indices=start.indices,
-                known=masked,
-                **condition,
-            )
+            prompts = stages.Prompts(NODE, positive, negative)
+            found = stages.sample(model, prompts, settings, seeds, begin, callback, known=masked)
         return images.to_comfy(found), latents.write(latent_image, found)

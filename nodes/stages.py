@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from glide_core.errors import GlideError
 
-from .host import Conditioning, Host
+from .host import Conditioning, current
 from .host.values import part, spatial
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from glide_core.config import SamplerConfig
     from glide_core.diffusion.types import StepCallback
     from glide_core.sampling import ConditionedModel
+    from glide_core.stages import StageInputs
 
 
 @dataclass(frozen=True)
@@ -40,43 +41,32 @@ class Prompts:
 
 
 def sample(
-    host: Host,
     model: Any,
     prompts: Prompts,
     settings: SamplerConfig,
-    *,
-    seed: int,
-    batch: int,
-    size: tuple[int, int],
+    seeds: Sequence[int],
+    inputs: StageInputs,
     callback: StepCallback,
-    low_res: Tensor | None = None,
-    image: Tensor | None = None,
-    keep_mask: Tensor | None = None,
-    init: Tensor | None = None,
-    strength: float = 1.0,
-    indices: Sequence[int] | None = None,
+    *,
     known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Sample `batch` images [B, C, *size] in [-1, 1]; image i is what seed + i gives alone.
+    """Sample one image per seed, [B, C, *inputs.size] in [-1, 1].
 
-    indices: the number of each image where they are not 0 .. batch - 1. known: an image
-    [B, C, *size] and a mask [B, 1, *size] (1 = sample) that every x0 estimate is combined with, as
-    ComfyUI's samplers do with a LATENT's noise mask.
+    known: an image [B, C, *size] and a mask [B, 1, *size] (1 = sample) that every x0 estimate is
+    combined with, as ComfyUI's samplers do with a LATENT's noise mask.
     """
     from glide_core import sampling
     from glide_core.images import invert_mask
-    from glide_core.request import image_seed
 
-    if batch < 1:
+    if not seeds:
         raise GlideError(f"{prompts.node}: the batch holds 0 images. Expected 1 or more.")
     branches = prompts.branches(settings)
-    extras = part(prompts.positive, where=f"{prompts.node}: 'positive'")
-    given = spatial(extras, low_res=low_res, image=image, keep_mask=keep_mask)
+    images = {"low_res": inputs.low_res, "image": inputs.image, "keep_mask": inputs.keep_mask}
+    given = spatial(part(prompts.positive, where=f"{prompts.node}: 'positive'"), **images)
     kept = [] if known is None else [(known[0], invert_mask(known[1]))]
     if given["image"] is not None and given["keep_mask"] is not None:
         kept.insert(0, (given["image"], given["keep_mask"]))
     pasted = [sampling.inpaint_denoised_fn(*pair) for pair in kept]
-    seeds = [image_seed(seed, i) for i in indices or range(batch)]
 
     def paste(x0: Tensor) -> Tensor:
         for paste_one in pasted:
@@ -90,21 +80,14 @@ def sample(
             loaded,
             settings,
             seeds=seeds,
-            size=size,
-            init=init,
-            strength=strength,
+            size=inputs.size,
+            init=inputs.init,
+            strength=inputs.strength,
             callback=callback,
         )
 
-    found = host.sample(
-        model,
-        branches,
-        job,
-        batch=batch,
-        cfg=settings.guidance_scale,
-        low_res=low_res,
-        image=image,
-        keep_mask=keep_mask,
+    found = current().sample(
+        model, branches, job, batch=len(seeds), cfg=settings.guidance_scale, **images
     )
     if known is None:
         return found

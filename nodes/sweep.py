@@ -142,6 +142,8 @@ class GlideGuidanceSweep:
     ) -> dict[str, Any]:
         from glide_core import sampling
         from glide_core.evaluation import sweep
+        from glide_core.request import image_seeds
+        from glide_core.stages import StageInputs
 
         host = current()
         cells = _cells((cfg_scales, clip_scales, steps, samplers))
@@ -154,20 +156,12 @@ class GlideGuidanceSweep:
             for scale in {cell.clip_scale for cell in cells}
         }
         prompts = stages.Prompts(NODE, positive, negative)
+        seeds = image_seeds(seed, images)
         size = (config.unet.image_size, config.unet.image_size)
 
         def generate(cell: Cell, wanted: slice, step: StepCallback) -> Tensor:
-            return stages.sample(
-                host,
-                models[cell.clip_scale],
-                prompts,
-                cell.settings(),
-                seed=seed,
-                batch=wanted.stop - wanted.start,
-                size=size,
-                callback=step,
-                indices=range(wanted.start, wanted.stop),
-            )
+            guided, begin = models[cell.clip_scale], StageInputs(size=size)
+            return stages.sample(guided, prompts, cell.settings(), seeds[wanted], begin, step)
 
         scorers = [sweep.clipped()]
         if images > 1:

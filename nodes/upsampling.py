@@ -88,8 +88,8 @@ class GlideUpsample:
         low_size: int = 64,
     ) -> tuple[Any]:
         from glide_core import images
-        from glide_core.request import upsample_settings
-        from glide_core.stages import upsampled_size
+        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.stages import StageInputs, upsampled_size
 
         host = current()
         inputs.require_kind(host, model, ("upsampler",), node=NODE)
@@ -98,17 +98,12 @@ class GlideUpsample:
             steps, cfg, temperature=temperature, sampler=sampler_name, respacing=respacing.strip()
         )
         with host.progress(NODE) as callback:
-            found = stages.sample(
-                host,
-                model,
+            prompts, seeds = (
                 stages.Prompts(NODE, positive, negative),
-                settings,
-                seed=seed,
-                batch=len(low_res),
-                size=upsampled_size(low_res),
-                callback=callback,
-                low_res=low_res,
+                image_seeds(seed, len(low_res)),
             )
+            begin = StageInputs(low_res=low_res, size=upsampled_size(low_res))
+            found = stages.sample(model, prompts, settings, seeds, begin, callback)
         large = images.to_comfy(found)
         return host.compared(images.to_comfy(low_res), large, (large,))
 

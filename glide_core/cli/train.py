@@ -280,7 +280,7 @@ def open_data(
     once: Callable[[Callable[[], Any]], Any],
 ) -> ImageSource:
     """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
-    from glide_core.data.source import open_source
+    from glide_core.data.source import Checking, open_source
     from glide_core.progress import counting_bar
 
     with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
@@ -291,9 +291,7 @@ def open_data(
             center_crop=arguments.center_crop,
             flip=arguments.flip,
             side=config.size or (256 if config.job.startswith("upsampler") else 64),
-            progress=progress,
-            known=known,
-            run_once=once,
+            checking=Checking(progress, known, once),
         )
     for line in source.report.lines() if show else ():
         print(line, file=sys.stderr)

@@ -155,6 +155,20 @@ class ImageSource:
         return pixels
 
 
+@dataclass(frozen=True)
+class Checking:
+    """How training data is checked before it is used.
+
+    progress: called with (done, all) after each image that was checked.
+    known: a file that `save_check` wrote; if it is of these files, they are not decoded again.
+    run_once: calls a function in one process and returns its result in all.
+    """
+
+    progress: Callable[[int, int], None] | None = None
+    known: Path | None = None
+    run_once: Callable[[Callable[[], Checked]], Checked] = lambda make: make()
+
+
 def open_source(
     path: Path | str,
     *,
@@ -164,9 +178,7 @@ def open_source(
     center_crop: bool = False,
     flip: bool = False,
     memory_mb: int = 1024,
-    progress: Callable[[int, int], None] | None = None,
-    known: Path | None = None,
-    run_once: Callable[[Callable[[], Checked]], Checked] = lambda make: make(),
+    checking: Checking = Checking(),
 ) -> ImageSource:
     """Open training data and check all of it.
 
@@ -178,19 +190,16 @@ def open_source(
     center_crop: crop squares from the center, not at random.
     flip: mirror half of the images; captions must not mention left and right.
     memory_mb: for decoded images; those that do not fit are decoded at every use.
-    progress: called with (done, all) after each image that was checked.
-    known: a file that `save_check` wrote; if it is of these files, they are not decoded again.
-    run_once: calls a function in one process and returns its result in all.
     Raises GlideError where the path holds no training data.
     """
     listing = list_images(Path(path), caption_key)
     cache = PixelCache(len(listing.entries), memory_mb * 2**20)
 
     def check_once() -> Checked:
-        before = load_check(known, listing) if known is not None else None
-        return before or check(listing, cache, side, progress)
+        before = load_check(checking.known, listing) if checking.known is not None else None
+        return before or check(listing, cache, side, checking.progress)
 
-    checked = run_once(check_once)
+    checked = checking.run_once(check_once)
     entries, sizes, report = usable(str(path), listing, checked, skip_bad=skip_bad, side=side)
     if not len(cache):  # the images were checked by another process, or in an earlier run
         for size in sizes:

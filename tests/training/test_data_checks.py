@@ -21,7 +21,7 @@ from images_on_disk import (
 from PIL import Image
 
 from glide_core.data.check import DataReport, save_check
-from glide_core.data.source import ImageSource, open_source
+from glide_core.data.source import Checking, ImageSource, open_source
 from glide_core.errors import GlideError
 
 GOOD = folder_files(2)
@@ -190,7 +190,11 @@ def test_usable_but_unusual_data_is_warned_of(tmp_path: Path) -> None:
 def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_folder(tmp_path, {**GOOD, "x.png": b"no"})
-    open_source(tmp_path, skip_bad=True, progress=lambda done, total: seen.append((done, total)))
+    open_source(
+        tmp_path,
+        skip_bad=True,
+        checking=Checking(lambda done, total: seen.append((done, total))),
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -250,18 +254,18 @@ def test_an_image_that_would_start_another_program_is_refused(tmp_path: Path) ->
 
 def test_a_data_check_is_cached_until_a_file_changes(tmp_path: Path) -> None:
     folder, known = write_folder(tmp_path / "data", GOOD), tmp_path / "data.json"
-    source = open_source(folder, known=known)
+    source = open_source(folder, checking=Checking(known=known))
     save_check(source.checked, known)
     seen: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    again = open_source(folder, known=known, progress=progress)
+    again = open_source(folder, checking=Checking(progress, known))
     assert (again.report, seen) == (source.report, [])
     write_folder(folder, {"000.txt": "another caption"})
-    open_source(folder, known=known, progress=progress)
+    open_source(folder, checking=Checking(progress, known))
     assert len(seen) == 2
     known.write_text("{}")
-    open_source(folder, known=known, progress=progress)
+    open_source(folder, checking=Checking(progress, known))
     assert len(seen) == 4
