@@ -167,3 +167,23 @@ assert "torch" not in sys.modules, "torch was imported"
     command = [sys.executable, "-c", check]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    a = function.args
+    names = (arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs))
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def test_functions_have_at_most_eight_parameters() -> None:
+    """But for what users call: `GlidePipeline`, `sample`, and nodes, whose inputs they are."""
+    called_by_users = {"__call__", "sample"}
+    long = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and len(parameters(node)) > 8
+        if not (inside(module, "glide_core") and node.name in called_by_users)
+        if not (inside(module, "nodes") and node.args.args[0].arg == "self")
+    ]
+    assert long == []
