@@ -125,6 +125,20 @@ def test_a_float16_file_is_quantized_as_its_float32_copy(tmp_path: Path) -> None
     assert torch.equal(*results)
 
 
+def test_the_text_encoder_of_a_float16_file_stays_float16_and_gives_the_same(
+    tmp_path: Path,
+) -> None:
+    save_model(tiny_model("base"), tmp_path / "half.safetensors", dtype=torch.float16)
+    small, exact = (
+        load_model(tmp_path / "half.safetensors", dtype=d) for d in (torch.int8, torch.float32)
+    )
+    stored = {p.dtype for p in small.text.transformer.parameters()}
+    assert stored == {small.text.token_embedding.layer.weight.dtype} == {torch.float16}
+    with torch.inference_mode():
+        wanted, found = (context(model, ["a fox"]) for model in (exact, small))
+    assert torch.equal(found.pooled, wanted.pooled)
+
+
 def test_an_int8_model_is_not_saved_and_not_converted_back(tmp_path: Path) -> None:
     small = as_int8(tiny_model("base"))
     with pytest.raises(GlideError, match=r"int8.*Load it again as float32"):

@@ -22,6 +22,8 @@ from glide_core.io import atomic_write
 METADATA_KEY = "glide"  # where our files keep their config as JSON
 _MAX_TENSORS = 20_000  # the released models have about 800
 _MAX_NAME = 500  # characters of a tensor's name
+# Tensors of one mapping of a file: its memory is free again when the last of them is converted
+_MAPPED_TOGETHER = 32
 _MAX_METADATA = 1 << 20  # characters of all metadata together
 # Names under which training programs nest a state dict; averaged weights before the last ones
 _WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module")
@@ -140,11 +142,13 @@ def _what_else(head: bytes, size: int) -> str:
 def _read_safetensors(path: Path, meta: bool) -> TensorFile:
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata() or {}, list(file.keys())
+        tensors: dict[str, Tensor] = {}
         if meta:
-            shapes = {name: file.get_slice(name).get_shape() for name in names}
-            tensors = {n: torch.empty(shape, device="meta") for n, shape in shapes.items()}
-        else:
-            tensors = {name: file.get_tensor(name) for name in names}
+            for name in names:
+                tensors[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
+    for i in range(0, 0 if meta else len(names), _MAPPED_TOGETHER):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {n: file.get_tensor(n) for n in names[i : i + _MAPPED_TOGETHER]}
     if sum(map(len, metadata.values())) > _MAX_METADATA:
         raise GlideError(f"{path} has more than {_MAX_METADATA:,} characters of metadata.")
     return TensorFile(path, tensors, metadata)

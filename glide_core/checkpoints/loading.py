@@ -88,8 +88,9 @@ def load_model(
             f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}: "
             "name a file of that kind."
         )
-    tensors = add_mask_channel(file.tensors, found)
-    return model_from_state_dict(tensors, found, device=device, dtype=dtype, where=str(path))
+    model = _assembled(add_mask_channel(file.tensors, found), found, device, dtype, str(path))
+    del file  # so that int8 frees the file's tensors one layer after the other
+    return _finished(model, dtype)
 
 
 def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
@@ -115,13 +116,24 @@ def model_from_state_dict(
     where: str = "The state dict",
 ) -> GlideModel:
     """Build a GLIDE model around tensors with OpenAI's flat names; see `load_model`."""
+    return _finished(_assembled(tensors, config, device, dtype, where), dtype)
+
+
+def _assembled(
+    tensors: Mapping[str, Tensor],
+    config: GlideConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    where: str,
+) -> GlideModel:
+    """Build a model around tensors, in the dtype that `_finished` starts from."""
     int8 = dtype == torch.int8
     if int8 and (reason := why_not_int8(device)):
         raise GlideError(f"{reason}. Expected another dtype, such as float32.")
+    # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
+    half = all(tensor.dtype == torch.float16 for tensor in tensors.values())
+    first = (torch.float16 if half else torch.float32) if int8 else dtype
     with torch.inference_mode(False):
-        # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
-        half = all(t.dtype == torch.float16 for t in tensors.values())
-        first = (torch.float16 if half else torch.float32) if int8 else dtype
         with _Uninitialised():
             model = GlideModel(config, device="meta").use_dtype(first)
         if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
@@ -129,8 +141,12 @@ def model_from_state_dict(
             model = model.to(memory_format=torch.channels_last)
         ready = _prepared(tensors, model.openai_state_dict(), device, where)
         model.load_openai_state_dict(ready, assign=True)
-        if int8:
-            del ready
+    return model
+
+
+def _finished(model: GlideModel, dtype: torch.dtype) -> GlideModel:
+    if dtype == torch.int8:
+        with torch.inference_mode(False):
             model.use_dtype(dtype)
     return model.requires_grad_(False).eval()
 

@@ -9,6 +9,8 @@ embedding and attention scores stay float32.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -152,6 +154,7 @@ class Int8ResBlock(nn.Module):
         else:
             levels = quantize(h, 1, silu=True, double=double)
             x = F.interpolate(x, scale_factor=2, mode="nearest") if double else x
+        del h  # 100 MB at 256x256
         h = self.conv1.image(levels)
         norm = self.norm2
         scale, shift = modulation.chunk(2)
@@ -159,6 +162,7 @@ class Int8ResBlock(nn.Module):
         bias = torch.addcmul(shift, norm.bias, 1 + scale)
         h = F.group_norm(h, norm.num_groups, weight, bias, norm.eps)
         levels = quantize(h, 1, silu=True)
+        del h
         if isinstance(self.skip, nn.Identity):
             return self.conv2.image(levels).add_(x)
         return self.conv2.image(levels, onto=self.skip(x))
@@ -169,14 +173,37 @@ class PerImage(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer = layer.float()
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.layer(x[i : i + 1].float()) for i in range(len(x))])
 
 
+class StoredHalf(nn.Module):
+    """Call a layer in float32 that is kept in float16, as in its file: half of the memory.
+
+    For what is called once per prompt.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer).half()  # not in the mapped file, which can be closed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return copy.deepcopy(self.layer).float()(x)  # type: ignore[no-any-return]
+
+
 def quantize_model(text: TextEncoder, unet: UNet) -> None:
     """Replace the layers of a model in place, one at a time, which keeps the peak memory low."""
+    blocks: Any = text.transformer.resblocks
+    half = blocks[0].mlp.c_fc.weight.dtype == torch.float16
+    stored: Callable[[Any], Any] = StoredHalf if half else nn.Module.float
+    text.token_embedding = stored(text.token_embedding)
+    for i, layer in enumerate(blocks):
+        blocks[i] = stored(layer)
+    for name in ("transformer", "transformer_proj"):
+        setattr(text, name, PerImage(getattr(text, name)))
+    text.transformer_proj.float()
     for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
         assert isinstance(block, nn.ModuleList)
         for i, layer in enumerate(block):
@@ -184,13 +211,11 @@ def quantize_model(text: TextEncoder, unet: UNet) -> None:
                 block[i] = Int8ResBlock(layer)
             elif isinstance(layer, AttentionBlock):
                 layer.qkv, layer.proj_out = Int8Conv(layer.qkv), Int8Conv(layer.proj_out)
-                layer.encoder_kv = PerImage(layer.encoder_kv)
+                layer.encoder_kv = PerImage(stored(layer.encoder_kv))
             else:
-                block[i] = PerImage(layer)
+                block[i] = PerImage(layer.float())
     for layers, i in ((unet.time_embed, 0), (unet.time_embed, 2), (unet.out, 2)):
-        layers[i] = PerImage(layers[i])
-    for name in ("transformer", "transformer_proj"):
-        setattr(text, name, PerImage(getattr(text, name)))
+        layers[i] = PerImage(layers[i].float())
 
 
 def why_not_int8(device: torch.device | str = "cpu") -> str:

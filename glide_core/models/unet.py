@@ -280,6 +280,7 @@ class UNet(nn.Module):
             if patches is not None:
                 h, skip = patches.before_output(h, skip, number)
             h = torch.cat([h, skip], dim=1)
+            del skip  # 50 MB in the upsampler's last blocks
             h = _run(block, h, emb, keys_values, patches, "output", number)
         norm, _, conv = self.out
         # float32 as in the reference: guidance amplifies errors of eps
