@@ -266,17 +266,19 @@ class SamplerConfig:
     clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
 
-    def spacing_for(self, model: GlideConfig) -> int | str:
-        """Number of steps of a run with this model, or its respacing string.
+    def for_model(self, model: GlideConfig) -> SamplerConfig:
+        """The settings with the steps and the guidance scale that they have for a model.
 
         An upsampler's 27 steps have the paper's uneven spacing.
         """
-        steps = self.steps or model.steps or (27 if model.is_upsampler else 30)
-        return self.respacing or ("fast27" if model.is_upsampler and steps == 27 else steps)
-
-    def scale_for(self, model: GlideConfig) -> float:
-        """Scale of classifier-free guidance of a run with this model."""
-        return model.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        respacing, steps = self.respacing, self.steps or model.steps
+        if not respacing:
+            steps = steps or (27 if model.is_upsampler else 30)
+            respacing = "fast27" if model.is_upsampler and steps == 27 else ""
+        scale = model.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return replace(
+            self, steps=None if respacing else steps, respacing=respacing, guidance_scale=scale
+        )
 
     def __post_init__(self) -> None:
         if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:

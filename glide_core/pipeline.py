@@ -298,15 +298,23 @@ class GlidePipeline:
     def prepare(
         self, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
     ) -> list[GenerationRequest]:
-        """Give requests the first model's guidance scale where they have none.
+        """Give requests the models' guidance scales and numbers of steps where they have none.
 
-        Logs warnings about prompts and sizes that this model will not handle well.
+        Logs warnings about prompts and sizes that the first model will not handle well.
         """
-        inpaint = inputs is not None and inputs[0].image is not None
-        role = stage_roles(inpaint)[requests[0].base is None]
-        config = self.models.model(role).config
-        warn_about(requests, config, self.models.metadata(role))
-        return [request.for_model(config) for request in requests]
+        roles = stage_roles(inputs is not None and inputs[0].image is not None)
+        used = {
+            stage: role
+            for stage, role in zip(("base", "upsampler"), roles, strict=True)
+            if getattr(requests[0], stage) is not None
+        }
+        configs = {stage: self.models.model(role).config for stage, role in used.items()}
+        first = next(iter(used))
+        warn_about(requests, configs[first], self.models.metadata(used[first]))
+        return [
+            replace(r, **{stage: getattr(r, stage).for_model(c) for stage, c in configs.items()})
+            for r in requests
+        ]
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""

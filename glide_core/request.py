@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from glide_core.config import GlideConfig, SamplerConfig
+from glide_core.config import SamplerConfig
 from glide_core.errors import GlideError
 from glide_core.fields import STRICT, checked, in_range, one_of, short
 from glide_core.names import MAX_SIDE
@@ -82,12 +82,6 @@ class GenerationRequest:
     def settings(self) -> GenerationRequest:
         """The request without prompt and seed: equal for requests that can share a batch."""
         return replace(self, prompt="", seed=0)
-
-    def for_model(self, model: GlideConfig) -> GenerationRequest:
-        """The request with the guidance scale that it has in the model of the first stage."""
-        if self.base is None:
-            return self  # upsamplers have no scale of their own
-        return replace(self, base=replace(self.base, guidance_scale=self.base.scale_for(model)))
 
     def metadata(self) -> dict[str, Any]:
         """Flat JSON values for a PNG or a .json file; defaults that are off are left out."""

@@ -122,7 +122,10 @@ def sample_model(
         raise GlideError("the list of seeds is empty: expected one seed per image, 1 or more")
     if not 0 < strength <= 1:
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
-    schedule = model_schedule(config).respaced(settings.spacing_for(config))
+    settings = settings.for_model(config)
+    steps, scale = settings.respacing or settings.steps, settings.guidance_scale
+    assert steps is not None and scale is not None  # since for_model
+    schedule = model_schedule(config).respaced(steps)
     noise = SeededNoise(seeds)
     side = config.unet.image_size
     shape = (len(seeds), config.unet.channels, *(size or (side, side)))
@@ -133,7 +136,7 @@ def sample_model(
         start = max(1, round(strength * len(schedule))) - 1
         init = expand_batch(init.to(model.device), len(seeds), "init")
         x = schedule.q_sample(init, start, x)
-    scale = settings.scale_for(config) if model.has_uncond else 1.0
+    scale = scale if model.has_uncond else 1.0
     guided = classifier_free(
         model.predict,
         scale,

@@ -172,7 +172,7 @@ def sample_stage(
         known["low_res"] = quantize_8bit(inputs.low_res)  # as the upsampler saw it in training
     if settings is None and config.is_upsampler:
         settings = UPSAMPLE_INPAINT_SETTINGS if config.is_inpaint else UPSAMPLE_SETTINGS
-    settings = settings or BASE_SETTINGS
+    settings = (settings or BASE_SETTINGS).for_model(config)
     if len(prompts) != len(seeds):
         raise GlideError(
             f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
@@ -183,7 +183,7 @@ def sample_stage(
     elif size is None and inputs.low_res is not None:
         size = upsampled_size(inputs.low_res)
     uncond = None  # not needed without guidance
-    if settings.scale_for(config) != 1:
+    if settings.guidance_scale != 1:
         uncond = tokenize(config, [negative]) * len(seeds)
     cond = tokenize(config, prompts)
     with torch.inference_mode():

@@ -307,13 +307,17 @@ def test_a_model_brings_its_own_guidance_scale(pipe: GlidePipeline) -> None:
 
 
 def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
-    assert SamplerConfig().spacing_for(BASE) == 30
-    assert SamplerConfig().spacing_for(UPSAMPLER) == "fast27"  # the paper's uneven spacing
-    assert SamplerConfig(respacing="10").spacing_for(UPSAMPLER) == "10"
+    assert SamplerConfig().for_model(BASE).steps == 30
+    assert SamplerConfig().for_model(UPSAMPLER).respacing == "fast27"  # the paper's uneven spacing
+    given = SamplerConfig(respacing="10").for_model(UPSAMPLER)
+    assert (given.respacing, given.steps) == ("10", None)
     options: Any = {"prompt": "a fox", "seed": 3, "output_type": "np"}
     wanted = pipe(num_inference_steps=3, upsample_steps=2, **options).images
     for role, steps in (("base", 3), ("upsampler", 2)):
         model = pipe.components[role]
         model.config = replace(model.config, steps=steps)
-    assert (pipe(**options).images == wanted).all()
+    found = pipe(**options)
+    assert (found.images == wanted).all()
+    kept = found.requests[0].metadata()
+    assert (kept["steps"], kept["upsample_steps"]) == (3, 2)
     assert (pipe(num_inference_steps=2, **options).images != wanted).any()
