@@ -258,8 +258,10 @@ def merged(node: str) -> Case:
 
 
 def empty_builtin(bench: Bench) -> Tensor:
-    count = len(bench.captions)
-    latent = bench.comfy("EmptyLatentImage", width=512, height=512, batch_size=count)
+    inputs = {"width": 64, "height": 64, "batch_size": len(bench.captions)}
+    latent = bench.comfy("EmptyLatentImage", **inputs)
+    if "downscale_ratio_spacial" not in latent:  # older versions divide by 8 and do not say so
+        latent = bench.comfy("EmptyLatentImage", **{**inputs, "width": 512, "height": 512})
     return bench.builtin(latent_image=latent)
 
 
@@ -297,7 +299,7 @@ def sampler_custom(bench: Bench) -> Tensor:
 
 
 CASES: dict[str, Case] = {
-    "GlideEmptyLatent -> EmptyLatentImage 512": empty_builtin,
+    "GlideEmptyLatent -> EmptyLatentImage": empty_builtin,
     "VAEDecodeTiled, VAEEncodeTiled": tiled,
     "KSamplerAdvanced, two stages": two_stages,
     "SamplerCustom, SamplerDPMPP_2M_SDE eta 0": sampler_custom,
