@@ -33,8 +33,8 @@ from recipes.emoji.subjects import SceneScore, score_scenes
 from recipes.emoji.vocabulary import TEMPLATES, fill, with_article
 
 # ddpm as in the paper: DDIM does not scale the gradient by the variance
-CLIP_SCALES = (0.0, 1.0, 3.0, 10.0, 30.0)
-CLIP_ALONE = SamplerConfig(sampler="ddpm", guidance_scale=1.0)
+CLIP_SCALES = (0.0, 1.0, 3.0, 5.0, 10.0, 30.0)
+CLIP_ALONE = SamplerConfig(steps=30, sampler="ddpm", guidance_scale=1.0)
 
 
 def render_scenes(scenes: Sequence[Scene], sprites: Sprites) -> Tensor:

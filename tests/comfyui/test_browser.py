@@ -36,13 +36,15 @@ SHOWS_DOM_WIDGETS = """async () => {
     node.removeWidget(widget);
     return shown;
 }"""
+# Vue nodes are measured one after the other, on a busy machine with pauses in between.
 SETTLED = """async () => {
-    let last = "";
-    for (let same = 0; same < 30; ) {
+    let last = "", since = performance.now();
+    for (let same = 0; same < 30 || performance.now() - since < 3000; same += 1) {
         await new Promise((next) => requestAnimationFrame(next));
         const now = JSON.stringify(app.graph.serialize());
-        same = now === last ? same + 1 : 0;
-        last = now;
+        if (now !== last) {
+            [last, since, same] = [now, performance.now(), 0];
+        }
     }
     return last;
 }"""
@@ -266,6 +268,15 @@ def test_the_wheel_over_a_view_zooms_the_canvas(interface: Interface) -> None:
     interface.page.wait_for_function("() => app.canvas.ds.scale > 1")
 
 
+def without_heights(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Nodes without the heights of those that have no view of ours: in ComfyUI 0.16 and 0.24 the
+    Vue renderer gives single ones another height at another load, our script or not."""
+    return [
+        {**node, "size": node["size"] if node["id"] in (GUIDANCE, SAMPLER) else node["size"][:1]}
+        for node in nodes
+    ]
+
+
 def test_a_workflow_is_saved_and_loaded_as_if_nothing_were_shown(interface: Interface) -> None:
     saved = interface.serialize()
     asked = {node["id"]: node for node in workflow()["nodes"]}
@@ -273,7 +284,7 @@ def test_a_workflow_is_saved_and_loaded_as_if_nothing_were_shown(interface: Inte
         if "widgets_values" in asked[node["id"]]:
             assert node["widgets_values"] == asked[node["id"]]["widgets_values"]
     interface.load(saved)
-    assert interface.serialize()["nodes"] == saved["nodes"]
+    assert without_heights(interface.serialize()["nodes"]) == without_heights(saved["nodes"])
     interface.bring(GUIDANCE)
     interface.until(GUIDANCE, POINTS, [STEPS, STEPS])  # and what was known is shown again
 
@@ -342,7 +353,7 @@ def test_the_extension_changes_no_saved_workflow_and_no_prompt(
         saved = plain.serialize()
         assert plain.ask(GUIDANCE, "view !== undefined") == extension
         assert plain.ask(SAMPLER, "view !== undefined") == extension
-        found.append((saved["nodes"], saved["links"], prompt))
+        found.append((without_heights(saved["nodes"]), saved["links"], prompt))
     context.close()
     assert found[0] == found[1]
 
