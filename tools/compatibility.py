@@ -29,10 +29,10 @@ from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import SceneList, scene_list
 from recipes.emoji.subjects import score_scenes
 from tools import compatibility_patches
+from tools.compatibility_cases import CASES, CFG, STEPS
 from tools.compatibility_patches import Row, patches
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS, CFG = 20, 1.5  # CFG: the bundled model's own
 EXACT = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
 HEAD = "| {} | subject | background | roughness | distance | s/image |\n|---|---|---|---|---|---|"
 # combinations recommended for a sampler instead of normal
@@ -180,8 +180,6 @@ def pairs(bench: Bench) -> None:
 
 def nodes(bench: Bench) -> None:
     """ComfyUI's built-in nodes; distance to the same run without the node."""
-    from tools.compatibility_cases import CASES
-
     plain = bench.builtin()
     print(HEAD.format("node, euler"))
     print(bench.row("(none)", bench.builtin, plain), flush=True)

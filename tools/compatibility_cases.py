@@ -59,7 +59,7 @@ SIGMAS: dict[str, dict[str, Any]] = {
     "SDTurboScheduler": {"denoise": 1.0},
 }
 WITH_MODEL = ("BetaSamplingScheduler", "SDTurboScheduler")
-STEPS = 20
+STEPS, CFG = 20, 1.5  # CFG: the bundled model's own
 
 
 def patched(node: str, inputs: dict[str, Any]) -> Case:
@@ -79,7 +79,7 @@ def custom(bench: Bench, *, guider: Any = None, sigmas: Any = None, latent: Any 
             model=bench.model,
             positive=bench.positive,
             negative=bench.negative,
-            cfg=3.0,
+            cfg=CFG,
         )
     if sigmas is None:
         sigmas = comfy(
@@ -219,7 +219,7 @@ def kept(bench: Bench, *, differential: bool = False, for_inpaint: bool = False)
 def two_stages(bench: Bench) -> Tensor:
     common = {
         "model": bench.model, "positive": bench.positive, "negative": bench.negative,
-        "noise_seed": 0, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler",
+        "noise_seed": 0, "steps": STEPS, "cfg": CFG, "sampler_name": "euler",
         "scheduler": "normal",
     }  # fmt: skip
     half = bench.comfy(
@@ -290,7 +290,7 @@ def sampler_custom(bench: Bench) -> Tensor:
     solver = {"solver_type": "midpoint", "eta": 0.0, "s_noise": 1.0, "noise_device": "cpu"}
     steps = {"scheduler": "normal", "steps": STEPS, "denoise": 1.0}
     out = comfy(
-        "SamplerCustom", model=bench.model, add_noise=True, noise_seed=0, cfg=3.0,
+        "SamplerCustom", model=bench.model, add_noise=True, noise_seed=0, cfg=CFG,
         positive=bench.positive, negative=bench.negative, latent_image=bench.empty,
         sampler=comfy("SamplerDPMPP_2M_SDE", **solver),
         sigmas=comfy("BasicScheduler", model=bench.model, **steps),
@@ -307,11 +307,11 @@ CASES: dict[str, Case] = {
     "BasicGuider": guided("BasicGuider", conditioning="@positive"),
     "DualCFGGuider": guided(
         "DualCFGGuider", cond1="@positive", cond2="@negative", negative="@negative",
-        cfg_conds=3.0, cfg_cond2_negative=3.0, style="regular",
+        cfg_conds=CFG, cfg_cond2_negative=CFG, style="regular",
     ),
     "PerpNegGuider": guided(
         "PerpNegGuider", positive="@positive", negative="@negative",
-        empty_conditioning="@negative", cfg=3.0, neg_scale=1.0,
+        empty_conditioning="@negative", cfg=CFG, neg_scale=1.0,
     ),
     **{node: scheduled(node, inputs) for node, inputs in SIGMAS.items()},
     "CLIPTextEncode, every second word (:1.3)": conditioned(weighted),

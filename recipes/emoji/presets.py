@@ -42,6 +42,6 @@ RUNS: dict[str, Run] = {
         base_samples=True,
     ),
     "clip": Run(
-        replace(_SCRATCH, job="clip", steps=3000, batch=192, weight_decay=0.05, decay_from=0.7),
+        replace(_SCRATCH, job="clip", steps=5000, batch=192, weight_decay=0.05, decay_from=0.7),
     ),
 }
