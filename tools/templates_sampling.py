@@ -84,13 +84,13 @@ def clip_guided() -> Workflow:
     flow = Workflow("glide_clip_guided")
     clip = flow.add("GlideClipLoader", checkpoint=NOISY_CLIP)
     base, positive, negative, latent, sample = first_stage(
-        flow, "a penguin", preset="custom", seed=3, steps=25, sampler_name="ddim", cfg=1.0
+        flow, "an owl", preset="custom", seed=3, steps=25, sampler_name="ddim", cfg=1.0
     )
     guided = flow.add(
         "GlideClipGuidance",
         model=base[0],
         clip=clip[0],
-        text="a penguin on a blue background",
+        text="an owl on a blue background",
         scale=30.0,
     )
     sample.links["model"] = guided[0]
@@ -101,8 +101,8 @@ def clip_guided() -> Workflow:
     save = flow.add("SaveImage", "glide_clip", images=large[0])
     note = flow.note(
         "CLIP guidance",
-        "The prompt asks for a penguin; a noisy CLIP moves every step towards its own text, which "
-        "tints the background blue (the paper's section 2.4).",
+        "The prompt asks for an owl; a noisy CLIP moves every step towards its own text, which "
+        "makes the background blue (the paper's section 2.4).",
         "With *scale* 0 the background is white.",
         "The chart shows the guidance at every step.",
     )
