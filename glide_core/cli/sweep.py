@@ -114,7 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = SweepFolder(arguments.out, [_scorer(name, device) for name in scorers], identity)
     if cells := [cell for cell in grid if cell not in folder.results]:
         pipe = common.load_pipeline(arguments, "base", guided=guided)
-        pipe.prepare([GenerationRequest(text, arguments.negative) for text in distinct])
+        pipe.prepare(
+            [GenerationRequest(text, arguments.negative, upsampler=None) for text in distinct]
+        )
         with step_bars(disable=arguments.quiet) as bar:
             found = sweep(
                 cells,
