@@ -37,6 +37,7 @@ LOW = 64
 FILL = 0.875  # side of a drawing, relative to its box
 PAIRS, SMALL = 0.25, 0.25  # shares of the training scenes: two subjects, one at half size
 TINTED = 0.2  # share of the other scenes
+OPEN = 0.1  # share of the training captions that leave the background open, except for CLIP
 MAX_VARIANTS = 3  # of a scene in a batch of distinct scenes
 SAMPLED = 0.7  # share of the upsamplers' examples whose input is a sample of the base
 UNSEEN_BY_UPSAMPLERS = 10  # every tenth label is held out
@@ -149,8 +150,13 @@ class Sprites:
             canvas[:, top : top + box, left : left + box] = layers
         return over(canvas, self.palette[scene.background])
 
-    def caption(self, scene: Scene, rng: torch.Generator | None = None) -> str:
-        """Describe a scene: with the first template, or with a random one if `rng` is given."""
+    def caption(
+        self, scene: Scene, rng: torch.Generator | None = None, *, background: bool = True
+    ) -> str:
+        """Describe a scene: with the first template, or with a random one if `rng` is given.
+
+        background: whether the caption names it.
+        """
 
         def chance() -> float:
             return 1.0 if rng is None else float(torch.rand((), generator=rng))
@@ -172,11 +178,11 @@ class Sprites:
             on = "at" if scene.place in ("top", "bottom") else "on"
             where = f" {on} the {scene.place}" if scene.place in PLACES else ""
             subject = nouns[0] + where
-        background = self.colours[scene.background]
-        if background == "white" and chance() < 0.4:
-            return subject  # white is the background of captions without one
+        if not background:
+            return subject
         pick = 0 if rng is None else int(torch.randint(len(TEMPLATES) + 3, (), generator=rng))
-        return fill(TEMPLATES[max(0, pick - 3)], subject, background)  # the first, half the time
+        template = TEMPLATES[max(0, pick - 3)]  # the first, half the time
+        return fill(template, subject, self.colours[scene.background])
 
     def scene(self, rng: torch.Generator) -> Scene:
         """Sample a training scene; half of them show one subject that fills the image."""
@@ -245,7 +251,13 @@ class Sprites:
             make = self.distinct_scenes if distinct else self.scenes
             scenes = make(rng, size)
             images = torch.stack([self.render(scene, side) for scene in scenes])
-            return Batch(images, [self.caption(scene, rng) for scene in scenes])
+            share = 0.0 if distinct else OPEN
+            named = (torch.rand(size, generator=rng) >= share).tolist()
+            captions = [
+                self.caption(scene, rng, background=known)
+                for scene, known in zip(scenes, named, strict=True)
+            ]
+            return Batch(images, captions)
         if self.sampled and float(torch.rand((), generator=rng)) < SAMPLED:
             return self._with_samples(rng, size, side, crop)
         shown = [self._high(rng, side) for _ in range(size)]

@@ -98,6 +98,17 @@ def test_wording_varies_with_the_generator_and_keeps_the_subject(sprites: Sprite
     assert all(sprites.subjects[0] in caption and "blue" in caption for caption in captions)
 
 
+def test_some_training_captions_leave_the_background_open(sprites: Sprites) -> None:
+    assert sprites.caption(Scene((0,), 0), background=False) == with_article(sprites.subjects[0])
+    named = [
+        any(colour in caption for colour in sprites.colours)
+        for caption in sprites.batch(rng(2), 300, side=64).captions
+    ]
+    assert 0.85 < sum(named) / len(named) < 0.98
+    distinct = sprites.batch(rng(2), 60, side=64, distinct=True).captions
+    assert all(any(colour in caption for colour in sprites.colours) for caption in distinct)
+
+
 def test_the_same_generator_state_gives_the_same_batch(sprites: Sprites) -> None:
     for side, crop in ((64, None), (256, 128)):
         one = sprites.batch(rng(5), 6, side=side, crop=crop)
