@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,8 +74,8 @@ def generator(seed: int, step: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-class _Steps(Dataset[list[Examples]]):
-    """One process's share of every step, by step number; what both kinds of models have alike."""
+class _Steps(Dataset[list[Examples] | GlideError]):
+    """One process's share of every step, by step number, or the error that prevents it."""
 
     def __init__(self, config: TrainConfig, source: Source, share: Share, steps: int) -> None:
         self.config, self.source, self.share = config, source, share
@@ -85,11 +85,14 @@ class _Steps(Dataset[list[Examples]]):
     def __len__(self) -> int:
         return self.config.steps
 
-    def __getitem__(self, step: int) -> list[Examples]:
-        return [self.examples(step, part) for part in self.share.ranges()]
+    def __getitem__(self, step: int) -> list[Examples] | GlideError:
+        try:
+            return self.parts(step, self.share.ranges())
+        except GlideError as error:  # raised in a worker it would arrive with a traceback as text
+            return error
 
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
-        """Make examples of a step by their index in its batch, on the CPU."""
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
+        """Make examples of a step by their indices in its batch, on the CPU."""
         raise NotImplementedError
 
 
@@ -109,7 +112,10 @@ class DiffusionSteps(_Steps):
         self.model, self.prior = model, prior
         self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
 
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
+        return [self._part(step, indices) for indices in ranges]
+
+    def _part(self, step: int, indices: range) -> Examples:
         seed = self.config.seed
         rows = [self._example(generator(seed, step, i), i) for i in indices]
         images, captions, t, noise, weight, extra = zip(*rows, strict=True)
@@ -158,14 +164,7 @@ class ClipSteps(_Steps):
         super().__init__(config, source, share, model.n_timesteps)
         self.model = model
 
-    def __getitem__(self, step: int) -> list[Examples]:
-        batch = self._batch(step)
-        return [self._part(batch, step, part) for part in self.share.ranges()]
-
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
-        return self._part(self._batch(step), step, indices)
-
-    def _batch(self, step: int) -> Batch:
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
         rng, count = generator(self.config.seed, step, -1), self.share.batch
         batch = self.source.batch(rng, count, side=self.model.image_size, distinct=True)
         if len(batch.captions) < count:
@@ -173,9 +172,9 @@ class ClipSteps(_Steps):
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
                 f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller --batch."
             )
-        return batch
+        return [self._part(batch, step, indices) for indices in ranges]
 
-    def _part(self, batch: Batch, step: int, indices: Sequence[int]) -> Examples:
+    def _part(self, batch: Batch, step: int, indices: range) -> Examples:
         rngs = [generator(self.config.seed, step, i) for i in indices]
         t = torch.stack([sample_timestep(self.cumulative, rng) for rng in rngs])
         noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
@@ -193,36 +192,18 @@ class ClipSteps(_Steps):
         )
 
 
-class _WithErrors(Dataset[list[Examples] | GlideError]):
-    """The steps, with an error as a value: a worker's would arrive with its traceback as text."""
-
-    def __init__(self, steps: _Steps) -> None:
-        self.steps = steps
-
-    def __getitem__(self, step: int) -> list[Examples] | GlideError:
-        try:
-            return self.steps[step]
-        except GlideError as error:
-            return error
-
-
 def load_steps(steps: _Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
     """Iterate over the steps from `first` on; workers: processes that prepare them ahead."""
     fork = "fork" in torch.multiprocessing.get_all_start_methods()
     return DataLoader(
-        _WithErrors(steps),
+        steps,
         batch_size=None,
-        collate_fn=_as_it_is,
         sampler=range(first, len(steps)),
         num_workers=workers,
         # forked workers share the cache of decoded images; they touch no GPU
         multiprocessing_context="fork" if workers and fork else None,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _as_it_is(examples: Any) -> Any:
-    return examples
 
 
 def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:
