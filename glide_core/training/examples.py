@@ -27,31 +27,20 @@ from glide_core.tokenizer import Tokens, get_tokenizer
 from glide_core.training.config import TrainConfig
 
 
-class Share(NamedTuple):
-    """The part of every batch that one process computes, in `grad_accum_steps` equal parts."""
+def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) -> list[range]:
+    """Return one process's examples of each accumulation step, by their index in the batch.
 
-    batch: int  # images per step, over all processes
-    first: int
-    size: int
-    grad_accum_steps: int
-
-    @staticmethod
-    def of(batch: int, rank: int, processes: int, grad_accum_steps: int) -> Share:
-        """Divide a batch evenly; GlideError when that is not possible."""
-        if batch % (processes * grad_accum_steps):
-            raise GlideError(
-                f"a batch of {batch} cannot be split among {processes} processes with "
-                f"{grad_accum_steps} accumulation steps: expected a multiple of "
-                f"{processes * grad_accum_steps} (--batch, --grad-accum)"
-            )
-        size = batch // processes
-        return Share(batch, rank * size, size, grad_accum_steps)
-
-    def ranges(self) -> list[range]:
-        """The examples of each accumulation step, by their index in the batch."""
-        step = self.size // self.grad_accum_steps
-        end = self.first + self.size
-        return [range(i, i + step) for i in range(self.first, end, step)]
+    GlideError where the batch cannot be divided evenly.
+    """
+    steps = processes * grad_accum_steps
+    if batch % steps:
+        raise GlideError(
+            f"a batch of {batch} cannot be split among {processes} processes with "
+            f"{grad_accum_steps} accumulation steps: expected a multiple of {steps} "
+            "(--batch, --grad-accum)"
+        )
+    size, first = batch // steps, rank * grad_accum_steps
+    return [range(i * size, (i + 1) * size) for i in range(first, first + grad_accum_steps)]
 
 
 class Examples(NamedTuple):
@@ -77,8 +66,12 @@ def generator(seed: int, step: int, index: int) -> torch.Generator:
 class _Steps(Dataset[list[Examples] | GlideError]):
     """One process's share of every step, by step number, or the error that prevents it."""
 
-    def __init__(self, config: TrainConfig, source: Source, share: Share, steps: int) -> None:
+    def __init__(
+        self, config: TrainConfig, source: Source, share: Sequence[range], steps: int
+    ) -> None:
+        """share: what `split_batch` returns. steps: number of timesteps."""
         self.config, self.source, self.share = config, source, share
+        self.prior: Source | None = None  # images of prior preservation
         probabilities = timestep_probabilities(config.timesteps, steps)
         self.cumulative = torch.from_numpy(np.cumsum(probabilities))
 
@@ -87,7 +80,7 @@ class _Steps(Dataset[list[Examples] | GlideError]):
 
     def __getitem__(self, step: int) -> list[Examples] | GlideError:
         try:
-            return self.parts(step, self.share.ranges())
+            return self.parts(step, self.share)
         except GlideError as error:  # raised in a worker it would arrive with a traceback as text
             return error
 
@@ -97,19 +90,13 @@ class _Steps(Dataset[list[Examples] | GlideError]):
 
 
 class DiffusionSteps(_Steps):
-    """Examples of the four diffusion models."""
+    """Examples of the four diffusion models; with `prior`, every second one is of its images."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        model: GlideConfig,
-        source: Source,
-        share: Share,
-        prior: Source | None = None,
+        self, config: TrainConfig, model: GlideConfig, source: Source, share: Sequence[range]
     ) -> None:
-        """prior: images of prior preservation; every second example is one of them."""
         super().__init__(config, source, share, model.schedule.diffusion_steps)
-        self.model, self.prior = model, prior
+        self.model = model
         self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
@@ -159,13 +146,13 @@ class ClipSteps(_Steps):
     """Examples of the noisy CLIP, whose loss compares all of a batch: no caption twice in it."""
 
     def __init__(
-        self, config: TrainConfig, model: ClipConfig, source: Source, share: Share
+        self, config: TrainConfig, model: ClipConfig, source: Source, share: Sequence[range]
     ) -> None:
         super().__init__(config, source, share, model.n_timesteps)
         self.model = model
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
-        rng, count = generator(self.config.seed, step, -1), self.share.batch
+        rng, count = generator(self.config.seed, step, -1), self.config.batch
         batch = self.source.batch(rng, count, side=self.model.image_size, distinct=True)
         if len(batch.captions) < count:
             raise GlideError(

@@ -16,11 +16,11 @@ from glide_core.tokenizer import get_tokenizer
 from glide_core.training import examples, losses
 from glide_core.training.examples import (
     DiffusionSteps,
-    Share,
     generator,
     load_steps,
     random_keep_masks,
     sample_timestep,
+    split_batch,
     timestep_probabilities,
 )
 from glide_core.training.jobs import DiffusionJob, make_job
@@ -39,7 +39,7 @@ def job_of(models: Path, **changes: object) -> DiffusionJob:
 
 def steps_of(models: Path, **changes: object) -> DiffusionSteps:
     job = job_of(models, **changes)
-    return job.steps(Colours(12), Share.of(job.config.batch, 0, 1, 1))
+    return job.steps(Colours(12), split_batch(job.config.batch, 0, 1, 1))
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
@@ -59,8 +59,8 @@ def test_an_example_is_the_same_in_any_share_of_the_batch(kind: str, tiny_models
 
 
 def test_shares_cover_the_batch_once() -> None:
-    shares = [Share.of(24, rank, 3, 2) for rank in range(3)]
-    places = [i for share in shares for part in share.ranges() for i in part]
+    shares = [split_batch(24, rank, 3, 2) for rank in range(3)]
+    places = [i for share in shares for part in share for i in part]
     assert places == list(range(24))
 
 
