@@ -104,7 +104,8 @@ def captioned(
     """Add the captions of an image's text file, or else of its JSON file, or what is wrong."""
     try:
         if text is not None:
-            return replace(entry, captions=_some(decode_text(text.read()).splitlines()))
+            lines = decode_text(text.read()).splitlines()
+            return replace(entry, captions=captions_from_value(lines))
         if fields is not None:
             keys = list(dict.fromkeys((caption_key, *TEXT_KEYS)))
             return replace(entry, captions=captions_from_json(fields.read(), keys))
@@ -114,17 +115,15 @@ def captioned(
 
 
 def captions_from_value(value: object) -> tuple[str, ...]:
-    """Captions of a table's field: a text, or a list of texts to choose from; raises Unusable."""
+    """Captions of a text, or of a list of texts to choose from: single spaces, each once, in order.
+
+    Raises Unusable for any other value, and where no caption is left.
+    """
     values = value if isinstance(value, list) else ["" if value is None else value]
     texts = [v for v in values if isinstance(v, str)]
     if len(texts) < len(values):
         raise Unusable(f"its caption is {value!r:.60}: expected a text or a list of texts")
-    return _some(texts)
-
-
-def _some(captions: Sequence[str]) -> tuple[str, ...]:
-    """Captions with single spaces, each once, in order; raises Unusable where none is left."""
-    tidy = (" ".join(c.split()) for c in captions)
+    tidy = (" ".join(text.split()) for text in texts)
     kept = tuple(dict.fromkeys(c for c in tidy if c))
     if not kept:
         raise Unusable("its caption is empty")

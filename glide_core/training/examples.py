@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,31 +27,20 @@ from glide_core.tokenizer import Tokens, get_tokenizer
 from glide_core.training.config import TrainConfig
 
 
-class Share(NamedTuple):
-    """The part of every batch that one process computes, in `grad_accum_steps` equal parts."""
+def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) -> list[range]:
+    """Return one process's examples of each accumulation step, by their index in the batch.
 
-    batch: int  # images per step, over all processes
-    first: int
-    size: int
-    grad_accum_steps: int
-
-    @staticmethod
-    def of(batch: int, rank: int, processes: int, grad_accum_steps: int) -> Share:
-        """Divide a batch evenly; GlideError when that is not possible."""
-        if batch % (processes * grad_accum_steps):
-            raise GlideError(
-                f"a batch of {batch} cannot be split among {processes} processes with "
-                f"{grad_accum_steps} accumulation steps: expected a multiple of "
-                f"{processes * grad_accum_steps} (--batch, --grad-accum)"
-            )
-        size = batch // processes
-        return Share(batch, rank * size, size, grad_accum_steps)
-
-    def ranges(self) -> list[range]:
-        """The examples of each accumulation step, by their index in the batch."""
-        step = self.size // self.grad_accum_steps
-        end = self.first + self.size
-        return [range(i, i + step) for i in range(self.first, end, step)]
+    GlideError where the batch cannot be divided evenly.
+    """
+    steps = processes * grad_accum_steps
+    if batch % steps:
+        raise GlideError(
+            f"a batch of {batch} cannot be split among {processes} processes with "
+            f"{grad_accum_steps} accumulation steps: expected a multiple of {steps} "
+            "(--batch, --grad-accum)"
+        )
+    size, first = batch // steps, rank * grad_accum_steps
+    return [range(i * size, (i + 1) * size) for i in range(first, first + grad_accum_steps)]
 
 
 class Examples(NamedTuple):
@@ -74,42 +63,46 @@ def generator(seed: int, step: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-class _Steps(Dataset[list[Examples]]):
-    """One process's share of every step, by step number; what both kinds of models have alike."""
+class _Steps(Dataset[list[Examples] | GlideError]):
+    """One process's share of every step, by step number, or the error that prevents it."""
 
-    def __init__(self, config: TrainConfig, source: Source, share: Share, steps: int) -> None:
+    def __init__(
+        self, config: TrainConfig, source: Source, share: Sequence[range], steps: int
+    ) -> None:
+        """share: what `split_batch` returns. steps: number of timesteps."""
         self.config, self.source, self.share = config, source, share
+        self.prior: Source | None = None  # images of prior preservation
         probabilities = timestep_probabilities(config.timesteps, steps)
         self.cumulative = torch.from_numpy(np.cumsum(probabilities))
 
     def __len__(self) -> int:
         return self.config.steps
 
-    def __getitem__(self, step: int) -> list[Examples]:
-        return [self.examples(step, part) for part in self.share.ranges()]
+    def __getitem__(self, step: int) -> list[Examples] | GlideError:
+        try:
+            return self.parts(step, self.share)
+        except GlideError as error:  # raised in a worker it would arrive with a traceback as text
+            return error
 
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
-        """Make examples of a step by their index in its batch, on the CPU."""
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
+        """Make examples of a step by their indices in its batch, on the CPU."""
         raise NotImplementedError
 
 
 class DiffusionSteps(_Steps):
-    """Examples of the four diffusion models."""
+    """Examples of the four diffusion models; with `prior`, every second one is of its images."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        model: GlideConfig,
-        source: Source,
-        share: Share,
-        prior: Source | None = None,
+        self, config: TrainConfig, model: GlideConfig, source: Source, share: Sequence[range]
     ) -> None:
-        """prior: images of prior preservation; every second example is one of them."""
         super().__init__(config, source, share, model.schedule.diffusion_steps)
-        self.model, self.prior = model, prior
+        self.model = model
         self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
 
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
+        return [self._part(step, indices) for indices in ranges]
+
+    def _part(self, step: int, indices: range) -> Examples:
         seed = self.config.seed
         rows = [self._example(generator(seed, step, i), i) for i in indices]
         images, captions, t, noise, weight, extra = zip(*rows, strict=True)
@@ -153,29 +146,22 @@ class ClipSteps(_Steps):
     """Examples of the noisy CLIP, whose loss compares all of a batch: no caption twice in it."""
 
     def __init__(
-        self, config: TrainConfig, model: ClipConfig, source: Source, share: Share
+        self, config: TrainConfig, model: ClipConfig, source: Source, share: Sequence[range]
     ) -> None:
         super().__init__(config, source, share, model.n_timesteps)
         self.model = model
 
-    def __getitem__(self, step: int) -> list[Examples]:
-        batch = self._batch(step)
-        return [self._part(batch, step, part) for part in self.share.ranges()]
-
-    def examples(self, step: int, indices: Sequence[int]) -> Examples:
-        return self._part(self._batch(step), step, indices)
-
-    def _batch(self, step: int) -> Batch:
-        rng, count = generator(self.config.seed, step, -1), self.share.batch
+    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
+        rng, count = generator(self.config.seed, step, -1), self.config.batch
         batch = self.source.batch(rng, count, side=self.model.image_size, distinct=True)
         if len(batch.captions) < count:
             raise GlideError(
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
                 f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller --batch."
             )
-        return batch
+        return [self._part(batch, step, indices) for indices in ranges]
 
-    def _part(self, batch: Batch, step: int, indices: Sequence[int]) -> Examples:
+    def _part(self, batch: Batch, step: int, indices: range) -> Examples:
         rngs = [generator(self.config.seed, step, i) for i in indices]
         t = torch.stack([sample_timestep(self.cumulative, rng) for rng in rngs])
         noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
@@ -193,36 +179,18 @@ class ClipSteps(_Steps):
         )
 
 
-class _WithErrors(Dataset[list[Examples] | GlideError]):
-    """The steps, with an error as a value: a worker's would arrive with its traceback as text."""
-
-    def __init__(self, steps: _Steps) -> None:
-        self.steps = steps
-
-    def __getitem__(self, step: int) -> list[Examples] | GlideError:
-        try:
-            return self.steps[step]
-        except GlideError as error:
-            return error
-
-
 def load_steps(steps: _Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
     """Iterate over the steps from `first` on; workers: processes that prepare them ahead."""
     fork = "fork" in torch.multiprocessing.get_all_start_methods()
     return DataLoader(
-        _WithErrors(steps),
+        steps,
         batch_size=None,
-        collate_fn=_as_it_is,
         sampler=range(first, len(steps)),
         num_workers=workers,
         # forked workers share the cache of decoded images; they touch no GPU
         multiprocessing_context="fork" if workers and fork else None,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _as_it_is(examples: Any) -> Any:
-    return examples
 
 
 def timestep_probabilities(name: str, steps: int) -> NDArray[np.float64]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from glide_core.models import noisy_clip, text_encoder, unet
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.training.config import TrainConfig
-from glide_core.training.examples import ClipSteps, DiffusionSteps, Examples, Share
+from glide_core.training.examples import ClipSteps, DiffusionSteps, Examples
 from glide_core.training.losses import contrastive_loss, hybrid_loss, loss_weights
 from glide_core.training.start import make_clip, make_model
 
@@ -38,8 +39,8 @@ class DiffusionJob:
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         self.weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
 
-    def steps(self, source: Source, share: Share, prior: Source | None = None) -> DiffusionSteps:
-        return DiffusionSteps(self.config, self.model.config, source, share, prior)
+    def steps(self, source: Source, share: Sequence[range]) -> DiffusionSteps:
+        return DiffusionSteps(self.config, self.model.config, source, share)
 
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
@@ -99,7 +100,7 @@ class ClipJob:
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 
-    def steps(self, source: Source, share: Share, prior: Source | None = None) -> ClipSteps:
+    def steps(self, source: Source, share: Sequence[range]) -> ClipSteps:
         return ClipSteps(self.config, self.model.config, source, share)
 
     def backward(
@@ -163,14 +164,6 @@ def checkpoint_gradients(model: nn.Module) -> int:
     """
     blocks = [module for module in model.modules() if isinstance(module, _BLOCKS)]
     for block in blocks:
-        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+        recomputed = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = recomputed  # type: ignore[method-assign]
     return len(blocks)
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*inputs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False)
-
-    return run

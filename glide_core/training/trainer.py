@@ -23,7 +23,7 @@ from glide_core.models.glide import GlideModel
 from glide_core.training import lora, saving
 from glide_core.training.config import TrainConfig
 from glide_core.training.distributed import check_same, make_accelerator, on_main
-from glide_core.training.examples import Examples, Share, load_steps
+from glide_core.training.examples import Examples, load_steps, split_batch
 from glide_core.training.jobs import checkpoint_gradients, make_job
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Trainer:
         self.config, self.run, self.source = config, run, source
         check_folder(run.folder)
         self.accelerator = accelerator or make_accelerator(config, run.device)
-        self.share = Share.of(
+        share = split_batch(
             config.batch,
             self.accelerator.process_index,
             self.accelerator.num_processes,
@@ -94,7 +94,7 @@ class Trainer:
             start = [self.checkpoint]  # it holds the whole model
         self.job = make_job(config, start, architecture)
         self.model = self.job.model
-        self.job.steps(source, self.share)  # refuses settings that do not fit the model
+        self.steps = self.job.steps(source, share)  # refuses settings that do not fit the model
         self.lora_layers: dict[str, lora.LoraLayer] = {}
         if isinstance(self.model, GlideModel) and config.lora:
             self._add_lora(self.model)
@@ -112,7 +112,7 @@ class Trainer:
             self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, base)
         check_same(self.accelerator, "step", self.step)
         on_main(self.accelerator, lambda: make_folder(run.folder))
-        self.steps = self.job.steps(source, self.share, prior(self))
+        self.steps.prior = prior(self)
         # DDP copies the first process's weights to the others, so nothing may change them after
         self.network = self.accelerator.prepare(self.job.model)
         if saved is None:

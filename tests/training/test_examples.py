@@ -16,11 +16,11 @@ from glide_core.tokenizer import get_tokenizer
 from glide_core.training import examples, losses
 from glide_core.training.examples import (
     DiffusionSteps,
-    Share,
     generator,
     load_steps,
     random_keep_masks,
     sample_timestep,
+    split_batch,
     timestep_probabilities,
 )
 from glide_core.training.jobs import DiffusionJob, make_job
@@ -39,15 +39,15 @@ def job_of(models: Path, **changes: object) -> DiffusionJob:
 
 def steps_of(models: Path, **changes: object) -> DiffusionSteps:
     job = job_of(models, **changes)
-    return job.steps(Colours(12), Share.of(job.config.batch, 0, 1, 1))
+    return job.steps(Colours(12), split_batch(job.config.batch, 0, 1, 1))
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
 def test_an_example_is_the_same_in_any_share_of_the_batch(kind: str, tiny_models: Path) -> None:
     size = 64 if "upsampler" in kind else 16
     job = steps_of(tiny_models, job=kind, size=size, crop=32)
-    whole = job.examples(7, range(4))
-    part = job.examples(7, range(2, 4))
+    whole = job.parts(7, [range(4)])[0]
+    part = job.parts(7, [range(2, 4)])[0]
     assert whole.captions[2:] == part.captions
     for one, other in ((whole.images, part.images), (whole.noise, part.noise)):
         assert torch.equal(one[2:], other)
@@ -55,18 +55,18 @@ def test_an_example_is_the_same_in_any_share_of_the_batch(kind: str, tiny_models
     assert whole.extra.keys() == part.extra.keys()
     for key, value in whole.extra.items():
         assert torch.equal(value[2:], part.extra[key])
-    assert not torch.equal(job.examples(8, range(4)).noise, whole.noise)
+    assert not torch.equal(job.parts(8, [range(4)])[0].noise, whole.noise)
 
 
 def test_shares_cover_the_batch_once() -> None:
-    shares = [Share.of(24, rank, 3, 2) for rank in range(3)]
-    places = [i for share in shares for part in share.ranges() for i in part]
+    shares = [split_batch(24, rank, 3, 2) for rank in range(3)]
+    places = [i for share in shares for part in share for i in part]
     assert places == list(range(24))
 
 
 def test_captions_are_dropped_at_the_configured_rate(tiny_models: Path) -> None:
     for rate in (0.0, 0.3, 1.0):
-        captions = steps_of(tiny_models, caption_dropout=rate).examples(0, range(1000)).captions
+        captions = steps_of(tiny_models, caption_dropout=rate).parts(0, [range(1000)])[0].captions
         dropped = sum(caption == "" for caption in captions) / len(captions)
         assert dropped == pytest.approx(rate, abs=0.05)
 
@@ -74,7 +74,7 @@ def test_captions_are_dropped_at_the_configured_rate(tiny_models: Path) -> None:
 def test_inpainting_sees_no_hidden_pixels(tiny_models: Path) -> None:
     """What the mask hides can be changed in the model's input without changing its output."""
     job = job_of(tiny_models, job="inpaint")
-    found = steps_of(tiny_models, job="inpaint").examples(0, range(4))
+    found = steps_of(tiny_models, job="inpaint").parts(0, [range(4)])[0]
     image, keep = found.extra["image"], found.extra["keep_mask"]
     assert torch.equal(image, found.images)
     other = torch.where(keep.bool(), image, torch.randn(image.shape))
@@ -150,7 +150,7 @@ def test_a_weighting_names_its_prediction_or_changes_nothing() -> None:
 
 def test_the_weighting_reaches_the_loss(tiny_models: Path) -> None:
     plain, heavy = (job_of(tiny_models, weighting=w, vlb_weight=0.0) for w in ("uniform", "v"))
-    found = steps_of(tiny_models).examples(0, range(4))
+    found = steps_of(tiny_models).parts(0, [range(4)])[0]
     with torch.no_grad():
         one, other = (job.loss(job.model, found) for job in (plain, heavy))
     assert torch.equal(one["simple"], other["simple"])
@@ -183,5 +183,5 @@ def test_a_caption_is_tokenized_once(tiny_models: Path, monkeypatch: pytest.Monk
     )
     examples.encode_caption.cache_clear()
     for step in range(20):
-        steps.examples(step, range(4))
+        steps.parts(step, [range(4)])
     assert 0 < len(seen) == len(set(seen)) <= 12
