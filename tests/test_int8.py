@@ -19,7 +19,7 @@ from glide_core.config import ModelKind
 from glide_core.errors import GlideError
 from glide_core.models import int8
 from glide_core.models.glide import GlideModel
-from glide_core.models.int8 import Int8Conv, Quantized, quantize
+from glide_core.models.int8 import Int8Conv, Quantized, group_norm, quantize
 
 pytestmark = pytest.mark.skipif(bool(int8.why_not_int8()), reason=int8.why_not_int8() or "-")
 
@@ -72,18 +72,27 @@ def test_another_image_size_gives_the_result_of_a_fresh_model() -> None:
         )
 
 
-@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("double", [True, False])
-def test_quantized_values_are_within_half_a_level(silu: bool, double: bool) -> None:
-    x = (3 * torch.randn(1, 24, 10, 12)).contiguous(memory_format=torch.channels_last)
-    image = quantize(x, 1, silu=silu, double=double)
-    expected = torch.nn.functional.silu(x) if silu else x
+def test_quantized_values_are_within_half_a_level(normed: bool, double: bool) -> None:
+    x = (3 * torch.randn(1, 24, 10, 12) + 5).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(24), torch.randn(24)
+    norm = group_norm(x, 4, weight, bias, 1e-5) if normed else None
+    image = quantize(x, 1, norm=norm, double=double)
+    expected = x
+    if norm is not None:
+        expected = torch.nn.functional.group_norm(x, 4, weight, bias, 1e-5)
+        assert torch.allclose(
+            norm.scale[:, None, None] * x + norm.shift[:, None, None], expected, atol=1e-5
+        )
+        assert abs(norm.highest - float(expected.amax())) < 1e-4
+        expected = torch.nn.functional.silu(expected)
     if double:
         expected = torch.nn.functional.interpolate(expected, scale_factor=2)
     assert image.levels.shape[2:] == (expected.shape[2] + 2, expected.shape[3] + 2)
     values = dequantized(image)
     inside = values[:, :, 1:-1, 1:-1]
-    assert (inside - expected).abs().max() <= 0.52 * image.scale + silu * 0.02 * expected.amax()
+    assert (inside - expected).abs().max() <= 0.52 * image.scale + normed * 0.02 * expected.amax()
     inside.zero_()
     assert not values.any()  # the border stands for zeros
 

@@ -146,9 +146,10 @@ def _read_safetensors(path: Path, meta: bool) -> TensorFile:
         if meta:
             for name in names:
                 tensors[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
-    for i in range(0, 0 if meta else len(names), _MAPPED_TOGETHER):
+    together = max(_MAPPED_TOGETHER, len(names) // _MAPPED_TOGETHER)  # every part reads the header
+    for i in range(0, 0 if meta else len(names), together):
         with safe_open(path, framework="pt") as file:
-            tensors |= {n: file.get_tensor(n) for n in names[i : i + _MAPPED_TOGETHER]}
+            tensors |= {n: file.get_tensor(n) for n in names[i : i + together]}
     if sum(map(len, metadata.values())) > _MAX_METADATA:
         raise GlideError(f"{path} has more than {_MAX_METADATA:,} characters of metadata.")
     return TensorFile(path, tensors, metadata)

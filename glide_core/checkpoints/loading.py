@@ -90,7 +90,7 @@ def load_model(
         )
     model = _assembled(add_mask_channel(file.tensors, found), found, device, dtype, str(path))
     del file  # so that int8 frees the file's tensors one layer after the other
-    return _finished(model, dtype)
+    return _finished(model, dtype, str(path))
 
 
 def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
@@ -116,7 +116,7 @@ def model_from_state_dict(
     where: str = "The state dict",
 ) -> GlideModel:
     """Build a GLIDE model around tensors with OpenAI's flat names; see `load_model`."""
-    return _finished(_assembled(tensors, config, device, dtype, where), dtype)
+    return _finished(_assembled(tensors, config, device, dtype, where), dtype, where)
 
 
 def _assembled(
@@ -139,15 +139,19 @@ def _assembled(
         if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
             # what convolutions take: otherwise they reorder every weight at every step
             model = model.to(memory_format=torch.channels_last)
-        ready = _prepared(tensors, model.openai_state_dict(), device, where)
+        expected = model.openai_state_dict()
+        # int8 is checked afterwards: to read all of a mapped file now would keep it in memory
+        ready = _prepared(tensors, expected, device, where, finite=not int8)
         model.load_openai_state_dict(ready, assign=True)
     return model
 
 
-def _finished(model: GlideModel, dtype: torch.dtype) -> GlideModel:
+def _finished(model: GlideModel, dtype: torch.dtype, where: str) -> GlideModel:
     if dtype == torch.int8:
         with torch.inference_mode(False):
             model.use_dtype(dtype)
+        for key, tensor in model.state_dict().items():  # a weight's scale is its largest value
+            check_finite(key, tensor, where)
     return model.requires_grad_(False).eval()
 
 
@@ -255,6 +259,8 @@ def _prepared(
     expected: Mapping[str, Tensor],
     device: torch.device | str,
     where: str,
+    *,
+    finite: bool = True,
 ) -> dict[str, Tensor]:
     """Check tensors, and bring each to its expected dtype and device."""
     check_tensors(tensors, expected, where)
@@ -265,7 +271,8 @@ def _prepared(
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         if tensor.is_inference():
             tensor = tensor.clone()  # we are outside inference mode: the copy is a plain tensor
-        check_finite(key, tensor, where)
+        if finite:
+            check_finite(key, tensor, where)
         ready[key] = tensor
     return ready
 

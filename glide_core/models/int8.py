@@ -10,8 +10,8 @@ embedding and attention scores stay float32.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from glide_core.models.unet import AttentionBlock, ResBlock, UNet
 _KEPT = 0.98  # of the range after SiLU: finer steps for all against errors in the few values above
 _LEVELS = 254.9  # the highest level is 255.4 before it is rounded down
 _SILU_MIN = -0.2784645427610738  # at -1.2784645427610738
-_BAND = 2**17  # values quantized at a time: 0.5 MB of float32, so that they stay in the L2 cache
+_BAND = 2**17  # values read at a time: 0.5 MB of float32, so that they stay in the L2 cache
 
 
 class Quantized:
@@ -35,16 +35,49 @@ class Quantized:
         self.levels, self.scale, self.zero = levels, scale, zero
 
 
-def quantize(x: Tensor, pad: int, *, silu: bool = False, double: bool = False) -> Quantized:
+class Normalization(NamedTuple):
+    """A group norm of one image as an affine map: scale * x + shift, per channel [C]."""
+
+    scale: Tensor
+    shift: Tensor
+    highest: float  # value after it
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Normalization:
+    """Measure the group norm of one image [1, C, H, W] (float32, channels_last)."""
+    measured = [
+        (band.sum(0), band.square().sum(0), band.amax(0), band.amin(0)) for band in _bands(x)
+    ]
+    sums, squares, high, low = (torch.stack(values) for values in zip(*measured, strict=True))
+    count = x[0].numel() // groups
+    mean = sums.double().sum(0).view(groups, -1).sum(1) / count
+    square = squares.double().sum(0).view(groups, -1).sum(1) / count
+    rstd = ((square - mean.square()).clamp_min(0) + eps).rsqrt()
+    per_group = x.shape[1] // groups
+    scale = weight * rstd.float().repeat_interleave(per_group)
+    shift = torch.addcmul(bias, mean.float().repeat_interleave(per_group), scale, value=-1)
+    ends = torch.stack([high.amax(0), low.amin(0)]) * scale + shift
+    return Normalization(scale, shift, float(ends.amax()))
+
+
+def _bands(x: Tensor) -> Sequence[Tensor]:
+    """Split one image into bands of rows [n * W, C]."""
+    _, c, _, width = x.shape
+    return x[0].permute(1, 2, 0).flatten(0, 1).split(max(1, _BAND // (c * width)) * width)
+
+
+def quantize(
+    x: Tensor, pad: int, *, norm: Normalization | None = None, double: bool = False
+) -> Quantized:
     """Quantize one image [1, C, H, W] (float32, channels_last) over its own range.
 
-    silu: apply it first. double: repeat every pixel 2x2. pad: border of zeros on every side.
+    norm: applied first, then SiLU, both band by band. double: repeat every pixel 2x2. pad: border
+    of zeros on every side.
     """
-    high = float(x.amax())
-    if silu:  # increasing above its minimum, so that its range is known before it is computed
-        low, high = _SILU_MIN, max(0.0, _KEPT * float(F.silu(torch.tensor(high))))
-    else:
-        low, high = min(0.0, float(x.amin())), max(0.0, high)
+    if norm is None:
+        low, high = min(0.0, float(x.amin())), max(0.0, float(x.amax()))
+    else:  # SiLU increases above its minimum, so that its range is known before it is computed
+        low, high = _SILU_MIN, max(0.0, _KEPT * float(F.silu(torch.tensor(norm.highest))))
     scale = max(high - low, 1e-12) / _LEVELS
     zero = round(-low / scale)
     _, c, height, width = x.shape
@@ -52,17 +85,18 @@ def quantize(x: Tensor, pad: int, *, silu: bool = False, double: bool = False) -
     shape = (times * height + 2 * pad, times * width + 2 * pad, c)
     levels = torch.full(shape, zero, dtype=torch.uint8)
     inside = levels[pad : shape[0] - pad, pad : shape[1] - pad]
-    pixels = x[0].permute(1, 2, 0)  # [H, W, C]
     offset = torch.tensor(zero + 0.5)  # conversion to uint8 truncates
-    rows = max(1, _BAND // (c * width))
-    for top in range(0, height, rows):
-        band = pixels[top : top + rows]
-        if silu:
-            band = F.silu(band)
-        band = torch.add(offset, band, alpha=1 / scale).clamp_max_(255)
-        target = inside[times * top : times * (top + rows)]
+    top = 0
+    for band in _bands(x):
+        if norm is not None:
+            band = F.silu(torch.addcmul(norm.shift, band, norm.scale), inplace=True)
+        # by way of int16, which is seven times as fast as float32 to uint8 directly
+        whole = torch.add(offset, band, alpha=1 / scale).to(torch.int16).clamp_max_(255)
+        band = whole.to(torch.uint8).view(-1, width, c)
+        target = inside[times * top : times * (top + len(band))]
+        top += len(band)
         if double:
-            band = band.to(torch.uint8)[:, None, :, None]
+            band = band[:, None, :, None]
             target = target.view(-1, 2, width, 2, c)
         target.copy_(band)
     return Quantized(levels.permute(2, 0, 1)[None], scale, zero)
@@ -146,23 +180,22 @@ class Int8ResBlock(nn.Module):
     def image(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Apply to one image [1, C, H, W] with its scale and shift [2 C]."""
         norm: Any = self.norm1
+        given = norm.num_groups, norm.weight, norm.bias, norm.eps
         double = self.resample == "up"
-        h = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         if self.resample == "down":
-            levels = quantize(F.avg_pool2d(F.silu(h, inplace=True), 2), 1)
+            h = F.avg_pool2d(F.silu(F.group_norm(x, *given), inplace=True), 2)
+            levels = quantize(h, 1)
             x = F.avg_pool2d(x, 2)
         else:
-            levels = quantize(h, 1, silu=True, double=double)
+            levels = quantize(x, 1, norm=group_norm(x, *given), double=double)
             x = F.interpolate(x, scale_factor=2, mode="nearest") if double else x
-        del h  # 100 MB at 256x256
         h = self.conv1.image(levels)
         norm = self.norm2
         scale, shift = modulation.chunk(2)
         weight = norm.weight * (1 + scale)
         bias = torch.addcmul(shift, norm.bias, 1 + scale)
-        h = F.group_norm(h, norm.num_groups, weight, bias, norm.eps)
-        levels = quantize(h, 1, silu=True)
-        del h
+        levels = quantize(h, 1, norm=group_norm(h, norm.num_groups, weight, bias, norm.eps))
+        del h  # 50 MB at 256x256
         if isinstance(self.skip, nn.Identity):
             return self.conv2.image(levels).add_(x)
         return self.conv2.image(levels, onto=self.skip(x))
