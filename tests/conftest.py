@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UN
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.tokenizer import get_tokenizer
+
+# Each of pytest-xdist's processes uses its share of the cores.
+processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 TINY_FILES: dict[ModelKind, str] = {
     "base": "tiny_base.safetensors",
