@@ -63,7 +63,8 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
 def _bands(x: Tensor) -> Sequence[Tensor]:
     """Split one image into bands of rows [n * W, C]."""
     _, c, _, width = x.shape
-    return x[0].permute(1, 2, 0).flatten(0, 1).split(max(1, _BAND // (c * width)) * width)
+    rows = max(1, _BAND // (c * width))
+    return torch.split(x[0].permute(1, 2, 0).flatten(0, 1), rows * width)
 
 
 def quantize(
