@@ -32,6 +32,7 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
     if library is None:
         yield
         return
+    library.malloc_trim(0)  # what loading has left
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:

@@ -157,6 +157,7 @@ class UNet(nn.Module):
         self.config = config
         u = config.unet
         self.precondition = Precondition.of(config) if u.sigma_data else None
+        self.skip_dtype: torch.dtype | None = None  # that skips are kept in; None: the blocks' own
         self.time_embed = nn.Sequential(
             operations.Linear(u.model_channels, u.embedding_width),
             nn.SiLU(),
@@ -271,12 +272,12 @@ class UNet(nn.Module):
                 h = call_in_weight_dtype(first, h)
             if patches is not None:
                 h = patches.before_skip(h, number)
-            skips.append(h)
+            skips.append(h if self.skip_dtype is None else h.to(self.skip_dtype))
             if patches is not None:
                 h = patches.after_skip(h, number)
         h = _run(self.middle_block, h, emb, keys_values, patches, "middle", 0)
         for number, block in enumerate(self.output_blocks):
-            skip = skips.pop()
+            skip = skips.pop().to(h.dtype)
             if patches is not None:
                 h, skip = patches.before_output(h, skip, number)
             h = torch.cat([h, skip], dim=1)
