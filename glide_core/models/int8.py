@@ -10,6 +10,7 @@ embedding and attention scores stay float32.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,21 @@ _KEPT = 0.98  # of the range after SiLU: finer steps for all against errors in t
 _LEVELS = 254.9  # the highest level is 255.4 before it is rounded down
 _SILU_MIN = -0.2784645427610738  # at -1.2784645427610738
 _BAND = 2**17  # values read at a time: 0.5 MB of float32, so that they stay in the L2 cache
+
+
+@functools.cache
+def highest_weight() -> int:
+    """Highest level of a weight: 127, or 64 on a processor without VNNI.
+
+    There oneDNN adds products of uint8 and int8 in pairs into int16, which saturates above 32,767:
+    2 * 255 * 127 is higher, 2 * 255 * 64 is not. One convolution of the highest levels tells.
+    """
+    conv = Conv2d(64, 16, 3, bias=False)
+    conv.weight.data.fill_(1)
+    image = torch.full((1, 64, 8, 8), 255, dtype=torch.uint8)
+    image = image.contiguous(memory_format=torch.channels_last)
+    out = Int8Conv(conv, highest=127).image(Quantized(image, 1.0, 0))
+    return 127 if torch.allclose(out, torch.tensor(255.0 * 64 * 9), rtol=0.01) else 64
 
 
 class Quantized:
@@ -116,13 +132,14 @@ class Int8Conv(nn.Module):
     weight_sum: Tensor
     no_zero_point: Tensor
 
-    def __init__(self, conv: Any) -> None:
+    def __init__(self, conv: Any, highest: int = 0) -> None:
         super().__init__()
         weight: Tensor = conv.weight.detach().float()
         self.in_dim = weight.dim()  # a linear layer [B, C], Conv1d [B, C, L], Conv2d [B, C, H, W]
         weight = weight.reshape(*weight.shape, *[1] * (4 - weight.dim()))
         self.pad = weight.shape[-1] // 2 if self.in_dim == 4 else 0
-        scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127.49  # not 128
+        highest = highest or highest_weight()
+        scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / (highest + 0.49)
         levels = (weight / scale[:, None, None, None]).round().to(torch.int8)
         self.out_channels = len(weight)
         self.packed: Any = levels  # in oneDNN's order for the images of `packed_for`
