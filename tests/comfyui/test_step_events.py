@@ -22,7 +22,7 @@ CORE = ("euler", "heun", "dpm_2", "dpmpp_2m_sde", "uni_pc", "lcm", "dpm_adaptive
 
 
 def guided(sampler: str, **changes: Any) -> dict[str, Any]:
-    """Two guides, one after the other, under GLIDE Sampler or a core sampler."""
+    """Two guides, one after the other, under GLIDE Sampler or a built-in sampler."""
     whole = graph()
     names = ("base", "clip", "positive", "negative", "guided", "empty", "sampled", "save_sampled")
     prompt = {name: whole[name] for name in names}

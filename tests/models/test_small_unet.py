@@ -1,4 +1,4 @@
-"""What the bundled models have and OpenAI's do not: patches at the door, preconditioning."""
+"""Features of the bundled models that OpenAI's do not have: input patches, preconditioning."""
 
 from __future__ import annotations
 
