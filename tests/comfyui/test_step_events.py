@@ -121,7 +121,7 @@ def test_an_unguided_run_sends_nothing(server: Any) -> None:
 
 
 def test_without_a_server_nothing_is_computed_or_sent(comfy: Any) -> None:
-    """In this process there is no server: guidance nodes know no id, and nothing is sent."""
+    """Without a server in this process guidance nodes have no id, and nothing is sent."""
     step_events = comfy.module("nodes.host.comfyui.step_events")
     assert step_events.listening() is None and step_events.executing_node() is None
 
