@@ -51,7 +51,7 @@ def test_pip_brings_every_file_that_comfyui_picks_up() -> None:
         assert files and files <= brought, folder
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     assert f'version = "{glide_core.__version__}"' in PYPROJECT
 
 

@@ -35,7 +35,7 @@ def test_a_malformed_workflow_writes_nothing(
     assert not out.exists()
 
 
-def test_an_image_the_workflow_needs_is_looked_for_before_anything_runs(
+def test_a_missing_image_is_reported_before_the_workflow_runs(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "workflow.json"

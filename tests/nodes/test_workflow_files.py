@@ -98,7 +98,7 @@ def test_links_join_slots_of_one_type_that_know_of_them(path: Path) -> None:
 
 
 @each_file
-def test_no_slot_holds_a_link_that_is_not_there(path: Path) -> None:
+def test_every_link_of_a_slot_exists(path: Path) -> None:
     for level in levels(path):
         there = {link[0] for link in level.links}
         for node in level.nodes:
@@ -221,7 +221,7 @@ def test_every_thumbnail_belongs_to_a_workflow() -> None:
     assert thumbnails == {path.stem for path in EXAMPLES}
 
 
-def test_the_folders_hold_nothing_that_is_not_checked() -> None:
+def test_every_file_in_the_folders_is_checked() -> None:
     kinds = {path.suffix for path in (ROOT / "example_workflows").iterdir() if path.is_file()}
     assert kinds == {".json", ".jpg"}
     blueprints = {path.suffix for path in (ROOT / "subgraphs").glob("**/*") if path.is_file()}
