@@ -81,7 +81,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The tiny models as the only files of their own that a person has."""
+    """Make the tiny models the only files in the user's model folder."""
     monkeypatch.setenv("GLIDE_MODELS", str(tiny_models))
     yield tiny_models
 

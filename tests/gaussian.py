@@ -1,4 +1,4 @@
-"""A world with a known answer: pixels i.i.d. N(MEAN, STD^2), whose exact eps is a formula."""
+"""A distribution with a known answer: pixels i.i.d. N(MEAN, STD^2), whose exact eps is known."""
 
 from __future__ import annotations
 

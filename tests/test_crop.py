@@ -129,7 +129,7 @@ def test_alpha_is_carried_through() -> None:
     assert torch.equal(result[..., 3], image[..., 3])
 
 
-def test_nothing_that_came_in_is_written_to() -> None:
+def test_inputs_are_not_modified() -> None:
     image, mask, patch = make_image(64, 64), torch.ones(64, 64), grey()
     before = image.clone(), mask.clone(), patch.clone()
     crop_for_inpainting(image, mask)

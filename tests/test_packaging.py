@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = tomllib.loads(PYPROJECT)
 # What a requirement is called when it is imported, and what ComfyUI alone has.
 IMPORTED_AS = {"open_clip_torch": "open_clip", "Pillow": "PIL", "torch-fidelity": "torch_fidelity"}
 OF_COMFYUI = {"comfy", "comfy_execution", "folder_paths", "latent_preview", "nodes"}
-MAKER_ONLY = {"resvg_py"}  # docs/bundled_models.md installs it where it is needed
+MAKER_ONLY = {"resvg_py"}  # recipes/emoji/README.md says how to install it
 
 
 def packages_in(folder: str, name: str) -> set[str]:
@@ -51,7 +51,7 @@ def test_pip_brings_every_file_that_comfyui_picks_up() -> None:
         assert files and files <= brought, folder
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     assert f'version = "{glide_core.__version__}"' in PYPROJECT
 
 
@@ -62,7 +62,7 @@ def test_nothing_named_nodes_is_on_the_path() -> None:
 
 
 def test_comfyui_loads_the_folder_by_path_without_anything_installed(tmp_path: Path) -> None:
-    """Under a name of its own, and with a second copy of the core nowhere."""
+    """Under the name that ComfyUI gives it, and with one copy of glide_core."""
     code = f"""
 import importlib.util, sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]

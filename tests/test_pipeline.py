@@ -168,6 +168,16 @@ def test_upscale_edit_and_inpaint(pipe: GlidePipeline, image: Image.Image) -> No
     assert changed[marked].any() and not changed[~marked].any()
 
 
+def test_upscaled_image_i_equals_seed_plus_i_alone(pipe: GlidePipeline, image: Image.Image) -> None:
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    both = pipe.upscale(image, "noise", num_images_per_prompt=2, seed=5, **options)
+    assert both.seeds == [5, 6] and len(both.images) == 2
+    for together, seed in zip(both.images, both.seeds, strict=True):
+        alone = pipe.upscale(image, "noise", seed=seed, **options).images[0]
+        assert np.abs(together - alone).mean() < 1e-3  # rounding, magnified by random weights
+    assert np.abs(both.images[0] - both.images[1]).mean() > 1e-2
+
+
 def test_an_image_can_be_a_file_an_array_or_a_tensor(
     pipe: GlidePipeline, image: Image.Image, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def nudge(path: Path, key: str, amount: float) -> None:
     save_file(tensors, path)
 
 
-def test_everything_recorded_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_recording_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(GOLDEN) == 0
     lines = capsys.readouterr().out.splitlines()
     cases = len(json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))["cases"])

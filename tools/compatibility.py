@@ -3,7 +3,7 @@
     COMFYUI_PATH=... PYTHONPATH=tests python -m tools.compatibility STORE.npz [TABLE...]
 
 (from the repository's root; --count N, --sheet FILE, --packs FOLDER...). It prints the tables of
-docs/compatibility.md. STORE.npz is the bundled models' data (docs/bundled_models.md): an image's
+docs/compatibility.md. STORE.npz is the bundled models' data (recipes/emoji/README.md): an image's
 subject is that of the nearest emoji drawing.
 """
 

@@ -17,7 +17,7 @@ from glide_pack.nodes.host.standalone.schema import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILT_IN = json.loads((ROOT / "tests" / "nodes" / "core_nodes.json").read_text())
+BUILT_IN = json.loads((ROOT / "tests" / "nodes" / "builtin_nodes.json").read_text())
 SCHEMAS: dict[str, NodeSchema] = {
     **from_object_info({k: {**v, "display_name": k} for k, v in BUILT_IN.items()}),
     **{name: from_class(name, node) for name, node in NODE_CLASS_MAPPINGS.items()},

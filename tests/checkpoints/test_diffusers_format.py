@@ -97,7 +97,7 @@ def test_a_released_model_fits_diffusers_tensor_by_tensor(kind: ModelKind) -> No
     assert len(state) == (694 if "upsampler" in kind else 716)
 
 
-def test_a_mistake_in_the_interleaving_would_show() -> None:
+def test_the_heads_are_interleaved_in_qkv() -> None:
     model = random_model("base")
     _, state = to_diffusers(model)
     thirds = model.unet.middle_block[1].qkv.weight[..., 0].chunk(3)

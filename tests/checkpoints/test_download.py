@@ -253,7 +253,7 @@ def test_an_invalid_content_length_is_ignored(server: Server, tmp_path: Path, le
 @pytest.mark.parametrize(
     "location", ["http://[", "http://a b/", "ftp:///x", "file:///etc/hostname"]
 )
-def test_a_redirect_to_nowhere_is_one_error(server: Server, tmp_path: Path, location: str) -> None:
+def test_an_invalid_redirect_is_one_error(server: Server, tmp_path: Path, location: str) -> None:
     server.headers = {"Location": location}
     with pytest.raises(GlideError, match="Could not download"):
         download(entry(server), tmp_path, timeout=2)

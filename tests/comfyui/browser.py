@@ -35,7 +35,7 @@ def chromium() -> str:
 def editor(
     url: str, *, size: tuple[int, int] = (1600, 1000), settings: dict[str, Any] | None = None
 ) -> Iterator[Any]:
-    """Open the server's interface; gives Playwright's Page when it is ready for a person.
+    """Open the server's interface; returns Playwright's Page when it is ready to use.
 
     settings: of the interface, by id ("Comfy.Locale": "zh"), stored before it is opened; language
     and first visit are as they were afterwards. Nothing but the server can be reached. Skips where

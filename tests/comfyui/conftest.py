@@ -31,14 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests with a `core_sampler` once for every sampler that this ComfyUI has."""
-    if "core_sampler" in metafunc.fixturenames:
+    """Run tests with a `builtin_sampler` once for every sampler that this ComfyUI has."""
+    if "builtin_sampler" in metafunc.fixturenames:
         names = ["euler"]  # skipped: no ComfyUI to ask
         if "COMFYUI_PATH" in os.environ:
             from comfyui.inside import import_comfyui
 
             names = import_comfyui(Path(os.environ["COMFYUI_PATH"])).KSampler.SAMPLERS
-        metafunc.parametrize("core_sampler", names)
+        metafunc.parametrize("builtin_sampler", names)
 
 
 @pytest.fixture(scope="session")

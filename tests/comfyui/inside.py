@@ -58,11 +58,11 @@ class Inside:
         return importlib.import_module(f"{self.package}.{name}")
 
     def load_extra(self, file: Path) -> None:
-        """Load one file of core's further nodes; some need packages that are not there."""
+        """Load one file of ComfyUI's extra nodes; some need packages that are not installed."""
         asyncio.run(self.nodes.load_custom_node(str(file), module_parent="comfy_extras"))
 
     def find(self, node: str) -> Any:
-        """Give a node's class, loading the file of core's that has it; None where there is none."""
+        """Give a node's class, loading ComfyUI's file that defines it; None if there is none."""
         if node not in self.nodes.NODE_CLASS_MAPPINGS:
             for file in sorted(self.extras.glob("nodes_*.py")):
                 text = file.read_text(encoding="utf-8")

@@ -299,7 +299,7 @@ def test_a_second_run_replaces_the_first(interface: Interface) -> None:
     interface.until(GUIDANCE, POINTS, [FEWER, FEWER])
 
 
-def test_a_removed_node_takes_its_view_along(interface: Interface) -> None:
+def test_removing_a_node_removes_its_view(interface: Interface) -> None:
     page = interface.page
     interface.bring(GUIDANCE)
     interface.box(GUIDANCE, ".plot")

@@ -20,10 +20,10 @@ def soft(batch: int = 1, height: int = 20, width: int = 30) -> torch.Tensor:
 
 def test_empty_image_and_solid_mask(comfy: Any) -> None:
     color = 0x7E4AC1
-    ours, core = both(comfy, "EmptyImage", width=5, height=4, batch_size=2, color=color)
-    assert ours.shape == (2, 4, 5, 3) and torch.equal(ours, core)
-    ours, core = both(comfy, "SolidMask", value=0.3, width=5, height=4)
-    assert ours.shape == (1, 4, 5) and torch.equal(ours, core)
+    ours, comfyui = both(comfy, "EmptyImage", width=5, height=4, batch_size=2, color=color)
+    assert ours.shape == (2, 4, 5, 3) and torch.equal(ours, comfyui)
+    ours, comfyui = both(comfy, "SolidMask", value=0.3, width=5, height=4)
+    assert ours.shape == (1, 4, 5) and torch.equal(ours, comfyui)
 
 
 @pytest.mark.parametrize("sides", [(3, 4, 5, 6), (0, 0, 0, 0), (1, 0, 0, 40)])
@@ -32,16 +32,16 @@ def test_feather_mask(comfy: Any, sides: tuple[int, ...]) -> None:
     if probe[0, 0, 0] != 1:
         pytest.skip("this ComfyUI feathers the wrong columns on the right; fixed upstream since")
     names = dict(zip(("left", "top", "right", "bottom"), sides, strict=True))
-    ours, core = both(comfy, "FeatherMask", mask=soft(2), **names)
-    torch.testing.assert_close(ours, core)
+    ours, comfyui = both(comfy, "FeatherMask", mask=soft(2), **names)
+    torch.testing.assert_close(ours, comfyui)
 
 
 @pytest.mark.parametrize("operation", ["multiply", "add", "subtract", "and", "or", "xor"])
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (7, 3), (25, 15)])
 def test_mask_composite(comfy: Any, operation: str, x: int, y: int) -> None:
     mask = {"destination": soft(2), "source": soft(1, 10, 12), "x": x, "y": y}
-    ours, core = both(comfy, "MaskComposite", operation=operation, **mask)
-    torch.testing.assert_close(ours, core)
+    ours, comfyui = both(comfy, "MaskComposite", operation=operation, **mask)
+    torch.testing.assert_close(ours, comfyui)
 
 
 @pytest.mark.parametrize("resize", [False, True])
@@ -56,6 +56,6 @@ def test_image_composite_masked(comfy: Any, resize: bool, mask: Any, x: int, y: 
     if mask is not None:
         inputs["mask"] = soft(*mask)
     before = inputs["destination"].clone()
-    ours, core = both(comfy, "ImageCompositeMasked", **inputs)
-    torch.testing.assert_close(ours, core)
+    ours, comfyui = both(comfy, "ImageCompositeMasked", **inputs)
+    torch.testing.assert_close(ours, comfyui)
     assert torch.equal(inputs["destination"], before)

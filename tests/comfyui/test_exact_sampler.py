@@ -22,8 +22,8 @@ PROMPT = "a red fox"
 def glide(comfy: Any, request: pytest.FixtureRequest) -> Any:
     """MODEL, CLIP, two prompts, and the same file as a glide_core model."""
     model, clip, _ = comfy.load(request.param)
-    core = load_model(comfy.checkpoints.path(f"{request.param}.safetensors"))
-    return model, clip, comfy.prompt(clip, PROMPT), comfy.prompt(clip, ""), core
+    glide_model = load_model(comfy.checkpoints.path(f"{request.param}.safetensors"))
+    return model, clip, comfy.prompt(clip, PROMPT), comfy.prompt(clip, ""), glide_model
 
 
 def sample(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
@@ -43,12 +43,12 @@ def sample(comfy: Any, model: Any, positive: Any, negative: Any, **changes: Any)
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "plms", "dpmpp_2m"])
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_it_equals_glide_core(comfy: Any, glide: Any, sampler: str, cfg: float) -> None:
-    model, _, positive, negative, core = glide
+    model, _, positive, negative, glide_model = glide
     found = sample(comfy, model, positive, negative, sampler_name=sampler, cfg=cfg)
     settings = SamplerConfig(steps=6, sampler=sampler, guidance_scale=cfg)
-    expected = pipeline.sample_stage(core, [PROMPT], [5], settings)
+    expected = pipeline.sample_stage(glide_model, [PROMPT], [5], settings)
     # At t = 999 an eps made from v is 20000 times less exact than x0 is: rounding shows there.
-    exact = core.config.schedule.prediction_type == "epsilon"
+    exact = glide_model.config.schedule.prediction_type == "epsilon"
     torch.testing.assert_close(found, expected, rtol=0, atol=4e-3 if exact else 2e-2)
 
 
@@ -93,7 +93,7 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
     from glide_core.checkpoints.loading import load_clip
     from glide_core.guidance import noisy_clip_guide
 
-    model, _, positive, negative, core = glide
+    model, _, positive, negative, glide_model = glide
     noisy = comfy(
         "GlideClipLoader",
         checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
@@ -102,7 +102,7 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
     found = sample(comfy, guided, positive, negative, sampler_name="ddpm")
     clip = load_clip(comfy.checkpoints.path("clip.safetensors"))
     expected = pipeline.sample_stage(
-        core,
+        glide_model,
         [PROMPT],
         [5],
         SamplerConfig(steps=6, sampler="ddpm", guidance_scale=3.0),
@@ -147,7 +147,7 @@ def test_a_lora_like_patch_reaches_it(comfy: Any, glide: Any) -> None:
 def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
     _, _, positive, _, _ = glide
     up = comfy.load_upsampler(name)
-    core = load_model(comfy.checkpoints.path(f"{name}.safetensors"))
+    glide_model = load_model(comfy.checkpoints.path(f"{name}.safetensors"))
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(2))
     found = comfy(
         "GlideUpsample",
@@ -158,16 +158,16 @@ def test_upsample_equals_glide_core(comfy: Any, glide: Any, name: str) -> None:
     )
     low = image.movedim(-1, 1) * 2 - 1
     expected = pipeline.sample_stage(
-        core, [PROMPT], [3], settings, inputs=pipeline.StageInputs(low_res=low)
+        glide_model, [PROMPT], [3], settings, inputs=pipeline.StageInputs(low_res=low)
     )
     assert found.shape == (1, 128, 128, 3)
     torch.testing.assert_close(found.movedim(-1, 1) * 2 - 1, expected, rtol=0, atol=5e-3)
 
 
 def test_a_model_of_temperature_0_starts_without_noise(comfy: Any, glide: Any) -> None:
-    core = glide[4]
-    cold = GlideModel(replace(core.config, temperature=0.0))
-    cold.load_state_dict(core.state_dict())
+    glide_model = glide[4]
+    cold = GlideModel(replace(glide_model.config, temperature=0.0))
+    cold.load_state_dict(glide_model.state_dict())
     save_model(cold, comfy.checkpoints.path("base.safetensors").parent / "cold.safetensors")
     model, clip, _ = comfy.load("cold")
     positive, negative = comfy.prompt(clip, PROMPT), comfy.prompt(clip, "")
@@ -217,15 +217,15 @@ def test_ksampler_enlarges_as_glide_upsample_does(comfy: Any) -> None:
     )  # fmt: skip
     ours = comfy("GlideUpsample", model=up, image=small, positive=positive, seed=0, steps=10)
     run = {"steps": 10, "low_size": 64}
-    core = upsampled_by_ksampler(comfy, up, positive, negative, small, **run)
-    difference = core - (ours.movedim(-1, 1) * 2 - 1)
+    comfyui = upsampled_by_ksampler(comfy, up, positive, negative, small, **run)
+    difference = comfyui - (ours.movedim(-1, 1) * 2 - 1)
     assert float(difference.square().mean().sqrt()) < 0.03
 
 
 def ddpm_against_ancestral(
     comfy: Any, model: Any, prompts: tuple[Any, Any], steps: int, *, fixed: bool
 ) -> float:
-    """RMS difference of core's ddpm and GLIDE's ancestral sampler, given one stream of noise.
+    """RMS difference of ComfyUI's ddpm and GLIDE's ancestral sampler, given one stream of noise.
 
     fixed: take the learned variance away from the ancestral one.
     """
@@ -243,7 +243,7 @@ def ddpm_against_ancestral(
 
     sampler = comfy.samplers.ksampler("ddpm", {"noise_sampler": lambda *sigmas: noise(start)})
     guider = comfy("CFGGuider", model=model, positive=prompts[0], negative=prompts[1], cfg=3.0)
-    core = comfy(
+    comfyui = comfy(
         "SamplerCustomAdvanced", noise=Given(), guider=guider, sampler=sampler, sigmas=sigmas,
         latent_image=comfy.empty(),
     )[1]["samples"]  # fmt: skip
@@ -252,7 +252,7 @@ def ddpm_against_ancestral(
         if fixed:
             patch.setattr(sinks, "take", lambda *unused: None)
         ours = sample(comfy, model, *prompts, steps=steps, sampler_name="ddpm")
-    return float((ours - core).square().mean().sqrt())
+    return float((ours - comfyui).square().mean().sqrt())
 
 
 def test_builtin_ddpm_differs_from_ours_only_by_the_variance(comfy: Any, glide: Any) -> None:

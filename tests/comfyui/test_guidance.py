@@ -45,17 +45,19 @@ def cosine(comfy: Any, clip: Any, samples: torch.Tensor, text: str) -> float:
     return float(lines.split()[0])
 
 
-def test_noisy_clip_guides_core_samplers(
-    comfy: Any, glide: Any, noisy: Any, core_sampler: str
+def test_noisy_clip_guides_builtin_samplers(
+    comfy: Any, glide: Any, noisy: Any, builtin_sampler: str
 ) -> None:
     model, positive, negative, _ = glide
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="a red fox", scale=20.0)
-    plain = comfy.ksampler(model, positive, negative, sampler_name=core_sampler)
-    found = comfy.ksampler(guided, positive, negative, sampler_name=core_sampler)
+    plain = comfy.ksampler(model, positive, negative, sampler_name=builtin_sampler)
+    found = comfy.ksampler(guided, positive, negative, sampler_name=builtin_sampler)
     assert torch.isfinite(found).all()
     assert float((found - plain).abs().max()) > 1e-2
     # x0 is clipped at every step; dpm_fast and dpm_adaptive do not end on one
-    assert float(found.abs().max()) <= (3 if core_sampler in ("dpm_fast", "dpm_adaptive") else 1.01)
+    assert float(found.abs().max()) <= (
+        3 if builtin_sampler in ("dpm_fast", "dpm_adaptive") else 1.01
+    )
 
 
 def test_guidance_raises_the_score(comfy: Any, glide: Any, noisy: Any) -> None:
@@ -144,7 +146,7 @@ def test_open_clip_guides_glide(comfy: Any, glide: Any, open_clip: Any) -> None:
 
 
 def test_open_clip_guides_a_latent_model(
-    comfy: Any, latent: Any, open_clip: Any, core_sampler: str
+    comfy: Any, latent: Any, open_clip: Any, builtin_sampler: str
 ) -> None:
     model, vae, conditioning = latent
     guided = comfy(
@@ -157,7 +159,7 @@ def test_open_clip_guides_a_latent_model(
         cutouts=2,
     )
     empty = {"samples": torch.zeros(1, 4, 8, 8)}
-    run = {"latent_image": empty, "sampler_name": core_sampler}
+    run = {"latent_image": empty, "sampler_name": builtin_sampler}
     plain = comfy.ksampler(model, conditioning, conditioning, **run)
     found = comfy.ksampler(guided, conditioning, conditioning, **run)
     assert torch.isfinite(found).all()

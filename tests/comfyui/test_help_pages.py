@@ -1,4 +1,4 @@
-"""The help of every node as a person opens it: node selected, the toolbox's info button clicked."""
+"""The help of every node as a user opens it: node selected, the toolbox's info button clicked."""
 
 from __future__ import annotations
 

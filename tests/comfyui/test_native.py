@@ -28,8 +28,8 @@ FEW = (
 def glide(comfy: Any, request: pytest.FixtureRequest) -> Any:
     """MODEL, CLIP, VAE, two prompts, and the same file as a glide_core model."""
     model, clip, vae = comfy.load(request.param)
-    core = load_model(comfy.checkpoints.path(f"{request.param}.safetensors"))
-    return model, clip, vae, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, ""), core
+    glide_model = load_model(comfy.checkpoints.path(f"{request.param}.safetensors"))
+    return model, clip, vae, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, ""), glide_model
 
 
 def test_schedules_are_the_reference_s(comfy: Any) -> None:
@@ -44,9 +44,9 @@ def test_schedules_are_the_reference_s(comfy: Any) -> None:
 
 
 def test_text_encode_equals_glide_cores_text_encoder(comfy: Any, glide: Any) -> None:
-    _, clip, _, positive, _, core = glide
+    _, clip, _, positive, _, glide_model = glide
     states, extras = positive[0]
-    features = core.encode(extras["glide_ids"], extras["glide_mask"])
+    features = glide_model.encode(extras["glide_ids"], extras["glide_mask"])
     torch.testing.assert_close(states, features.last_hidden_state, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(extras["pooled_output"], features.pooled, rtol=1e-5, atol=1e-5)
     assert extras["glide_text"] == "a red fox"
@@ -76,7 +76,7 @@ def test_a_long_prompt_is_truncated_with_a_warning(
 
 
 def test_the_model_gives_glide_cores_x0(comfy: Any, glide: Any) -> None:
-    model, _, _, positive, _, core = glide
+    model, _, _, positive, _, glide_model = glide
     x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     comfy.management.load_models_gpu([model])
     schedule = Schedule.named("squaredcos_cap_v2")
@@ -91,12 +91,12 @@ def test_the_model_gives_glide_cores_x0(comfy: Any, glide: Any) -> None:
             )
         with torch.no_grad():
             extras = positive[0][1]
-            features = core.encode(
+            features = glide_model.encode(
                 extras["glide_ids"].expand(2, -1), extras["glide_mask"].expand(2, -1)
             )
             times = torch.full((2,), t)
-            raw = core.unet(x_t, times, features)
-        kind = core.config.schedule.prediction_type
+            raw = glide_model.unet(x_t, times, features)
+        kind = glide_model.config.schedule.prediction_type
         eps = parse_model_output(raw, x_t, times, schedule, kind).eps
         expected = x_t * (1 + sigma**2) ** 0.5 - sigma * eps
         torch.testing.assert_close(x0, expected, rtol=1e-4, atol=1e-4 + 5e-6 * float(sigma))

@@ -1,4 +1,4 @@
-"""Every core sampler, the schedulers, and the ways core has to set a sampler up."""
+"""Every built-in sampler of ComfyUI, its schedulers, and its nodes that set up a sampler."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def glide(comfy: Any) -> Any:
     return model, clip, comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
 
-def test_a_builtin_sampler_gives_an_image(comfy: Any, glide: Any, core_sampler: str) -> None:
+def test_a_builtin_sampler_gives_an_image(comfy: Any, glide: Any, builtin_sampler: str) -> None:
     model, _, positive, negative = glide
-    found = comfy.ksampler(model, positive, negative, sampler_name=core_sampler, cfg=2.0)
+    found = comfy.ksampler(model, positive, negative, sampler_name=builtin_sampler, cfg=2.0)
     assert torch.isfinite(found).all()
     assert float(found.abs().max()) < 3
 
@@ -104,12 +104,12 @@ def test_a_mask_confines_a_prompt_to_its_half(comfy: Any, glide: Any) -> None:
     assert float((exact[..., 32:] - exact[..., :32]).abs().max()) > 1e-3
 
 
-def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any, core_sampler: str) -> None:
+def test_image_i_is_the_same_in_any_batch(comfy: Any, glide: Any, builtin_sampler: str) -> None:
     """ComfyUI makes one noise tensor per batch: leading and selected images are unchanged."""
-    if core_sampler in WHOLE_BATCH:
+    if builtin_sampler in WHOLE_BATCH:
         pytest.skip("its steps depend on the whole batch")
     model, _, positive, negative = glide
-    three, run = comfy.empty(3), {"sampler_name": core_sampler}
+    three, run = comfy.empty(3), {"sampler_name": builtin_sampler}
     together = comfy.ksampler(model, positive, negative, latent_image=three, **run)
     second = comfy("LatentFromBatch", samples=three, batch_index=1, length=1)
     alone = comfy.ksampler(model, positive, negative, latent_image=second, **run)

@@ -86,13 +86,13 @@ def graph() -> dict[str, Any]:
             "GlideInpaintConditioning",
             image=["photo", 0], mask=["photo", 1], width=64, height=64, noise_mask=True, **prompts,
         ),
-        "core": node(
+        "ksampler": node(
             "KSampler",
             model=["inpainter", 0], positive=["hidden", 0], negative=["hidden", 1],
             latent_image=["hidden", 2], seed=0, steps=2, cfg=3.0, sampler_name="dpmpp_2m",
             scheduler="normal", denoise=1.0,
         ),
-        "decoded": node("VAEDecode", samples=["core", 0], vae=["base", 2]),
+        "decoded": node("VAEDecode", samples=["ksampler", 0], vae=["base", 2]),
         "edited": node(
             "GlideEdit", model=["base", 0], image=["photo", 0], denoise=0.5, **few
         ),

@@ -22,7 +22,7 @@ CORE = ("euler", "heun", "dpm_2", "dpmpp_2m_sde", "uni_pc", "lcm", "dpm_adaptive
 
 
 def guided(sampler: str, **changes: Any) -> dict[str, Any]:
-    """Two guides, one after the other, under GLIDE Sampler or a core sampler."""
+    """Two guides, one after the other, under GLIDE Sampler or a built-in sampler."""
     whole = graph()
     names = ("base", "clip", "positive", "negative", "guided", "empty", "sampled", "save_sampled")
     prompt = {name: whole[name] for name in names}
@@ -121,7 +121,7 @@ def test_an_unguided_run_sends_nothing(server: Any) -> None:
 
 
 def test_without_a_server_nothing_is_computed_or_sent(comfy: Any) -> None:
-    """In this process there is no server: guidance nodes know no id, and nothing is sent."""
+    """Without a server in this process guidance nodes have no id, and nothing is sent."""
     step_events = comfy.module("nodes.host.comfyui.step_events")
     assert step_events.listening() is None and step_events.executing_node() is None
 

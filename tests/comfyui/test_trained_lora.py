@@ -1,4 +1,4 @@
-"""A LoRA of `glide train` in ComfyUI: LoraLoader finds every layer, and does what the core does."""
+"""A LoRA of `glide train` in ComfyUI: LoraLoader patches every layer, as glide_core does."""
 
 from __future__ import annotations
 

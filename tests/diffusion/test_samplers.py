@@ -131,7 +131,7 @@ def test_clipping_keeps_the_image_within_bounds(sampler: str) -> None:
 
 
 @every_sampler
-def test_known_pixels_come_out_as_they_were(sampler: str) -> None:
+def test_known_pixels_are_unchanged(sampler: str) -> None:
     known = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)
     keep = torch.zeros(1, 1, 8, 8)
     keep[..., :4] = 1

@@ -173,7 +173,7 @@ def test_retrieval_counts_captions_and_images_found() -> None:
     }
 
 
-def test_a_tie_finds_nothing() -> None:
+def test_a_tie_counts_as_a_miss() -> None:
     found = metrics.retrieval(torch.ones(3, 2), torch.ones(3, 2), ["a", "b", "c"])
     assert found["retrieval-caption-top1"].value == found["retrieval-image-top1"].value == 0
 

@@ -110,13 +110,13 @@ def test_the_clean_guide_is_the_gradient_of_100_cosines_at_the_x0_estimate() -> 
     assert along(direction, gradient) == pytest.approx(difference, rel=0.01)
 
 
-def test_with_blend_the_clean_guide_looks_at_x_t_once_it_is_clean() -> None:
+def test_with_blend_the_clean_guide_gets_x_t_at_low_noise() -> None:
     clip, x_t, x0 = clean_clip(), state(), state().flip(-1)
-    for t, looked_at in ((0, x_t), (999, x0)):
+    for t, at in ((0, x_t), (999, x0)):
         times = torch.tensor([t, t])
         blended = open_clip_guide(clip, text(), 1.0, schedule=FULL)(x_t, times, x0)
         plain = open_clip_guide(clip, text(), 1.0, schedule=FULL, blend=False)
-        torch.testing.assert_close(blended, plain(x_t, times, looked_at), atol=0.2, rtol=0.1)
+        torch.testing.assert_close(blended, plain(x_t, times, at), atol=0.2, rtol=0.1)
 
 
 def test_a_text_vector_need_not_be_normalised() -> None:

@@ -110,7 +110,7 @@ def test_strength_is_the_rms_of_an_image_s_pixels() -> None:
     torch.testing.assert_close(guidance_strength(guided, plain), torch.tensor([0.25, 0.5]))
 
 
-def test_strength_is_measured_within_the_range_of_images_unless_there_is_none() -> None:
+def test_strength_is_measured_within_the_range_of_images_if_there_is_one() -> None:
     plain, guided = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 90.5)
     assert guidance_strength(guided, plain).item() == pytest.approx(0.5)
     assert guidance_strength(guided, plain, None).item() == pytest.approx(90.0)

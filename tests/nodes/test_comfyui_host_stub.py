@@ -51,9 +51,9 @@ def test_the_network_in_comfyui_is_glide_core_s(host: Any, tiny_models: Path) ->
 
     path = tiny_models / TINY_FILES["base"]
     ours = host.load_model(path, "float32", ("base",))[0].model.diffusion_model
-    core = load_model(path).unet
-    assert ours.state_dict().keys() == core.state_dict().keys()
-    assert all(torch.equal(v, core.state_dict()[k]) for k, v in ours.state_dict().items())
+    expected = load_model(path).unet
+    assert ours.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in ours.state_dict().items())
 
 
 def test_the_model_can_be_reloaded_by_comfyui(host: Any, tiny_models: Path) -> None:

@@ -1,6 +1,6 @@
 """Every example workflow and every blueprint, read as ComfyUI's editor reads it; none is left out.
 
-Core nodes are known from core_nodes.json, recorded from a real ComfyUI by comfyui/core_record.py.
+ComfyUI's built-in nodes are those in builtin_nodes.json (`python -m tools.builtin_nodes`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 FILES = [*EXAMPLES, *BLUEPRINTS]
-RECORD = json.loads((Path(__file__).parent / "core_nodes.json").read_text())
+RECORD = json.loads((Path(__file__).parent / "builtin_nodes.json").read_text())
 SCHEMAS: dict[str, NodeSchema] = {
     **from_object_info({k: {**v, "display_name": k} for k, v in RECORD.items()}),
     **{name: from_class(name, node) for name, node in NODE_CLASS_MAPPINGS.items()},
@@ -82,7 +82,7 @@ def test_every_node_is_known(path: Path) -> None:
     inner = definitions(path)
     types = {node["type"] for level in levels(path) for node in level.nodes}
     unknown = types - SCHEMAS.keys() - inner.keys() - set(ui_format.NOTES)
-    assert not unknown, "misspelt, or a core node to record: tests/comfyui/core_record.py"
+    assert not unknown, "misspelt, or not recorded yet: run python -m tools.builtin_nodes"
 
 
 @each_file
@@ -98,7 +98,7 @@ def test_links_join_slots_of_one_type_that_know_of_them(path: Path) -> None:
 
 
 @each_file
-def test_no_slot_holds_a_link_that_is_not_there(path: Path) -> None:
+def test_every_link_of_a_slot_exists(path: Path) -> None:
     for level in levels(path):
         there = {link[0] for link in level.links}
         for node in level.nodes:
@@ -173,7 +173,7 @@ def test_every_node_has_a_good_value_for_every_widget(path: Path) -> None:
 
 
 def is_good(spec: InputSpec, value: Any) -> bool:
-    """Whether ComfyUI would take it; a core node's choices are not on record."""
+    """Return whether ComfyUI accepts it; choices of built-in nodes are not recorded."""
     if spec.type == "COMBO":
         known = spec.choices if spec.name not in FILE_INPUTS else None
         return isinstance(value, (str, bool)) and (not known or value in known)
@@ -221,7 +221,7 @@ def test_every_thumbnail_belongs_to_a_workflow() -> None:
     assert thumbnails == {path.stem for path in EXAMPLES}
 
 
-def test_the_folders_hold_nothing_that_is_not_checked() -> None:
+def test_every_file_in_the_folders_is_checked() -> None:
     kinds = {path.suffix for path in (ROOT / "example_workflows").iterdir() if path.is_file()}
     assert kinds == {".json", ".jpg"}
     blueprints = {path.suffix for path in (ROOT / "subgraphs").glob("**/*") if path.is_file()}

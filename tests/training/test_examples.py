@@ -157,7 +157,7 @@ def test_the_weighting_reaches_the_loss(tiny_models: Path) -> None:
     assert float(other["loss"]) > float(one["loss"]) == pytest.approx(float(one["simple"]))
 
 
-def test_unknown_names_are_refused_with_those_that_there_are() -> None:
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(GlideError, match="logit-normal"):
         timestep_probabilities("loud", 10)
     with pytest.raises(GlideError, match="min-snr"):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,6 +157,19 @@ def test_several_processes_choose_their_own_gpus(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(GlideError, match="GPU of its local rank"):
         distributed.make_accelerator(TINY, "cuda:1")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_several_processes_do_not_pick_a_device_before_their_own(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pick_device would allocate memory on the first GPU in every process."""
+    accelerate = pytest.importorskip("accelerate")
+    made = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **_: made)
+    monkeypatch.setattr(distributed, "pick_device", lambda name: pytest.fail(f"picked {name}"))
+    assert distributed.make_accelerator(TINY, device) is made
 
 
 PRETRAINED = """

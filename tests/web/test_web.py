@@ -53,7 +53,7 @@ def test_comfyui_loads_one_script_and_it_registers_one_extension() -> None:
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda path: path.name)
-def test_nothing_of_the_page_is_touched(file: Path) -> None:
+def test_the_scripts_do_not_change_the_page(file: Path) -> None:
     source = file.read_text(encoding="utf-8")
     assert source.isascii()
     for banned in (

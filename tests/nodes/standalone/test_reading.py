@@ -303,7 +303,7 @@ def test_a_broken_ui_file_says_where(nodes: Any, links: Any, words: str) -> None
 
 
 @pytest.mark.parametrize("junk", [True, 3, "x", [3], {"a": 1}, {"subgraphs": 3}])
-def test_junk_beside_the_nodes_is_an_error_or_nothing_and_never_a_crash(junk: Any) -> None:
+def test_invalid_values_beside_the_nodes_raise_an_error_or_are_ignored(junk: Any) -> None:
     data = ui([source(), save(2, 1)], [[1, 1, 0, 2, 0, "IMAGE"]])
     check(workflow.read({**data, "definitions": junk}, SCHEMAS), SCHEMAS)
     for broken in (
@@ -345,6 +345,6 @@ def test_a_widget_is_set_by_id_title_or_class() -> None:
         ("Save.image=5", "no widget 'image'"),
     ],
 )
-def test_a_setting_that_fits_nothing_says_what_there_is(setting: str, words: str) -> None:
+def test_an_invalid_setting_is_refused_with_the_valid_ones(setting: str, words: str) -> None:
     with pytest.raises(GlideError, match=words):
         workflow.set_widgets(workflow.read(API, SCHEMAS), [setting], SCHEMAS)

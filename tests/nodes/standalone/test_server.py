@@ -206,7 +206,7 @@ def test_ctrl_c_stops_the_prompt_on_the_server(
         ("http://h\u00f6st", "not the address of a ComfyUI"),
     ],
 )
-def test_a_server_that_is_not_there(url: str, words: str) -> None:
+def test_an_absent_server_is_an_error(url: str, words: str) -> None:
     with pytest.raises(GlideError, match=words):
         Server(url).schemas()
 

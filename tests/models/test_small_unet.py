@@ -1,4 +1,4 @@
-"""What the bundled models have and OpenAI's do not: patches at the door, preconditioning."""
+"""Features of the bundled models that OpenAI's do not have: input patches, preconditioning."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_variance_of_a_preconditioned_model_is_at_most_beta() -> None:
     assert found.flatten().tolist() == pytest.approx([-1, 0.3, 1])
 
 
-def test_the_network_sees_unit_spread() -> None:
+def test_the_networks_input_has_unit_standard_deviation() -> None:
     generator = torch.Generator().manual_seed(0)
     precondition = Precondition.of(SMALL)
     for t in (0, 50, 999):

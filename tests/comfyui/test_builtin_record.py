@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from comfyui.core_record import RECORD, recorded, types_in_files
 from comfyui.inside import Inside
+
+from tools.builtin_nodes import RECORD, recorded, types_in_files
 
 # with the inputs that glide_train_lora needs; its note says so
 SINCE_0_24 = ("TrainLoraNode", "LoraModelLoader", "SaveLoRA")

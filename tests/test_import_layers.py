@@ -105,8 +105,8 @@ def in_cycles(graph: dict[str, set[str]]) -> set[str]:
 
 
 def test_no_modules_of_glide_core_import_each_other() -> None:
-    core = {m: set(names) for m, names in IMPORTS.items() if inside(m, "glide_core")}
-    assert in_cycles(core) == set()
+    graph = {m: set(names) for m, names in IMPORTS.items() if inside(m, "glide_core")}
+    assert in_cycles(graph) == set()
 
 
 def test_no_modules_import_each_other_when_they_are_imported() -> None:

@@ -35,7 +35,7 @@ def test_a_malformed_workflow_writes_nothing(
     assert not out.exists()
 
 
-def test_an_image_the_workflow_needs_is_looked_for_before_anything_runs(
+def test_a_missing_image_is_reported_before_the_workflow_runs(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out.parent / "workflow.json"
@@ -108,7 +108,7 @@ def test_a_loader_accepts_the_path_of_any_file(
     mine.parent.mkdir(parents=True)
     mine.write_bytes((model_folder / "tiny_base.safetensors").read_bytes())
     monkeypatch.chdir(out.parent)
-    example = Path(__file__).parents[1] / "example_workflows" / "glide_text_to_image.json"
+    example = Path(__file__).parents[2] / "example_workflows" / "glide_text_to_image.json"
     name = "runs/mine/base.safetensors" if relative else str(mine)
     changes = [f"GlideLoader.checkpoint={name}", "GlideSampler.steps=1", "GlideUpsample.steps=1"]
     changes.append("GlideUpsamplerLoader.checkpoint=tiny_upsampler.safetensors")

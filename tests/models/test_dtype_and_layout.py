@@ -202,7 +202,7 @@ def test_attention_in_bfloat16_equals_torchs() -> None:
     assert rms_over_std(got.float(), F.scaled_dot_product_attention(q, k, v)) < 0.01
 
 
-def test_a_hosts_own_layers_see_every_call() -> None:
+def test_every_call_goes_through_the_hosts_layers() -> None:
     calls: list[str] = []
 
     class Host:

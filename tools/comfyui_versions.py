@@ -1,16 +1,16 @@
-"""Run the tests of this folder on several versions of ComfyUI and write the table of results.
+"""Run tests/comfyui on several versions of ComfyUI and write the table of results.
 
-    python tests/comfyui/versions.py GIT_DIR FOLDER [--versions V ...] [--tests FILE ...]
+    python -m tools.comfyui_versions GIT_DIR FOLDER [--versions V ...] [--tests FILE ...]
         [--newest-frontend]
 
 GIT_DIR: a git directory of ComfyUI with its history. Each version is unpacked into FOLDER/<version>
 and gets an environment FOLDER/env-<version>: the packages of the Python that runs this script
 (ComfyUI's requirements, pytest), and over them the packages that the version pins. Results are kept
-in FOLDER/results.json, so that files can be run one by one; the table in docs/compatibility.md is
-written from them. No version's checkout is written to by the tests.
+in FOLDER/results.json. A run of all versions and all test files writes the table in
+docs/compatibility.md from them; any other run prints it. The tests do not write to the checkouts.
 
 --newest-frontend runs only the tests of the interface, with the newest interface on PyPI instead of
-the one that the version pins; its results have a column of their own.
+the one that the version pins; its results become another column at the next full run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import venv
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
+TESTS = REPOSITORY / "tests" / "comfyui"
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 VERSIONS = ("0.3.64", "0.16.0", "0.24.0", "0.33.0")
 START, END = "<!-- versions -->", "<!-- /versions -->"
@@ -37,6 +38,20 @@ PINNED = re.compile(r"(comfyui-|comfy-aimdo|comfy-kitchen)")
 INTERFACE = ("test_browser.py", "test_help_pages.py", "test_languages.py")
 
 Results = dict[str, dict[str, dict[str, int]]]  # version, test file, outcome: count
+
+
+def all_tests() -> list[Path]:
+    return sorted(TESTS.glob("test_*.py"))
+
+
+def find_tests(names: list[Path] | None) -> list[Path]:
+    """Return test files by path or by their name in tests/comfyui; all of them for None."""
+    if names is None:
+        return all_tests()
+    found = [name.resolve() if name.is_file() else TESTS / name for name in names]
+    if missing := [str(path) for path in found if not path.is_file()]:
+        raise SystemExit(f"test files not found: {', '.join(missing)}")
+    return found
 
 
 def git(git_dir: Path, *args: str) -> bytes:
@@ -158,7 +173,7 @@ def count(cases: list[ET.Element], name: str) -> dict[str, int]:
 def table(results: Results) -> str:
     """Give the Markdown table: a row a test file, a column a version."""
     versions = sorted(results, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
-    names = sorted({name for files in results.values() for name in files})
+    names = [path.name for path in all_tests()]
     lines = [
         f"| tests | {' | '.join(versions)} |",
         f"|---|{'---|' * len(versions)}",
@@ -176,7 +191,7 @@ def cell(counts: dict[str, int] | None) -> str:
     return ", ".join(parts) or "none"
 
 
-def write_table(results: Results, page: Path = PAGE) -> None:
+def write_table(results: Results, page: Path) -> None:
     """Replace what stands between the markers of the page."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(START, 1)
@@ -184,22 +199,23 @@ def write_table(results: Results, page: Path = PAGE) -> None:
     page.write_text(f"{before}{START}\n{table(results)}\n{END}{after}", encoding="utf-8")
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("git_dir", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--versions", nargs="+", default=VERSIONS)
-    parser.add_argument("--tests", nargs="+", type=Path, help="default: all of this folder")
+    parser.add_argument("--tests", nargs="+", type=Path, help="default: all of tests/comfyui")
     parser.add_argument("--newest-frontend", action="store_true")
-    options = parser.parse_args()
-    tests = options.tests or sorted(Path(__file__).parent.glob("test_*.py"))
+    options = parser.parse_args(words)
+    tests = find_tests(options.tests)
+    full = set(options.versions) >= set(VERSIONS) and set(tests) >= set(all_tests())
     folder = options.folder.resolve()
     suffix, frontend = "", None
     if options.newest_frontend:
         number, frontend = newest_frontend(folder / "frontend")
-        suffix = f", interface {number}"
+        full, suffix = False, f", interface {number}"
         tests = [test for test in tests if test.name in INTERFACE]
     kept = folder / "results.json"
     results: Results = json.loads(kept.read_text()) if kept.exists() else {}
@@ -207,10 +223,13 @@ def main() -> None:
         comfyui = folder / version
         unpack(options.git_dir, version, comfyui)
         python = environment(comfyui, folder / f"env-{version}")
-        found = run(python, comfyui, [test.resolve() for test in tests], frontend)
+        found = run(python, comfyui, tests, frontend)
         results.setdefault(version + suffix, {}).update(found)
         kept.write_text(json.dumps(results, indent=1, sort_keys=True))
-    write_table(results)
+    if full:
+        write_table(results, PAGE)
+    else:
+        print(table(results))
     failed = sum(counts["failed"] for files in results.values() for counts in files.values())
     sys.exit(1 if failed else 0)
 

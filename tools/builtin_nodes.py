@@ -1,9 +1,10 @@
-"""Record what the core nodes in our workflow files take and give: tests/nodes/core_nodes.json.
+"""Record the inputs and outputs of the built-in nodes in our workflows: builtin_nodes.json.
 
-    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.core_record
+    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.builtin_nodes
 
-(from tests/), after a workflow has gained a core node. With it the files are checked where there is
-no ComfyUI. Only what a file can get wrong is kept: names, types, order, and what adds widgets.
+Run it from the repository's root when a workflow uses another node of ComfyUI. Tests check
+the workflow files against tests/nodes/builtin_nodes.json, without ComfyUI. It holds only what a
+file can get wrong: names, types, order, and the options that add widgets.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 from comfyui.inside import Inside
 from comfyui.tiny import write_checkpoints
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RECORD = REPOSITORY / "tests" / "nodes" / "core_nodes.json"
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECORD = REPOSITORY / "tests" / "nodes" / "builtin_nodes.json"
 KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")
 
 
 def types_in_files() -> set[str]:
-    """Every type of node in our workflows and blueprints, but ours and those of the editor."""
+    """Return the types of nodes in our workflows and blueprints, without ours and the editor's."""
     from glide_pack.nodes.host.standalone.ui_format import NOTES
 
     found: set[str] = set()
