@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.noise import SeededNoise
+from glide_core.request import image_seed
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # sigma, next sigma -> [B, C, H, W]
 
@@ -53,7 +54,7 @@ def noise_sampler(
     The SDE solvers ask for one path of Brownian motion at any two points of it, as in core; the
     others for fresh noise at every call.
     """
-    seeds = image_seeds(noise, seed)
+    seeds = seeds_of(noise, seed)
     if is_brownian(function):
         ends = sigmas[sigmas > 0].min(), sigmas.max()
         like = torch.empty_like(noise)
@@ -73,10 +74,10 @@ def is_brownian(function: Callable[..., Any]) -> bool:
     )
 
 
-def image_seeds(noise: Tensor, seed: int) -> Sequence[int]:
-    """One seed an image, from its first noise; from its place where that was switched off."""
+def seeds_of(noise: Tensor, seed: int) -> Sequence[int]:
+    """Give one seed per image: from its first noise, or from `seed` where that noise is all zero."""
     if not noise.any():
-        return [(seed + i) % 2**63 for i in range(len(noise))]
+        return [image_seed(seed, i) for i in range(len(noise))]
     prints = (
         hashlib.sha256(part.detach().float().cpu().contiguous().numpy().tobytes()).digest()
         for part in noise
