@@ -28,7 +28,7 @@ class Prompts:
     positive: Conditioning
     negative: Conditioning | None
 
-    def branches(self, settings: SamplerConfig) -> list[Conditioning]:
+    def conds(self, settings: SamplerConfig) -> list[Conditioning]:
         """The prompts to encode: without guidance the negative one is not needed."""
         if settings.guidance_scale == 1:
             return [self.positive]
@@ -60,7 +60,7 @@ def sample(
 
     if not seeds:
         raise GlideError(f"{prompts.node}: the batch holds 0 images. Expected 1 or more.")
-    branches = prompts.branches(settings)
+    conds = prompts.conds(settings)
     images = {"low_res": inputs.low_res, "image": inputs.image, "keep_mask": inputs.keep_mask}
     given = spatial(part(prompts.positive, where=f"{prompts.node}: 'positive'"), **images)
     kept = [] if known is None else [(known[0], invert_mask(known[1]))]
@@ -87,7 +87,7 @@ def sample(
         )
 
     found = current().sample(
-        model, branches, job, batch=len(seeds), cfg=settings.guidance_scale, **images
+        model, conds, job, batch=len(seeds), cfg=settings.guidance_scale, **images
     )
     if known is None:
         return found

@@ -1,4 +1,4 @@
-"""ComfyUI's side of the seam: MODEL, CLIP and VAE are its own classes, managed by it.
+"""The host inside ComfyUI: MODEL, CLIP and VAE are its own classes, managed by it.
 
 `comfy` is imported in this folder and nowhere else in the pack.
 """
@@ -102,7 +102,7 @@ class ComfyHost:
     def sample(
         self,
         model: Any,
-        branches: Sequence[Conditioning],
+        conds: Sequence[Conditioning],
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
@@ -122,11 +122,11 @@ class ComfyHost:
             spatial[LOW_RES] = low_res
         if image is not None and keep_mask is not None:
             spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: invert_mask(keep_mask)}
-        carried = branches[0][0][1] if branches and branches[0] else {}
+        carried = conds[0][0][1] if conds and conds[0] else {}
         for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):  # the positive prompt's, for both
             if carried.get(name) is not None:
                 spatial.setdefault(name, carried[name])
-        prompts = [with_extras(branch, **spatial) for branch in branches]
+        prompts = [with_extras(cond, **spatial) for cond in conds]
         size = (config.unet.image_size, config.unet.image_size)
         if image is not None:
             size = (image.shape[-2], image.shape[-1])

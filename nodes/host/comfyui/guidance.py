@@ -1,4 +1,4 @@
-"""CLIP guidance as a patch on any MODEL, which every core sampler sees."""
+"""CLIP guidance as a patch on any MODEL, which every sampler of ComfyUI applies."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def per_image_noise(
     noise_sampler that is given, and samplers of other packs, stay as they are.
     """
     function = getattr(sampler, "sampler_function", None)
-    core = getattr(function, "__module__", "") == k_diffusion.__name__
-    if core and "noise_sampler" in inspect.signature(function).parameters and len(sigmas) > 1:
+    builtin = getattr(function, "__module__", "") == k_diffusion.__name__
+    if builtin and "noise_sampler" in inspect.signature(function).parameters and len(sigmas) > 1:
         device = executor.class_obj.model_patcher.load_device
         signature = inspect.signature(executor.class_obj.outer_sample)
         run = signature.bind(noise, latent, sampler, sigmas, *rest, **more).arguments
@@ -51,8 +51,8 @@ def noise_sampler(
 ) -> NoiseSampler:
     """Give the noise of a sampler function, seeded by each image of `noise` [B, C, H, W].
 
-    The SDE solvers ask for one path of Brownian motion at any two points of it, as in core; the
-    others for fresh noise at every call.
+    The SDE solvers ask for one path of Brownian motion at any two points of it, as in
+    ComfyUI; the others for fresh noise at every call.
     """
     seeds = seeds_of(noise, seed)
     if is_brownian(function):
@@ -75,7 +75,7 @@ def is_brownian(function: Callable[..., Any]) -> bool:
 
 
 def seeds_of(noise: Tensor, seed: int) -> Sequence[int]:
-    """Give one seed per image: from its first noise, or from `seed` where that noise is all zero."""
+    """Give one seed per image: from its first noise, or from `seed` where all of it is 0."""
     if not noise.any():
         return [image_seed(seed, i) for i in range(len(noise))]
     prints = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from glide_core.errors import GlideError
 
-from .builtin_nodes import CORE_NODES, Place
+from .builtin_nodes import BUILTIN_NODES, Place
 from .graph import Graph, Link, Node
 from .schema import NodeSchema, from_class
 
@@ -20,9 +20,9 @@ Report = Callable[[str], None]  # called with each node's label before it runs
 def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -> dict[str, Any]:
     """Return the inputs and outputs of every node that can run here, by type."""
     found: dict[str, NodeSchema] = {}
-    for name, (core, title) in CORE_NODES.items():
-        schema = from_class(name, core, title)
-        problem = getattr(core(place), "problem", None)
+    for name, (builtin, title) in BUILTIN_NODES.items():
+        schema = from_class(name, builtin, title)
+        problem = getattr(builtin(place), "problem", None)
         if problem is not None:
             schema = replace(schema, validate=problem, validated=frozenset({"image"}))
         found[name] = schema
@@ -63,8 +63,8 @@ def execute(
 def _call(
     node: Node, arguments: dict[str, Any], pack: Mapping[str, type], place: Place
 ) -> Sequence[Any]:
-    if node.class_type in CORE_NODES:
-        instance: Any = CORE_NODES[node.class_type][0](place)
+    if node.class_type in BUILTIN_NODES:
+        instance: Any = BUILTIN_NODES[node.class_type][0](place)
     else:
         instance = pack[node.class_type]()
     declared = instance.INPUT_TYPES()

@@ -171,7 +171,7 @@ class StandaloneHost:
     def sample(
         self,
         model: Any,
-        branches: Sequence[Conditioning],
+        conds: Sequence[Conditioning],
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
@@ -187,9 +187,7 @@ class StandaloneHost:
 
         glide: GlideModel = model.model
         names = ("positive", "negative")
-        extras = [
-            part(branch, where=f"'{name}'") for name, branch in zip(names, branches, strict=False)
-        ]
+        extras = [part(cond, where=f"'{name}'") for name, cond in zip(names, conds, strict=False)]
         inputs = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
         with torch.inference_mode():
             guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
