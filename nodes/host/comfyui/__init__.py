@@ -20,17 +20,15 @@ from torch import Tensor
 from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
-from glide_core.images import invert_mask
 from glide_core.sampling import ConditionedModel
 
 from .. import Purpose
 from ..values import (
-    INPAINT_IMAGE,
-    INPAINT_MASK,
     LOW_RES,
     ClipGuide,
     Conditioning,
     GlideClip,
+    inpaint_extras,
     with_extras,
 )
 from . import files
@@ -121,11 +119,7 @@ class ComfyHost:
         if low_res is not None:
             spatial[LOW_RES] = low_res
         if image is not None and keep_mask is not None:
-            spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: invert_mask(keep_mask)}
-        carried = conds[0][0][1] if conds and conds[0] else {}
-        for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):  # the positive prompt's, for both
-            if carried.get(name) is not None:
-                spatial.setdefault(name, carried[name])
+            spatial |= inpaint_extras(image, keep_mask)
         prompts = [with_extras(cond, **spatial) for cond in conds]
         size = (config.unet.image_size, config.unet.image_size)
         if image is not None:

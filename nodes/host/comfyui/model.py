@@ -226,7 +226,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         """Turn one CONDITIONING into the model's inputs; GlideError for one that does not fit."""
         states, pooled = kwargs.get("cross_attn"), kwargs.get(POOLED)
         check_text(self.glide_config, states, pooled, kwargs)
-        check_images(self.glide_config, kwargs)
+        check_images(self.glide_config, kwargs, kwargs["noise"].shape)
         out: dict[str, Any] = {
             "c_crossattn": comfy.conds.CONDCrossAttn(states),
             "y": comfy.conds.CONDRegular(pooled),

@@ -25,7 +25,6 @@ from ..values import (
     Conditioning,
     GlideClip,
     part,
-    spatial,
     tokens_for,
 )
 
@@ -188,13 +187,14 @@ class StandaloneHost:
         glide: GlideModel = model.model
         names = ("positive", "negative")
         extras = [part(cond, where=f"'{name}'") for name, cond in zip(names, conds, strict=False)]
-        inputs = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
         with torch.inference_mode():
             guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
             loaded = sampling.condition_model(
                 glide,
                 *([tokens_for(extra, glide.config)] * batch for extra in extras),
-                **inputs,
+                low_res=low_res,
+                image=image,
+                keep_mask=keep_mask,
                 cond_fn=add_guides(*guides) if guides else None,
             )
             return job(loaded).cpu()
