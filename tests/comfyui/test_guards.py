@@ -72,7 +72,7 @@ def test_an_upsampler_without_an_image(comfy: Any, prompts: Any) -> None:
 @pytest.mark.parametrize(
     ("size", "batch", "words"),
     [
-        (64, 1, "an image to enlarge to 256x256 pixels, and the LATENT on 'latent_image' is 64x64"),
+        (64, 1, "an image of 64x64 pixels to enlarge, and the LATENT on 'latent_image' is 64x64"),
         (256, 3, "carries 2 images, and the LATENT on 'latent_image' holds 3"),
     ],
 )

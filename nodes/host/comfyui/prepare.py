@@ -102,13 +102,14 @@ def check_images(config: GlideConfig, extras: Mapping[str, Any], shape: Sequence
 
 
 def check_enlarged(low_res: Tensor, shape: Sequence[int], where: str) -> None:
-    """GlideError unless the LATENT [B, C, H, W] is four times as large as the small image."""
-    (height, width), (tall, wide) = upsampled_size(low_res), shape[2:]
-    if (height, width) != (tall, wide):
+    """GlideError unless the LATENT [B, C, H, W] is the small image enlarged, by any factor."""
+    (height, width), (tall, wide) = low_res.shape[2:], shape[2:]
+    if wide <= width or wide * height != tall * width:
+        enlarged_height, enlarged_width = upsampled_size(low_res)
         raise GlideError(
-            f"{where} carries an image to enlarge to {width}x{height} pixels, and the LATENT on "
-            f"'latent_image' is {wide}x{tall}. Expected one size: connect the LATENT of GLIDE "
-            "Upsample Conditioning."
+            f"{where} carries an image of {width}x{height} pixels to enlarge, and the LATENT on "
+            f"'latent_image' is {wide}x{tall}. Expected {enlarged_width}x{enlarged_height}: "
+            "connect the LATENT of GLIDE Upsample Conditioning."
         )
 
 
