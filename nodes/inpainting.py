@@ -200,18 +200,14 @@ class GlideInpaintConditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def side(name: str) -> inputs.Declared:
-            text = f"{name} to sample at; the models were trained at 64."
-            return ("INT", {"default": 64, "min": 8, "max": 1024, "step": 8, "tooltip": text})
-
         return {
             "required": {
                 "positive": inputs.positive(),
                 "negative": inputs.negative(),
                 "image": inputs.image("The image to repaint."),
                 "mask": ("MASK", {"tooltip": "White (1) is repainted."}),
-                "width": side("Width"),
-                "height": side("Height"),
+                "width": inputs.side("Width to sample at; the models were trained at 64."),
+                "height": inputs.side("Height to sample at; the models were trained at 64."),
                 "noise_mask": (
                     "BOOLEAN",
                     {

@@ -29,14 +29,10 @@ class GlideEmptyLatent:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def side(name: str) -> inputs.Declared:
-            text = f"{name} in pixels. The base models were trained at 64."
-            return ("INT", {"default": 64, "min": 8, "max": 1024, "step": 8, "tooltip": text})
-
         return {
             "required": {
-                "width": side("Width"),
-                "height": side("Height"),
+                "width": inputs.side("Width in pixels. The base models were trained at 64."),
+                "height": inputs.side("Height in pixels. The base models were trained at 64."),
                 "batch_size": (
                     "INT",
                     {"default": 1, "min": 1, "max": 64, "tooltip": "Number of images at once."},

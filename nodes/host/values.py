@@ -52,9 +52,9 @@ class ClipGuide:
     text: str
     scale: float
     interval: tuple[float, float] | None = None  # sigmas between which it acts; None = always
-    cutouts: int = 16  # crops an un-noised CLIP looks at per step
+    cutouts: int = 8  # random crops per step, for an open_clip model
     seed: int = 0  # of the cutouts
-    vae: Any = None  # for an un-noised CLIP on a latent model that is not GLIDE's (ComfyUI only)
+    vae: Any = None  # for an open_clip model on a latent model that is not GLIDE's (ComfyUI only)
 
 
 def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Both inpainting models in core's nodes and in ours: what is hidden stays hidden."""
+"""Both inpainting models in ComfyUI's nodes and in ours: what is hidden stays hidden."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
 from glide_core.sampling import ConditionedModel
+from glide_core.stages import upsampled_size
 
 from .. import Purpose
 from ..values import (
@@ -125,7 +126,7 @@ class ComfyHost:
         if image is not None:
             size = (image.shape[-2], image.shape[-1])
         elif low_res is not None:
-            size = (4 * low_res.shape[-2], 4 * low_res.shape[-1])
+            size = upsampled_size(low_res)
         shape = (batch, config.unet.channels, *size)
         return sample(model, prompts, job, shape=shape, cfg=cfg)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from glide_core.errors import GlideError
 from .builtin_nodes import BUILTIN_NODES, Place
 from .graph import Graph, Link, Node
 from .schema import NodeSchema, from_class
-
-Report = Callable[[str], None]  # called with each node's label before it runs
 
 
 def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -> dict[str, Any]:
@@ -32,11 +30,7 @@ def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -
 
 
 def execute(
-    graph: Graph,
-    wanted: Sequence[str],
-    pack: Mapping[str, type],
-    place: Place,
-    report: Report = lambda label: None,
+    graph: Graph, wanted: Sequence[str], pack: Mapping[str, type], place: Place
 ) -> list[Path]:
     """Run what the wanted nodes need and return the files written; errors name the node."""
     import torch
@@ -47,7 +41,6 @@ def execute(
     with torch.inference_mode():  # as ComfyUI does
         for key in order:
             node = graph.nodes[key]
-            report(node.label)
             arguments = {
                 name: results[value.node][value.slot] if isinstance(value, Link) else value
                 for name, value in node.inputs.items()
