@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def _ensure_core() -> None:
+def _ensure_glide_core() -> None:
     """Import the sibling folder as `glide_core` when nothing is installed under that name.
 
     By importlib and not by sys.path: ComfyUI's path must not gain our folder, where `nodes` would
@@ -26,7 +26,7 @@ def _ensure_core() -> None:
     spec.loader.exec_module(module)
 
 
-_ensure_core()
+_ensure_glide_core()
 
 from .editing import GlideEdit  # noqa: E402
 from .guidance import GlideClipGuidance  # noqa: E402

@@ -92,7 +92,7 @@ class GlideClipGuidance:
                 "cutouts": (
                     "INT",
                     {
-                        "default": 8,
+                        "default": ClipGuide.cutouts,
                         "min": 1,
                         "max": 256,
                         "advanced": True,
@@ -129,7 +129,7 @@ class GlideClipGuidance:
         end_percent: float = 1.0,
         sigma_min: float = 0.0,
         sigma_max: float = ANY_SIGMA,
-        cutouts: int = 8,
+        cutouts: int = ClipGuide.cutouts,
         cutout_seed: int = 0,
     ) -> tuple[Any]:
         interval = interval_of(NODE, sigma_min=sigma_min, sigma_max=sigma_max)

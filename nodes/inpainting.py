@@ -200,18 +200,14 @@ class GlideInpaintConditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def side(name: str) -> inputs.Declared:
-            text = f"{name} to sample at; the models were trained at 64."
-            return ("INT", {"default": 64, "min": 8, "max": 1024, "step": 8, "tooltip": text})
-
         return {
             "required": {
                 "positive": inputs.positive(),
                 "negative": inputs.negative(),
                 "image": inputs.image("The image to repaint."),
                 "mask": ("MASK", {"tooltip": "White (1) is repainted."}),
-                "width": side("Width"),
-                "height": side("Height"),
+                "width": inputs.side("Width to sample at; the models were trained at 64."),
+                "height": inputs.side("Height to sample at; the models were trained at 64."),
                 "noise_mask": (
                     "BOOLEAN",
                     {
@@ -235,37 +231,33 @@ class GlideInpaintConditioning:
     ) -> tuple[Any, Any, dict[str, Any]]:
         from glide_core import images
 
+        from . import masks
         from .latents import RATIO
-        from .masks import paired
 
         node = "GLIDE Inpaint Conditioning"
-        image, mask = paired(
+        image, mask = masks.paired(
             inputs.require_image(image, node=node), inputs.require_mask(mask, node=node), node=node
         )
         given = images.from_comfy(image)
         pixels = images.resize(given, (height, width))
         inputs.log_resize(node, given, pixels, "width and height")
-        keep, soft = images.keep_mask(mask, (height, width), len(pixels))
-        if soft:
-            log.warning("%s: %s", node, images.SOFT_EDGES)
-        extras = {INPAINT_IMAGE: pixels, INPAINT_MASK: images.invert_mask(keep)}
+        hole = images.cycle(masks.rounded(mask, (height, width), node=node), len(pixels))
+        extras = {INPAINT_IMAGE: pixels, INPAINT_MASK: hole}
         latent: dict[str, Any] = {"samples": pixels, RATIO: 1}
         if noise_mask:
-            latent["noise_mask"] = images.invert_mask(keep)
+            latent["noise_mask"] = hole
         return with_extras(positive, **extras), with_extras(negative, **extras), latent
 
 
 def _hole(node: str, mask: Tensor, image: Tensor) -> Tensor:
     """Give the part to repaint [B, 1, H, W] of 0 and 1, at the image's size; log what was lost."""
-    from glide_core import images
+    from .masks import rounded
 
     size = (image.shape[1], image.shape[2])
-    keep, soft = images.keep_mask(mask, size)
-    if soft:
-        log.warning("%s: %s", node, images.SOFT_EDGES)
+    hole = rounded(mask, size, node=node)
     if tuple(mask.shape[1:]) != size:
         text = "%s: resized the mask from %dx%d to the image's %dx%d."
         log.info(text, node, mask.shape[2], mask.shape[1], size[1], size[0])
-    if not (keep < 1).any():
+    if not hole.any():
         log.warning("%s: the mask marks nothing (no white), so that nothing changes.", node)
-    return images.invert_mask(keep)
+    return hole

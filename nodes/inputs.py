@@ -119,6 +119,11 @@ def cfg(default: float) -> Declared:
     )
 
 
+def side(tooltip: str) -> Declared:
+    """A width or height to sample at."""
+    return ("INT", {"default": 64, "min": 8, "max": 1024, "step": 8, "tooltip": tooltip})
+
+
 def share(default: float, tooltip: str) -> Declared:
     """A number from 0 to 1, for `denoise` above all."""
     return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": tooltip})
@@ -291,7 +296,7 @@ def require_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
 def require_finite(values: Tensor, what: str) -> None:
     """GlideError when there is a NaN or an infinite value."""
     if not values.isfinite().all():
-        raise GlideError(f"{what} holds NaN or infinite values. Expected numbers from 0 to 1.")
+        raise GlideError(f"{what} holds NaN or infinite values. Expected finite numbers.")
 
 
 def log_resize(node: str, before: Tensor, after: Tensor, why: str) -> None:

@@ -22,7 +22,7 @@ class Start:
     """What a LATENT asks for: size and batch, content, mask, and the number of each image."""
 
     samples: Tensor  # [B, C, H, W]
-    mask: Tensor | None  # [B, 1, H, W] in 0..1, 1 = sample; None samples everything
+    keep_mask: Tensor | None  # [B, 1, H, W] in 0..1, 1 = keep; None keeps nothing
     indices: tuple[int, ...]  # image i is sampled with seed + indices[i]
 
     @property
@@ -62,7 +62,7 @@ def read(latent: dict[str, Any], config: GlideConfig, *, content: bool, node: st
             f"{where} is {width}x{height} pixels. Expected at least {least}x{least}: GLIDE samples "
             f"pixels, at {config.unet.image_size}x{config.unet.image_size}. Use GLIDE Empty Latent."
         )
-    return Start(samples, _mask(mask, samples, where), _indices(latent, len(samples), where))
+    return Start(samples, _keep_mask(mask, samples, where), _indices(latent, len(samples), where))
 
 
 def write(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
@@ -75,17 +75,18 @@ def _empty(samples: Tensor, channels: int, ratio: float | None) -> Tensor:
     return samples.new_zeros(len(samples), channels, *sides)
 
 
-def _mask(mask: Any, samples: Tensor, where: str) -> Tensor | None:
+def _keep_mask(mask: Any, samples: Tensor, where: str) -> Tensor | None:
+    """Convert a noise mask (1 = sample); not rounded: ComfyUI's samplers blend at soft edges."""
     if mask is None:
         return None
     from torch.nn import functional as F
 
-    from glide_core.images import cycle
+    from glide_core.images import cycle, invert_mask
 
     mask = inputs.require_mask(mask.float(), node=where, name="noise_mask")[:, None]
     if mask.shape[2:] != samples.shape[2:]:
         mask = F.interpolate(mask, samples.shape[2:], mode="bilinear")  # as ComfyUI resizes it
-    return cycle(mask, len(samples)).clamp(0, 1)
+    return invert_mask(cycle(mask, len(samples)).clamp(0, 1))
 
 
 def _indices(latent: dict[str, Any], batch: int, where: str) -> tuple[int, ...]:

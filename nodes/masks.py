@@ -1,12 +1,17 @@
-"""Masks of GLIDE Inpaint: pairing with images, growing, and blurring."""
+"""MASKs, 1 = repaint: pairing with images, rounding, growing, and blurring."""
 
 from __future__ import annotations
+
+import logging
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
+from glide_core.images import SOFT_EDGES
+
+log = logging.getLogger("glide")
 
 
 def paired(image: Tensor, mask: Tensor, *, node: str) -> tuple[Tensor, Tensor]:
@@ -21,6 +26,17 @@ def paired(image: Tensor, mask: Tensor, *, node: str) -> tuple[Tensor, Tensor]:
             "equal numbers, or one of either."
         )
     return image.expand(count, *image.shape[1:]), mask  # a single mask stays single
+
+
+def rounded(mask: Tensor, size: tuple[int, int], *, node: str) -> Tensor:
+    """Round MASKs [B, H, W] at 0.5 and resize them: [B, 1, *size] of 0 and 1.
+
+    A pixel is repainted if any part of it is, so that thin strokes survive.
+    """
+    hole = (mask >= 0.5).float()
+    if (mask != hole).any():
+        log.warning("%s: %s", node, SOFT_EDGES)
+    return F.adaptive_max_pool2d(hole[:, None], size)
 
 
 def widened(hole: Tensor, grow: int, blur: int) -> tuple[Tensor, Tensor | None]:

@@ -29,14 +29,10 @@ class GlideEmptyLatent:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def side(name: str) -> inputs.Declared:
-            text = f"{name} in pixels. The base models were trained at 64."
-            return ("INT", {"default": 64, "min": 8, "max": 1024, "step": 8, "tooltip": text})
-
         return {
             "required": {
-                "width": side("Width"),
-                "height": side("Height"),
+                "width": inputs.side("Width in pixels. The base models were trained at 64."),
+                "height": inputs.side("Height in pixels. The base models were trained at 64."),
                 "batch_size": (
                     "INT",
                     {"default": 1, "min": 1, "max": 64, "tooltip": "Number of images at once."},
@@ -210,20 +206,20 @@ class GlideSampler:
             clip_guided=clip_guided,
         )
         carried = part(positive, where=f"{NODE}: 'positive'").get(INPAINT_IMAGE)
-        masked = None if start.mask is None else (start.samples, start.mask)
-        seeds = [image_seed(seed, i) for i in start.indices or range(len(start.samples))]
+        known = None if start.keep_mask is None else (start.samples, start.keep_mask)
+        seeds = [image_seed(seed, i) for i in start.indices]
         init = start.samples if denoise < 1 else None
         begin = StageInputs(init=init, strength=denoise, size=start.size)
         if config.is_inpaint and carried is None:
-            if masked is None:
+            if start.keep_mask is None:
                 raise GlideError(
                     f"{NODE}: the MODEL on 'model' is GLIDE's inpainting model, and neither "
                     "'positive' nor 'latent_image' holds an image and a mask. Connect GLIDE "
                     "Inpaint Conditioning, or load a base model."
                 )
-            keep = (start.mask < 0.5).float()
-            begin = replace(begin, image=start.samples, keep_mask=keep)
+            keep_mask = (start.keep_mask > 0.5).float()
+            begin = replace(begin, image=start.samples, keep_mask=keep_mask)
         with host.progress(NODE) as callback:
             prompts = stages.Prompts(NODE, positive, negative)
-            found = stages.sample(model, prompts, settings, seeds, begin, callback, known=masked)
+            found = stages.sample(model, prompts, settings, seeds, begin, callback, known=known)
         return images.to_comfy(found), latents.write(latent_image, found)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from glide_core.errors import GlideError
 
 from .host import Conditioning, current
-from .host.values import part, spatial
+from .host.values import check_carried, known_pixels, part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from glide_core.config import SamplerConfig
+    from glide_core.config import GlideConfig, SamplerConfig
     from glide_core.diffusion.types import StepCallback
     from glide_core.sampling import ConditionedModel
     from glide_core.stages import StageInputs
@@ -28,7 +28,7 @@ class Prompts:
     positive: Conditioning
     negative: Conditioning | None
 
-    def branches(self, settings: SamplerConfig) -> list[Conditioning]:
+    def conds(self, settings: SamplerConfig) -> list[Conditioning]:
         """The prompts to encode: without guidance the negative one is not needed."""
         if settings.guidance_scale == 1:
             return [self.positive]
@@ -52,21 +52,23 @@ def sample(
 ) -> Tensor:
     """Sample one image per seed, [B, C, *inputs.size] in [-1, 1].
 
-    known: an image [B, C, *size] and a mask [B, 1, *size] (1 = sample) that every x0 estimate is
-    combined with, as ComfyUI's samplers do with a LATENT's noise mask.
+    known: an image [B, C, *size] and a keep_mask [B, 1, *size] (1 = keep) that every x0 estimate
+    and the result are combined with, as ComfyUI's samplers do with a LATENT's noise mask.
     """
     from glide_core import sampling
-    from glide_core.images import invert_mask
 
     if not seeds:
         raise GlideError(f"{prompts.node}: the batch holds 0 images. Expected 1 or more.")
-    branches = prompts.branches(settings)
-    images = {"low_res": inputs.low_res, "image": inputs.image, "keep_mask": inputs.keep_mask}
-    given = spatial(part(prompts.positive, where=f"{prompts.node}: 'positive'"), **images)
-    kept = [] if known is None else [(known[0], invert_mask(known[1]))]
-    if given["image"] is not None and given["keep_mask"] is not None:
-        kept.insert(0, (given["image"], given["keep_mask"]))
-    pasted = [sampling.inpaint_denoised_fn(*pair) for pair in kept]
+    conds = prompts.conds(settings)
+    host = current()
+    config: GlideConfig = host.glide_config(model)
+    inputs = _with_carried(prompts, inputs, config, len(seeds))
+    pairs = [(inputs.image, inputs.keep_mask), known or (None, None)]
+    pasted = [
+        sampling.inpaint_denoised_fn(image, keep)
+        for image, keep in pairs
+        if image is not None and keep is not None
+    ]
 
     def paste(x0: Tensor) -> Tensor:
         for paste_one in pasted:
@@ -86,10 +88,41 @@ def sample(
             callback=callback,
         )
 
-    found = current().sample(
-        model, branches, job, batch=len(seeds), cfg=settings.guidance_scale, **images
+    found = host.sample(
+        model,
+        conds,
+        job,
+        batch=len(seeds),
+        cfg=settings.guidance_scale,
+        low_res=inputs.low_res,
+        image=inputs.image if config.is_inpaint else None,
+        keep_mask=inputs.keep_mask if config.is_inpaint else None,
     )
+    return found if known is None else sampling.inpaint_denoised_fn(*known)(found)
+
+
+def _with_carried(
+    prompts: Prompts, inputs: StageInputs, config: GlideConfig, batch: int
+) -> StageInputs:
+    """Add the image and mask that the positive CONDITIONING carries, unless there are others.
+
+    GlideError for what does not fit the MODEL, the batch, or the size.
+    """
+    from glide_core.images import cycle
+
+    where = f"{prompts.node}: the CONDITIONING on 'positive'"
+    extras = part(prompts.positive, where=where)
+    if inputs.image is not None or inputs.low_res is not None:
+        return inputs
+    check_carried(extras, config, batch, where)
+    known = known_pixels(extras)
     if known is None:
-        return found
-    image, mask = (value.to(found) for value in known)
-    return found * mask + image * (1 - mask)
+        return inputs
+    image, keep_mask = known
+    if tuple(image.shape[2:]) != inputs.size:
+        (height, width), (tall, wide) = image.shape[2:], inputs.size or (0, 0)
+        raise GlideError(
+            f"{where} carries an image of {width}x{height} pixels, and {wide}x{tall} are to be "
+            "sampled. Expected one size: connect the LATENT of the node that added the image."
+        )
+    return replace(inputs, image=cycle(image, batch), keep_mask=cycle(keep_mask, batch))

@@ -24,7 +24,6 @@ LISTS = ("cfg_scales", "clip_scales", "steps", "samplers")
 MAX_CELLS = 256
 SHOWN = 4  # images per cell in the grid
 BATCH = 8  # batch size; it does not change an image
-CUTOUTS = 8  # the default of GLIDE CLIP Guidance
 
 
 class GlideGuidanceSweep:
@@ -221,7 +220,7 @@ def _guided(
     """Return a copy of the MODEL with CLIP guidance, or the MODEL itself at scale 0."""
     if clip is None or scale == 0:
         return model
-    guide = ClipGuide(clip, text, scale, cutouts=CUTOUTS)
+    guide = ClipGuide(clip, text, scale)
     if clip.kind == "noisy":
         check_noisy(guide, config)
     return host.add_guide(model, guide)

@@ -85,7 +85,7 @@ class Host(Protocol):
     def sample(
         self,
         model: Any,
-        branches: Sequence[Conditioning],
+        conds: Sequence[Conditioning],
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
@@ -96,10 +96,10 @@ class Host(Protocol):
     ) -> Tensor:
         """Load the MODEL, bind everything, run `job` with it, and give what it gives, on the CPU.
 
-        branches: positive first, then negative where there is one; each serves all `batch` images.
+        conds: positive first, then negative where there is one; each serves all `batch` images.
         cfg: the job's guidance scale; in ComfyUI, CFG patches of the MODEL are called with it.
         low_res [batch, C, h, w], image [batch, C, H, W] in [-1, 1], keep_mask [batch, 1, H, W]
-        (1 = keep): where None, those that the positive CONDITIONING carries (`values.spatial`).
+        (1 = keep): what the model's kind takes; they replace those of the CONDITIONING.
         The job runs while the model is loaded (in ComfyUI: as the sampler of a guider), so a host
         may free memory afterwards.
         """

@@ -52,9 +52,9 @@ class ClipGuide:
     text: str
     scale: float
     interval: tuple[float, float] | None = None  # sigmas between which it acts; None = always
-    cutouts: int = 16  # crops an un-noised CLIP looks at per step
+    cutouts: int = 8  # random crops per step, for an open_clip model
     seed: int = 0  # of the cutouts
-    vae: Any = None  # for an un-noised CLIP on a latent model that is not GLIDE's (ComfyUI only)
+    vae: Any = None  # for an open_clip model on a latent model that is not GLIDE's (ComfyUI only)
 
 
 def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:
@@ -96,23 +96,45 @@ def with_extras(conditioning: Conditioning, **extras: Any) -> list[list[Any]]:
     return [[states, {**old, **extras}] for states, old in conditioning]
 
 
-def spatial(
-    extras: Mapping[str, Any],
-    *,
-    low_res: Tensor | None = None,
-    image: Tensor | None = None,
-    keep_mask: Tensor | None = None,
-) -> dict[str, Tensor | None]:
-    """Merge explicit images with those that the CONDITIONING carries; the explicit ones win."""
-    if image is None and extras.get(INPAINT_IMAGE) is not None:
-        from glide_core.images import invert_mask
+def inpaint_extras(image: Tensor, keep_mask: Tensor) -> dict[str, Tensor]:
+    """Give the extras of an image [B, C, H, W] and a keep_mask [B, 1, H, W] (1 = keep)."""
+    from glide_core.images import invert_mask
 
-        image, keep_mask = extras[INPAINT_IMAGE], invert_mask(extras[INPAINT_MASK])
-    return {
-        "low_res": extras.get(LOW_RES) if low_res is None else low_res,
-        "image": image,
-        "keep_mask": keep_mask,
-    }
+    return {INPAINT_IMAGE: image, INPAINT_MASK: invert_mask(keep_mask)}
+
+
+def known_pixels(
+    extras: Mapping[str, Any], names: tuple[str, str] = (INPAINT_IMAGE, INPAINT_MASK)
+) -> tuple[Tensor, Tensor] | None:
+    """Give the image [B, C, H, W] and keep_mask [B, 1, H, W] that extras carry under two names.
+
+    The mask is resized to the image; None where one of them is missing.
+    """
+    from glide_core.images import keep_mask
+
+    image, mask = (extras.get(name) for name in names)
+    if image is None or mask is None:
+        return None
+    if mask.ndim == 4:
+        mask = mask[:, :1]  # a noise mask may come repeated over the channels
+    return image, keep_mask(mask, (image.shape[2], image.shape[3])).keep
+
+
+def check_carried(extras: Mapping[str, Any], config: GlideConfig, batch: int, where: str) -> None:
+    """GlideError where a CONDITIONING carries images that the MODEL or the batch cannot use."""
+    if extras.get(LOW_RES) is not None and not config.is_upsampler:
+        raise GlideError(
+            f"the MODEL on 'model' is GLIDE's {config.kind} model, and {where} carries an image to "
+            "enlarge. Connect the MODEL of GLIDE Upsampler Loader, or a prompt without an image."
+        )
+    for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):
+        count = len(extras[name]) if extras.get(name) is not None else 1
+        if batch % count:
+            raise GlideError(
+                f"{where} carries {count} images, and the LATENT on 'latent_image' holds {batch}. "
+                f"Expected one, or a number that divides {batch}: connect the LATENT of the node "
+                "that added them."
+            )
 
 
 def one_of(values: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def test_glide_works_under_dynamic_vram(comfy: Any) -> None:
-    if not comfy.module("nodes.host.comfyui.versions").has_dynamic_vram():
+    patchers = importlib.import_module("comfy.model_patcher")
+    if not hasattr(patchers, "ModelPatcherDynamic"):
         pytest.skip("this ComfyUI has no DynamicVRAM (0.16 and newer)")
     pytest.importorskip("comfy_aimdo")
     run = subprocess.run(

@@ -69,6 +69,25 @@ def test_an_upsampler_without_an_image(comfy: Any, prompts: Any) -> None:
     assert "GLIDE Upsample Conditioning" in error
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "words"),
+    [
+        (64, 1, "an image of 64x64 pixels to enlarge, and the LATENT on 'latent_image' is 64x64"),
+        (256, 3, "carries 2 images, and the LATENT on 'latent_image' holds 3"),
+    ],
+)
+def test_an_upsampler_with_a_latent_that_does_not_fit(
+    comfy: Any, prompts: Any, size: int, batch: int, words: str
+) -> None:
+    positive, negative, _ = comfy(
+        "GlideUpsampleConditioning", positive=prompts[0], negative=prompts[1],
+        image=torch.rand(2 if batch > 1 else 1, 64, 64, 3),
+    )  # fmt: skip
+    latent = comfy.empty(batch, size=size)
+    error = refused(comfy, comfy.load_upsampler(), positive, negative, latent_image=latent)
+    assert words in error
+
+
 def test_a_base_model_with_an_image_to_enlarge(comfy: Any, prompts: Any) -> None:
     positive, negative, latent = comfy(
         "GlideUpsampleConditioning", positive=prompts[0], negative=prompts[1],

@@ -223,6 +223,12 @@ def test_open_clip_raises_a_latent_model_s_score(comfy: Any, latent: Any, open_c
     assert scores[1] > scores[0]
 
 
+def test_a_vae_of_another_model_is_an_error(comfy: Any, latent: Any, open_clip: Any) -> None:
+    inputs = {"model": latent[0], "clip": open_clip, "text": "blue", "scale": 1.0}
+    with pytest.raises(Exception, match="'vae' decodes latents of 3 channels"):
+        comfy("GlideClipGuidance", **inputs, vae=comfy.load()[2])
+
+
 def test_a_latent_model_without_its_vae_is_an_error(
     comfy: Any, latent: Any, open_clip: Any
 ) -> None:

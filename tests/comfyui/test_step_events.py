@@ -123,7 +123,7 @@ def test_an_unguided_run_sends_nothing(server: Any) -> None:
 def test_without_a_server_nothing_is_computed_or_sent(comfy: Any) -> None:
     """Without a server in this process guidance nodes have no id, and nothing is sent."""
     step_events = comfy.module("nodes.host.comfyui.step_events")
-    assert step_events.listening() is None and step_events.executing_node() is None
+    assert step_events.connected_server() is None and step_events.executing_node() is None
 
 
 class FakeServer:
@@ -143,7 +143,7 @@ def sent(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     from comfy_execution.utils import CurrentNodeContext
 
     step_events, server = comfy.module("nodes.host.comfyui.step_events"), FakeServer()
-    monkeypatch.setattr(step_events, "listening", lambda: server)
+    monkeypatch.setattr(step_events, "connected_server", lambda: server)
     with CurrentNodeContext("prompt", "57:8"):
         yield server.received
 
@@ -200,7 +200,9 @@ def test_events_change_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.Monkey
 
     without_events = images()
     server = FakeServer()
-    monkeypatch.setattr(comfy.module("nodes.host.comfyui.step_events"), "listening", lambda: server)
+    monkeypatch.setattr(
+        comfy.module("nodes.host.comfyui.step_events"), "connected_server", lambda: server
+    )
     with CurrentNodeContext("prompt", "1"):
         received = images()
     assert server.received

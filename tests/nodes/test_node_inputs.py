@@ -265,6 +265,37 @@ def test_an_inpainting_model_takes_image_and_mask_of_the_latent() -> None:
     assert torch.equal(out["samples"][:, :, :8], given["samples"][:, :, :8])
 
 
+@pytest.mark.parametrize(
+    ("count", "given", "words"),
+    [
+        (1, latent(side=64), "'positive' carries an image of 32x32 pixels, and 64x64 are to be"),
+        (
+            2,
+            latent(batch=3),
+            "'positive' carries 2 images, and the LATENT on 'latent_image' holds 3",
+        ),
+    ],
+)
+def test_an_image_in_the_conditioning_that_does_not_fit_the_latent_is_refused(
+    count: int, given: dict[str, Any], words: str
+) -> None:
+    model, clip, _ = base("tiny_inpaint.safetensors")
+    image, mask = make_image(32, 32, batch=count), torch.ones(1, 32, 32)
+    positive, negative, _ = call(
+        "GlideInpaintConditioning", image=image, mask=mask, width=32, height=32, **prompts(clip)
+    )
+    with pytest.raises(GlideError, match=words):
+        sample(model=model, positive=positive, negative=negative, latent_image=given)
+
+
+def test_an_image_to_enlarge_is_refused_by_a_base_model() -> None:
+    model, clip, _ = base()
+    small = make_image(64, 64)
+    positive, negative, _ = call("GlideUpsampleConditioning", image=small, **prompts(clip))
+    with pytest.raises(GlideError, match="'positive' carries an image to enlarge"):
+        sample(model=model, positive=positive, negative=negative)
+
+
 def test_a_size_that_changes_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     _, clip, _ = base()
     with caplog.at_level(logging.INFO, logger="glide"):

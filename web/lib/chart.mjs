@@ -7,7 +7,7 @@ const HEIGHT = 150;
 const SIDE = 38; // for the numbers of a scale
 
 export class Chart {
-  fixed = true; // a higher node gives it no more room
+  fixed = true; // its height does not follow the node's
 
   constructor() {
     const { element, panel } = styled("chart");
@@ -56,7 +56,7 @@ export class Chart {
     if (box.width > 0 && box.height > 0) this.drawLines(lines, box, pointed);
   }
 
-  /** The room for lines: beside the scales that are there. */
+  /** The area of the lines, beside the scales in use. */
   box(lines) {
     const left = lines.some((line) => line.scale === "similarity") ? SIDE : 0;
     const right = lines.some((line) => line.scale === "strength") ? SIDE : 0;

@@ -7,8 +7,8 @@ export function rangeOf(steps, keys, { root = false } = {}) {
   const low = root ? Math.min(0, ...values) : Math.min(...values);
   const high = Math.max(...values);
   if (high > low) return { low, high, root };
-  const room = Math.abs(high) * 0.1 || 0.1; // a flat line lies in the middle, or on the ground
-  return { low: root ? low : low - room, high: high + room, root };
+  const margin = Math.abs(high) * 0.1 || 0.1; // a flat line is in the middle, or at 0
+  return { low: root ? low : low - margin, high: high + margin, root };
 }
 
 /** x of a step: the first at the left edge, the last of `total` at the right one. */
@@ -49,7 +49,7 @@ export function stretches(series, key, range, box) {
   return found;
 }
 
-/** SVG path of stretches; a lone point becomes a dot of the line's own width. */
+/** SVG path of stretches; a single point becomes a dot of the line's own width. */
 export function pathOf(parts) {
   const at = ({ x, y }) => `${x.toFixed(1)} ${y.toFixed(1)}`;
   return parts
@@ -90,7 +90,7 @@ export function percentAt(clientX, rect) {
   return Math.min(100, Math.max(0, (100 * (clientX - rect.left)) / rect.width));
 }
 
-/** Where a key moves the divider; null for a key that means nothing to it. */
+/** Where a key moves the divider; null for any other key. */
 export function percentForKey(percent, key, fine = false) {
   const small = fine ? 1 : 5;
   const moves = {

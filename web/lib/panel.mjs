@@ -1,4 +1,4 @@
-/** A view (chart or slider) as a DOM widget of a node. */
+/** A view (chart, slider or scores) as a DOM widget of a node. */
 
 const NAME = "glide_view";
 const MARGIN = 8;
@@ -17,7 +17,7 @@ export function removePreview(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/** The panels of all nodes; a node that goes takes its own with it. */
+/** The panels of all nodes; each is removed with its node. */
 export class Panels {
   /** canvas: gives the element that zooms, which wheels over a panel are meant for. */
   constructor(canvas) {
@@ -25,7 +25,7 @@ export class Panels {
     this.known = new WeakMap();
   }
 
-  /** Give a node's panel, with a view of this class. */
+  /** Return a node's panel, with a view of this class. */
   of(node, View) {
     if (!this.known.has(node)) this.known.set(node, new Panel(node, new View(), this.canvas));
     return this.known.get(node);
@@ -71,7 +71,7 @@ class Panel {
     this.clean();
   }
 
-  /** Stand before the interface's own preview, which draws over all that follows it. */
+  /** Place the widget before the interface's own preview, which draws over all that follows it. */
   place() {
     const { widgets } = this.node;
     const preview = widgets.findIndex((widget) => widget.name?.startsWith("$$"));
@@ -80,7 +80,7 @@ class Panel {
     widgets.splice(preview, 0, this.widget);
   }
 
-  /** Make room below the node's own widgets, and leave the saved size without it. */
+  /** Enlarge the node by the widget's height, which the saved size leaves out. */
   grow(height) {
     const { node } = this;
     const before = node.size[1];

@@ -5,7 +5,7 @@ const LINE = 16;
 const MAX_LINES = 12;
 
 export class Scores {
-  fixed = true; // a higher node gives it no more room
+  fixed = true; // its height does not follow the node's
 
   constructor() {
     const { element, panel } = styled("scores");

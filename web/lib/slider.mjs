@@ -6,7 +6,7 @@ const PAGER = 26; // height of the row of buttons, with its gap
 const BORDER = 16; // of the panel, top and bottom together
 const MIN_HEIGHT = 140;
 const MAX_HEIGHT = 460;
-const places = new Map(); // the divider's place per image shown: a rebuilt node has it again
+const places = new Map(); // the divider's place per image shown, for nodes that are rebuilt
 
 export class Slider {
   fixed = false;
@@ -121,7 +121,7 @@ export class Slider {
     before.src = pairs[page].before;
     after.src = pairs[page].after;
     await Promise.all([before.decode(), after.decode()].map((wait) => wait.catch(() => {})));
-    if (pairs !== this.pairs || page !== this.page) return; // another came in between
+    if (pairs !== this.pairs || page !== this.page) return; // another pair was opened meanwhile
     this.shape = { width: after.naturalWidth, height: after.naturalHeight };
     before.classList.toggle("small", before.naturalWidth < after.naturalWidth);
     ["before", "after"].forEach((name, i) => {

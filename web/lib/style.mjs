@@ -1,4 +1,4 @@
-/** The look of both views, inside their own shadow roots: nothing of the page changes. */
+/** Styles of the views, each in its own shadow root: nothing of the page changes. */
 
 const COMMON = `<style>
 .glide-panel, .glide-panel * { box-sizing: border-box; }
@@ -110,7 +110,7 @@ export function styled(kind) {
   element.style.height = "100%";
   element.style.minWidth = "0";
   const root = element.attachShadow({ mode: "open" });
-  root.innerHTML = COMMON + STYLES[kind]; // constants: nothing foreign
+  root.innerHTML = COMMON + STYLES[kind]; // constants only
   const panel = make("div", `glide-panel glide-${kind}`);
   root.append(panel);
   return { element, panel };

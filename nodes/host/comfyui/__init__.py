@@ -1,4 +1,4 @@
-"""ComfyUI's side of the seam: MODEL, CLIP and VAE are its own classes, managed by it.
+"""The host inside ComfyUI: MODEL, CLIP and VAE are its own classes, managed by it.
 
 `comfy` is imported in this folder and nowhere else in the pack.
 """
@@ -20,17 +20,16 @@ from torch import Tensor
 from glide_core.checkpoints.loading import load_clip
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
-from glide_core.images import invert_mask
 from glide_core.sampling import ConditionedModel
+from glide_core.stages import upsampled_size
 
 from .. import Purpose
 from ..values import (
-    INPAINT_IMAGE,
-    INPAINT_MASK,
     LOW_RES,
     ClipGuide,
     Conditioning,
     GlideClip,
+    inpaint_extras,
     with_extras,
 )
 from . import files
@@ -102,7 +101,7 @@ class ComfyHost:
     def sample(
         self,
         model: Any,
-        branches: Sequence[Conditioning],
+        conds: Sequence[Conditioning],
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
@@ -121,17 +120,13 @@ class ComfyHost:
         if low_res is not None:
             spatial[LOW_RES] = low_res
         if image is not None and keep_mask is not None:
-            spatial |= {INPAINT_IMAGE: image, INPAINT_MASK: invert_mask(keep_mask)}
-        carried = branches[0][0][1] if branches and branches[0] else {}
-        for name in (LOW_RES, INPAINT_IMAGE, INPAINT_MASK):  # the positive prompt's, for both
-            if carried.get(name) is not None:
-                spatial.setdefault(name, carried[name])
-        prompts = [with_extras(branch, **spatial) for branch in branches]
+            spatial |= inpaint_extras(image, keep_mask)
+        prompts = [with_extras(cond, **spatial) for cond in conds]
         size = (config.unet.image_size, config.unet.image_size)
         if image is not None:
             size = (image.shape[-2], image.shape[-1])
         elif low_res is not None:
-            size = (4 * low_res.shape[-2], 4 * low_res.shape[-1])
+            size = upsampled_size(low_res)
         shape = (batch, config.unet.channels, *size)
         return sample(model, prompts, job, shape=shape, cfg=cfg)
 

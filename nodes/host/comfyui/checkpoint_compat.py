@@ -29,7 +29,7 @@ def saved_extras(config: GlideConfig) -> dict[str, Tensor]:
 
 
 def load_any(path: Path, kinds: Sequence[ModelKind]) -> GlideModel:
-    """Load a GLIDE file, or one that core's Save Checkpoint or ModelSave made of a GLIDE MODEL."""
+    """Load a GLIDE file, or a GLIDE MODEL that ComfyUI's Save Checkpoint or ModelSave wrote."""
     if CONFIG_KEY not in read_shapes(path).shapes:
         return load_model(path, kinds=kinds)
     found = dict(read_tensors(path).tensors)

@@ -17,9 +17,9 @@ from .versions import copy_module
 class GradientPatcher(comfy.model_patcher.ModelPatcher):
     """A ModelPatcher whose weights can always take part in a backward pass.
 
-    ComfyUI moves models while it runs nodes, under inference mode, and a weight moved there
-    becomes a tensor that autograd refuses. And it may leave half of a model behind, which only
-    its own layer classes can bear: this one is loaded whole or not at all.
+    ComfyUI moves models while it runs nodes, under inference mode, and autograd does not accept
+    weights that were moved there. ComfyUI may also load a part of a model only, which needs its
+    own layer classes: this one is loaded whole or not at all.
     """
 
     def load(self, device_to: Any = None, *unused: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""CLIP guidance as a patch on any MODEL, which every core sampler sees."""
+"""CLIP guidance as a patch on any MODEL, which every sampler of ComfyUI applies."""
 
 from __future__ import annotations
 
@@ -151,8 +151,13 @@ def decoded_guide(
         )
     if decoder is None and latents.latent_channels != 3:
         raise GlideError(
-            f"the MODEL works in latents of {latents.latent_channels} channels, which CLIP cannot "
-            "see. Connect its VAE to the 'vae' input."
+            f"the MODEL works in latents of {latents.latent_channels} channels, which CLIP does "
+            "not accept. Connect its VAE to the 'vae' input."
+        )
+    if guide.vae is not None and guide.vae.latent_channels != latents.latent_channels:
+        raise GlideError(
+            f"the VAE on 'vae' decodes latents of {guide.vae.latent_channels} channels, and the "
+            f"MODEL on 'model' works in {latents.latent_channels}. Connect the MODEL's own VAE."
         )
     look = open_clip_guide(
         guide.clip.module,

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..values import INPAINT_IMAGE, INPAINT_MASK
+from ..values import known_pixels
+
+
+def find_known(extras: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Give InpaintModelConditioning's image and mask as a keep_mask, else the LATENT's."""
+    return known_pixels(extras) or known_pixels(extras, ("latent_image", "denoise_mask"))
 
 
 def inpaint_condition(noise: Tensor, extras: dict[str, Any]) -> Tensor:
     """Give [B, C + 1, H, W]: the known pixels and the keep mask, zeros where nothing is known.
 
-    Reads InpaintModelConditioning's pair, else the LATENT and its noise mask (1 = repaint). The
-    image is masked before it is resized, so no hidden pixel reaches the model.
+    The image is masked before it is resized, so no hidden pixel reaches the model.
     """
     batch, channels = noise.shape[:2]
     size = noise.shape[-2:]
-    image = extras.get(INPAINT_IMAGE)
-    image = extras.get("latent_image") if image is None else image
-    repaint = extras.get(INPAINT_MASK)
-    repaint = extras.get("denoise_mask") if repaint is None else repaint
-    if image is None or repaint is None:
+    found = find_known(extras)
+    if found is None:
         return noise.new_zeros(batch, channels + 1, *size)
-    image = image.to(noise.device, torch.float32)
-    repaint = repaint.to(image)
-    if repaint.ndim == 4:
-        repaint = repaint[:, :1]  # a noise mask may come repeated over the channels
-    repaint = repaint.reshape(-1, 1, *repaint.shape[-2:])
-    keep = (resize(repaint, image.shape[-2:]) < 0.5).float()
+    image, keep = (value.to(noise.device, torch.float32) for value in found)
     image, keep = (to_batch(v, max(len(image), len(keep))) for v in (image, keep))
     known = image * keep
     if known.shape[-2:] != size:

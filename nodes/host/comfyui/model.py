@@ -154,7 +154,7 @@ def pad_to_grid(x: Tensor | None, config: GlideConfig) -> Tensor | None:
 
 
 class VarianceSink:
-    """Catches the learned variance of each guided branch of one model call.
+    """Collects the learned variances of one model call, of the conditioned and unconditioned part.
 
     An object, because ComfyUI copies the dicts and lists of transformer_options on their way.
     """
@@ -167,18 +167,19 @@ class VarianceSink:
         """Take no more: the calls that follow are those of guidance patches."""
         self._closed = True
 
-    def put(self, variance: Tensor, branches: list[int]) -> None:
+    def put(self, variance: Tensor, cond_or_uncond: list[int]) -> None:
         if self._closed:
             return
-        for branch, part in zip(branches, variance.chunk(len(branches)), strict=True):
-            self._found.setdefault(branch, []).append(part)
+        parts = variance.chunk(len(cond_or_uncond))
+        for index, part in zip(cond_or_uncond, parts, strict=True):
+            self._found.setdefault(index, []).append(part)
 
-    def take(self, branch: int, shape: torch.Size) -> Tensor | None:
-        """Give a branch's variance; the mean where a prompt has several parts over the image.
+    def take(self, index: int, shape: torch.Size) -> Tensor | None:
+        """Give one prediction's variance, index 0: conditioned, 1: unconditioned.
 
-        None where no part covers the whole image.
+        The mean where a prompt has several parts; None where none covers the whole image.
         """
-        whole = [v for v in self._found.get(branch, []) if v.shape == shape]
+        whole = [v for v in self._found.get(index, []) if v.shape == shape]
         return torch.stack(whole).mean(dim=0) if whole else None
 
 
@@ -225,7 +226,7 @@ class GlideBaseModel(comfy.model_base.BaseModel):
         """Turn one CONDITIONING into the model's inputs; GlideError for one that does not fit."""
         states, pooled = kwargs.get("cross_attn"), kwargs.get(POOLED)
         check_text(self.glide_config, states, pooled, kwargs)
-        check_images(self.glide_config, kwargs)
+        check_images(self.glide_config, kwargs, kwargs["noise"].shape)
         out: dict[str, Any] = {
             "c_crossattn": comfy.conds.CONDCrossAttn(states),
             "y": comfy.conds.CONDRegular(pooled),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion.noise import SeededNoise
+from glide_core.request import image_seed
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # sigma, next sigma -> [B, C, H, W]
 
@@ -34,8 +35,8 @@ def per_image_noise(
     noise_sampler that is given, and samplers of other packs, stay as they are.
     """
     function = getattr(sampler, "sampler_function", None)
-    core = getattr(function, "__module__", "") == k_diffusion.__name__
-    if core and "noise_sampler" in inspect.signature(function).parameters and len(sigmas) > 1:
+    builtin = getattr(function, "__module__", "") == k_diffusion.__name__
+    if builtin and "noise_sampler" in inspect.signature(function).parameters and len(sigmas) > 1:
         device = executor.class_obj.model_patcher.load_device
         signature = inspect.signature(executor.class_obj.outer_sample)
         run = signature.bind(noise, latent, sampler, sigmas, *rest, **more).arguments
@@ -50,10 +51,10 @@ def noise_sampler(
 ) -> NoiseSampler:
     """Give the noise of a sampler function, seeded by each image of `noise` [B, C, H, W].
 
-    The SDE solvers ask for one path of Brownian motion at any two points of it, as in core; the
-    others for fresh noise at every call.
+    The SDE solvers ask for one path of Brownian motion at any two points of it, as in
+    ComfyUI; the others for fresh noise at every call.
     """
-    seeds = image_seeds(noise, seed)
+    seeds = seeds_of(noise, seed)
     if is_brownian(function):
         ends = sigmas[sigmas > 0].min(), sigmas.max()
         like = torch.empty_like(noise)
@@ -73,10 +74,10 @@ def is_brownian(function: Callable[..., Any]) -> bool:
     )
 
 
-def image_seeds(noise: Tensor, seed: int) -> Sequence[int]:
-    """One seed an image, from its first noise; from its place where that was switched off."""
+def seeds_of(noise: Tensor, seed: int) -> Sequence[int]:
+    """Give one seed per image: from its first noise, or from `seed` where all of it is 0."""
     if not noise.any():
-        return [(seed + i) % 2**63 for i in range(len(noise))]
+        return [image_seed(seed, i) for i in range(len(noise))]
     prints = (
         hashlib.sha256(part.detach().float().cpu().contiguous().numpy().tobytes()).digest()
         for part in noise

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
+from glide_core.stages import upsampled_size
 
-from ..values import GLIDE_TEXT, INPAINT_IMAGE, INPAINT_MASK, LOW_RES, POOLED
+from ..values import GLIDE_TEXT, LOW_RES, POOLED, check_carried
+from .inpaint_cond import find_known
 from .patches import check_patches
 from .text import GLIDE_SEGMENTS, GLIDE_TEXT_ENCODER, LoadedText, encode_again
 from .versions import check_easy_cache
@@ -75,27 +79,37 @@ def check_text(config: GlideConfig, states: Any, pooled: Any, extras: Mapping[st
     )
 
 
-def check_images(config: GlideConfig, extras: Mapping[str, Any]) -> None:
-    """GlideError where a prompt carries an image that the MODEL cannot use, or lacks one."""
+def check_images(config: GlideConfig, extras: Mapping[str, Any], shape: Sequence[int]) -> None:
+    """GlideError where a prompt carries an image that does not fit, or lacks one.
+
+    shape: of the LATENT, [B, C, H, W].
+    """
     where = prompt_name(extras)
     if config.is_upsampler and extras.get(LOW_RES) is None:
         raise GlideError(
             f"the MODEL on 'model' is GLIDE's {config.kind} model, and {where} carries no image to "
             "enlarge. Connect GLIDE Upsample Conditioning, or use the MODEL of GLIDE Loader."
         )
-    if not config.is_upsampler and extras.get(LOW_RES) is not None:
-        raise GlideError(
-            f"the MODEL on 'model' is GLIDE's {config.kind} model, and {where} carries an image to "
-            "enlarge. Connect the MODEL of GLIDE Upsampler Loader, or a prompt without an image."
-        )
-    pairs = ((INPAINT_IMAGE, INPAINT_MASK), ("latent_image", "denoise_mask"))
-    if config.is_inpaint and not any(
-        all(extras.get(name) is not None for name in pair) for pair in pairs
-    ):
+    check_carried(extras, config, shape[0], where)
+    if config.is_upsampler:
+        check_enlarged(extras[LOW_RES], shape, where)
+    if config.is_inpaint and find_known(extras) is None:
         raise GlideError(
             f"the MODEL on 'model' is GLIDE's {config.kind} model, and neither {where} "
             "nor 'latent_image' carries an image and a mask. Connect GLIDE Inpaint Conditioning, "
             "or use a model of another kind."
+        )
+
+
+def check_enlarged(low_res: Tensor, shape: Sequence[int], where: str) -> None:
+    """GlideError unless the LATENT [B, C, H, W] is the small image enlarged, by any factor."""
+    (height, width), (tall, wide) = low_res.shape[2:], shape[2:]
+    if wide <= width or wide * height != tall * width:
+        enlarged_height, enlarged_width = upsampled_size(low_res)
+        raise GlideError(
+            f"{where} carries an image of {width}x{height} pixels to enlarge, and the LATENT on "
+            f"'latent_image' is {wide}x{tall}. Expected {enlarged_width}x{enlarged_height}: "
+            "connect the LATENT of GLIDE Upsample Conditioning."
         )
 
 

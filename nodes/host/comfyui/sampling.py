@@ -60,7 +60,7 @@ class GlideGuider(comfy.samplers.CFGGuider):
             has_uncond="negative" in self.conds,
             cond_fn=condition_of(self.model_options),
         )
-        if step_events.listening() is not None:
+        if step_events.connected_server() is not None:
             schedule = model_schedule(model.glide_config)
             watch = step_events.Watch(guides_of(self.model_options), schedule)
             loaded = replace(
@@ -107,21 +107,21 @@ class LoadedModel:
         sink, options = VarianceSink(), self.options  # one dict for all steps: patches write to it
         options["transformer_options"][VARIANCE_SINK] = sink
         clean = self._run(asked, x, sigma, options)
-        branches = range(2 if uncond else 1)
-        variances = [sink.take(i, x.shape) for i in branches]
+        wanted = range(2 if uncond else 1)  # conditioned, unconditioned
+        variances = [sink.take(i, x.shape) for i in wanted]
         if self.patched:
             sink.close()
             guided = self._guide(asked, clean, x, sigma, options)
             clean = [guided] * len(asked)
         return tuple(
             Prediction((x - clean[i]) / wide, variance)
-            for i, variance in zip(branches, variances, strict=True)
+            for i, variance in zip(wanted, variances, strict=True)
         )
 
     def _guide(
         self, conds: list[Any], clean: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]
     ) -> Tensor:
-        """Make one x0 of every branch's, as ComfyUI's `sampling_function` does."""
+        """Combine conditioned and unconditioned x0, as ComfyUI's `sampling_function` does."""
         both = len(conds) > 1 and conds[1] is not None
         cfg, found = (self.cfg if both else 1.0), list(clean)
         conds = [conds[0], conds[1] if both else None]
@@ -171,7 +171,7 @@ class LoadedModel:
 
 def sample(
     patcher: Any,
-    branches: Sequence[Conditioning],
+    conds: Sequence[Conditioning],
     job: Callable[[ConditionedModel], Tensor],
     *,
     shape: tuple[int, int, int, int],
@@ -184,7 +184,7 @@ def sample(
     """
     warn_of_ignored(patcher)
     guider = GlideGuider(patcher, job, cfg)
-    guider.inner_set_conds(dict(zip(NAMES, branches, strict=False)))
+    guider.inner_set_conds(dict(zip(NAMES, conds, strict=False)))
     sigmas = patcher.get_model_object("model_sampling").sigmas.flip(0)
     noise = torch.zeros(shape)
     return guider.sample(noise, noise, None, sigmas, disable_pbar=True)

@@ -3,10 +3,10 @@
 One message of the kind EVENT a step and a charted node: {"node", "run", "step", "total", "sigma",
 "similarity", "clip_strength", "cfg_strength"}. similarity is CLIP's mean cosine of the images
 with the text; the strengths are `glide_core.guidance.guidance_strength`, means over the batch;
-null where a guide was not asked. `run` tells one sampling run from the next; a step may be sent
+null where a guide was not evaluated. `run` tells one sampling run from the next; a step may be sent
 again, by samplers that ask the model twice, and the later message holds.
 
-Without a server, or with nobody listening to it, nothing is computed and nothing is sent.
+Without a server, or without a browser connected to it, nothing is computed or sent.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def executing_node() -> str | None:
     return None if context is None else context.node_id
 
 
-def listening() -> Any | None:
+def connected_server() -> Any | None:
     """Give ComfyUI's server when a browser waits for its messages."""
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     running = getattr(server, "instance", None)
@@ -67,7 +67,7 @@ def listening() -> Any | None:
 
 
 def make_reporter(node: str | None, probe: Probe, limit: float | None) -> Report:
-    """Send what a guide did under a core sampler, to its own node.
+    """Send what a guide did under a sampler of ComfyUI, to the node that added the guide.
 
     limit: of x0, see `guidance_strength`. A function, since ComfyUI copies a MODEL's objects.
     """
@@ -76,7 +76,7 @@ def make_reporter(node: str | None, probe: Probe, limit: float | None) -> Report
         similarity = probe.take()
         options = args.get("model_options", {}).get("transformer_options", {})
         sigmas = options.get("sample_sigmas")
-        if node is None or sigmas is None or listening() is None:
+        if node is None or sigmas is None or connected_server() is None:
             return
         sigma = args["sigma"].max()
         total = len(sigmas) - 1
@@ -153,8 +153,8 @@ def send(
     clip_strength: float | None,
     cfg_strength: float | None = None,
 ) -> None:
-    """Report the browser of one step, counted from 0; nothing where nobody listens."""
-    server, context = listening(), get_executing_context()
+    """Send the values of one step, counted from 0, to the browser; without one, do nothing."""
+    server, context = connected_server(), get_executing_context()
     if server is None or context is None or node is None:
         return
     message = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ GLIDE_TEXT_ENCODER = "glide_text_encoder"
 GLIDE_SEGMENTS = "glide_segments"
 
 Segments = tuple[tuple[str, float], ...]  # pieces of a prompt and the weight of each
-
-logger = logging.getLogger("glide")
 
 
 class PromptTokens(list):

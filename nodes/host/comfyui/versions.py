@@ -28,11 +28,6 @@ _RUNTIME = frozenset(
 )
 
 
-def has_dynamic_vram() -> bool:
-    """Whether this ComfyUI has DynamicVRAM (0.16 and newer, used by default on NVIDIA)."""
-    return hasattr(comfy.model_patcher, "ModelPatcherDynamic")
-
-
 def model_patcher(
     model: nn.Module, *, load_device: Any, offload_device: Any, disable_dynamic: bool = False
 ) -> Any:

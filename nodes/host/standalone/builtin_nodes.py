@@ -207,7 +207,7 @@ class VAEEncode(_Placed):
         return ({"samples": vae.encode(pixels)},)
 
 
-CORE_NODES: dict[str, tuple[type[Any], str]] = {
+BUILTIN_NODES: dict[str, tuple[type[Any], str]] = {
     "LoadImage": (LoadImage, "Load Image"),
     "LoadImageMask": (LoadImageMask, "Load Image (as Mask)"),
     "SaveImage": (SaveImage, "Save Image"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from glide_core import io
 from glide_core.cli import options
 from glide_core.errors import GlideError
 
-from . import check, workflow
+from .. import Host, using
+from . import check, execute, workflow
+from .builtin_nodes import Place
+from .host import StandaloneHost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,49 +52,60 @@ def run(arguments: argparse.Namespace) -> int:
         raise GlideError("--timeout is for a ComfyUI server. Expected --server URL with it.")
     data = workflow.load_json(arguments.workflow)
     io.check_folder(arguments.out)
-    for path in _on_server(data, arguments) if arguments.server else _here(data, arguments):
+    settings, out, quiet = arguments.set, arguments.out, arguments.quiet
+    paths: Iterable[Path]
+    if arguments.server:
+        paths = _on_server(data, settings, arguments.server, out, arguments.timeout, quiet=quiet)
+    else:
+        folder = arguments.workflow.resolve().parent
+        place = Place((folder, folder / "inputs", Path.cwd()), out)
+        host = StandaloneHost(arguments.device, arguments.dtype, show_progress=not quiet)
+        paths = _here(data, settings, place, host)
+    for path in paths:
         print(path, flush=True)
     return 0
 
 
-def _here(data: Any, arguments: argparse.Namespace) -> list[Path]:
+def _here(data: Any, settings: Sequence[str], place: Place, host: Host) -> list[Path]:
+    """Run a workflow in this process, with `settings` of --set; return the files written."""
     from ... import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-    from .. import using
-    from . import StandaloneHost, execute
 
-    folder = arguments.workflow.resolve().parent
-    place = execute.Place((folder, folder / "inputs", Path.cwd()), arguments.out)
-    here = StandaloneHost(
-        device=arguments.device, dtype=arguments.dtype, show_progress=not arguments.quiet
-    )
-    with using(here):
+    with using(host):
         pack = NODE_CLASS_MAPPINGS
         schemas = execute.schemas(pack, NODE_DISPLAY_NAME_MAPPINGS, place)
-        graph = workflow.set_widgets(workflow.read(data, schemas), arguments.set, schemas)
+        graph = workflow.set_widgets(workflow.read(data, schemas), settings, schemas)
         graph, wanted = check.check(graph, schemas)
         place.text["prompt"] = graph.to_api()
         if graph.ui is not None:
             place.text["workflow"] = graph.ui
-        paths: list[Path] = execute.execute(graph, wanted, pack, place)
-        return paths
+        return execute.execute(graph, wanted, pack, place)
 
 
-def _on_server(data: Any, arguments: argparse.Namespace) -> Iterator[Path]:
+def _on_server(
+    data: Any,
+    settings: Sequence[str],
+    url: str,
+    out: Path,
+    timeout: float | None,
+    *,
+    quiet: bool,
+) -> Iterator[Path]:
+    """Run a workflow on a ComfyUI server; yield the files of its images as they are saved."""
     from .client import Server, cancel_quietly
 
-    server = Server(arguments.server)
+    server = Server(url)
     schemas = server.schemas()
-    graph = workflow.set_widgets(workflow.read(data, schemas), arguments.set, schemas)
+    graph = workflow.set_widgets(workflow.read(data, schemas), settings, schemas)
     check.check_known(graph, schemas, f"Install their packs in the ComfyUI at {server.url}.")
     prompt_id = server.submit(graph)
 
     def report(state: str) -> None:
-        if not arguments.quiet:
+        if not quiet:
             print(f"{server.url}: {state}", file=sys.stderr)
 
     try:
-        entry = server.wait(prompt_id, report, seconds=arguments.timeout)
+        entry = server.wait(prompt_id, report, seconds=timeout)
     except KeyboardInterrupt:
         cancel_quietly(server, prompt_id)
         raise
-    yield from server.save_images(entry, arguments.out)
+    yield from server.save_images(entry, out)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glide_core.errors import GlideError
 
-from .builtin_nodes import CORE_NODES, Place
+from .builtin_nodes import BUILTIN_NODES, Place
 from .graph import Graph, Link, Node
 from .schema import NodeSchema, from_class
-
-Report = Callable[[str], None]  # called with each node's label before it runs
 
 
 def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -> dict[str, Any]:
     """Return the inputs and outputs of every node that can run here, by type."""
     found: dict[str, NodeSchema] = {}
-    for name, (core, title) in CORE_NODES.items():
-        schema = from_class(name, core, title)
-        problem = getattr(core(place), "problem", None)
+    for name, (builtin, title) in BUILTIN_NODES.items():
+        schema = from_class(name, builtin, title)
+        problem = getattr(builtin(place), "problem", None)
         if problem is not None:
             schema = replace(schema, validate=problem, validated=frozenset({"image"}))
         found[name] = schema
@@ -32,11 +30,7 @@ def schemas(pack: Mapping[str, type], titles: Mapping[str, str], place: Place) -
 
 
 def execute(
-    graph: Graph,
-    wanted: Sequence[str],
-    pack: Mapping[str, type],
-    place: Place,
-    report: Report = lambda label: None,
+    graph: Graph, wanted: Sequence[str], pack: Mapping[str, type], place: Place
 ) -> list[Path]:
     """Run what the wanted nodes need and return the files written; errors name the node."""
     import torch
@@ -47,7 +41,6 @@ def execute(
     with torch.inference_mode():  # as ComfyUI does
         for key in order:
             node = graph.nodes[key]
-            report(node.label)
             arguments = {
                 name: results[value.node][value.slot] if isinstance(value, Link) else value
                 for name, value in node.inputs.items()
@@ -63,8 +56,8 @@ def execute(
 def _call(
     node: Node, arguments: dict[str, Any], pack: Mapping[str, type], place: Place
 ) -> Sequence[Any]:
-    if node.class_type in CORE_NODES:
-        instance: Any = CORE_NODES[node.class_type][0](place)
+    if node.class_type in BUILTIN_NODES:
+        instance: Any = BUILTIN_NODES[node.class_type][0](place)
     else:
         instance = pack[node.class_type]()
     declared = instance.INPUT_TYPES()

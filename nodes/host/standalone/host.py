@@ -25,7 +25,6 @@ from ..values import (
     Conditioning,
     GlideClip,
     part,
-    spatial,
     tokens_for,
 )
 
@@ -171,7 +170,7 @@ class StandaloneHost:
     def sample(
         self,
         model: Any,
-        branches: Sequence[Conditioning],
+        conds: Sequence[Conditioning],
         job: Callable[[ConditionedModel], Tensor],
         *,
         batch: int,
@@ -187,16 +186,15 @@ class StandaloneHost:
 
         glide: GlideModel = model.model
         names = ("positive", "negative")
-        extras = [
-            part(branch, where=f"'{name}'") for name, branch in zip(names, branches, strict=False)
-        ]
-        inputs = spatial(extras[0], low_res=low_res, image=image, keep_mask=keep_mask)
+        extras = [part(cond, where=f"'{name}'") for name, cond in zip(names, conds, strict=False)]
         with torch.inference_mode():
             guides = [condition(g, glide.config, batch, glide.device) for g in model.guides]
             loaded = sampling.condition_model(
                 glide,
                 *([tokens_for(extra, glide.config)] * batch for extra in extras),
-                **inputs,
+                low_res=low_res,
+                image=image,
+                keep_mask=keep_mask,
                 cond_fn=add_guides(*guides) if guides else None,
             )
             return job(loaded).cpu()

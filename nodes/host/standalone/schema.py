@@ -40,7 +40,6 @@ class NodeSchema:
     inputs: tuple[InputSpec, ...]  # required first, then optional: the order of the widgets
     outputs: tuple[str, ...]
     output_node: bool = False
-    hidden: Mapping[str, str] | None = None
     validate: Callable[..., Any] | None = None  # V1's VALIDATE_INPUTS
     validated: frozenset[str] = frozenset()  # its parameters: ComfyUI skips its own checks
 
@@ -82,16 +81,14 @@ def _inputs(declared: Any) -> tuple[InputSpec, ...]:
 
 def from_class(class_type: str, node: Any, title: str = "") -> NodeSchema:
     """Read a V1 node class."""
-    declared = node.INPUT_TYPES()
     validate = getattr(node, "VALIDATE_INPUTS", None)
     named = frozenset(inspect.signature(validate).parameters) if validate else frozenset()
     return NodeSchema(
         class_type=class_type,
         title=title or class_type,
-        inputs=_inputs(declared),
+        inputs=_inputs(node.INPUT_TYPES()),
         outputs=tuple(str(kind) for kind in node.RETURN_TYPES),
         output_node=bool(getattr(node, "OUTPUT_NODE", False)),
-        hidden=declared.get("hidden") or {},
         validate=validate,
         validated=named,
     )
