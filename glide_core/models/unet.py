@@ -70,7 +70,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm_act = norm_act  # recipes/emoji/fused_norm.py replaces it
+        self.norm_act = norm_act  # an attribute, so that another kernel can replace it
         self.in_layers = nn.Sequential(
             operations.GroupNorm(u.norm_groups, channels),
             nn.SiLU(),
