@@ -360,7 +360,7 @@ class GlidePipeline:
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
-        """Merge a LoRA of `glide train --lora` into a model; several add up."""
+        """Merge a LoRA's file into a model; several add up."""
         self.models.add_lora(component, Path(path).expanduser(), strength)
 
     def unload_lora_weights(self) -> None:

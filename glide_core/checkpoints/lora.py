@@ -225,7 +225,7 @@ def read_pairs(file: TensorFile) -> dict[str, Pair]:
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         raise GlideError(
             f"{file.path} is not a LoRA that can be read here. Expected only pairs of tensors such "
-            "as *.lora_down.weight and *.lora_up.weight: take a file of `glide train --lora`."
+            "as *.lora_down.weight and *.lora_up.weight: take the file of a LoRA training run."
         )
     return pairs
 

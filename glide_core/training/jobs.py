@@ -96,9 +96,14 @@ class ClipJob:
 
     def __init__(self, config: TrainConfig, model: NoisyClip) -> None:
         if config.lora:
-            raise GlideError("--lora is for the diffusion models: a noisy CLIP is trained whole")
+            raise GlideError(
+                "a noisy CLIP is trained whole: only the diffusion models take a LoRA", "lora"
+            )
         if config.weighting != "uniform":
-            raise GlideError("--weighting is for the diffusion models; use --timesteps")
+            raise GlideError(
+                "a noisy CLIP's loss takes no weighting: choose the distribution of timesteps",
+                "timesteps",
+            )
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 

@@ -177,8 +177,9 @@ class Trainer:
         if not abs(figures["loss"]) + norm < float("inf"):
             raise GlideError(
                 f"at step {self.step} the loss is {figures['loss']} and its gradient's norm {norm}"
-                f": training diverged. Lower the learning rate (--lr); {self.checkpoint} keeps the "
-                "last saved step."
+                f": training diverged. {self.checkpoint} keeps the last saved step. Lower the "
+                "learning rate.",
+                "lr",
             )
         for optimizer in self.optimizers:
             optimizer.step()
@@ -252,8 +253,9 @@ class Trainer:
     def _add_lora(self, model: GlideModel) -> None:
         if not self.run.init_from:
             raise GlideError(
-                "--lora changes an existing model: expected --init-from (a bundled model's name, a "
-                "released checkpoint, or a run's file)"
+                "a LoRA changes an existing model: expected a bundled model's name, a released "
+                "checkpoint or a run's file as initial weights",
+                "init_from",
             )
         c, alpha = self.config, self.config.lora_alpha or self.config.lora
         self.lora_layers = lora.install(
