@@ -283,7 +283,7 @@ class GlidePipeline:
         inputs, stitched = inpaint_inputs(
             self.models, read_image(image), read_mask(mask), own.upsample, context
         )
-        requests = own.each(own.request(upsample_sampler="ddpm"), prompt)
+        requests = own.each(own.request(inpaint=True), prompt)
         return self._run(own, requests, inputs, lambda new: stitched(new, feather))
 
     def generate(
