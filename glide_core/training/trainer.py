@@ -184,7 +184,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        # a young average has a smaller decay, or it would keep the first weights for long
+        # a smaller decay at first, so that the average does not keep the initial weights
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -218,8 +218,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return path
         c, start = self.config, [file.name for file in self.run.init_from]
-        facts = {**asdict(c), "trained_steps": self.step, "init_from": start}
-        metadata = {"glide_training": json.dumps(facts, sort_keys=True)}
+        training = {**asdict(c), "trained_steps": self.step, "init_from": start}
+        metadata = {"glide_training": json.dumps(training, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
