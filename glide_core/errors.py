@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 class GlideError(ValueError):
-    """An error that the user can correct: the message says what is wrong and what is allowed."""
+    """An error that the user can correct: the message says what is wrong and what is allowed.
+
+    setting: the parameter to change, where the message does not name it; the command adds its
+    option.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class UsageError(GlideError):

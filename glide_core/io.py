@@ -173,7 +173,7 @@ def check_folder(folder: Path) -> None:
     if problem:
         shown = shorten(repr(str(folder)) if nul else folder, 200)
         raise GlideError(
-            f"cannot write to {shown}: {problem}. Expected a folder, existing or new (--out)"
+            f"cannot write to {shown}: {problem}. Expected a folder, existing or new", "out"
         )
 
 

@@ -32,13 +32,12 @@ class Preset:
 
     steps: int
     sampler: str  # one of SAMPLERS
-    about: str
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(8, "ddim", "the fewest steps that match 250 of ddpm"),
-    "balanced": Preset(20, "ddim", "matches the prompt as well as any number of steps"),
-    "reference": Preset(250, "ddpm", "the paper's sampler, with as many steps as it took"),
+    "fast": Preset(8, "ddim"),  # the fewest steps that match 250 of ddpm
+    "balanced": Preset(20, "ddim"),  # matches the prompt as well as any number of steps
+    "reference": Preset(250, "ddpm"),  # the paper's sampler, with as many steps as it took
 }
 
 METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")

@@ -25,6 +25,7 @@ from glide_core.components import (
 )
 from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
+from glide_core.errors import GlideError
 from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
 from glide_core.prompt_check import warn_about
@@ -175,7 +176,9 @@ class GlidePipeline:
             are random; the output's `seeds` lists them.
         callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
             are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
-            ends the run with the unfinished images; an exception ends it and is passed on.
+            ends the run with the unfinished images; an exception ends it and is passed on. Unlike
+            in diffusers the values cannot be changed: a returned dict with other values raises
+            GlideError.
         clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
         clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided: False does
             not clip its estimates again, as OpenAI's code, and oversaturates.
@@ -283,7 +286,7 @@ class GlidePipeline:
         inputs, stitched = inpaint_inputs(
             self.models, read_image(image), read_mask(mask), own.upsample, context
         )
-        requests = own.each(own.request(upsample_sampler="ddpm"), prompt)
+        requests = own.each(own.request(inpaint=True), prompt)
         return self._run(own, requests, inputs, lambda new: stitched(new, feather))
 
     def generate(
@@ -360,7 +363,7 @@ class GlidePipeline:
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
-        """Merge a LoRA of `glide train --lora` into a model; several add up."""
+        """Merge a LoRA's file into a model; several add up."""
         self.models.add_lora(component, Path(path).expanduser(), strength)
 
     def unload_lora_weights(self) -> None:
@@ -404,9 +407,22 @@ class GlidePipeline:
             if callback is not None:
                 state = {"latents": info.x_t, "x0": info.x0}
                 values = {**state, "stage": stage, "num_steps": info.total}
-                if callback(self, info.index, info.timestep, values) is False:
+                returned = callback(self, info.index, info.timestep, dict(values))
+                if returned is False:
                     self._interrupt = True
+                elif isinstance(returned, dict):
+                    check_unchanged(returned, values)
             if self._interrupt:
                 raise _Interrupted(info.x0)
 
         return step
+
+
+def check_unchanged(returned: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raise GlideError where a callback returned other values than it was given."""
+    changed = [str(key) for key, value in returned.items() if values.get(key) is not value]
+    if changed:
+        raise GlideError(
+            f"callback_on_step_end returned other values for {', '.join(changed)}, and a run does "
+            "not use them. Expected None, the unchanged values, or False to end the run"
+        )

@@ -157,10 +157,10 @@ class CallOptions:
     upsample_guidance_scale: Any = 1.0
     batch_size: Annotated[int | None, _Count] = None
 
-    def request(self, upsample_sampler: str | None = None) -> GenerationRequest:
+    def request(self, *, inpaint: bool = False) -> GenerationRequest:
         """The settings that all images have in common."""
         steps, scale = self.upsample_steps, self.upsample_guidance_scale
-        second = upsample_settings(steps, scale, sampler=upsample_sampler)
+        second = upsample_settings(steps, scale, inpaint=inpaint)
         return GenerationRequest(
             negative_prompt=self.negative_prompt,
             base=SamplerConfig(
@@ -240,16 +240,19 @@ def upsample_settings(
     steps: int | None = None,
     guidance_scale: float = 1.0,
     *,
-    temperature: float = 0.997,
+    inpaint: bool = False,
+    temperature: float = UPSAMPLE_SETTINGS.temperature,
     sampler: str | None = None,
     eta: float = 0.0,
     respacing: str = "",
 ) -> SamplerConfig:
-    """Settings of the 256x256 stage; steps: default the model's own number."""
-    return SamplerConfig(
+    """Settings of the 256x256 stage; steps, sampler: default the model's number, the notebooks'."""
+    own = UPSAMPLE_INPAINT_SETTINGS if inpaint else UPSAMPLE_SETTINGS
+    return replace(
+        own,
         steps=steps,
         respacing=respacing,
-        sampler=sampler or "ddim",
+        sampler=sampler or own.sampler,
         eta=eta,
         guidance_scale=guidance_scale,
         temperature=temperature,

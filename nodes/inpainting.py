@@ -159,9 +159,7 @@ class GlideInpaint:
             settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
             patch = stages.sample(model, prompts, settings, seeds, known[0], callback)
             if upsampler is not None:
-                settings = upsample_settings(
-                    upsample_steps, sampler="ddpm", temperature=temperature
-                )
+                settings = upsample_settings(upsample_steps, inpaint=True, temperature=temperature)
                 begin = replace(known[1], low_res=images.quantize_8bit(patch))
                 patch = stages.sample(upsampler, prompts, settings, seeds, begin, callback)
         image, mask = images.cycle(image, batch), images.cycle(mask, batch)

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = tomllib.loads(PYPROJECT)
 # What a requirement is called when it is imported, and what ComfyUI alone has.
 IMPORTED_AS = {"open_clip_torch": "open_clip", "Pillow": "PIL", "torch-fidelity": "torch_fidelity"}
 OF_COMFYUI = {"comfy", "comfy_execution", "folder_paths", "latent_preview", "nodes"}
-MAKER_ONLY = {"resvg_py"}  # recipes/emoji/README.md says how to install it
+MAKER_ONLY = {"resvg_py", "tokenizers"}  # recipes/emoji/README.md installs them
 
 
 def packages_in(folder: str, name: str) -> set[str]:

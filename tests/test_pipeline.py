@@ -20,6 +20,12 @@ from glide_core.checkpoints.lora import LoraInfo, save_lora
 from glide_core.cli import main
 from glide_core.components import INDEX
 from glide_core.config import BASE, UPSAMPLER, SamplerConfig
+from glide_core.request import (
+    UPSAMPLE_INPAINT_SETTINGS,
+    UPSAMPLE_SETTINGS,
+    CallOptions,
+    upsample_settings,
+)
 
 FAST = {"num_inference_steps": 2, "upsample_steps": 2}
 ONE = {"num_inference_steps": 2, "upsample": False, "output_type": "np"}
@@ -151,6 +157,23 @@ def test_a_callback_sees_every_step_and_false_or_interrupt_ends_the_run(
 
     with pytest.raises(RuntimeError, match="cancelled"):
         pipe("a cat", callback_on_step_end=fail, **FAST)
+
+
+def test_a_callback_that_returns_other_values_is_an_error(pipe: GlidePipeline) -> None:
+    def change(which: Any, step: int, timestep: int, values: dict[str, Any]) -> dict[str, Any]:
+        values["latents"] = values["latents"] * 2
+        return values
+
+    with pytest.raises(GlideError, match="other values for latents"):
+        pipe("a cat", callback_on_step_end=change, **FAST)
+    with pytest.raises(GlideError, match="other values for prompt_embeds"):
+        pipe("a cat", callback_on_step_end=lambda *_: {"prompt_embeds": 0}, **FAST)
+
+
+def test_an_inpainting_is_upsampled_with_ddpm() -> None:
+    assert CallOptions().request(inpaint=True).upsampler == UPSAMPLE_INPAINT_SETTINGS
+    assert CallOptions().request().upsampler == UPSAMPLE_SETTINGS
+    assert upsample_settings(inpaint=True, sampler="heun").sampler == "heun"
 
 
 def test_upscale_edit_and_inpaint(pipe: GlidePipeline, image: Image.Image) -> None:

@@ -89,11 +89,11 @@ def check_list(source: str | Path, out: str, make_request: MakeRequest) -> Check
             before = JobFile.model_validate_json(folder.read(JOB))
         except ValidationError as error:
             raise GlideError(
-                f"{folder.path(JOB)} is not a job of this version. Choose another folder with "
-                "--out."
+                f"{folder.path(JOB)} is not a job of this version. Choose another folder.",
+                "out",
             ) from error
     elif finished(names):
-        raise GlideError(f"{out} has shards but no {JOB}. Choose another folder with --out.")
+        raise GlideError(f"{out} has shards but no {JOB}. Choose another folder.", "out")
     digest, same, count, guided = hashlib.sha256(), "", 0, False
     for row in read_rows(source):
         try:
@@ -174,7 +174,7 @@ def on_ray(
         import ray
         from ray.util import ActorPool
     except ImportError as error:
-        raise GlideError("--ray needs Ray: pip install 'glide-diffusion[ray]'") from error
+        raise GlideError("several workers need Ray: pip install 'glide-diffusion[ray]'") from error
     started = not ray.is_initialized()
     try:
         if started:
@@ -241,7 +241,8 @@ def _begin(job: Job, checked: CheckedList, folder: Folder) -> None:
         if differs:
             raise GlideError(
                 f"{job.out} belongs to another job ({'; '.join(differs[:5])}). Rows can be "
-                "appended to a list; for other changes choose another folder with --out."
+                "appended to a list; for other changes choose another folder.",
+                "out",
             )
     if before != now:
         folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())

@@ -1,8 +1,8 @@
 """Exact conversion of the UNet to and from diffusers' `UNet2DConditionModel`.
 
 OpenAI interleaves q, k and v per head in one kernel-1 convolution where diffusers has three
-matrices. The text encoder stays ours: diffusers' UNet is given its states as
-`encoder_hidden_states` [B, L, W] and its pooled vector as `class_labels` [B, E].
+matrices. The text encoder stays ours: diffusers' UNet is given its `last_hidden_state` [B, L, W] as
+`encoder_hidden_states` and its pooled vector [B, E] as `class_labels`.
 """
 
 from __future__ import annotations

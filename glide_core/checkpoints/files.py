@@ -54,7 +54,7 @@ def read_tensors(path: Path | str) -> TensorFile:
     A nested state dict is taken out and prefixes of training programs are removed (`_WRAPPERS`,
     `_PREFIXES`). Of a training run's checkpoint.pt the averaged weights are read, with the config
     as metadata. GlideError for a file that is missing, damaged, not a checkpoint, or that carries
-    code, and for tensors that are no plain block of numbers.
+    code, and for tensors that are not dense or have no data.
     """
     return _read(Path(path), meta=False)
 
@@ -133,7 +133,7 @@ def _what_else(head: bytes, size: int) -> str:
     if size == 0:
         return "empty"
     if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the file it stands for (run `git lfs pull`)"
+        return "a git-lfs pointer, not the file itself (run `git lfs pull`)"
     if head.lstrip()[:1] == b"<":
         return "a web page, probably an error page saved by a download"
     return "not a model file"
@@ -219,7 +219,7 @@ def _is_named_tensor(key: object, value: object) -> bool:
 
 
 def _check_sizes(file: TensorFile, meta: bool) -> None:
-    """Refuse tensors that are no plain block of numbers, before anything is done with them."""
+    """Refuse tensors that are not dense or have no data, before anything is done with them."""
     if len(file.tensors) > _MAX_TENSORS:
         raise GlideError(
             f"{file.path} holds {len(file.tensors):,} tensors. Expected {_MAX_TENSORS:,} at most."

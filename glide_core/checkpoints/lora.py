@@ -66,7 +66,7 @@ class LoraInfo:
 
 
 def fingerprint(model: GlideModel) -> str:
-    """Tell models apart by their head, which no LoRA changes: 16 hexadecimal digits."""
+    """Hash the output layer, which no LoRA changes, to identify a model: 16 hexadecimal digits."""
     head = model.unet.get_parameter("out.2.weight").detach().cpu().half().contiguous()
     return hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]
 
@@ -102,10 +102,11 @@ def save_lora(
 
 @torch.no_grad()
 def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> GlideModel:
-    """Merge a LoRA into a model's weights, in place; gives the model.
+    """Merge a LoRA into a model's weights, in place; returns the model.
 
-    strength: 0 changes nothing, 1 is what was trained, negative takes it away. GlideError when the
-    file is not a LoRA, or fits another model; a warning when it was trained from other weights.
+    strength: 0 changes nothing, 1 is what was trained, a negative value subtracts the change.
+    GlideError when the file is not a LoRA, or fits another model; a warning when it was trained
+    from other weights.
     """
     file = read_tensors(path)
     changes = read_pairs(file)
@@ -159,8 +160,8 @@ def _check_layers(
     for name, (down, up) in changes.items():
         if name not in layers:
             raise GlideError(
-                f"The LoRA {path} changes a layer {name}, which this model has not: it was trained "
-                "for another model."
+                f"The LoRA {path} changes a layer {name}, which this model does not have: it was "
+                "trained for another model."
             )
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
@@ -225,14 +226,14 @@ def read_pairs(file: TensorFile) -> dict[str, Pair]:
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         raise GlideError(
             f"{file.path} is not a LoRA that can be read here. Expected only pairs of tensors such "
-            "as *.lora_down.weight and *.lora_up.weight: take a file of `glide train --lora`."
+            "as *.lora_down.weight and *.lora_up.weight: take the file of a LoRA training run."
         )
     return pairs
 
 
 def _file_alpha(file: TensorFile) -> float | None:
     """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
-    adapter_config.json beside the file; None when it is nowhere. GlideError: not a finite number.
+    adapter_config.json beside the file; None without either. GlideError: not a finite number.
     """
     found: Any = file.metadata.get("ss_network_alpha") or file.metadata.get("lora_alpha")
     beside = file.path.with_name("adapter_config.json")

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glide: {error}\nSee `glide {options.command} --help`.", file=sys.stderr)
         return 2
     except GlideError as error:
-        print(f"glide: {error}", file=sys.stderr)
+        print(f"glide: {with_option(error, options)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,6 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def with_option(error: GlideError, options: argparse.Namespace) -> str:
+    """The message, with the option of the parameter to change where the command has one."""
+    message = str(error)
+    if not error.setting or not hasattr(options, error.setting):
+        return message
+    text = message.removesuffix(".")
+    end = message[len(text) :]
+    return f"{text} (--{error.setting.replace('_', '-')}){end}"
 
 
 @contextmanager

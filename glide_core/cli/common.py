@@ -44,7 +44,7 @@ def load_pipeline(
     return pipe
 
 
-def request_of(arguments: argparse.Namespace) -> GenerationRequest:
+def request_of(arguments: argparse.Namespace, *, inpaint: bool = False) -> GenerationRequest:
     """The request that the options describe, without seed; its prompt may be set later."""
     from glide_core.config import SamplerConfig
     from glide_core.request import GenerationRequest, default_sampler, upsample_settings
@@ -54,6 +54,7 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
         second = upsample_settings(
             arguments.upsample_steps,
             arguments.upsample_cfg,
+            inpaint=inpaint,
             temperature=arguments.upsample_temperature,
         )
     return GenerationRequest(

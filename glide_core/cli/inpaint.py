@@ -38,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from glide_core.cli import common
     from glide_core.images import read_image, read_mask
     from glide_core.stages import inpaint_inputs
@@ -47,9 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
     pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
-    request = common.request_of(arguments)
-    if request.upsampler is not None:  # the notebooks' sampler: known and new pixels mix
-        request = replace(request, upsampler=replace(request.upsampler, sampler="ddpm"))
+    request = common.request_of(arguments, inpaint=True)
     upsample, context = not arguments.no_upsample, arguments.context
     inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
     return common.generate_and_write(

@@ -184,7 +184,7 @@ def usable(
         else:
             kept.append((entry, found))
     if skipped and not (skip_bad and kept):
-        raise GlideError(_refusal(where, skipped, len(listing.entries), skip_bad))
+        raise _refusal(where, skipped, len(listing.entries), skip_bad)
     named = [(f"{entry.name} ({w}x{h})", w, h) for entry, (w, h) in kept]
     notes = {
         f"smaller than {side} pixels, will be enlarged": [
@@ -229,13 +229,13 @@ def _inspect_all(
             yield from pool.map(inspect, entries[start : start + _AHEAD])
 
 
-def _refusal(where: str, skipped: Sequence[str], found: int, skip_bad: bool) -> str:
+def _refusal(where: str, skipped: Sequence[str], found: int, skip_bad: bool) -> GlideError:
     named = "".join(f"\n  {s}" for s in skipped[:NAMED])
     more = f"\n  and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    remedy = "Fix or remove them"
-    if not skip_bad and len(skipped) < found:
-        remedy += ", or train without them (--skip-bad)"
-    return (
-        f"{len(skipped)} of {found} images of {where} cannot be used:{named}{more}\n"
-        f"Expected readable images with a caption each. {remedy}."
+    can_skip = not skip_bad and len(skipped) < found
+    return GlideError(
+        f"{len(skipped)} of {found} images of {where} cannot be used:{named}{more}\nExpected "
+        "readable images with a caption each. Fix or remove them"
+        + (", or skip them." if can_skip else "."),
+        "skip_bad" if can_skip else "",
     )

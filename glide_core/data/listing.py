@@ -127,8 +127,8 @@ def list_table(path: Path, caption_key: str = TXT) -> Listing:
     """List every image that a JSONL, CSV or Parquet file names, relative to the file.
 
     caption_key: the column of the captions (txt: text, caption or prompt, whichever there is). Rows
-    of one image are merged: it has their captions to choose from.
-    Raises GlideError where the file is no list, or has no column of images or captions.
+    of one image are merged: its captions are those of all its rows.
+    Raises GlideError where the file is not a list, or has no column of images or captions.
     """
     keys = TEXT_KEYS if caption_key == TXT else (caption_key,)
 
@@ -148,7 +148,7 @@ def list_table(path: Path, caption_key: str = TXT) -> Listing:
         try:
             for number, (line, fields) in enumerate(read_table(file, "", header), 1):
                 entry = _row_entry(path, line or number, fields, keys)
-                # a row with a problem stands alone, so that it is named and spoils no other
+                # a row with a problem is not merged: it is reported, and the other rows are used
                 key = os.path.normpath(entry.image.path) if not entry.problem else f"row {number}"
                 if old := merged.get(key):
                     both = tuple(dict.fromkeys(old.captions + entry.captions))

@@ -19,7 +19,7 @@ log = logging.getLogger("glide")
 
 
 class Denoised(NamedTuple):
-    """What a denoiser makes of x_t."""
+    """The result of a denoiser at x_t."""
 
     x0: Tensor  # [B, C, H, W], the clean estimate
     model_var_values: Tensor | None  # see Prediction
@@ -33,7 +33,7 @@ class Denoiser:
     order. cond_fn moves it by condition-score, eps - sqrt(1 - ab) * gradient (Song et al. 2020).
     clip_guided: apply denoised_fn and clipping to the moved estimate as well. The reference does
     not, and at the first steps of the cosine schedule, where 1 / sqrt(ab) is 20291, any gradient
-    then saturates the image for good.
+    then saturates the image, which later steps do not correct.
     """
 
     model: EpsModel

@@ -95,6 +95,8 @@ class Schedule:
     alphas_cumprod: Table = field(init=False)
     alphas_cumprod_prev: Table = field(init=False)
     alphas_cumprod_next: Table = field(init=False)
+    sqrt_alphas_cumprod: Table = field(init=False)
+    sqrt_one_minus_alphas_cumprod: Table = field(init=False)
     sqrt_recip_alphas_cumprod: Table = field(init=False)
     sqrt_recipm1_alphas_cumprod: Table = field(init=False)  # sigma = sqrt((1 - ab) / ab) by index
     posterior_variance: Table = field(init=False)
@@ -135,6 +137,8 @@ class Schedule:
             alphas_cumprod=ab,
             alphas_cumprod_prev=prev,
             alphas_cumprod_next=np.append(ab[1:], 0.0),
+            sqrt_alphas_cumprod=np.sqrt(ab),
+            sqrt_one_minus_alphas_cumprod=np.sqrt(1.0 - ab),
             sqrt_recip_alphas_cumprod=np.sqrt(1.0 / ab),
             sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / ab - 1),
             posterior_variance=variance,
@@ -176,10 +180,10 @@ class Schedule:
         return tables
 
     def q_sample(self, x0: Tensor, index: int | Tensor, noise: Tensor) -> Tensor:
-        """Noise clean x0 [B, ...] to an index, one for all or one per image [B]."""
-        indices = torch.as_tensor(index, device=x0.device).expand(len(x0))
-        a = extract(np.sqrt(self.alphas_cumprod), indices, x0.ndim)
-        s = extract(np.sqrt(1.0 - self.alphas_cumprod), indices, x0.ndim)
+        """Noise clean x0 [B, ...] to an index, one for all or one per image [B] on x0's device."""
+        tables, shape = self.on(x0.device), (-1,) + (1,) * (x0.ndim - 1)
+        a = tables.sqrt_alphas_cumprod[index].reshape(shape)
+        s = tables.sqrt_one_minus_alphas_cumprod[index].reshape(shape)
         return a * x0 + s * noise
 
     def alpha_sigma(self, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
@@ -199,7 +203,7 @@ class Schedule:
 class DeviceTables:
     """A schedule's tables as float32 tensors [N] on one device, under the schedule's names.
 
-    An entry is looked up with a plain number, which needs no synchronisation with the device.
+    An entry is looked up with a plain number, or with indices on the device: neither waits for it.
     float64 tables rounded to float32 where they are used are the precision of the reference.
     """
 
@@ -213,9 +217,3 @@ class DeviceTables:
             table = torch.from_numpy(getattr(self._schedule, name)).float().to(self._device)
         setattr(self, name, table)
         return table
-
-
-def extract(table: Table, index: Tensor, ndim: int) -> Tensor:
-    """Look up float64 `table` at indices [B]; float32 [B, 1, ...] of `ndim` axes."""
-    values = torch.from_numpy(table)[index.cpu()].float().to(index.device)
-    return values.reshape(values.shape + (1,) * (ndim - values.ndim))

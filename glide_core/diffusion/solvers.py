@@ -38,7 +38,9 @@ SOLVERS: dict[str, Solver] = {
     # DPM-Solver++(2M), Lu et al. 2022
     "dpmpp_2m": Solver("DPMSolverMultistepScheduler", "dpmsolver++"),
     "dpmpp_2m_sde": Solver("DPMSolverMultistepScheduler", "sde-dpmsolver++", stochastic=True),
-    "unipc": Solver("UniPCMultistepScheduler"),  # Zhao et al. 2023
+    # Zhao et al. 2023. diffusers copies two sigmas to the device and solves a system of equations
+    # there at every step, and waits for both; the other solvers never wait.
+    "unipc": Solver("UniPCMultistepScheduler"),
     "deis": Solver("DEISMultistepScheduler", with_t0=True),  # Zhang and Chen 2022
 }
 

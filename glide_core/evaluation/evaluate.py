@@ -87,14 +87,17 @@ def check_possible(
         if metric not in METRICS:
             raise GlideError(f"Unknown metric {metric!r}. Allowed: {', '.join(METRICS)}.")
         if metric in AGAINST_REFERENCE and not reference:
-            raise GlideError(f"{metric} needs a second set of images. Give one with --reference.")
+            raise GlideError(
+                f"{metric} needs a second set of images. Give one as the reference.", "reference"
+            )
         if extractor.encode_text is None and (
             metric in WITH_CAPTIONS or (metric == "is" and extractor.logits is None)
         ):
             needed = "a classifier or a CLIP" if metric == "is" else "a CLIP"
             raise GlideError(
-                f"{metric} needs {needed}, not {extractor.name}. Use --features clip:..., "
-                "open_clip:..." + (" or inception:FILE." if metric == "is" else ".")
+                f"{metric} needs {needed}, not {extractor.name}. Use the features clip:..., "
+                "open_clip:..." + (" or inception:FILE." if metric == "is" else "."),
+                "features",
             )
     if "is" in wanted:
         metrics.check_splits(count, params.splits)
@@ -166,7 +169,8 @@ def _features(one: FeatureSet, metric: str) -> Tensor:
         raise GlideError(
             f"{metric} needs the features of every reference image, and the file holds only their "
             "mean and covariance, which is enough for frechet. Give images as the reference, or a "
-            "file that `glide evaluate --save-stats` wrote."
+            "file that `FeatureSet.save` wrote.",
+            "save_stats",
         )
     return one.features
 

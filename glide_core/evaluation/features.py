@@ -44,7 +44,7 @@ class FeatureExtractor:
 
 
 def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureExtractor:
-    """Load the extractor that a `--features` option names, in float32. Nothing is downloaded.
+    """Load the extractor that a specification names, in float32. Nothing is downloaded.
 
     spec: pixels or pixels:SIDE; clip:MODEL (a name of `glide models`, "bundled" or a file;
         IMAGE,TEXT for two files); open_clip:NAME:FILE, open_clip:NAME:TAG or open_clip:NAME
@@ -158,7 +158,7 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> Feature
         from torch_fidelity import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
         raise GlideError(
-            "--features inception:FILE needs torch-fidelity: pip install torch-fidelity"
+            "the features inception:FILE need torch-fidelity: pip install torch-fidelity"
         ) from error
     # torch-fidelity would unpickle the file with any code in it, so it gets a copy of the tensors
     clean = io.BytesIO()

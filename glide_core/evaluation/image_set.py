@@ -75,7 +75,9 @@ class ImageSet(Dataset[LoadedImage | str]):
         if count is None:
             return self
         if count > len(self):
-            raise GlideError(f"{self.where} holds {len(self)} images, and --n asks for {count}.")
+            raise GlideError(
+                f"{self.where} holds {len(self)} images, and {count} were requested.", "n"
+            )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         kept = sorted(order[:count].tolist())
         return replace(self, entries=tuple(self.entries[i] for i in kept))
@@ -197,7 +199,8 @@ class FeatureSet:
         except Exception as error:  # a damaged zip raises almost anything
             raise GlideError(
                 f"{path} holds no statistics ({type(error).__name__}: {error}). Expected .npz with "
-                "mu and sigma, as `glide evaluate IMAGES --save-stats` writes it."
+                "mu and sigma, as `FeatureSet.save` writes it.",
+                "save_stats",
             ) from error
         return FeatureSet(
             features=features,
@@ -237,7 +240,8 @@ def read_features(
             elif captions and not one.caption:
                 raise GlideError(
                     f"{one.name} has no caption. Expected a .txt or .json file beside it, a PNG "
-                    "that `glide generate` wrote, or --captions FILE."
+                    "that `glide generate` wrote, or a file of captions.",
+                    "captions",
                 )
             else:
                 yield one

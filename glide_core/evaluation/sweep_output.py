@@ -94,19 +94,19 @@ class SweepFolder:
                 results = _RESULTS.validate_python(stored.pop("results", []))
             except (OSError, ValueError, TypeError) as error:
                 raise GlideError(
-                    f"{self._state} is damaged: {shorten(error)}. Choose another folder with --out."
+                    f"{self._state} is damaged: {shorten(error)}. Choose another folder.", "out"
                 ) from error
         elif self.table.exists():
             raise GlideError(
-                f"{path} holds a sweep.csv without its sweep.json. Choose another folder with "
-                "--out."
+                f"{path} holds a sweep.csv without its sweep.json. Choose another folder.", "out"
             )
         given = json.loads(json.dumps(identity or {}))
         shared = [key for key in stored if key in given and [] not in (stored[key], given[key])]
         if changed := [key for key in shared if stored[key] != given[key]]:
             raise GlideError(
                 f"{path} holds a sweep with other {', '.join(changed)}. Only the lists of the "
-                "grid may change. Choose another folder with --out."
+                "grid may change. Choose another folder.",
+                "out",
             )
         self.identity = {**given, **stored, **{k: v for k, v in given.items() if v != []}}
         # without its images a cell is made again

@@ -90,7 +90,7 @@ def open_clip_guide(
     """
     if cutouts < 1:
         raise GlideError(f"cutouts is {cutouts}: expected 1 or more")
-    size, mean, std = clip_preprocessing(model)
+    size, channel_means, channel_stds = clip_preprocessing(model)
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
         text = clone_if_inference(normalize(text_embedding.detach().float()).to(x_t.device))
@@ -106,7 +106,8 @@ def open_clip_guide(
 
         def score(x: Tensor) -> Tensor:
             views = _cut(x, boxes, size)  # [B * cutouts, C, size, size] in [-1, 1]
-            views = ((views + 1) / 2 - mean.to(x.device)) / std.to(x.device)
+            mean, std = (v.to(x.device, non_blocking=True) for v in (channel_means, channel_stds))
+            views = ((views + 1) / 2 - mean) / std
             dtype = next(model.parameters(), views).dtype
             features = normalize(encode_image_for_grad(model, views.to(dtype)).float())
             cosine = (text[:, None] * features.reshape(len(x), cutouts, -1)).sum(-1)

@@ -160,7 +160,7 @@ class Int8Conv(nn.Module):
                 weight, self.weight_scale, 1.0, 0, ones, [0, 0], ones, 1, list(levels.shape)
             )
             self.packed_for = tuple(levels.shape)
-        # the zero point is subtracted from the bias: oneDNN would compute it anew at every call
+        # the zero point is subtracted from the bias: oneDNN would sum the weights at every call
         bias = torch.sub(self.bias, self.weight_sum, alpha=x.zero * x.scale)
         weights = (self.packed, self.weight_scale, self.no_zero_point)
         geometry = ([1, 1], [0, 0], [1, 1], 1, 1.0, 0, torch.float32)

@@ -155,7 +155,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     """Sinusoids of raw timesteps [B] -> [B, dim], float32, cosines first (reference nn.py)."""
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32) / half
-    freqs = torch.exp(-math.log(max_period) * exponent).to(t.device)
+    freqs = torch.exp(-math.log(max_period) * exponent).to(t.device, non_blocking=True)
     args = t[:, None].float() * freqs[None]  # [B, half]
     return torch.cat([args.cos(), args.sin()], dim=-1)
 

@@ -101,5 +101,6 @@ class TextEncoder(nn.Module):
         padding = self.padding_embedding.to(device=x.device, dtype=x.dtype)
         # padding slots are the padding embedding alone, without positional embedding
         x = torch.where(mask[..., None], x + position, padding)
-        states = layer_norm(self.final_ln, self.transformer(x))
-        return TextFeatures(states, call_in_weight_dtype(self.transformer_proj, states[:, -1]))
+        last_hidden_state = layer_norm(self.final_ln, self.transformer(x))
+        pooled = call_in_weight_dtype(self.transformer_proj, last_hidden_state[:, -1])
+        return TextFeatures(last_hidden_state, pooled)

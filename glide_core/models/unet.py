@@ -70,7 +70,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm_act = norm_act  # recipes/emoji/fused_norm.py replaces it
+        self.norm_act = norm_act  # an attribute, so that another kernel can replace it
         self.in_layers = nn.Sequential(
             operations.GroupNorm(u.norm_groups, channels),
             nn.SiLU(),
@@ -117,9 +117,9 @@ class AttentionBlock(nn.Module):
         self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1)
         self.proj_out = operations.Conv1d(channels, channels, 1)
 
-    def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Project text states [B, L, W] to this layer's keys and values [B, heads, L, d]."""
-        k, v = split_heads(pointwise(self.encoder_kv, states), 2, self.head_channels)
+    def text_keys_values(self, last_hidden_state: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the text encoder's output [B, L, W] to keys and values [B, heads, L, d]."""
+        k, v = split_heads(pointwise(self.encoder_kv, last_hidden_state), 2, self.head_channels)
         return k, v
 
     def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, ...]:

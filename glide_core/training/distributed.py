@@ -42,8 +42,9 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
             torch.cuda.set_device(chosen)
     elif device not in ("auto", "cpu", "cuda"):
         raise GlideError(
-            f"--device {device} with several processes: expected cpu or cuda; every process takes "
-            "the GPU of its local rank"
+            f"device {device} with several processes: every process takes the GPU of its local "
+            "rank. Expected cpu or cuda",
+            "device",
         )
     # accelerate keeps one state per process; a second run in it may have other settings
     AcceleratorState._reset_state(reset_partial_state=alone)
@@ -58,10 +59,10 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
         )
     except ValueError as error:
         raise GlideError(
-            f"bfloat16 cannot be used here ({error}): train in float32 (--fp32)"
+            f"bfloat16 cannot be used here ({error}): train in float32", "fp32"
         ) from error
     if device == "cuda" and accelerator.device.type != "cuda":
-        raise GlideError("no GPU was found: expected --device cpu")
+        raise GlideError("no GPU was found: expected the device cpu", "device")
     return accelerator
 
 
@@ -95,7 +96,8 @@ def check_same(accelerator: Accelerator, what: str, value: int) -> None:
     if len(set(values)) > 1:
         raise GlideError(
             f"the processes start from different {what}s ({values}). Give all machines the same "
-            "files and the same --out, in a folder that all of them can read."
+            "files and the same output folder, which all of them can read.",
+            "out",
         )
 
 

@@ -36,8 +36,8 @@ def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) ->
     if batch % steps:
         raise GlideError(
             f"a batch of {batch} cannot be split among {processes} processes with "
-            f"{grad_accum_steps} accumulation steps: expected a multiple of {steps} "
-            "(--batch, --grad-accum)"
+            f"{grad_accum_steps} accumulation steps: expected a multiple of {steps}",
+            "batch",
         )
     size, first = batch // steps, rank * grad_accum_steps
     return [range(i * size, (i + 1) * size) for i in range(first, first + grad_accum_steps)]
@@ -157,7 +157,8 @@ class ClipSteps(_Steps):
         if len(batch.captions) < count:
             raise GlideError(
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
-                f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller --batch."
+                f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller batch.",
+                "batch",
             )
         return [self._part(batch, step, indices) for indices in ranges]
 
@@ -233,8 +234,8 @@ def upsampler_crop(model: GlideConfig, wanted: int) -> int:
     crop, step = min(wanted, model.unet.image_size), max(4, model.unet.side_multiple)
     if crop < step or crop % step:
         raise GlideError(
-            f"crops of {crop}x{crop} do not fit this upsampler: expected --crop to be a multiple "
-            f"of {step}"
+            f"crops of {crop}x{crop} do not fit this upsampler: expected a multiple of {step}",
+            "crop",
         )
     return crop
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.source import Source
-from glide_core.diffusion.schedule import Schedule, extract
+from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models import noisy_clip, text_encoder, unet
 from glide_core.models.glide import GlideModel
@@ -37,7 +37,8 @@ class DiffusionJob:
         self.config, self.model = config, model
         scheduled = self.model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
-        self.weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
+        weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
+        self.weights = torch.from_numpy(weights).float()  # [T]
 
     def steps(self, source: Source, share: Sequence[range]) -> DiffusionSteps:
         return DiffusionSteps(self.config, self.model.config, source, share)
@@ -63,7 +64,8 @@ class DiffusionJob:
         raw = network(x_t, t, examples.ids, examples.text, **examples.extra)
         prediction = self.model.config.schedule.prediction_type
         hybrid = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
-        weights = extract(self.weights, t, 1)
+        self.weights = self.weights.to(t.device)  # copied at the first step
+        weights = self.weights[t]
         if self.model.unet.precondition is not None:  # the error of the network's own output
             weights = weights * self.model.unet.precondition.weight(t, t)
         each = weights * hybrid.simple + self.config.vlb_weight * hybrid.bound
@@ -94,9 +96,14 @@ class ClipJob:
 
     def __init__(self, config: TrainConfig, model: NoisyClip) -> None:
         if config.lora:
-            raise GlideError("--lora is for the diffusion models: a noisy CLIP is trained whole")
+            raise GlideError(
+                "a noisy CLIP is trained whole: only the diffusion models take a LoRA", "lora"
+            )
         if config.weighting != "uniform":
-            raise GlideError("--weighting is for the diffusion models; use --timesteps")
+            raise GlideError(
+                "a noisy CLIP's loss takes no weighting: choose the distribution of timesteps",
+                "timesteps",
+            )
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.config import PredictionType
-from glide_core.diffusion.schedule import Schedule, extract
+from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.names import WEIGHTINGS
 
@@ -47,7 +47,7 @@ def hybrid_loss(
     """
     if raw.dtype != torch.float64:
         raw = raw.float()
-    out, fraction = raw.chunk(2, dim=1)
+    out, model_var_values = raw.chunk(2, dim=1)
     a, s = schedule.alpha_sigma(t, x0.ndim)
     if prediction_type == "v_prediction":
         target = a * noise - s * x0
@@ -56,23 +56,32 @@ def hybrid_loss(
         target = noise
         x0_hat = (x_t - s * out.detach()) / a
     simple = (out - target).square().mean(dim=(1, 2, 3))
-    bound = variance_bound(x0, x_t, x0_hat, fraction, t, schedule)
+    bound = variance_bound(x0, x_t, x0_hat, model_var_values, t, schedule)
     return HybridLoss(simple, bound * (len(schedule) / 1000))
 
 
 def variance_bound(
-    x0: Tensor, x_t: Tensor, x0_hat: Tensor, fraction: Tensor, t: Tensor, schedule: Schedule
+    x0: Tensor,
+    x_t: Tensor,
+    x0_hat: Tensor,
+    model_var_values: Tensor,
+    t: Tensor,
+    schedule: Schedule,
 ) -> Tensor:
     """KL(q(x_{t-1}|x_t, x0) || p(x_{t-1}|x_t)) in bits per dimension, [B]; at t = 0 the
     decoder's negative log-likelihood of 8-bit pixels."""
-    low = extract(schedule.posterior_log_variance_clipped, t, 4)
-    high = extract(np.log(schedule.betas), t, 4)
-    f = (fraction + 1) / 2
-    log_variance = f * high + (1 - f) * low
-    c1, c2 = (
-        extract(table, t, 4)
-        for table in (schedule.posterior_mean_coef1, schedule.posterior_mean_coef2)
+    tables = schedule.on(t.device)
+    low, high, c1, c2 = (
+        table[t][:, None, None, None]
+        for table in (
+            tables.posterior_log_variance_clipped,
+            tables.log_betas,
+            tables.posterior_mean_coef1,
+            tables.posterior_mean_coef2,
+        )
     )
+    fraction = (model_var_values + 1) / 2
+    log_variance = fraction * high + (1 - fraction) * low
     mean, mean_hat = c1 * x0 + c2 * x_t, c1 * x0_hat + c2 * x_t
     kl = 0.5 * (
         log_variance

@@ -79,8 +79,9 @@ def prior_captions(metadata: str) -> list[str]:
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise GlideError(
-            f"the checkpoint's {VOCABULARY_KEY} cannot be read ({error}): give captions with "
-            "--prior-prompts, or --no-prior"
+            f"the checkpoint's {VOCABULARY_KEY} cannot be read ({error}): disable prior "
+            "preservation, or give captions for it",
+            "prior_prompts",
         ) from error
     return [f"{article(a)} {a} on {article(b)} {b} background" for a, b in parts]
 

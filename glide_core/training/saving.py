@@ -29,17 +29,20 @@ def read(path: Path, config: TrainConfig) -> dict[str, Any]:
         reason = shorten(error) or type(error).__name__
         raise GlideError(
             f"{path} cannot be read as the checkpoint of a run ({reason}). Delete it to start "
-            "again, or choose another --out."
+            "again, or choose another folder.",
+            "out",
         ) from error
     if job != config.job:
-        raise GlideError(f"{path} holds a {job} run, not {config.job}: choose another --out")
+        raise GlideError(
+            f"{path} holds a {job} run, not {config.job}: choose another folder", "out"
+        )
     for name in _FIXED:
         before, now = saved.get(name, getattr(TrainConfig("base"), name)), getattr(config, name)
         if before != now:
-            option = "--" + name.replace("_", "-")
             raise GlideError(
-                f"{path} holds step {step} of a run with {option} {before or 'left out'}, and this "
-                f"one has {now or 'none'}. Use the same to resume, or choose another --out."
+                f"{path} holds step {step} of a run with {name} {before or 'left out'}, and this "
+                f"one has {now or 'none'}. Use the same to resume, or choose another folder.",
+                "out",
             )
     return state
 
@@ -58,8 +61,9 @@ def restore(
     """
     if state.get("fingerprint", base) != base and state["config"]["lora"]:
         raise GlideError(
-            "this LoRA run started from another model. Use the same --init-from to resume, or "
-            "choose another --out."
+            "this LoRA run started from another model. Use the same initial weights to resume, or "
+            "choose another folder.",
+            "out",
         )
     with torch.no_grad():
         for name, weight in weights.items():
@@ -71,7 +75,8 @@ def restore(
     except (ValueError, KeyError) as error:
         raise GlideError(
             f"the checkpoint is of a run with other optimizers ({shorten(error)}): choose another "
-            "--out"
+            "folder",
+            "out",
         ) from error
     return int(state["step"])
 
@@ -95,8 +100,8 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise GlideError(
-                    "--tensorboard needs the package tensorboard: `pip install tensorboard`, or "
-                    "leave the option out; log.csv holds the same figures"
+                    "logging to TensorBoard needs its package: `pip install tensorboard`, or log "
+                    "to log.csv alone, which holds the same figures"
                 ) from error
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._columns = self._cut(step)

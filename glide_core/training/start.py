@@ -50,13 +50,14 @@ def make_model(
         initialise(model, config.seed)
         return model
     if len(start) > 1:
-        raise GlideError(f"{kind} starts from one file: {len(start)} were given with --init-from")
+        raise GlideError(f"{kind} starts from one file: {len(start)} were given", "init_from")
     found = load_model(start[0], kinds=STARTS[kind])
     prediction = found.config.schedule.prediction_type
     if config.prediction not in (None, prediction):
         raise GlideError(
-            f"{start[0]} predicts {prediction}, which cannot be changed: --prediction is for "
-            "training from scratch"
+            f"{start[0]} predicts {prediction}, which cannot be changed: the prediction type is "
+            "chosen only for training from scratch",
+            "prediction",
         )
     wanted = _sized(replace(found.config, kind=kind), config.size)
     if wanted.kind != found.config.kind:
@@ -83,7 +84,8 @@ def make_clip(
     if config.size not in (None, clip.config.image_size):
         raise GlideError(
             f"{start[0]} takes images of {clip.config.image_size}x{clip.config.image_size}, "
-            "which cannot be changed: omit --size"
+            "which cannot be changed: omit the size",
+            "size",
         )
     return clip.requires_grad_(True).train()
 
@@ -140,7 +142,7 @@ def _sized(model: GlideConfig, size: int | None) -> GlideConfig:
     step = max(model.unet.side_multiple, 4 if model.is_upsampler else 1)
     if size < step or size % step:
         raise GlideError(
-            f"images of {size}x{size} do not fit this model: expected --size to be a multiple of "
-            f"{step}"
+            f"images of {size}x{size} do not fit this model: expected a multiple of {step}",
+            "size",
         )
     return replace(model, unet=replace(model.unet, image_size=size))

@@ -177,13 +177,14 @@ class Trainer:
         if not abs(figures["loss"]) + norm < float("inf"):
             raise GlideError(
                 f"at step {self.step} the loss is {figures['loss']} and its gradient's norm {norm}"
-                f": training diverged. Lower the learning rate (--lr); {self.checkpoint} keeps the "
-                "last saved step."
+                f": training diverged. {self.checkpoint} keeps the last saved step. Lower the "
+                "learning rate.",
+                "lr",
             )
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        # a young average has a smaller decay, or it would keep the first weights for long
+        # a smaller decay at first, so that the average does not keep the initial weights
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -217,8 +218,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return path
         c, start = self.config, [file.name for file in self.run.init_from]
-        facts = {**asdict(c), "trained_steps": self.step, "init_from": start}
-        metadata = {"glide_training": json.dumps(facts, sort_keys=True)}
+        training = {**asdict(c), "trained_steps": self.step, "init_from": start}
+        metadata = {"glide_training": json.dumps(training, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
@@ -252,8 +253,9 @@ class Trainer:
     def _add_lora(self, model: GlideModel) -> None:
         if not self.run.init_from:
             raise GlideError(
-                "--lora changes an existing model: expected --init-from (a bundled model's name, a "
-                "released checkpoint, or a run's file)"
+                "a LoRA changes an existing model: expected a bundled model's name, a released "
+                "checkpoint or a run's file as initial weights",
+                "init_from",
             )
         c, alpha = self.config, self.config.lora_alpha or self.config.lora
         self.lora_layers = lora.install(

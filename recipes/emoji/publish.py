@@ -7,7 +7,6 @@ file's metadata, and updates the size and hash in the catalogue.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from glide_core.checkpoints import catalog
 from glide_core.checkpoints.files import METADATA_KEY
 from glide_core.config import GlideConfig
+from glide_core.io import sha256_file
 from recipes.emoji.vocabulary import BACKGROUNDS, PLACES, STYLES, SUBJECTS, TINTS
 
 VOCABULARY = {
@@ -74,7 +74,7 @@ def main() -> None:
             continue
         target = catalog.BUNDLED / path.name
         publish(path, target)
-        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+        sha256 = sha256_file(target)
         text = update_catalog(source.read_text(), path.name, target.stat().st_size, sha256)
         source.write_text(text)
         print(f"{target}: {target.stat().st_size:,} bytes, sha256 {sha256}")

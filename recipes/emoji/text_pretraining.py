@@ -48,9 +48,9 @@ class Thumbnail(nn.Module):
     def forward(self, features: TextFeatures) -> tuple[Tensor, Tensor]:
         count = len(features.pooled)
         flat = self.pooled(features.pooled.float()).view(count, self.channels, GRID, GRID)
-        states = features.last_hidden_state.float()
+        hidden = features.last_hidden_state.float()
         query = self.query[None].expand(count, -1, -1)
-        q, k, v = (self._split(x) for x in (query, self.key(states), self.value(states)))
+        q, k, v = (self._split(x) for x in (query, self.key(hidden), self.value(hidden)))
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, G*G, W]
         colours = self.colour(F.silu(seen)).transpose(1, 2)
         return flat, colours.reshape(count, self.channels, GRID, GRID)

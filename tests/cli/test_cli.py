@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from glide_core import io
 from glide_core.cli import COMMANDS, main
+from glide_core.cli import generate as cli_generate
+from glide_core.errors import GlideError
 
 TWO_STAGES = ["--model", "tiny_base.safetensors", "--upsampler", "tiny_upsampler.safetensors"]
 QUICK = ["--steps", "2", "--upsample-steps", "2", "--quiet"]
@@ -412,3 +414,27 @@ def test_an_image_limit_can_be_raised(out: Path, photo: Path, capsys: Any) -> No
     assert glide(*words, "--max-pixels", 5399, "--quiet", "--out", out) == 1
     assert "90x60 has more than the allowed 5,399 pixels" in capsys.readouterr().err
     assert glide(*words, "--max-pixels", 5400, "--quiet", "--out", out) == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "setting", "shown"),
+    [
+        ("Choose another folder.", "out", "Choose another folder (--out)."),
+        ("choose another folder", "out", "choose another folder (--out)"),
+        ("use a smaller share", "skip_bad", "use a smaller share"),  # not an option of generate
+        ("what is wrong.", "", "what is wrong."),
+    ],
+)
+def test_a_library_error_is_shown_with_the_option_that_it_is_about(
+    message: str,
+    setting: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(arguments: object) -> int:
+        raise GlideError(message, setting)
+
+    monkeypatch.setattr(cli_generate, "run", run)
+    assert main(["generate", "x"]) == 1
+    assert capsys.readouterr().err == f"glide: {shown}\n"

@@ -114,7 +114,7 @@ def test_the_same_command_resumes(
     [
         (["--init-from", "nothing"], "model 'nothing' was not found"),
         (["--init-from", "upsampler"], "kind 'upsampler'. Expected base"),
-        (["--lora", "2"], "expected --init-from"),
+        (["--lora", "2"], "initial weights (--init-from)"),
         (["--lora-text"], "need --lora RANK"),
         (["--grad-accum", "3"], "multiple of 3"),
         (["--size", "10"], "multiple of"),

@@ -66,7 +66,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
 def test_a_bad_file_is_named_and_refused(case: str, tmp_path: Path) -> None:
     files, words = BAD[case]
     write_folder(tmp_path, {**GOOD, **files})
-    with pytest.raises(GlideError, match=f"(?s)1 of 3 images .*{words}.*--skip-bad"):
+    with pytest.raises(GlideError, match=f"(?s)1 of 3 images .*{words}.*or skip them"):
         open_source(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_a_run_folder_of_other_settings_is_refused(
 ) -> None:
     start = tiny_models / "tiny_base.safetensors"
     trainer(TINY, tmp_path, start).save()
-    with pytest.raises(GlideError, match=f"--{next(iter(change))}.*choose another --out"):
+    with pytest.raises(GlideError, match=f"{next(iter(change))}.*choose another folder"):
         trainer(replace(TINY, **change), tmp_path, start)
 
 
