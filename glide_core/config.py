@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from glide_core.errors import GlideError
 from glide_core.fields import STRICT, check_divides, checked, in_range, one_of, parse_json
+from glide_core.names import SAMPLERS
 
 ModelKind = Literal["base", "upsampler", "inpaint", "upsampler-inpaint"]
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -134,6 +135,11 @@ class GlideConfig:
     steps: Annotated[
         Annotated[int, in_range(1, 100_000)] | None, Field(description="1 to 100000, or None")
     ] = None
+    # Sampler that it is sampled with unless another is given
+    sampler: Annotated[
+        str,
+        Field(pattern=f"^({'|'.join(SAMPLERS)})$", description=f"one of {', '.join(SAMPLERS)}"),
+    ] = "ddim"
     # Factor on the first noise, times `SamplerConfig.temperature`; at 0 all seeds give one image
     temperature: Annotated[float, in_range(0, 10)] = 1.0
 
@@ -247,9 +253,10 @@ class SamplerConfig:
     respacing: Annotated[
         str, Field(max_length=4000, description="a respacing string such as 'fast27' or '100'")
     ] = ""
-    sampler: Annotated[
-        str, Field(min_length=1, max_length=100, description="a sampler's name, such as 'ddim'")
-    ] = "ddim"
+    sampler: Annotated[  # None: the model's own
+        Annotated[str, Field(min_length=1, max_length=100)] | None,
+        Field(description="a sampler's name, such as 'ddim', or None"),
+    ] = None
     eta: Annotated[float, in_range(0, 1)] = 0.0  # DDIM's share of fresh noise
     # Classifier-free guidance; 1: no guidance; None: the model's own scale
     guidance_scale: Annotated[
@@ -267,7 +274,7 @@ class SamplerConfig:
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
 
     def for_model(self, model: GlideConfig) -> SamplerConfig:
-        """The settings with the steps and the guidance scale that they have for a model.
+        """The settings with the steps, the sampler and the guidance scale they have for a model.
 
         An upsampler's 27 steps have the paper's uneven spacing.
         """
@@ -275,9 +282,15 @@ class SamplerConfig:
         if not respacing:
             steps = steps or (27 if model.is_upsampler else 30)
             respacing = "fast27" if model.is_upsampler and steps == 27 else ""
+        # only ddim reads eta
+        sampler = self.sampler or ("ddim" if self.eta else model.sampler)
         scale = model.guidance_scale if self.guidance_scale is None else self.guidance_scale
         return replace(
-            self, steps=None if respacing else steps, respacing=respacing, guidance_scale=scale
+            self,
+            steps=None if respacing else steps,
+            respacing=respacing,
+            sampler=sampler,
+            guidance_scale=scale,
         )
 
     def __post_init__(self) -> None:

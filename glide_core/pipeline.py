@@ -182,7 +182,8 @@ class GlidePipeline:
         clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
         clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided: False does
             not clip its estimates again, as OpenAI's code, and oversaturates.
-        sampler: one of `glide_core.names.SAMPLERS`; default ddim, with CLIP guidance the paper's.
+        sampler: one of `glide_core.names.SAMPLERS`; default: the model's own, with
+            CLIP guidance ddpm, as in the paper.
         eta: ddim's share of fresh noise, 0 to 1.
         upsample: False returns the first stage's 64x64. upsample_steps, upsample_guidance_scale:
             of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.

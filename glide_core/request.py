@@ -227,13 +227,13 @@ def batches(
             yield group[start : start + batch_size]
 
 
-def default_sampler(clip_guidance_scale: float = 0.0) -> str:
-    """ddim; under CLIP guidance the paper's ancestral sampler (ddpm).
+def default_sampler(clip_guidance_scale: float = 0.0) -> str | None:
+    """The model's own (None); under CLIP guidance the paper's ancestral sampler (ddpm).
 
     Ancestral sampling weights CLIP's gradient by each step's variance. DDIM does not, and
     oversaturates images unless the moved estimate is clipped, as it is by default.
     """
-    return "ddpm" if clip_guidance_scale else "ddim"
+    return "ddpm" if clip_guidance_scale else None
 
 
 def upsample_settings(

@@ -124,7 +124,8 @@ def sample_model(
         raise GlideError(f"strength {strength} is out of range: expected more than 0, at most 1")
     settings = settings.for_model(config)
     steps, scale = settings.respacing or settings.steps, settings.guidance_scale
-    assert steps is not None and scale is not None  # since for_model
+    sampler = settings.sampler
+    assert steps is not None and scale is not None and sampler is not None  # since for_model
     schedule = model_schedule(config).respaced(steps)
     noise = SeededNoise(seeds)
     side = config.unet.image_size
@@ -153,7 +154,7 @@ def sample_model(
 
     with keep_freed_memory(x.device):
         return sample(
-            settings.sampler,
+            sampler,
             guided,
             x,
             schedule,

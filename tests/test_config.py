@@ -51,6 +51,7 @@ QUICK = settings(max_examples=150, deadline=None)
         (BASE.schedule, {"diffusion_steps": 2**63}, "diffusion_steps is 9223372036854775808."),
         (BASE.schedule, {"noise_schedule": "x"}, "Expected one of linear, squaredcos_cap_v2."),
         (BASE.schedule, {"prediction_type": 3}, "Expected one of epsilon, v_prediction."),
+        (BASE, {"sampler": "euler2"}, "sampler is 'euler2'. Expected one of ddpm, ddim, plms"),
         (BASE, {"kind": "large"}, "kind is 'large'. Expected one of base, upsampler, inpaint"),
         (BASE, {"tokenizer": ""}, "tokenizer is ''. Expected one of glide-bpe, clip-bpe"),
         (

@@ -339,6 +339,17 @@ def test_a_model_brings_its_own_guidance_scale(pipe: GlidePipeline) -> None:
     assert found.requests[0].metadata()["guidance_scale"] == 1.5
 
 
+def test_a_model_brings_its_own_sampler(pipe: GlidePipeline) -> None:
+    model = pipe.components["base"]
+    model.config = replace(model.config, sampler="ddpm")
+    options: Any = {**ONE, "prompt": "a fox", "seed": 2}
+    found = pipe(**options)
+    assert (found.images == pipe(**options, sampler="ddpm").images).all()
+    assert (found.images != pipe(**options, sampler="ddim").images).any()
+    assert found.requests[0].metadata()["sampler"] == "ddpm"
+    assert SamplerConfig(eta=0.5).for_model(model.config).sampler == "ddim"  # ddpm has no eta
+
+
 def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
     assert SamplerConfig().for_model(BASE).steps == 30
     assert SamplerConfig().for_model(UPSAMPLER).respacing == "fast27"  # the paper's uneven spacing

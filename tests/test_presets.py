@@ -9,8 +9,8 @@ from glide_pack.nodes.inputs import CUSTOM
 from glide_pack.nodes.sampling import GlideSampler
 
 from glide_core.cli import options
+from glide_core.config import BASE
 from glide_core.names import PRESETS, SAMPLERS
-from glide_core.request import default_sampler
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parsed(*words: str) -> argparse.Namespace:
 def test_a_preset_sets_steps_and_sampler(name: str) -> None:
     found = parsed("--preset", name)
     assert found.steps == PRESETS[name].steps
-    assert (found.sampler or default_sampler()) == PRESETS[name].sampler
+    assert (found.sampler or BASE.sampler) == PRESETS[name].sampler
     assert PRESETS[name].sampler in SAMPLERS
 
 

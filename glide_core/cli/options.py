@@ -264,7 +264,7 @@ def add_sampling(
         choices=PRESETS,
         default=argparse.SUPPRESS,
         help="steps and sampler in one word: "
-        + ", ".join(f"{name} ({p.sampler}, {p.steps})" for name, p in PRESETS.items())
+        + ", ".join(f"{name} ({p.steps}{_other(p.sampler)})" for name, p in PRESETS.items())
         + "; --steps, --respacing and --sampler take precedence",
     )
     explicit = partial(group.add_argument, action=_Explicit)
@@ -282,8 +282,8 @@ def add_sampling(
         type=canonical_sampler,
         choices=tuple(SAMPLERS),
         metavar="NAME",
-        help=f"one of {', '.join(SAMPLERS)} (default: ddim, "
-        "and ddpm with --clip-scale, as in the paper)",
+        help=f"one of {', '.join(SAMPLERS)} (default: the model's "
+        "own, else ddim; with --clip-scale ddpm, as in the paper)",
     )
     add(group, "--eta")
     add(group, "--cfg", default=cfg)
@@ -315,6 +315,10 @@ def add_device(parser: argparse.ArgumentParser, *, compiled: bool = True) -> Non
     """compiled: with --compile, for commands whose models are in a pipeline."""
     names = ("--device", "--dtype", "--threads") + (("--compile",) if compiled else ())
     add(parser.add_argument_group("device"), *names)
+
+
+def _other(sampler: str) -> str:
+    return "" if sampler == "ddim" else f" of {sampler}"
 
 
 class _Explicit(argparse.Action):
