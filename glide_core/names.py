@@ -1,4 +1,4 @@
-"""Names of samplers and presets; imports no torch, so that menus and --help are instant."""
+"""Names of samplers and presets; imports no torch, so that menus and help texts are instant."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Imports inside functions count; those under `if TYPE_CHECKING:` are never execut
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,3 +188,13 @@ def test_functions_have_at_most_eight_parameters() -> None:
         if not (inside(module, "nodes") and node.args.args[0].arg == "self")
     ]
     assert long == []
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.startswith("glide_core.") and ".cli" not in m]
+)
+def test_the_library_names_no_options_of_the_command(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    named = [s for s in strings if isinstance(s, str) and re.search(r"(^|\W)--[a-z]", s)]
+    assert not named

@@ -31,6 +31,23 @@ from glide_core.models.noisy_clip import Affine, NoisyClip
 
 PathLike = Path | str
 
+_TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
+_NAMES = {
+    "glide": "a GLIDE model",
+    "clip": "a noisy CLIP",
+    "clip-image": "the image encoder of a noisy CLIP",
+    "clip-text": "the text encoder of a noisy CLIP",
+}
+# dtypes that torch converts to float32 on every device
+_STORED = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
+
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     """Read a file's config from its names, shapes and metadata, without its weights.
@@ -41,7 +58,7 @@ def inspect(path: PathLike) -> GlideConfig | ClipConfig:
 
 
 def kind_of(path: PathLike) -> str:
-    """The kind of model in a file, in the catalog's words."""
+    """Return the kind of model in a file, as the catalog names it."""
     file = read_shapes(path)
     config = config_of(file)
     return config.kind if isinstance(config, GlideConfig) else detect_model_type(file.shapes)
@@ -126,7 +143,7 @@ def _assembled(
     dtype: torch.dtype,
     where: str,
 ) -> GlideModel:
-    """Build a model around tensors, in the dtype that `_finished` starts from."""
+    """Build a model around tensors; for int8 in the float dtype that `_finished` quantizes."""
     int8 = dtype == torch.int8
     if int8 and (reason := why_not_int8(device)):
         raise GlideError(f"{reason}. Expected another dtype, such as float32.")
@@ -147,6 +164,7 @@ def _assembled(
 
 
 def _finished(model: GlideModel, dtype: torch.dtype, where: str) -> GlideModel:
+    """Quantize and check an int8 model; freeze every model, in eval mode."""
     if dtype == torch.int8:
         with torch.inference_mode(False):
             model.use_dtype(dtype)
@@ -220,26 +238,6 @@ def save_model(
     tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
     narrow = with_dtype(tensors, dtype, "The model to be saved")
     return write_tensors(narrow, path, {**(metadata or {}), METADATA_KEY: model.config.to_json()})
-
-
-_TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
-_NAMES = {
-    "glide": "a GLIDE model",
-    "clip": "a noisy CLIP",
-    "clip-image": "the image encoder of a noisy CLIP",
-    "clip-text": "the text encoder of a noisy CLIP",
-}
-
-
-# dtypes that torch converts to float32 on every device
-_STORED = (
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-)
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -31,9 +31,9 @@ StepFn = Callable[[Tensor, int], Step]  # x_t and its index
 class PMeanVariance(NamedTuple):
     """p(x_{t-1} | x_t) by the model, and its estimate of the clean image."""
 
-    mean: Tensor
-    log_variance: Tensor | None  # None in a one-step schedule without a variance
-    x0: Tensor
+    mean: Tensor  # [B, C, H, W]
+    log_variance: Tensor | None  # [B, C, H, W]; None in a one-step schedule
+    x0: Tensor  # [B, C, H, W]
 
 
 def predict_eps(x_t: Tensor, x0: Tensor, index: int, schedule: Schedule) -> Tensor:

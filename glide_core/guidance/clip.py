@@ -80,8 +80,8 @@ def open_clip_guide(
 
     It is given the x0 estimate, or, with `blend`, fac * x0 + (1 - fac) * x_t where
     fac = sqrt(1 - ab) (Crowson 2021): late in the run x_t is nearly clean and is what the step will
-    keep. The gradient at that image stands for the one at x_t: the way back through eps would cost
-    the UNet's backward pass, and dx0/dx_t = 1/sqrt(ab) alone is 20291 at cosine's start.
+    keep. The gradient at that image is used in place of the one at x_t, which would cost the UNet's
+    backward pass; and the factor dx0/dx_t = 1/sqrt(ab) is 20291 where the cosine schedule starts.
 
     model: an open_clip model (`encode_image`, `visual`). text_embedding: [B, n] or [1, n].
     seed: of the cutouts; one per image where they are to differ. cutouts: the whole image and
@@ -141,6 +141,7 @@ def _boxes(seed: int, timestep: int, shape: Sequence[int], count: int) -> list[B
 
 
 def _cut(x: Tensor, boxes: Sequence[Sequence[Box]], size: int) -> Tensor:
+    """Cut every image's own boxes out of x [B, C, H, W]: [B * boxes, C, size, size], resized."""
     views = [
         F.interpolate(
             x[i : i + 1, :, top : top + height, left : left + width],

@@ -40,7 +40,7 @@ def load_open_clip(
         near = [n for n in open_clip.list_models() if architecture[:5].lower() in n.lower()]
         raise GlideError(
             f"open_clip has no architecture {architecture!r}. Expected a name such as "
-            f"{', '.join(near[:5]) or 'ViT-B-32, ViT-L-14, RN50'}. Correct it."
+            f"{', '.join(near[:5]) or 'ViT-B-32, ViT-L-14, RN50'}."
         )
     source, options = (
         _tagged(architecture, tag, allow_download) if weights is None else (str(weights), {})
@@ -113,8 +113,8 @@ def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dic
     if tag not in tags:
         raise GlideError(
             f"open_clip has no weights {tag!r} for {architecture}. Expected one of: "
-            f"{', '.join(tags) or 'none, it has no pretrained weights'}. Correct the tag, or "
-            "choose a file."
+            f"{', '.join(tags) or 'none, it has no pretrained weights'}; or choose "
+            "a file."
         )
     config = open_clip.get_pretrained_cfg(architecture, tag) or {}
     cached = _cached(config)
