@@ -6,6 +6,7 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -355,13 +356,13 @@ class GlidePipeline:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self.models.save(Path(folder).expanduser())
+        return self.models.save(Path(os.path.expanduser(folder)))
 
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
         """Merge a LoRA of `glide train --lora` into a model; several add up."""
-        self.models.add_lora(component, Path(path).expanduser(), strength)
+        self.models.add_lora(component, Path(os.path.expanduser(path)), strength)
 
     def unload_lora_weights(self) -> None:
         """Restore the weights from before `load_lora_weights`, bit for bit."""

@@ -178,8 +178,10 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
         return
     try:
         info = LoraInfo(**json.loads(stored))
-    except (ValueError, TypeError) as error:
-        raise GlideError(f"{file.path} carries metadata that cannot be read ({error}).") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GlideError(
+            f"{file.path} carries metadata that cannot be read ({shorten(error, 150)})."
+        ) from error
     this = LoraInfo.of(model, info.rank, info.alpha, info.base)
     for name in ("prediction_type", "tokenizer"):
         theirs, ours = getattr(info, name), getattr(this, name)
@@ -215,7 +217,13 @@ def read_pairs(file: TensorFile) -> dict[str, Pair]:
             name = key.removesuffix(first)
             if name == key or name + second not in tensors:
                 continue
-            down, up = tensors[key].float(), tensors[name + second].float()
+            down, up = tensors[key], tensors[name + second]
+            if not (down.is_floating_point() and up.is_floating_point()):
+                raise GlideError(
+                    f"{file.path} holds {name} as {down.dtype} and {up.dtype}. Expected floating "
+                    "point numbers."
+                )
+            down, up = down.float(), up.float()
             if min(down.ndim, up.ndim) >= 2:
                 pairs[name] = down, up * _scale(tensors, name, len(down), common)
             if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
@@ -242,7 +250,7 @@ def _file_alpha(file: TensorFile) -> float | None:
         if found is None and beside.is_file() and beside.stat().st_size < _MAX_CONFIG:
             found = _alpha_in(json.loads(beside.read_text(encoding="utf-8")))
         alpha = None if found is None else float(found)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GlideError(
             f"{file.path} has an alpha that cannot be read: {shorten(error)}"
         ) from error
@@ -282,7 +290,14 @@ def lora_from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str
     for layer in unet_layers(unet):
         given = [left.pop(_flat(name), None) for name in layer.theirs]
         if any(given):
-            found[f"unet.{layer.ours}"] = _fused(given, unet.num_head_channels, layer.kernel)
+            try:
+                fused = _fused(given, unet.num_head_channels, layer.kernel)
+            except (RuntimeError, IndexError) as error:
+                raise GlideError(
+                    f"The LoRA's changes of {layer.theirs[0]} do not fit each other, or another "
+                    f"model ({shorten(error, 150)}). Expected the model that it was trained from."
+                ) from error
+            found[f"unet.{layer.ours}"] = fused
     return None if left else found
 
 
