@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,22 @@ def test_odd_metadata_and_dtypes_are_one_error(
     save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(GlideError, match=r"x\.safetensors"):
         apply_lora(made(), tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("value", [1e38, 1e4])
+def test_a_change_that_no_weight_can_hold_is_refused(value: float, tmp_path: Path) -> None:
+    model = made()
+    key = "lora_unet_middle_block_1_proj_out"
+    up = torch.full((64, 2, 1), value)
+    tensors = {f"{key}.lora_down.weight": torch.full((2, 64, 1), value)}
+    save_file({**tensors, f"{key}.lora_up.weight": up}, tmp_path / "x.safetensors")
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(GlideError, match="by up to"):
+        apply_lora(model, tmp_path / "x.safetensors")
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("strength", [None, True, "1", float("nan"), 2**70, [], torch.ones(2)])
+def test_a_strength_that_is_no_number_is_refused(strength: Any, tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="strength is"):
+        apply_lora(made(), tmp_path / "x.safetensors", strength)
