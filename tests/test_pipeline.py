@@ -340,3 +340,22 @@ def test_paths_of_wrong_types_are_one_error(value: Any, model_folder: Path) -> N
                 call(value)
     with pytest.raises(GlideError, match="component"):
         pipe.load_lora_weights("x", component=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_the_default_dtype_and_the_global_generator_do_not_change_a_guided_image(
+    dtype: torch.dtype, model_folder: Path
+) -> None:
+    def image() -> Any:
+        pipe = GlidePipeline(base="tiny_base.safetensors", clip="tiny_clip.safetensors")
+        pipe.set_progress_bar_config(disable=True)
+        options: Any = {"upsample": False, "output_type": "np", "sampler": "ddim"}
+        return pipe("a", num_inference_steps=2, seed=3, clip_guidance_scale=2.0, **options).images
+
+    expected, before = image(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.manual_seed(9)
+    try:
+        assert np.array_equal(image(), expected)
+    finally:
+        torch.set_default_dtype(before)

@@ -116,7 +116,7 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     count("--batch", help="images per step")
     accumulation = "gradient accumulation steps: the same result in less memory (default: 1)"
     count("--grad-accum", dest="grad_accum_steps", help=accumulation)
-    group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
+    group.add_argument("--lr", type=options.real(0, 1000), help="peak learning rate")
     seed = "random seed of weights, data and noise (default: 0)"
     group.add_argument("--seed", type=int, metavar="N", help=seed)
     weighting = "loss weighting of noise levels (default: uniform)"

@@ -118,7 +118,7 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         mean, std = (
-            torch.tensor(values, device=x.device)[None, :, None, None]
+            torch.tensor(values, dtype=torch.float32, device=x.device)[None, :, None, None]
             for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
         )
         x = ((x.float() + 1) * 127.5 - mean) / std
