@@ -20,6 +20,7 @@ from glide_core.checkpoints.lora import apply_lora
 from glide_core.config import ClipConfig
 from glide_core.devices import pick_device, pick_dtype
 from glide_core.errors import GlideError
+from glide_core.fields import short
 from glide_core.io import atomic_write, check_folder, check_new
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
@@ -55,8 +56,8 @@ class Components:
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
     ) -> None:
-        self.device = pick_device(device) if isinstance(device, str) else device
-        self.dtype = pick_dtype(dtype, self.device) if isinstance(dtype, str) else dtype
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
         self.storage = self.device  # where models are kept between uses
         self.files: dict[Role, tuple[str | Path, ...]] = {}
         self.loaded: dict[Role, Model] = {}
@@ -67,14 +68,14 @@ class Components:
             if isinstance(source, (GlideModel, NoisyClip)):
                 self.loaded[role] = source.to(self.device)
             else:
-                self.files[role] = (source,) if isinstance(source, (str, Path)) else tuple(source)
+                self.files[role] = _names(source)
 
     def __contains__(self, role: object) -> bool:
         return role in self.loaded or role in self.files
 
     def paths(self, role: Role) -> list[Path]:
         """The files of a role; GlideError says how to get one that is missing."""
-        if role not in self.files:
+        if not self.files.get(role):
             raise GlideError(
                 f"this pipeline has no model for {role!r}. Expected one of its files, for example "
                 f"GlidePipeline.from_pretrained(..., {role}=FILE)"
@@ -212,8 +213,15 @@ def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Sou
             if not (found := model_files(folder, most_folders=1)):
                 raise GlideError(f"{folder} holds no model: expected .safetensors or .pt files")
             return _by_kind(found)
-        source = [source]
-    return _by_kind([find_model(str(name)) for name in source])
+    return _by_kind([find_model(str(name)) for name in _names(source)])
+
+
+def _names(source: Source) -> tuple[str | Path, ...]:
+    """The files of a source; GlideError for what is none."""
+    given = (source,) if isinstance(source, (str, Path)) else source
+    if isinstance(given, Sequence) and all(isinstance(name, (str, Path)) for name in given):
+        return tuple(given)
+    raise GlideError(f"a model is {short(source)}: expected a file, a name, or a list of files")
 
 
 def _indexed(folder: Path) -> dict[Role, Source]:

@@ -15,17 +15,20 @@ from torch.nn import Conv1d, Conv2d
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError, shorten
+from glide_core.fields import short
 from glide_core.models.int8 import Int8Conv, why_not_int8
 from glide_core.names import DTYPES
 
 log = logging.getLogger("glide")
 
+# what models can compute in
+_COMPUTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8)
 _ROUNDS = 4  # of the timing; the least of them counts
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Give the named device, or for "auto" a GPU when there is one; GlideError if it is missing."""
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -35,21 +38,25 @@ def pick_device(name: str = "auto") -> torch.device:
     except Exception as error:  # backends that are not built in raise nearly every type
         reason = shorten(str(error).split(". ")[0], 100)
         raise GlideError(
-            f"device {shorten(repr(name))} is not available ({reason}): expected auto, cpu, cuda, "
+            f"device {short(name)} is not available ({reason}): expected auto, cpu, cuda, "
             "cuda:1, mps..."
         ) from error
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Give the named dtype for a device.
+def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Give the named dtype for a device; a torch.dtype of `_COMPUTED` is returned as it is.
 
     "auto" is float16 on CUDA, as the reference, and float32 elsewhere. "fast" is what
     `fastest_dtype` finds on a CPU, elsewhere as "auto". int8 becomes "auto", with a warning, where
     8-bit models cannot run.
     """
-    if name not in DTYPES:
-        raise GlideError(f"unknown number format {name!r}. Expected one of: {', '.join(DTYPES)}.")
+    if isinstance(name, torch.dtype) and name in _COMPUTED:
+        return name
+    if not isinstance(name, str) or name not in DTYPES:
+        raise GlideError(
+            f"unknown number format {short(name)}. Expected one of: {', '.join(DTYPES)}."
+        )
     auto = torch.float16 if device.type == "cuda" else torch.float32
     if name == "fast":
         return fastest_dtype() if device.type == "cpu" else auto

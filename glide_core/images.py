@@ -195,7 +195,7 @@ def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     if isinstance(image, (str, Path)):
         return from_comfy(load_image(image, max_pixels))
     if isinstance(image, Image.Image):
-        return from_comfy(levels(on_white(image))[None])
+        return from_comfy(levels(on_white(_given(image)))[None])
     if isinstance(image, (Tensor, np.ndarray)):
         values = _unit(image, "an image")
         channels_first = isinstance(image, Tensor) and values.ndim in (3, 4)
@@ -214,6 +214,7 @@ def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
     if isinstance(mask, (str, Path)):
         mask = open_image(mask, max_pixels)
     if isinstance(mask, Image.Image):
+        mask = _given(mask)
         if has_alpha(mask):
             alpha = mask.convert("RGBA").getchannel("A")
             if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
@@ -327,10 +328,31 @@ def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.I
             )
         image.load()
         upright = ImageOps.exif_transpose(image)
-    if upright.mode == "P":  # here, since a palette can be damaged too
-        upright = upright.convert("RGBA" if has_alpha(upright) else "RGB")
-    if upright.mode.startswith(("I", "F")):  # 16 bits and more, which PIL would clip at 255
-        values = np.nan_to_num(np.array(upright, dtype=np.float64))
-        scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535
+    return _plain(upright)  # here, since a palette or the transparency can be damaged too
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Convert to L, RGB or RGBA; raises whatever PIL raises.
+
+    16 bits and more, which PIL would clip at 255, are scaled; so are floating point numbers in
+    0..1. GlideError for NaN and infinity.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.array(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise GlideError("the image contains NaN or infinity: expected finite values")
+        most = values.max(initial=0)
+        scale = 255 if image.mode == "F" and most <= 1 else 1 if most <= 255 else 255 / 65535
         return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-    return upright
+    if has_alpha(image):
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _given(image: Image.Image) -> Image.Image:
+    """`_plain` for an image that a caller made."""
+    try:
+        return _plain(image)
+    except Exception as error:
+        reason = shorten(error) or type(error).__name__
+        raise GlideError(f"a PIL image of mode {image.mode} cannot be used: {reason}") from error

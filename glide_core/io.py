@@ -64,7 +64,8 @@ def write_errors(path: Path) -> Iterator[None]:
         # torch and safetensors report a full disk with exceptions of their own
         signs = ("PytorchStreamWriter", "inline_container", "iostream error")
         theirs = type(error).__name__ == "SafetensorError" or any(s in str(error) for s in signs)
-        if not isinstance(error, OSError) and not theirs:
+        # UnicodeEncodeError: of a name, or of text, with half a character
+        if not isinstance(error, (OSError, UnicodeEncodeError)) and not theirs:
             raise
         reason = getattr(error, "strerror", None) or "writing failed, as on a full disk"
         raise GlideError(
@@ -75,7 +76,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 def create_temporary(path: Path) -> tuple[Path, int]:
     """Create an empty hidden file beside `path`; gives it and a new file's usual permissions."""
-    name = f".{path.name[:180]}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    name = f".{_start(path.name)}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(name)
     # os.open applies the process' umask, which could otherwise only be read by changing it
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -85,12 +86,17 @@ def create_temporary(path: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
+def _start(name: str) -> str:
+    """What a temporary file's name has of its target's: names are limited to 255 bytes."""
+    return os.fsencode(name)[:180].decode(errors="ignore")
+
+
 def remove_stale(folder: Path, name: str = "") -> None:
     """Remove temporary files of killed processes in a folder, those of one file name or all."""
     with suppress(OSError):
         for path in folder.iterdir():
             found = _TEMPORARY.search(path.name)
-            if found and path.name.startswith(f".{name[:180]}") and _is_stale(path, found):
+            if found and path.name.startswith(f".{_start(name)}") and _is_stale(path, found):
                 with suppress(OSError):
                     path.unlink()
 
@@ -121,6 +127,8 @@ def sha256_file(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for its writer
+                raise GlideError(f"cannot read {shorten(path, 200)}: it is not a regular file")
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
@@ -149,7 +157,7 @@ def unique_path(base: Path, suffix: str) -> Path:
 
 def check_new(path: Path) -> None:
     """Raise GlideError for a file that exists: nothing is overwritten unasked."""
-    if path.exists():
+    if os.path.lexists(path):
         raise GlideError(f"{path} already exists and is not overwritten: choose another name")
 
 
@@ -168,7 +176,7 @@ def check_folder(folder: Path) -> None:
             problem = f"{shorten(existing, 200)} is not a folder"
         elif virtual or not os.access(existing, os.W_OK | os.X_OK):
             problem = f"{shorten(existing, 200)} is not writable"
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
         problem = str(getattr(error, "strerror", None) or error)
     if problem:
         shown = shorten(repr(str(folder)) if nul else folder, 200)

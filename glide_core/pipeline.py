@@ -6,6 +6,7 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from glide_core.components import (
 from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
+from glide_core.fields import short
 from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
 from glide_core.prompt_check import warn_about
@@ -64,6 +66,12 @@ class GlidePipelineOutput:
     @property
     def seeds(self) -> list[int]:
         return [request.seed for request in self.requests]
+
+
+def _path(given: str | Path) -> Path:
+    if not isinstance(given, (str, Path)):
+        raise GlideError(f"a path is {short(given)}: expected a text or a Path")
+    return Path(os.path.expanduser(given))
 
 
 class _Interrupted(Exception):
@@ -349,23 +357,27 @@ class GlidePipeline:
             if isinstance(each, torch.dtype):
                 dtype = each
             else:
-                device = pick_device(str(each))
+                device = pick_device(each)
         self.models.to(device, dtype)
         return self
 
     def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
-        self.models.offload(pick_device(str(device)))
+        self.models.offload(pick_device(device))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self.models.save(Path(folder).expanduser())
+        return self.models.save(_path(folder))
 
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
-        """Merge a LoRA's file into a model; several add up."""
-        self.models.add_lora(component, Path(path).expanduser(), strength)
+        """Merge a LoRA\'s file into a model; several add up."""
+        if component not in ROLES[:-1]:
+            raise GlideError(
+                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
+            )
+        self.models.add_lora(component, _path(path), strength)
 
     def unload_lora_weights(self) -> None:
         """Restore the weights from before `load_lora_weights`, bit for bit."""

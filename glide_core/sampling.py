@@ -131,7 +131,7 @@ def sample_model(
     side = config.unet.image_size
     shape = (len(seeds), config.unet.channels, *(size or (side, side)))
     temperature = settings.temperature * config.temperature
-    x = noise(torch.empty(shape, device=model.device)) * temperature
+    x = noise(torch.empty(shape, dtype=torch.float32, device=model.device)) * temperature
     start = None
     if init is not None and strength < 1:
         start = max(1, round(strength * len(schedule))) - 1

@@ -297,3 +297,41 @@ def test_a_transparency_beyond_the_palette_is_refused(tmp_path: Path) -> None:
 def test_a_side_out_of_range_is_refused(side: Any) -> None:
     with pytest.raises(GlideError, match="expected 0 to 4096"):
         images.fit(torch.zeros(1, 3, 8, 8), side)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "HSV"])
+def test_a_pil_image_of_any_mode_is_read(mode: str) -> None:
+    image = Image.new(mode, (4, 2))
+    assert images.read_image(image).shape == (1, 3, 2, 4)
+    assert read_mask(image).shape == (1, 2, 4)
+
+
+@pytest.mark.parametrize("transparency", [None, 300, (1,), b"\0\1", "x", 1.5])
+def test_wrong_transparency_is_one_error(transparency: object) -> None:
+    image = Image.new("P" if transparency == 300 else "RGB", (4, 4))
+    image.info["transparency"] = transparency
+    for read in (images.read_image, read_mask):
+        with pytest.raises(GlideError, match="PIL image of mode"):
+            read(image)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(np.full((4, 4), 0.5, np.float32), 0.5), (np.full((4, 4), 40_000, np.uint16), 0.61)],
+    ids=["float", "16 bits"],
+)
+def test_numbers_of_more_than_8_bits_keep_their_brightness(
+    values: np.ndarray[Any, Any], expected: float, tmp_path: Path
+) -> None:
+    image = Image.fromarray(values)
+    image.save(tmp_path / "x.tiff")
+    for given in (image, tmp_path / "x.tiff"):
+        found = (images.read_image(given) + 1) / 2
+        assert float(found.mean()) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_file_with_nan_is_refused(value: float, tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), value, np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(GlideError, match="NaN or infinity"):
+        load_image(tmp_path / "x.tiff")

@@ -101,3 +101,29 @@ def test_hashes_and_unreadable_files(tmp_path: Path) -> None:
     assert io.sha256_file(tmp_path / "x").startswith("ba7816bf")
     with pytest.raises(GlideError, match="cannot read"):
         io.sha256_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["\u4e2d" * 83, "x" * 250, "\U0001f600" * 60])
+def test_a_name_of_any_possible_length_is_written(name: str, tmp_path: Path) -> None:
+    with io.atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("1")
+    assert (tmp_path / name).read_text() == "1"
+
+
+def test_a_name_that_cannot_be_one_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="cannot write"), io.atomic_write(tmp_path / "\ud800"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes and links")
+def test_loops_pipes_and_links_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / "loop", tmp_path / "loop" / "x"):
+        with pytest.raises(GlideError, match="cannot write"):
+            io.check_folder(folder)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GlideError, match="not a regular file"):
+        io.sha256_file(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(GlideError, match="not overwritten"):
+        io.check_new(tmp_path / "link")

@@ -365,3 +365,41 @@ def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
     kept = found.requests[0].metadata()
     assert (kept["steps"], kept["upsample_steps"]) == (3, 2)
     assert (pipe(num_inference_steps=2, **options).images != wanted).any()
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, b"x", [], {}, object(), torch.int64], ids=repr)
+@pytest.mark.parametrize("name", ["torch_dtype", "device", "base", "clip"])
+def test_arguments_of_wrong_types_are_one_error(name: str, value: Any, model_folder: Path) -> None:
+    given = {"base": "tiny_base.safetensors", name: value}
+    with pytest.raises(GlideError):
+        GlidePipeline.from_pretrained(None, **given).components  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", []], ids=repr)
+def test_paths_of_wrong_types_are_one_error(value: Any, model_folder: Path) -> None:
+    pipe = GlidePipeline.from_pretrained("tiny_base.safetensors")
+    for call in (pipe.load_lora_weights, pipe.save_pretrained, GlidePipeline.from_pretrained):
+        if call != GlidePipeline.from_pretrained or value:
+            with pytest.raises(GlideError):
+                call(value)
+    with pytest.raises(GlideError, match="component"):
+        pipe.load_lora_weights("x", component=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_the_default_dtype_and_the_global_generator_do_not_change_a_guided_image(
+    dtype: torch.dtype, model_folder: Path
+) -> None:
+    def image() -> Any:
+        pipe = GlidePipeline(base="tiny_base.safetensors", clip="tiny_clip.safetensors")
+        pipe.set_progress_bar_config(disable=True)
+        options: Any = {"upsample": False, "output_type": "np", "sampler": "ddim"}
+        return pipe("a", num_inference_steps=2, seed=3, clip_guidance_scale=2.0, **options).images
+
+    expected, before = image(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.manual_seed(9)
+    try:
+        assert np.array_equal(image(), expected)
+    finally:
+        torch.set_default_dtype(before)

@@ -79,9 +79,10 @@ def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
 def find_model(name: str) -> Path:
     """The file of a catalog name or path; GlideError says how to get a model that is missing."""
     for path in (Path(name), models_directory() / name):
-        with suppress(OSError, ValueError, RuntimeError):  # what cannot be a file's name
-            if path.expanduser().is_file():
-                return path.expanduser()
+        path = Path(os.path.expanduser(path))  # unlike Path's, leaves an unknown user's as it is
+        with suppress(OSError, ValueError):  # what cannot be a file's name
+            if path.is_file():
+                return path
     try:
         entry = find(name)
     except GlideError as error:
@@ -108,6 +109,6 @@ def models_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of own model files outside ComfyUI, which may not exist: `$GLIDE_MODELS`, else an
     existing `models/glide` in the current folder (ComfyUI's), else `~/.cache/glide/models`."""
     if chosen := environment.get("GLIDE_MODELS"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     local = Path("models") / "glide"
     return local if local.is_dir() else Path.home() / ".cache" / "glide" / "models"

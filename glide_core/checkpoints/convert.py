@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def convert(
     GlideError when the destination exists (unless `overwrite`), or the file is not a whole model.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    target = Path(destination) if destination else Path(given[0]).with_suffix(".safetensors")
+    target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
     if not overwrite:
         check_new(target)
     files = [read_tensors(path) for path in given]

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from glide_core.checkpoints.catalog import Entry
 from glide_core.checkpoints.loading import kind_of
 from glide_core.errors import GlideError, shorten
-from glide_core.io import sha256_file
+from glide_core.io import check_folder, sha256_file
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None: not known)
 
@@ -59,9 +59,13 @@ def download(
         raise GlideError(f"{entry.url} is not a web address. Expected https://...")
     target, progress = directory / entry.filename, progress or (lambda done, total: None)
     until = time.monotonic() + deadline
+    lock = directory / f".{entry.filename}.lock"
     try:
+        check_folder(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / f".{entry.filename}.lock", timeout=max(0, deadline)):
+        if os.path.lexists(lock) and not lock.is_file():  # waiting would not help
+            raise GlideError(f"{lock} exists and is not a file. Remove it.")
+        with FileLock(lock, timeout=max(0, deadline)):
             if not target.is_file():
                 if os.path.lexists(target):
                     raise GlideError(f"{target} exists and is not a file. Choose another folder.")

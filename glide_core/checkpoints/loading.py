@@ -189,7 +189,7 @@ def load_clip(
     with torch.inference_mode(False):
         tensors, config, where = clip_tensors([read_tensors(path) for path in given])
         with _Uninitialised():
-            clip = NoisyClip(config, device="meta")
+            clip = NoisyClip(config, device="meta").float()  # whatever the default dtype is
         for module in clip.modules():
             if isinstance(module, Affine):
                 module.to(dtype)

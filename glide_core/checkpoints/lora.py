@@ -28,6 +28,7 @@ from glide_core.checkpoints.diffusers_format import layers as unet_layers
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig, UNetConfig
 from glide_core.errors import GlideError, shorten
+from glide_core.fields import short
 from glide_core.io import check_new
 from glide_core.models.glide import GlideModel
 
@@ -40,6 +41,8 @@ _HALVES = (
     (".lora.down.weight", ".lora.up.weight"),  # diffusers
 )
 _MAX_CONFIG = 1 << 20  # bytes
+_MAX_STRENGTH = 1000
+_MAX_CHANGE = 60_000  # of one weight; float16 ends above it
 
 Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], alpha / rank in it
 log = logging.getLogger("glide")
@@ -108,6 +111,12 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     GlideError when the file is not a LoRA, or fits another model; a warning when it was trained
     from other weights.
     """
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not abs(strength) <= _MAX_STRENGTH:
+        raise GlideError(
+            f"the LoRA's strength is {short(strength)}: expected -{_MAX_STRENGTH} to "
+            f"{_MAX_STRENGTH}"
+        )
     file = read_tensors(path)
     changes = read_pairs(file)
     theirs = lora_from_diffusers(changes, model.config.unet)
@@ -116,6 +125,13 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     _check_info(model, file)
     layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     _check_layers(changes, layers, path)
+    for key, (down, up) in changes.items():  # before any weight changes
+        most = abs(strength) * len(down) * _largest(down) * _largest(up)
+        if most > _MAX_CHANGE:
+            raise GlideError(
+                f"{path} changes {key} by up to {most:g} at strength {strength:g}. Expected at "
+                f"most {_MAX_CHANGE:,}: the file is damaged, or its training diverged."
+            )
     if strength:
         for key, (down, up) in changes.items():
             weight = layers[key].weight
@@ -126,6 +142,10 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
             # not in place: the tensor may be the file, mapped into memory
             layers[key].weight.data = new.to(weight.dtype).contiguous(memory_format=layout)
     return model
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str) -> Path:
@@ -179,22 +199,25 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
         return
     try:
         info = LoraInfo(**json.loads(stored))
-    except (ValueError, TypeError) as error:
-        raise GlideError(f"{file.path} carries metadata that cannot be read ({error}).") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GlideError(
+            f"{file.path} carries metadata that cannot be read ({shorten(error, 150)})."
+        ) from error
     this = LoraInfo.of(model, info.rank, info.alpha, info.base)
     for name in ("prediction_type", "tokenizer"):
         theirs, ours = getattr(info, name), getattr(this, name)
         if theirs != ours:
             raise GlideError(
-                f"{file.path} was trained for a model whose {name.replace('_', ' ')} is {theirs}; "
-                f"this one's is {ours}. Expected the model that it was trained from ({info.base})."
+                f"{file.path} was trained for a model whose {name.replace('_', ' ')} is "
+                f"{short(theirs)}; this one's is {ours}. Expected the model that it was trained "
+                f"from ({short(info.base)})."
             )
     if info.fingerprint != this.fingerprint:
         log.warning(
             "%s was trained from other weights (%s, a %s model) than these: the images may suffer",
             file.path,
-            info.base,
-            info.kind,
+            shorten(info.base),
+            shorten(info.kind),
         )
 
 
@@ -216,7 +239,13 @@ def read_pairs(file: TensorFile) -> dict[str, Pair]:
             name = key.removesuffix(first)
             if name == key or name + second not in tensors:
                 continue
-            down, up = tensors[key].float(), tensors[name + second].float()
+            down, up = tensors[key], tensors[name + second]
+            if not (down.is_floating_point() and up.is_floating_point()):
+                raise GlideError(
+                    f"{file.path} holds {name} as {down.dtype} and {up.dtype}. Expected floating "
+                    "point numbers."
+                )
+            down, up = down.float(), up.float()
             if min(down.ndim, up.ndim) >= 2:
                 pairs[name] = down, up * _scale(tensors, name, len(down), common)
             if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
@@ -243,7 +272,7 @@ def _file_alpha(file: TensorFile) -> float | None:
         if found is None and beside.is_file() and beside.stat().st_size < _MAX_CONFIG:
             found = _alpha_in(json.loads(beside.read_text(encoding="utf-8")))
         alpha = None if found is None else float(found)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GlideError(
             f"{file.path} has an alpha that cannot be read: {shorten(error)}"
         ) from error
@@ -283,7 +312,14 @@ def lora_from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str
     for layer in unet_layers(unet):
         given = [left.pop(_flat(name), None) for name in layer.theirs]
         if any(given):
-            found[f"unet.{layer.ours}"] = _fused(given, unet.num_head_channels, layer.kernel)
+            try:
+                fused = _fused(given, unet.num_head_channels, layer.kernel)
+            except (RuntimeError, IndexError) as error:
+                raise GlideError(
+                    f"The LoRA's changes of {layer.theirs[0]} do not fit each other, or another "
+                    f"model ({shorten(error, 150)}). Expected the model that it was trained from."
+                ) from error
+            found[f"unet.{layer.ours}"] = fused
     return None if left else found
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -61,6 +63,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `glide`. Returns 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths that are not Unicode
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in given if word in COMMANDS), None)
     parser = build_parser(asked)
@@ -123,15 +127,23 @@ def with_option(error: GlideError, options: argparse.Namespace) -> str:
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Show the library's warnings (a truncated prompt, a soft mask) as `glide: ...`."""
-    logger = logging.getLogger("glide")
+    """Show the library's warnings (a truncated prompt, a soft mask) as `glide: ...`.
+
+    Those of Pillow are hidden: a damaged TIFF gives one per tag.
+    """
+    logger, pillow = logging.getLogger("glide"), logging.getLogger("PIL")
+    nothing = logging.NullHandler()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("glide: %(message)s"))
     propagate = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
+    pillow.addHandler(nothing)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     finally:
+        pillow.removeHandler(nothing)
         logger.removeHandler(handler)
         logger.propagate = propagate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[d
         for role, names in named.items()
     }
     for name, strength in getattr(arguments, "lora", None) or ():
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         own = {"file": path.name, "sha256": sha256_file(path), "strength": f"{strength:g}"}
         files.setdefault("lora", []).append(own)
     return files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glide_core.cli import options
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, UsageError, shorten
 from glide_core.io import atomic_write, check_new
 from glide_core.names import CROPS, METRICS
 
@@ -170,7 +170,7 @@ def _wanted(arguments: argparse.Namespace) -> list[str]:
         return list(METRICS[:4])
     if arguments.save_stats is not None:
         return []
-    raise GlideError(
+    raise UsageError(
         "Nothing to measure: give --metrics, --reference or --save-stats. For example: glide "
         "evaluate IMAGES --metrics clip-score retrieval"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     check_new(arguments.to)
     path = find_model(arguments.base)
-    model = apply_lora(load_model(path), arguments.lora.expanduser(), arguments.strength)
+    lora = os.path.expanduser(arguments.lora)
+    model = apply_lora(load_model(path), lora, arguments.strength)
     stored = {key: value for key, value in read_shapes(path).metadata.items() if key != "format"}
     stored["glide_merged_lora"] = f"{arguments.lora.name}:{arguments.strength:g}"
     print(save_model(model, arguments.to, dtype=torch.float16, metadata=stored))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glide_core.cli import options
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, UsageError, shorten
 from glide_core.names import SAMPLERS
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
         prompts += [row.prompt] * count
         if row.seed is None and row.prompt in known:
             raise GlideError(
-                f"{path} lists the prompt {row.prompt!r} twice. Use -n for several images of it."
+                f"{path} lists the prompt {shorten(row.prompt)!r} twice. Use -n for several "
+                "images of it."
             )
         known.add(row.prompt)
     return prompts, seeds
@@ -214,7 +215,7 @@ def _scorer(name: str, device: torch.device) -> Scorer:
         return sweep.pixel_frechet(torch.stack(readable), name)
     if name in ("diversity", "clipped"):
         return sweep.diversity() if name == "diversity" else sweep.clipped()
-    raise GlideError(
-        f"Unknown scorer {name!r}. Allowed for --scorer: clip:bundled, clip:MODEL, "
+    raise UsageError(
+        f"Unknown scorer {shorten(name)!r}. Allowed for --scorer: clip:bundled, clip:MODEL, "
         "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER."
     )

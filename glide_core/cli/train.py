@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glide_core.cli import options
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, UsageError
 from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
 from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
@@ -116,7 +116,7 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     count("--batch", help="images per step")
     accumulation = "gradient accumulation steps: the same result in less memory (default: 1)"
     count("--grad-accum", dest="grad_accum_steps", help=accumulation)
-    group.add_argument("--lr", type=options.not_negative, help="peak learning rate")
+    group.add_argument("--lr", type=options.real(0, 1000), help="peak learning rate")
     seed = "random seed of weights, data and noise (default: 0)"
     group.add_argument("--seed", type=int, metavar="N", help=seed)
     weighting = "loss weighting of noise levels (default: uniform)"
@@ -228,7 +228,7 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
     given = {each.name: getattr(arguments, each.name, None) for each in fields(config)}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if not config.lora and (config.lora_alpha or config.lora_text or arguments.lora_layers):
-        raise GlideError("--lora-alpha, --lora-layers and --lora-text need --lora RANK beside them")
+        raise UsageError("--lora-alpha, --lora-layers and --lora-text need --lora RANK beside them")
     return replace(config, bf16=not arguments.fp32)
 
 
@@ -236,7 +236,7 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
     """Captions of prior preservation: of --prior-prompts, or of the initial model's vocabulary."""
     if arguments.no_prior or arguments.job not in _WITH_PRIOR or not start:
         if arguments.prior_prompts:
-            raise GlideError("--prior-prompts is for base and inpaint with --init-from")
+            raise UsageError("--prior-prompts is for base and inpaint with --init-from")
         return []
     if arguments.prior_prompts:
         from glide_core.data.tables import read_lines

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from glide_core import images
+from glide_core.errors import shorten
 
 # endings of image files; whether a file can be decoded is found by decoding it
 IMAGE_SUFFIXES = frozenset(
@@ -90,7 +91,7 @@ def captions_from_json(data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
     """Captions of a JSON object under the first of `keys` that it has; raises Unusable."""
     try:
         values = json.loads(decode_text(data))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number of 5,000 digits
         raise Unusable(f"its caption file is not JSON ({error})") from error
     key = next((k for k in keys if isinstance(values, dict) and k in values), None)
     if key is None:
@@ -125,6 +126,11 @@ def captions_from_value(value: object) -> tuple[str, ...]:
         raise Unusable(f"its caption is {value!r:.60}: expected a text or a list of texts")
     tidy = (" ".join(text.split()) for text in texts)
     kept = tuple(dict.fromkeys(c for c in tidy if c))
+    for caption in kept:
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:  # JSON can hold half a character
+            raise Unusable(f"its caption {shorten(ascii(caption))} is not Unicode text") from error
     if not kept:
         raise Unusable("its caption is empty")
     return kept

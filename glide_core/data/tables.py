@@ -147,5 +147,8 @@ def _parquet(file: BufferedReader, header: Header) -> Iterator[Row]:
         for batch in table.iter_batches(batch_size=256):
             for values in batch.to_pylist():
                 yield 0, dict(zip(names, values.values(), strict=True))
-    except (pyarrow.ArrowException, OSError) as error:
+    except GlideError:
+        raise
+    # besides Arrow's errors: of dates that Python does not have, of damaged text
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise GlideError(f"the file cannot be read as Parquet: {shorten(error, 200)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +212,7 @@ def _load_open_clip(
 ) -> FeatureExtractor:
     from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if weights and path.is_file():
         model, tokenizer = load_open_clip(architecture, path, device=device)
         name = f"open_clip:{architecture}:{path.name}"

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from glide_core.data.entries import Entry, Piece, Unusable, few, read_image, suffix
 from glide_core.data.listing import list_images, list_table
 from glide_core.data.tables import read_lines
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
 from glide_core.evaluation.metrics import Statistics
-from glide_core.images import from_pil, resize
+from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
 
 _IDENTITY = ("name", "sha256", "dimension", "resize")
@@ -139,11 +139,11 @@ def centre_square(pixels: Tensor) -> Tensor:
 
 def _png_prompt(data: bytes) -> str:
     """Return the prompt in a PNG that `glide` wrote, or ""."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()  # PNG text can follow the pixels
         try:
             prompt = json.loads(image.info["glide"])["prompt"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return ""
     return prompt if isinstance(prompt, str) else ""
 
@@ -188,18 +188,30 @@ class FeatureSet:
     def load(path: Path) -> FeatureSet:
         """Read what `save` wrote, or a file with mu and sigma only (pytorch-fid's)."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would wait for its writer
+                raise ValueError("not a regular file")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
             about = json.loads(str(arrays["about"])) if "about" in arrays else {}
             features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
             count = int(arrays["n"]) if "n" in arrays else 0
+            if not isinstance(about, dict) or not isinstance(about.get("extractor", {}), dict):
+                raise ValueError("about is not an object")
+            side = len(mean)
+            if mean.shape != (side,) or covariance.shape != (side, side) or not side or count < 0:
+                raise ValueError(f"mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+            if features is not None and features.shape != (count, side):
+                raise ValueError(f"{count} features of shape {list(features.shape)}")
+            given = [each for each in (mean, covariance, features) if each is not None]
+            if not all(each.isfinite().all() for each in given):
+                raise ValueError("a number is not finite")
         except FileNotFoundError as error:
             raise GlideError(f"{path} was not found.") from error
         except Exception as error:  # a damaged zip raises almost anything
             raise GlideError(
-                f"{path} holds no statistics ({type(error).__name__}: {error}). Expected .npz with "
-                "mu and sigma, as `FeatureSet.save` writes it.",
+                f"{path} holds no statistics ({type(error).__name__}: {shorten(error)}). Expected "
+                ".npz with mu and sigma, as `FeatureSet.save` writes it.",
                 "save_stats",
             ) from error
         return FeatureSet(

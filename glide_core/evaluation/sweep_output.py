@@ -92,7 +92,7 @@ class SweepFolder:
             try:
                 stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
                 results = _RESULTS.validate_python(stored.pop("results", []))
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, RecursionError) as error:
                 raise GlideError(
                     f"{self._state} is damaged: {shorten(error)}. Choose another folder.", "out"
                 ) from error

@@ -133,7 +133,7 @@ def _boxes(seed: int, timestep: int, shape: Sequence[int], count: int) -> list[B
     height, width = shape
     generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**63)
     boxes: list[Box] = [(0, 0, height, width)]
-    for u, v, w in torch.rand(count - 1, 3, generator=generator).tolist():
+    for u, v, w in torch.rand(count - 1, 3, dtype=torch.float32, generator=generator).tolist():
         side = round(min(height, width) * (_SMALLEST_CUTOUT + (1 - _SMALLEST_CUTOUT) * u))
         top, left = int(v * (height - side + 1)), int(w * (width - side + 1))
         boxes.append((top, left, side, side))
@@ -161,7 +161,9 @@ def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
     side = getattr(visual, "image_size", 224)
     with torch.inference_mode(False):
         mean, std = (
-            torch.tensor(getattr(visual, name, None) or default).reshape(3, 1, 1)
+            torch.tensor(getattr(visual, name, None) or default, dtype=torch.float32).reshape(
+                3, 1, 1
+            )
             for name, default in (("image_mean", _CLIP_MEAN), ("image_std", _CLIP_STD))
         )
     return side if isinstance(side, int) else int(side[0]), mean, std

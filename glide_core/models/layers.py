@@ -186,7 +186,9 @@ def coord_channels(like: Tensor, count: int) -> Tensor:
     b, _, height, width = like.shape
     k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]
     x, y = (
-        torch.cos(math.pi * k * (torch.arange(n, device=like.device) + 0.5) / n)
+        torch.cos(
+            math.pi * k * (torch.arange(n, dtype=torch.float32, device=like.device) + 0.5) / n
+        )
         for n in (width, height)
     )
     planes = torch.cat([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)])

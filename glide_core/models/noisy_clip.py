@@ -118,7 +118,9 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         mean, std = (
-            torch.tensor(values)[None, :, None, None].to(x.device, non_blocking=True)
+            torch.tensor(values, dtype=torch.float32)[None, :, None, None].to(
+                x.device, non_blocking=True
+            )
             for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
         )
         x = ((x.float() + 1) * 127.5 - mean) / std

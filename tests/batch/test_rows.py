@@ -245,3 +245,13 @@ def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> No
     lists = {"prompts", "shard_size", "format", "ray", "workers"}
     no_matter = {"out", "quiet", "device", "batch", "n", "threads"}
     assert set(vars(parser.parse_args([]))) == columns | job_wide | lists | no_matter
+
+
+def test_parquet_values_that_python_does_not_have_are_one_error(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for kind in (pyarrow.timestamp("ns"), pyarrow.duration("s")):
+        seeds = pyarrow.array([2**62 + 1], kind)
+        parquet.write_table(pyarrow.table({"prompt": ["a"], "seed": seeds}), tmp_path / "x.parquet")
+        with pytest.raises(GlideError, match=r"x\.parquet"):
+            list(read_rows(tmp_path / "x.parquet"))

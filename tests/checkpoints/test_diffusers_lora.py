@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,61 @@ def test_an_alpha_that_is_not_one_number_is_refused(tmp_path: Path, alpha: torch
     save_file({**tensors, key: alpha}, path)
     with pytest.raises(GlideError, match="one finite number"):
         apply_lora(made(), path)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (3, 32, 1), (2, 32, 3, 3), (0, 0)], ids=str)
+def test_parts_that_do_not_fit_each_other_are_one_error(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = {}
+    for layer, down in (("to_q", (2, 64)), ("to_v", shape)):
+        key = f"unet.mid_block.attentions.0.{layer}"
+        tensors[f"{key}.lora_A.weight"] = torch.ones(down)
+        tensors[f"{key}.lora_B.weight"] = torch.ones(64, 2)
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(GlideError):
+        apply_lora(made(), tmp_path / "x.safetensors")
+    with pytest.raises(GlideError):
+        convert_lora(CONFIG, tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert not (tmp_path / "y.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"glide_lora": "[" * 100_000},
+        {"lora_adapter_metadata": '{"lora_alpha": 1' + "0" * 400 + "}"},
+    ],
+    ids=["deep", "huge"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_odd_metadata_and_dtypes_are_one_error(
+    metadata: dict[str, str], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    key = "lora_unet_middle_block_1_proj_out"
+    tensors = {
+        f"{key}.lora_down.weight": torch.ones(2, 64, 1, dtype=dtype),
+        f"{key}.lora_up.weight": torch.ones(64, 2, 1, dtype=dtype),
+    }
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(GlideError, match=r"x\.safetensors"):
+        apply_lora(made(), tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("value", [1e38, 1e4])
+def test_a_change_that_no_weight_can_hold_is_refused(value: float, tmp_path: Path) -> None:
+    model = made()
+    key = "lora_unet_middle_block_1_proj_out"
+    up = torch.full((64, 2, 1), value)
+    tensors = {f"{key}.lora_down.weight": torch.full((2, 64, 1), value)}
+    save_file({**tensors, f"{key}.lora_up.weight": up}, tmp_path / "x.safetensors")
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(GlideError, match="by up to"):
+        apply_lora(model, tmp_path / "x.safetensors")
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("strength", [None, True, "1", float("nan"), 2**70, [], torch.ones(2)])
+def test_a_strength_that_is_no_number_is_refused(strength: Any, tmp_path: Path) -> None:
+    with pytest.raises(GlideError, match="strength is"):
+        apply_lora(made(), tmp_path / "x.safetensors", strength)

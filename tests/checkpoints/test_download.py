@@ -264,8 +264,16 @@ def test_a_target_that_is_not_a_file_is_refused(server: Server, tmp_path: Path) 
     (tmp_path / "base.pt").mkdir()
     with pytest.raises(GlideError, match="not a file"):
         download(entry(server), tmp_path)
-    with pytest.raises(GlideError, match="Could not download"):
-        download(entry(server), Path("/dev/null"))
+    (tmp_path / "new" / ".base.pt.lock").mkdir(parents=True)
+    with pytest.raises(GlideError, match="not a file"):
+        download(entry(server), tmp_path / "new")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="folders of Linux")
+@pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/x", "/proc"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(server: Server, folder: str) -> None:
+    with pytest.raises(GlideError, match="cannot write"):
+        download(entry(server), Path(folder))
 
 
 def test_the_size_and_the_time_of_a_download_are_limited(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -438,3 +440,67 @@ def test_a_library_error_is_shown_with_the_option_that_it_is_about(
     monkeypatch.setattr(cli_generate, "run", run)
     assert main(["generate", "x"]) == 1
     assert capsys.readouterr().err == f"glide: {shown}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of POSIX systems")
+def test_a_folder_name_that_is_not_unicode_is_written_and_printed(out: Path) -> None:
+    folder = out.parent / os.fsdecode(b"\xff")
+    words = [sys.executable, "-m", "glide_core.cli", "generate", "a", *TWO_STAGES, *QUICK]
+    done = subprocess.run(
+        [*words, "--no-upsample", "--steps", "1", "--out", folder], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"glide_00001_.png" in done.stdout and len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "x", *TWO_STAGES, *QUICK, "--lora", "~no-such-user/x"],
+        ["models", "merge", "tiny_base.safetensors", "~no-such-user/x", "new.safetensors"],
+        ["models", "convert", ""],
+        ["models", "convert", "/"],
+    ],
+    ids=lambda words: " ".join(words)[-24:],
+)
+def test_a_path_that_cannot_be_one_is_one_line(
+    words: list[str], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glide(*words) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "x.png"],
+        ["run", "x.json", "--timeout", "1"],
+        ["train", "base", "--data", "x", "--out", "new", "--lora-alpha", "1"],
+        ["train", "base", "--data", "x", "--out", "new", "--prior-prompts", "x"],
+    ],
+    ids=lambda words: words[0] + words[-2],
+)
+def test_options_that_do_not_fit_together_are_wrong_usage(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glide(*words) == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def test_the_models_of_an_unknown_user_are_an_empty_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GLIDE_MODELS", "~no-such-user/x")
+    assert glide("models") == 0
+    assert "No files of your own" in capsys.readouterr().out
+
+
+def test_a_damaged_tiff_gives_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    content = bytearray(b"II*\0\x08\0\0\0\x20\0")
+    for tag in range(256, 288):  # each tag's data are beyond the end
+        content += struct.pack("<HHII", tag, 4, 1000, 2**30)
+    (tmp_path / "x.tiff").write_bytes(content)
+    assert glide("upscale", tmp_path / "x.tiff", "x", "--quiet") == 1
+    assert capfd.readouterr().err.count("\n") == 1 and not recwarn.list

@@ -147,7 +147,10 @@ def image_format(content: bytes, name: str) -> str:
                     f"{MAX_PIXELS:,}."
                 )
             image.load()
-            return str(image.format)
+            found = str(image.format)
+        with Image.open(BytesIO(content), formats=(found,)) as image:
+            image.verify()  # of a PNG all parts, also those after the pixels
+        return found
     except GlideError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like on damaged data

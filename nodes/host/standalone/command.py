@@ -10,7 +10,7 @@ from typing import Any
 
 from glide_core import io
 from glide_core.cli import options
-from glide_core.errors import GlideError
+from glide_core.errors import UsageError
 
 from .. import Host, using
 from . import check, execute, workflow
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.timeout is not None and not arguments.server:
-        raise GlideError("--timeout is for a ComfyUI server. Expected --server URL with it.")
+        raise UsageError("--timeout is for a ComfyUI server. Expected --server URL with it.")
     data = workflow.load_json(arguments.workflow)
     io.check_folder(arguments.out)
     settings, out, quiet = arguments.set, arguments.out, arguments.quiet
