@@ -125,7 +125,7 @@ def test_the_same_command_resumes(
 def test_invalid_training_options_are_refused_before_the_first_step(
     given: list[str], said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train("base", "--data", images, "--out", tmp_path / "run", *QUICK, *given) == 1
+    assert train("base", "--data", images, "--out", tmp_path / "run", *QUICK, *given) in (1, 2)
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

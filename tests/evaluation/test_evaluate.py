@@ -314,7 +314,7 @@ def test_an_impossible_measurement_is_an_error(
     features = [] if "--features" in words else ["--features", "pixels"]
     if "is" in words and features:
         features = ["--features", clip]  # is needs captions as its classes
-    assert glide(*given, *features) == 1
+    assert glide(*given, *features) in (1, 2)
     said = capsys.readouterr()
     assert message in said.err and said.out == ""
 
