@@ -36,7 +36,7 @@ from glide_core.request import (
     GenerationRequest,
     shared_settings,
 )
-from glide_core.sampling import condition_model, sample_model, tokenize
+from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
 
 log = logging.getLogger("glide")
 
@@ -93,7 +93,7 @@ def generate(
 
     images, guide = second.low_res, None
     if first.init is not None:
-        images = first.init.expand(len(requests), -1, -1, -1)
+        images = expand_batch(first.init, len(requests), "image")
         first = replace(first, strength=shared.strength)
     if shared.base is not None and first.strength > 0:
         if shared.clip_guidance_scale:

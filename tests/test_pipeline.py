@@ -403,3 +403,9 @@ def test_the_default_dtype_and_the_global_generator_do_not_change_a_guided_image
         assert np.array_equal(image(), expected)
     finally:
         torch.set_default_dtype(before)
+
+
+def test_more_input_images_than_prompts_are_one_error(model_folder: Path) -> None:
+    pipe = GlidePipeline(base="tiny_base.safetensors")
+    with pytest.raises(GlideError, match="image"):
+        pipe.edit(np.zeros((2, 64, 64, 3), np.uint8), "a", num_inference_steps=2, upsample=False)
