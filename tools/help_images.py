@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from glide_core import images
 from glide_core.checkpoints.catalog import BUNDLED
 from glide_core.checkpoints.loading import load_clip, load_model
+from glide_core.config import SamplerConfig
 from glide_core.diffusion.types import StepInfo
 from glide_core.guidance import open_clip_guide
 from glide_core.sampling import model_schedule
@@ -47,6 +48,7 @@ from tools.help_parts import (
 
 IMAGES = Path(__file__).resolve().parents[1] / "web" / "docs" / "images"
 FOX = "a fox on a blue background"
+DDIM_30 = SamplerConfig(steps=30, sampler="ddim")
 
 
 def loader() -> PILImage:
@@ -150,7 +152,7 @@ def open_clip_loader() -> PILImage:
         states.append(x_t.detach().clone())
         return look(x_t, t, x0) * 0
 
-    sample_stage(model, [FOX], [1], cond_fn=guide)
+    sample_stage(model, [FOX], [1], DDIM_30, cond_fn=guide)
     rows = []
     for step in (7, 18):
         views = (
@@ -202,7 +204,7 @@ def sampler() -> PILImage:
     """x_t and the x0 estimate after some of ddim's 30 steps."""
     seen: list[StepInfo] = []
     model = load_model(BUNDLED / "base.safetensors")
-    sample_stage(model, [FOX], [1], callback=seen.append)
+    sample_stage(model, [FOX], [1], DDIM_30, callback=seen.append)
     steps = [seen[i] for i in (0, 7, 18, 29)]
     rows = [[getattr(step, name) for step in steps] for name in ("x_t", "x0")]
     return grid([[tiles(images.to_comfy(p.clamp(-1, 1)))[0] for p in row] for row in rows])
