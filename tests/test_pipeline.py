@@ -367,7 +367,11 @@ def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
     assert (pipe(num_inference_steps=2, **options).images != wanted).any()
 
 
-@pytest.mark.parametrize("value", [5, 1.5, True, b"x", [], {}, object(), torch.int64], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [5, 1.5, True, b"x", [], {}, object(), torch.int64],
+    ids=lambda value: type(value).__name__,
+)
 @pytest.mark.parametrize("name", ["torch_dtype", "device", "base", "clip"])
 def test_arguments_of_wrong_types_are_one_error(name: str, value: Any, model_folder: Path) -> None:
     given = {"base": "tiny_base.safetensors", name: value}

@@ -209,7 +209,7 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
         if theirs != ours:
             raise GlideError(
                 f"{file.path} was trained for a model whose {name.replace('_', ' ')} is "
-                f"{short(theirs)}; this one's is {ours}. Expected the model that it was trained "
+                f"{shorten(str(theirs))}; this one's is {ours}. Expected the model that it was trained "
                 f"from ({short(info.base)})."
             )
     if info.fingerprint != this.fingerprint:
