@@ -209,8 +209,8 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
         if theirs != ours:
             raise GlideError(
                 f"{file.path} was trained for a model whose {name.replace('_', ' ')} is "
-                f"{shorten(str(theirs))}; this one's is {ours}. Expected the model that it was trained "
-                f"from ({short(info.base)})."
+                f"{shorten(str(theirs))}; this one's is {ours}. Expected the model that it was "
+                f"trained from ({short(info.base)})."
             )
     if info.fingerprint != this.fingerprint:
         log.warning(
