@@ -103,7 +103,7 @@ def clip_guided() -> Workflow:
         "CLIP guidance",
         "The prompt asks for an owl; a noisy CLIP moves every step towards its own text, which "
         "makes the background blue (the paper's section 2.4).",
-        "With *scale* 0 the background is a grayish green: the prompt leaves it open.",
+        "With *scale* 0 the background is gray: the prompt leaves it open.",
         "The chart shows the guidance at every step.",
     )
     flow.place(
