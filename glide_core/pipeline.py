@@ -372,7 +372,7 @@ class GlidePipeline:
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
-        """Merge a LoRA\'s file into a model; several add up."""
+        """Merge a LoRA's file into a model; several add up."""
         if component not in ROLES[:-1]:
             raise GlideError(
                 f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
