@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GlideError(ValueError):
     """An error that the user can correct: the message says what is wrong and what is allowed.
@@ -32,3 +35,19 @@ def shorten(value: object, length: int = 80) -> str:
         return text
     start = (length - 3) // 3  # the end of a path says more than its start
     return f"{text[:start]}...{text[start + 3 - length :]}"
+
+
+@contextmanager
+def as_glide_error(
+    message: str,
+    kinds: type[Exception] | tuple[type[Exception], ...] = Exception,
+    setting: str = "",
+) -> Iterator[None]:
+    """Turn exceptions of these kinds into a GlideError: "MESSAGE: reason"."""
+    try:
+        yield
+    except GlideError:
+        raise
+    except kinds as error:
+        reason = shorten(getattr(error, "strerror", None) or error, 200) or type(error).__name__
+        raise GlideError(f"{message}: {reason}", setting) from error

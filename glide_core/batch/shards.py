@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glide_core.data.tables import explained, open_file
-from glide_core.errors import GlideError, is_out_of_memory, shorten
+from glide_core.data.tables import open_file
+from glide_core.errors import GlideError, as_glide_error, is_out_of_memory, shorten
 from glide_core.io import atomic_write, check_folder, encode_png, png_text
 from glide_core.request import GenerationRequest, batches
 
@@ -44,7 +44,7 @@ class Folder:
             # not by its URL, in which some characters of a path have a meaning
             self._fs, self._root = fsspec.filesystem("file"), str(Path(self.url).absolute())
             return
-        with explained(self.url, "opened"):
+        with as_glide_error(f"{shorten(self.url, 200)} cannot be opened"):
             # Listings are not cached: other processes write to the same folder.
             self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
@@ -53,7 +53,7 @@ class Folder:
 
     def names(self) -> list[str]:
         """The names of all files, sorted; empty if the folder does not exist yet."""
-        with explained(self.url, "listed"):
+        with as_glide_error(f"{shorten(self.url, 200)} cannot be listed"):
             if not self._fs.exists(self._root):
                 return []
             return sorted(str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False))
@@ -68,7 +68,7 @@ class Folder:
             with atomic_write(Path(self.url, name), sync=True) as temporary:
                 temporary.write_bytes(content)
             return
-        with explained(self.path(name), "written"):
+        with as_glide_error(f"{shorten(self.path(name), 200)} cannot be written"):
             self._fs.pipe_file(f"{self._root}/{name}", content)
 
 

@@ -11,25 +11,13 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 
 MAX_LINE = 2**20  # bytes
 
 # A line number (0: the format has none), and the row's fields or what is wrong with the row.
 Row = tuple[int, "dict[str, Any] | str"]
 Header = Callable[[list[str]], list[str]]  # checks the names of columns, gives those to use
-
-
-@contextmanager
-def explained(url: str, action: str) -> Iterator[None]:
-    """Turn every error of a file system into a GlideError: "URL cannot be `action`: reason"."""
-    try:
-        yield
-    except Exception as error:  # every store has exceptions of its own
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
-        raise GlideError(
-            f"{shorten(url, 200)} cannot be {action}: {shorten(reason, 300)}"
-        ) from error
 
 
 @contextmanager
@@ -40,7 +28,7 @@ def open_file(url: str) -> Iterator[BufferedReader]:
     local = None if "://" in url else Path(url)
     if local is not None and local.exists() and not local.is_file():
         raise GlideError(f"{shorten(url, 200)} is not a regular file")
-    with explained(url, "read"):
+    with as_glide_error(f"{shorten(url, 200)} cannot be read"):
         opened = fsspec.open(url, "rb").open() if local is None else local.open("rb")
     with opened as file, BufferedReader(file) as buffered:
         yield buffered
