@@ -5,12 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from glide_core.diffusion.denoiser import Denoiser, FiniteCheck, warn_if_saturated
-from glide_core.diffusion.noise import SeededNoise
-from glide_core.diffusion.samplers import ddim, ddpm, descending, sample_loop
+from glide_core.diffusion.samplers import ddim, ddpm, descending, heun, plms, sample_loop
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.second_order import heun, plms
 from glide_core.diffusion.solvers import multistep, solver_indices
-from glide_core.diffusion.types import ConditionFn, DenoisedFn, EpsModel, NoiseSource, StepCallback
+from glide_core.diffusion.types import (
+    ConditionFn,
+    DenoisedFn,
+    EpsModel,
+    NoiseSource,
+    SeededNoise,
+    StepCallback,
+)
 from glide_core.errors import GlideError
 from glide_core.names import SAMPLERS, canonical_sampler
 

@@ -47,13 +47,13 @@ class Denoiser:
         """Estimate x0 from x_t [B, C, H, W] float32."""
         t = batch_of(timestep, x_t)
         eps, model_var_values = self.model(x_t, t)
-        tables = self.schedule.on(x_t.device)
-        sigma = tables.original_sigmas[timestep]
-        x0 = self.process(tables.original_sqrt_recip_alphas_cumprod[timestep] * x_t - sigma * eps)
+        tables = self.schedule.full.on(x_t.device)
+        sigma = tables.sqrt_recipm1_alphas_cumprod[timestep]
+        x0 = self.process(tables.sqrt_recip_alphas_cumprod[timestep] * x_t - sigma * eps)
         if self.cond_fn is not None:
             gradient = self.cond_fn(x_t, t, x0).float()
             # the x0 that belongs to eps - sqrt(1 - ab) * gradient
-            x0 = x0 + sigma * tables.original_sqrt_one_minus_alphas_cumprod[timestep] * gradient
+            x0 = x0 + sigma * tables.sqrt_one_minus_alphas_cumprod[timestep] * gradient
             if self.clip_guided:
                 x0 = self.process(x0)
         return Denoised(x0, model_var_values)

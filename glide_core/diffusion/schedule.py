@@ -28,37 +28,28 @@ def space_timesteps(num_timesteps: int, spec: str) -> list[int]:
         # "Help reduce DDIM artifacts from noisiest timesteps" (reference): 997 in place of 999
         return sorted(steps - {num_timesteps - 1} | {num_timesteps - 3})
     if spec.startswith("ddim"):
-        return _ddim_stride(num_timesteps, _count(spec.removeprefix("ddim"), spec))
-    counts = [_count(part, spec) for part in spec.split(",")] if spec else [num_timesteps]
-    steps = set(_sections(num_timesteps, counts, spec))
-    if not steps:
+        count = _count(spec.removeprefix("ddim"), spec)
+        for stride in range(1, num_timesteps):
+            strided = range(0, num_timesteps, stride)
+            if len(strided) == count:
+                return list(strided)
         raise GlideError(
-            f"respacing {shorten(repr(spec))} keeps no step at all: expected 1 or more"
+            f"no whole stride takes exactly {count} of {num_timesteps} steps: for 'ddim' take a "
+            f"count such as 10, 25, 27, 50 or 100, or write plain '{count}' for uneven strides"
         )
-    return sorted(steps)
+    counts = [_count(part, spec) for part in spec.split(",")] if spec else [num_timesteps]
+    if not any(counts):
+        raise GlideError(f"respacing {shorten(repr(spec))} keeps no step: expected 1 or more")
+    return sorted(set(_sections(num_timesteps, counts, spec)))
 
 
 def _count(text: str, spec: str) -> int:
-    try:
-        count = int(text) if len(text) < 10 else -1
-    except ValueError:
-        count = -1
-    if count < 0:
+    if not text.strip().isdecimal() or len(text) > 9:
         raise GlideError(
             f"unknown respacing {shorten(repr(spec))}: expected a number of steps such as '100', "
             "'ddim50', 'fast27', steps per section such as '10,10,3,2,2', or nothing for every step"
         )
-    return count
-
-
-def _ddim_stride(num_timesteps: int, count: int) -> list[int]:
-    for stride in range(1, num_timesteps):
-        if len(range(0, num_timesteps, stride)) == count:
-            return list(range(0, num_timesteps, stride))
-    raise GlideError(
-        f"no whole stride takes exactly {count} of {num_timesteps} steps: for 'ddim' take a count "
-        f"such as 10, 25, 27, 50 or 100, or write plain '{count}' for uneven strides"
-    )
+    return int(text)
 
 
 def _sections(num_timesteps: int, counts: Sequence[int], spec: str) -> list[int]:
@@ -86,53 +77,46 @@ class Schedule:
     """Diffusion tables over the kept timesteps, indexed 0 (clean) to `len(schedule) - 1` (noise).
 
     An *index* counts kept steps; a *timestep* t is original (0..999), what models are given. In a
-    schedule that was not respaced the two are equal.
+    schedule that was not respaced, `full`, the two are equal.
     """
 
     betas: Table  # [N]
     timestep_map: NDArray[np.int64]  # [N] original timestep of each index
-    original_alphas_cumprod: Table  # [original_steps] before respacing
+    respaced_from: Schedule | None = None
     alphas_cumprod: Table = field(init=False)
     alphas_cumprod_prev: Table = field(init=False)
     alphas_cumprod_next: Table = field(init=False)
     sqrt_alphas_cumprod: Table = field(init=False)
     sqrt_one_minus_alphas_cumprod: Table = field(init=False)
     sqrt_recip_alphas_cumprod: Table = field(init=False)
-    sqrt_recipm1_alphas_cumprod: Table = field(init=False)  # sigma = sqrt((1 - ab) / ab) by index
+    sqrt_recipm1_alphas_cumprod: Table = field(init=False)  # sigma = sqrt((1 - ab) / ab)
     posterior_variance: Table = field(init=False)
     posterior_mean_coef1: Table = field(init=False)
     posterior_mean_coef2: Table = field(init=False)
     log_betas: Table = field(init=False)
-    original_sqrt_alphas_cumprod: Table = field(init=False)
-    original_sqrt_one_minus_alphas_cumprod: Table = field(init=False)
-    original_sqrt_recip_alphas_cumprod: Table = field(init=False)
-    original_sigmas: Table = field(init=False)  # by original timestep
     _on_devices: dict[torch.device, DeviceTables] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @staticmethod
     def named(noise_schedule: str, steps: int = 1000) -> Schedule:
-        betas = named_betas(noise_schedule, steps)
-        alphas_cumprod = np.cumprod(1.0 - betas, dtype=np.float64)
-        return Schedule(betas, np.arange(steps, dtype=np.int64), alphas_cumprod)
+        return Schedule(named_betas(noise_schedule, steps), np.arange(steps, dtype=np.int64))
 
     def respaced(self, respacing: str | int) -> Schedule:
         """Keep the steps of a respacing string ("" keeps all) or of a plain number of steps."""
-        steps = space_timesteps(self.original_steps, str(respacing))
+        full = self.full
+        steps = space_timesteps(len(full), str(respacing))
         if len(steps) == 1:
             # The reference's "1" keeps t = 0, where nothing could be drawn, and then fails with an
             # IndexError. Here the one step starts where the noise does.
-            steps = [self.original_steps - 1]
-        kept = self.original_alphas_cumprod[steps]
+            steps = [len(full) - 1]
+        kept = full.alphas_cumprod[steps]
         betas = 1 - kept / np.append(1.0, kept[:-1])
-        return Schedule(betas, np.array(steps, dtype=np.int64), self.original_alphas_cumprod)
+        return Schedule(betas, np.array(steps, dtype=np.int64), full)
 
     def __post_init__(self) -> None:
         ab = np.cumprod(1.0 - self.betas, dtype=np.float64)
         prev = np.append(1.0, ab[:-1])
-        variance = self.betas * (1.0 - prev) / (1.0 - ab)
-        original = self.original_alphas_cumprod
         vars(self).update(  # the dataclass is frozen
             alphas_cumprod=ab,
             alphas_cumprod_prev=prev,
@@ -141,22 +125,19 @@ class Schedule:
             sqrt_one_minus_alphas_cumprod=np.sqrt(1.0 - ab),
             sqrt_recip_alphas_cumprod=np.sqrt(1.0 / ab),
             sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / ab - 1),
-            posterior_variance=variance,
+            posterior_variance=self.betas * (1.0 - prev) / (1.0 - ab),
             posterior_mean_coef1=self.betas * np.sqrt(prev) / (1.0 - ab),
             posterior_mean_coef2=(1.0 - prev) * np.sqrt(1.0 - self.betas) / (1.0 - ab),
             log_betas=np.log(self.betas),
-            original_sqrt_alphas_cumprod=np.sqrt(original),
-            original_sqrt_one_minus_alphas_cumprod=np.sqrt(1.0 - original),
-            original_sqrt_recip_alphas_cumprod=np.sqrt(1.0 / original),
-            original_sigmas=np.sqrt((1.0 - original) / original),
         )
+
+    @property
+    def full(self) -> Schedule:
+        """The schedule before respacing: its tables are indexed by original timesteps."""
+        return self if self.respaced_from is None else self.respaced_from
 
     def __len__(self) -> int:
         return len(self.betas)
-
-    @property
-    def original_steps(self) -> int:
-        return len(self.original_alphas_cumprod)
 
     @property
     def posterior_log_variance_clipped(self) -> Table:
@@ -174,10 +155,7 @@ class Schedule:
 
     def on(self, device: torch.device) -> DeviceTables:
         """The tables as float32 tensors on a device; copied there once, so that no step waits."""
-        tables = self._on_devices.get(device)
-        if tables is None:
-            tables = self._on_devices[device] = DeviceTables(self, device)
-        return tables
+        return self._on_devices.setdefault(device, DeviceTables(self, device))
 
     def q_sample(self, x0: Tensor, index: int | Tensor, noise: Tensor) -> Tensor:
         """Noise clean x0 [B, ...] to an index, one for all or one per image [B] on x0's device."""
@@ -188,16 +166,16 @@ class Schedule:
 
     def alpha_sigma(self, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
         """sqrt(ab) and sqrt(1 - ab) at original timesteps t [B], float32 [B, 1, ...]."""
-        tables, shape = self.on(t.device), t.shape + (1,) * (ndim - t.ndim)
+        tables, shape = self.full.on(t.device), t.shape + (1,) * (ndim - t.ndim)
         return (
-            tables.original_sqrt_alphas_cumprod[t].reshape(shape),
-            tables.original_sqrt_one_minus_alphas_cumprod[t].reshape(shape),
+            tables.sqrt_alphas_cumprod[t].reshape(shape),
+            tables.sqrt_one_minus_alphas_cumprod[t].reshape(shape),
         )
 
     def sigma(self, t: Tensor | int) -> Tensor:
         """sqrt((1 - ab) / ab) at original timesteps, float32 of t's shape, on t's device."""
         t = torch.as_tensor(t)
-        return self.on(t.device).original_sigmas[t]
+        return self.full.on(t.device).sqrt_recipm1_alphas_cumprod[t]
 
 
 class DeviceTables:

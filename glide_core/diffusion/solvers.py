@@ -26,7 +26,7 @@ class Solver(NamedTuple):
     """A scheduler of diffusers, and how it is used."""
 
     scheduler: str  # its class
-    algorithm: str | None = None  # its algorithm_type, where it has several
+    options: dict[str, str]  # of its constructor
     stochastic: bool = False
     # From the last but one step to t = 0 the log noise level falls as far as over many steps
     # before, and second-order extrapolation of x0 over that gap overshoots (measured: up to 36 %
@@ -36,12 +36,14 @@ class Solver(NamedTuple):
 
 SOLVERS: dict[str, Solver] = {
     # DPM-Solver++(2M), Lu et al. 2022
-    "dpmpp_2m": Solver("DPMSolverMultistepScheduler", "dpmsolver++"),
-    "dpmpp_2m_sde": Solver("DPMSolverMultistepScheduler", "sde-dpmsolver++", stochastic=True),
+    "dpmpp_2m": Solver("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": Solver(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, stochastic=True
+    ),
     # Zhao et al. 2023. diffusers copies two sigmas to the device and solves a system of equations
     # there at every step, and waits for both; the other solvers never wait.
-    "unipc": Solver("UniPCMultistepScheduler"),
-    "deis": Solver("DEISMultistepScheduler", with_t0=True),  # Zhang and Chen 2022
+    "unipc": Solver("UniPCMultistepScheduler", {}),
+    "deis": Solver("DEISMultistepScheduler", {}, with_t0=True),  # Zhang and Chen 2022
 }
 
 
@@ -73,15 +75,8 @@ def _scheduler(solver: Solver, schedule: Schedule, indices: Sequence[int]) -> An
     """Build the solver's scheduler over our timesteps and sigmas, one entry per model call."""
     import diffusers  # slow to import and only needed here
 
-    betas = 1 - schedule.original_alphas_cumprod / np.append(
-        1.0, schedule.original_alphas_cumprod[:-1]
-    )
-    config = {} if solver.algorithm is None else {"algorithm_type": solver.algorithm}
     scheduler = getattr(diffusers, solver.scheduler)(
-        num_train_timesteps=schedule.original_steps,
-        trained_betas=betas,
-        prediction_type="sample",
-        **config,
+        num_train_timesteps=len(schedule.full), prediction_type="sample", **solver.options
     )
     scheduler.set_timesteps(len(indices))  # resets its history; the tables are replaced below
     sigmas = np.append(schedule.sqrt_recipm1_alphas_cumprod[indices], 0.0)

@@ -1,11 +1,14 @@
-"""Protocols shared by models, guidance, samplers and hosts."""
+"""Protocols shared by models, guidance, samplers and hosts; the noise of an image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from glide_core.errors import GlideError
 
 
 class Prediction(NamedTuple):
@@ -49,6 +52,27 @@ class NoiseSource(Protocol):
     """Standard normal noise shaped like its argument; every call gives fresh noise."""
 
     def __call__(self, like: Tensor, /) -> Tensor: ...
+
+
+class SeededNoise:
+    """Standard normal noise from one CPU generator per image, the same in any batch and device."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like: Tensor, /) -> Tensor:
+        """Fresh noise [B, ...] shaped like `like`, float32, on its device; one image per seed."""
+        if len(like) != len(self._generators):
+            raise GlideError(
+                f"noise for {len(like)} images was requested from {len(self._generators)} seeds: "
+                "give one seed per image"
+            )
+        # dtype and device are named: the process's defaults must not change an image
+        noise = [
+            torch.randn(like.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+            for generator in self._generators
+        ]
+        return torch.stack(noise).to(like.device, non_blocking=True)
 
 
 class StepInfo(NamedTuple):

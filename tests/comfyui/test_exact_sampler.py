@@ -11,7 +11,7 @@ import torch
 from glide_core import stages as pipeline
 from glide_core.checkpoints.loading import load_model, save_model
 from glide_core.config import SamplerConfig
-from glide_core.diffusion.noise import SeededNoise
+from glide_core.diffusion import SeededNoise
 from glide_core.diffusion.schedule import Schedule
 from glide_core.models.glide import GlideModel
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glide_core.diffusion.noise import SeededNoise
+from glide_core.diffusion import SeededNoise
 from glide_core.errors import GlideError
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import gaussian
 import numpy as np
@@ -12,12 +14,16 @@ from gaussian import textured
 from torch import Tensor
 
 from glide_core.diffusion import Denoiser, Schedule, SeededNoise
-from glide_core.diffusion.samplers import ddim_step, ddpm_step, p_mean_variance, predict_eps
-from glide_core.diffusion.types import Prediction
+from glide_core.diffusion.samplers import StepFn, ddim, ddpm, p_mean_variance, predict_eps
+from glide_core.diffusion.types import NoiseSource, Prediction
 
 LINEAR = Schedule.named("linear")
 SCHEDULE, INDEX = LINEAR.respaced("10"), 6
 TEXTURED = Denoiser(textured, LINEAR)
+
+
+def fixed(noise: Tensor) -> NoiseSource:
+    return lambda like: noise
 
 
 def state() -> Tensor:
@@ -40,8 +46,8 @@ def test_learned_variance_interpolates_logs_without_clamping() -> None:
 def test_without_a_learned_variance_the_posteriors_is_used() -> None:
     x_t, noise = state(), torch.ones(1, 3, 8, 8)
     denoise = Denoiser(gaussian.exact_eps(LINEAR), LINEAR)
-    without = ddpm_step(denoise, x_t, INDEX, SCHEDULE)
-    step = ddpm_step(denoise, x_t, INDEX, SCHEDULE, noise)
+    without = ddpm(denoise, SCHEDULE, torch.zeros_like)(x_t, INDEX)
+    step = ddpm(denoise, SCHEDULE, fixed(noise))(x_t, INDEX)
     std = float(SCHEDULE.posterior_variance[INDEX]) ** 0.5
     torch.testing.assert_close(step.x_next - without.x_next, noise * std)
 
@@ -51,8 +57,8 @@ def test_a_guide_of_ddpm_moves_the_mean_by_the_variance_and_leaves_x0() -> None:
     gradient = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     _, log_variance, _ = p_mean_variance(TEXTURED, x_t, INDEX, SCHEDULE)
     assert log_variance is not None
-    plain = ddpm_step(TEXTURED, x_t, INDEX, SCHEDULE)
-    guided = ddpm_step(TEXTURED, x_t, INDEX, SCHEDULE, cond_fn=lambda x, t, x0: gradient)
+    plain = ddpm(TEXTURED, SCHEDULE, torch.zeros_like)(x_t, INDEX)
+    guided = ddpm(TEXTURED, SCHEDULE, torch.zeros_like, lambda x, t, x0: gradient)(x_t, INDEX)
     shift = guided.x_next - plain.x_next
     torch.testing.assert_close(shift, log_variance.exp() * gradient, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(guided.x0, plain.x0)
@@ -86,16 +92,16 @@ def test_a_ddim_step_is_equation_12() -> None:
     prev = float(SCHEDULE.alphas_cumprod_prev[INDEX])
     eta = 0.6
     sigma = eta * ((1 - prev) / (1 - ab)) ** 0.5 * (1 - ab / prev) ** 0.5
-    step = ddim_step(TEXTURED, x_t, INDEX, SCHEDULE, noise, eta=eta)
+    step = ddim(TEXTURED, SCHEDULE, fixed(noise), eta)(x_t, INDEX)
     eps = (x_t - ab**0.5 * step.x0) / (1 - ab) ** 0.5
     wanted = prev**0.5 * step.x0 + (1 - prev - sigma**2) ** 0.5 * eps + sigma * noise
     torch.testing.assert_close(step.x_next, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("take", [ddpm_step, ddim_step])
-def test_the_step_at_index_0_returns_x0_without_noise(take: object) -> None:
+@pytest.mark.parametrize("sampler", [ddpm, partial(ddim, eta=1.0)])
+def test_the_step_at_index_0_returns_x0_without_noise(sampler: Callable[..., StepFn]) -> None:
     x_t, noise = state(), torch.full((1, 3, 8, 8), 5.0)
-    step = (ddpm_step if take is ddpm_step else ddim_step)(TEXTURED, x_t, 0, SCHEDULE, noise)
+    step = sampler(TEXTURED, SCHEDULE, fixed(noise))(x_t, 0)
     torch.testing.assert_close(step.x_next, step.x0, atol=1e-6, rtol=0)
 
 

@@ -11,13 +11,10 @@ from torch import Tensor
 
 from glide_core.diffusion import Denoiser, Schedule
 from glide_core.diffusion.samplers import (
-    Step,
+    StepFn,
     ddim,
     ddim_reverse,
-    ddim_reverse_step,
-    ddim_step,
     ddpm,
-    ddpm_step,
     descending,
     sample_loop,
 )
@@ -26,6 +23,7 @@ from glide_core.diffusion.types import (
     CondUncondModel,
     DenoisedFn,
     EpsModel,
+    NoiseSource,
     Prediction,
     StepInfo,
 )
@@ -146,6 +144,15 @@ def _conditioned(
         ).predict
 
 
+def _step(case: Case, run: _Run, schedule: Schedule, noise: NoiseSource) -> StepFn:
+    loop = case.option("loop")
+    if loop == "p_sample":
+        return ddpm(run.denoiser, schedule, noise, run.cond_fn)
+    if loop == "ddim":
+        return ddim(run.denoiser, schedule, noise, case.option("eta"))
+    return ddim_reverse(run.denoiser, schedule)
+
+
 def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> None:
     """Take each step from the recorded state before it: an error cannot hide behind a later one."""
     samples = case.output("samples")[:, run.kept]
@@ -154,19 +161,18 @@ def _teacher_forced(case: Case, run: _Run, schedule: Schedule, steps: int) -> No
     if len(allowed) != steps:
         raise GlideError(f"{len(allowed)} step tolerances for {steps} recorded steps")
 
-    def take(x: Tensor, index: int, z: Tensor | None) -> Step:
-        if loop == "p_sample":
-            return ddpm_step(run.denoiser, x, index, schedule, z, run.cond_fn)
-        if loop == "ddim":
-            return ddim_step(run.denoiser, x, index, schedule, z, case.option("eta"))
-        return ddim_reverse_step(run.denoiser, x, index, schedule)
+    def recorded_noise(like: Tensor, /) -> Tensor:
+        if noise is None:
+            raise GlideError("this run draws noise and the recording holds none")
+        return noise[i][run.kept]
 
+    step = _step(case, run, schedule, recorded_noise)
     state = case.input("x_T")[run.kept]
     clipped = []
     for i in range(steps):
         index = i if loop == "ddim_reverse" else len(schedule) - 1 - i
         with torch.no_grad():
-            out = take(state, index, None if noise is None else noise[i][run.kept])
+            out = step(state, index)
         label = f"{run.label}teacher-forced step {i}"
         case.comparisons.append(
             compare(label, out.x_next, samples[i], atol=float(allowed[i]), rtol=0.0)
@@ -192,14 +198,9 @@ def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None
         return step_noise
 
     taken: list[StepInfo] = []
-    loop, indices = case.option("loop"), descending(schedule)
-    if loop == "p_sample":
-        step = ddpm(run.denoiser, schedule, recorded_noise, run.cond_fn)
-    elif loop == "ddim":
-        step = ddim(run.denoiser, schedule, recorded_noise, case.option("eta"))
-    else:
-        indices = range(steps)
-        step = ddim_reverse(run.denoiser, schedule)
+    step = _step(case, run, schedule, recorded_noise)
+    reverse = case.option("loop") == "ddim_reverse"
+    indices = range(steps) if reverse else descending(schedule)
     sample_loop(step, x_T, schedule, indices, taken.append)
     part = (slice(None), run.kept)
     x0 = torch.stack([step.x0 for step in taken])

@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from glide_core.diffusion.noise import SeededNoise
+from glide_core.diffusion import SeededNoise
 from glide_core.request import image_seed
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # sigma, next sigma -> [B, C, H, W]
