@@ -1,10 +1,10 @@
 """Guidance: classifier-free, by wrapping a model; by CLIP, as gradients."""
 
-from glide_core.guidance.classifier_free import classifier_free
 from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
-from glide_core.guidance.condition import (
+from glide_core.guidance.guides import (
     GuidanceCallback,
     add_guides,
+    classifier_free,
     guidance_strength,
     limit_to_interval,
 )

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance.condition import (
-    GuidanceCallback,
-    clone_if_inference,
-    encode_image_for_grad,
-    gradient,
-    per_image,
-)
+from glide_core.guidance.guides import GuidanceCallback, per_image
 
 if TYPE_CHECKING:
     from glide_core.models.noisy_clip import NoisyClip
@@ -167,3 +162,45 @@ def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
             for name, default in (("image_mean", _CLIP_MEAN), ("image_std", _CLIP_STD))
         )
     return side if isinstance(side, int) else int(side[0]), mean, std
+
+
+def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient of sum(score(x)) with respect to x, float32, under any grad or inference mode.
+
+    Hosts run samplers under torch.inference_mode, whose tensors autograd refuses: leave it for the
+    gradient alone, on a clone. All else that `score` uses must go through `clone_if_inference`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.clone().float().requires_grad_()
+        (grad,) = torch.autograd.grad(score(leaf).sum(), leaf)
+        return grad.detach()
+
+
+def clone_if_inference(x: Tensor) -> Tensor:
+    """A tensor that autograd accepts: x itself, or a copy if it was made in inference mode."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
+
+
+def encode_image_for_grad(model: nn.Module, *args: Tensor) -> Tensor:
+    """Call model.encode_image(*args) with weights that autograd accepts.
+
+    Moving a module under inference mode turns its weights into inference tensors. They are copied
+    for the call then, so that the module itself stays as its owner left it.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if not any(tensor.is_inference() for tensor in tensors.values()):
+        return model.encode_image(*args)  # type: ignore[operator, no-any-return]
+    copies = {f"model.{name}": clone_if_inference(tensor) for name, tensor in tensors.items()}
+    return functional_call(_EncodeImage(model), copies, args)  # type: ignore[no-any-return]
+
+
+class _EncodeImage(nn.Module):
+    """functional_call only calls forward; this makes encode_image one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return self.model.encode_image(*args)  # type: ignore[operator, no-any-return]

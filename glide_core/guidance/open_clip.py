@@ -10,14 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, as_glide_error
 
-_HUB_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-)
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # where not named
 
 
 def load_open_clip(
@@ -47,21 +42,15 @@ def load_open_clip(
     )
     if not allow_download:
         _require_text_files(architecture)
-    offline = nullcontext() if allow_download else _offline()
-    try:
-        with torch.inference_mode(False), offline:
-            tokenizer = open_clip.get_tokenizer(architecture)
-            model = open_clip.create_model(
-                architecture, pretrained=source, device=device, **options
-            )
-            model = model.to(dtype).eval().requires_grad_(False)
-    except Exception as error:
-        raise GlideError(
-            f"{source} could not be loaded as open_clip's {architecture}: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Expected "
-            "weights of that architecture. Choose the file's own architecture, or another file."
-        ) from error
-    return model, tokenizer
+    message = f"{source} could not be loaded as open_clip's {architecture}"
+    with (
+        as_glide_error(message),
+        torch.inference_mode(False),
+        nullcontext() if allow_download else _offline(),
+    ):
+        tokenizer = open_clip.get_tokenizer(architecture)
+        model = open_clip.create_model(architecture, pretrained=source, device=device, **options)
+        return model.to(dtype).eval().requires_grad_(False), tokenizer
 
 
 def _require_text_files(architecture: str) -> None:
@@ -112,13 +101,12 @@ def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dic
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise GlideError(
-            f"open_clip has no weights {tag!r} for {architecture}. Expected one of: "
-            f"{', '.join(tags) or 'none, it has no pretrained weights'}; or choose "
-            "a file."
+            f"open_clip has no weights {tag!r} for {architecture}. Expected a file, or one of: "
+            f"{', '.join(tags) or 'none, it has no pretrained weights'}."
         )
-    config = open_clip.get_pretrained_cfg(architecture, tag) or {}
-    cached = _cached(config)
+    cached = cached_weights(architecture, tag)
     if cached is not None:
+        config = open_clip.get_pretrained_cfg(architecture, tag)
         preprocess = {key: config[key] for key in ("mean", "std") if key in config}
         return str(cached), {
             "force_quick_gelu": bool(config.get("quick_gelu")),
@@ -126,9 +114,8 @@ def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dic
         }
     if not allow_download:
         raise GlideError(
-            f"the weights {tag} of {architecture} are not on this machine, and downloading is not "
-            "allowed. Expected them in open_clip's cache. Allow the download, or choose a file in "
-            "models/glide."
+            f"the weights {tag} of {architecture} are not in open_clip's cache, and downloading is "
+            "not allowed. Allow the download, or choose a file in models/glide."
         )
     return tag, {}
 
@@ -136,15 +123,10 @@ def _tagged(architecture: str, tag: str, allow_download: bool) -> tuple[str, dic
 def cached_weights(architecture: str, tag: str) -> Path | None:
     """Find the file of a tag's weights in open_clip's cache; None where it is not there."""
     import open_clip
+    from huggingface_hub import try_to_load_from_cache
 
-    return _cached(open_clip.get_pretrained_cfg(architecture, tag) or {})
-
-
-def _cached(config: dict[str, Any]) -> Path | None:
-    """Find a tag's file where open_clip would have put it; None when it never did."""
+    config = open_clip.get_pretrained_cfg(architecture, tag) or {}
     if hub := str(config.get("hf_hub") or ""):
-        from huggingface_hub import try_to_load_from_cache
-
         repository, _, name = hub.rpartition("/")  # owner/model/ or owner/model/file
         for file in (name,) if name else _HUB_FILES:
             found = try_to_load_from_cache(repository, file)

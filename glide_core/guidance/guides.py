@@ -1,20 +1,65 @@
-"""Parts of guides: gradients in any grad mode, sums, intervals."""
+"""Classifier-free guidance (section 2.3 of the paper), and how guides are combined and limited."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
-from glide_core.diffusion.types import ConditionFn
+from glide_core.diffusion.types import ConditionFn, CondUncondModel, EpsModel, Prediction
 
 Interval = tuple[float, float]  # lowest and highest sigma = sqrt((1 - ab) / ab), both included
 # Called while a step is taken: timesteps [B] and one value per image [B], detached. It receives
 # what was computed anyway and changes nothing.
 GuidanceCallback = Callable[[Tensor, Tensor], None]
+
+
+def classifier_free(
+    model: CondUncondModel,
+    scale: float,
+    *,
+    schedule: Schedule,
+    rescale: float = 0.0,
+    interval: Interval | None = None,
+    guidance_callback: GuidanceCallback | None = None,
+) -> EpsModel:
+    """Move eps away from the unconditional or negative prompt's: uncond + scale * (cond - uncond)
+    (Ho and Salimans 2021).
+
+    rescale: 0 to 1, how far the standard deviation of eps, per image, is brought back to that of
+        cond, against over-exposure at high scales (Lin et al. 2023, section 3.4).
+    interval: guide only where sigma = sqrt((1 - ab) / ab) lies in it (Kynkaanniemi et al. 2024);
+        outside, and everywhere at scale 1, only cond is computed.
+    guidance_callback: called every time with the `guidance_strength`, 0 where nothing was guided.
+
+    Only eps is guided; the variance of cond is kept, as in the paper.
+    """
+
+    def guided(x_t: Tensor, t: Tensor, /) -> Prediction:
+        inside = None if interval is None else sigma_inside(t, interval, schedule)
+        if scale == 1 or (inside is not None and not inside.any()):
+            if guidance_callback is not None:
+                guidance_callback(t, x_t.new_zeros(len(x_t)))
+            return model(x_t, t, False)[0]
+        cond, uncond = model(x_t, t, True)
+        eps = uncond.eps + scale * (cond.eps - uncond.eps)
+        if rescale:
+            eps = torch.lerp(eps, eps * (_std(cond.eps) / _std(eps)), rescale)
+        if inside is not None:
+            inside = per_image(inside, eps)
+            eps = torch.where(inside, eps, cond.eps)
+        if guidance_callback is not None:
+            a, s = (per_image(table, eps) for table in schedule.alpha_sigma(t, 1))
+            guidance_callback(t, guidance_strength((x_t - s * eps) / a, (x_t - s * cond.eps) / a))
+        return Prediction(eps, cond.model_var_values)
+
+    return guided
+
+
+def _std(eps: Tensor) -> Tensor:
+    return eps.std(dim=list(range(1, eps.ndim)), keepdim=True)
 
 
 def add_guides(*guides: ConditionFn) -> ConditionFn:
@@ -65,45 +110,3 @@ def guidance_strength(guided: Tensor, plain: Tensor, limit: float | None = 1.0) 
     if limit is not None:
         guided, plain = guided.clamp(-limit, limit), plain.clamp(-limit, limit)
     return (guided - plain).float().square().flatten(1).mean(1).sqrt()
-
-
-def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Gradient of sum(score(x)) with respect to x, float32, under any grad or inference mode.
-
-    Hosts run samplers under torch.inference_mode, whose tensors autograd refuses: leave it for the
-    gradient alone, on a clone. All else that `score` uses must go through `clone_if_inference`.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.clone().float().requires_grad_()
-        (grad,) = torch.autograd.grad(score(leaf).sum(), leaf)
-        return grad.detach()
-
-
-def clone_if_inference(x: Tensor) -> Tensor:
-    """A tensor that autograd accepts: x itself, or a copy if it was made in inference mode."""
-    with torch.inference_mode(False):
-        return x.clone() if x.is_inference() else x
-
-
-def encode_image_for_grad(model: nn.Module, *args: Tensor) -> Tensor:
-    """Call model.encode_image(*args) with weights that autograd accepts.
-
-    Moving a module under inference mode turns its weights into inference tensors. They are copied
-    for the call then, so that the module itself stays as its owner left it.
-    """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if not any(tensor.is_inference() for tensor in tensors.values()):
-        return model.encode_image(*args)  # type: ignore[operator, no-any-return]
-    copies = {f"model.{name}": clone_if_inference(tensor) for name, tensor in tensors.items()}
-    return functional_call(_EncodeImage(model), copies, args)  # type: ignore[no-any-return]
-
-
-class _EncodeImage(nn.Module):
-    """functional_call only calls forward; this makes encode_image one."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.model.encode_image(*args)  # type: ignore[operator, no-any-return]
