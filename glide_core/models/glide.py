@@ -15,20 +15,6 @@ from glide_core.models.int8 import quantize_model
 from glide_core.models.text_encoder import TextEncoder, TextFeatures
 from glide_core.models.unet import AttentionBlock, ResBlock, UNet
 
-TEXT_KEYS = (
-    "transformer.",
-    "final_ln.",
-    "token_embedding.",
-    "positional_embedding",
-    "padding_embedding",
-    "transformer_proj.",
-)
-
-
-def is_text_key(key: str) -> bool:
-    """Whether a key of OpenAI's flat state dict belongs to the text encoder."""
-    return key.startswith(TEXT_KEYS)
-
 
 class GlideModel(nn.Module):
     def __init__(
@@ -70,8 +56,9 @@ class GlideModel(nn.Module):
 
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
         """Load OpenAI's flat names; RuntimeError lists wrong keys and shapes."""
-        text = {k: v for k, v in state.items() if is_text_key(k)}
-        unet = {k: v for k, v in state.items() if not is_text_key(k)}
+        of_text = {key for key in state if hasattr(self.text, key.partition(".")[0])}
+        text = {key: tensor for key, tensor in state.items() if key in of_text}
+        unet = {key: tensor for key, tensor in state.items() if key not in of_text}
         self.text.load_state_dict(text, assign=assign)
         self.unet.load_state_dict(unet, assign=assign)
 
@@ -91,8 +78,7 @@ class GlideModel(nn.Module):
         self.float()
         for module in self.modules():
             if isinstance(module, ResBlock):
-                heavy: list[Any] = [module.in_layers[2], module.out_layers[3]]
-                heavy.append(module.skip_connection)
+                heavy = [module.in_layers[2], module.out_layers[3], module.skip_connection]
             elif isinstance(module, AttentionBlock):
                 heavy = [module.qkv, module.encoder_kv, module.proj_out]
             else:

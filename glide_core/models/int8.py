@@ -20,6 +20,7 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from glide_core.errors import shorten
+from glide_core.models.layers import join_images
 from glide_core.models.text_encoder import TextEncoder
 from glide_core.models.unet import AttentionBlock, ResBlock, UNet
 
@@ -44,11 +45,12 @@ def highest_weight() -> int:
     return 127 if torch.allclose(out, torch.tensor(255.0 * 64 * 9), rtol=0.01) else 64
 
 
-class Quantized:
+class Quantized(NamedTuple):
     """One image as uint8 [1, C, H, W], channels_last: value = scale * (level - zero)."""
 
-    def __init__(self, levels: Tensor, scale: float, zero: int) -> None:
-        self.levels, self.scale, self.zero = levels, scale, zero
+    levels: Tensor
+    scale: float
+    zero: int
 
 
 class Normalization(NamedTuple):
@@ -74,11 +76,6 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     shift = torch.addcmul(bias, mean.float().repeat_interleave(per_group), scale, value=-1)
     ends = torch.stack([high.amax(0), low.amin(0)]) * scale + shift
     return Normalization(scale, shift, float(ends.amax()))
-
-
-def _joined(images: list[Tensor]) -> Tensor:
-    """Return a batch of images [1, ...]; a single one without a copy."""
-    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def _bands(x: Tensor) -> Sequence[Tensor]:
@@ -127,11 +124,6 @@ def quantize(
 class Int8Conv(nn.Module):
     """A convolution with int8 weights and stride 1; in place of nn.Conv2d, Conv1d, Linear."""
 
-    bias: Tensor
-    weight_scale: Tensor
-    weight_sum: Tensor
-    no_zero_point: Tensor
-
     def __init__(self, conv: Any, highest: int = 0) -> None:
         super().__init__()
         weight: Tensor = conv.weight.detach().float()
@@ -144,20 +136,18 @@ class Int8Conv(nn.Module):
         self.out_channels = len(weight)
         self.packed: Any = levels  # in oneDNN's order for the images of `packed_for`
         self.packed_for: tuple[int, ...] = ()
-        bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().float()
-        self.register_buffer("bias", bias)
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("weight_sum", levels.flatten(1).sum(1).float() * scale)
-        self.register_buffer("no_zero_point", torch.zeros(len(weight), dtype=torch.int64))
+        zeros = torch.zeros(len(weight))
+        self.bias = zeros if conv.bias is None else conv.bias.detach().float()
+        self.weight_scale, self.no_zero_point = scale, zeros.long()
+        self.weight_sum = levels.flatten(1).sum(1).float() * scale
 
     def image(self, x: Quantized, onto: Tensor | None = None) -> Tensor:
         """Convolve one image, without padding; add it to `onto` in place where given."""
         levels = x.levels
         if self.packed_for != levels.shape:  # weights in another order take up to 100 times as long
             weight = self.packed.to_dense() if self.packed_for else self.packed
-            ones = [1, 1]
             self.packed = torch.ops.onednn.qconv_prepack(
-                weight, self.weight_scale, 1.0, 0, ones, [0, 0], ones, 1, list(levels.shape)
+                weight, self.weight_scale, 1.0, 0, [1, 1], [0, 0], [1, 1], 1, list(levels.shape)
             )
             self.packed_for = tuple(levels.shape)
         # the zero point is subtracted from the bias: oneDNN would sum the weights at every call
@@ -178,7 +168,7 @@ class Int8Conv(nn.Module):
         """Apply to [B, C], [B, C, L] or [B, C, H, W] of any float dtype; returns float32."""
         images = x.float().reshape(*x.shape[:2], *[1] * (4 - x.dim()), *x.shape[2:])
         images = images.contiguous(memory_format=torch.channels_last)
-        out = _joined([self.image(quantize(image[None], self.pad)) for image in images])
+        out = join_images([self.image(quantize(image[None], self.pad)) for image in images])
         return out.reshape(len(x), self.out_channels, *x.shape[2:])
 
 
@@ -197,7 +187,7 @@ class Int8ResBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         modulation = self.emb(emb)
         x = x.contiguous(memory_format=torch.channels_last)
-        return _joined([self.image(x[i : i + 1], m) for i, m in enumerate(modulation)])
+        return join_images([self.image(x[i : i + 1], m) for i, m in enumerate(modulation)])
 
     def image(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Apply to one image [1, C, H, W] with its scale and shift [2 C]."""
@@ -231,7 +221,7 @@ class PerImage(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return _joined([self.layer(x[i : i + 1].float()) for i in range(len(x))])
+        return join_images([self.layer(x[i : i + 1].float()) for i in range(len(x))])
 
 
 class StoredHalf(nn.Module):
@@ -282,11 +272,8 @@ def why_not_int8(device: torch.device | str = "cpu") -> str:
     if not all(hasattr(torch.ops.onednn, name) for name in names):
         return f"torch {torch.__version__} has no quantized oneDNN convolutions"
     try:
-        conv = Conv2d(16, 16, 3, padding=1)
         with torch.no_grad():
-            Int8Conv(conv)(torch.ones(1, 16, 8, 8))
+            Int8Conv(Conv2d(16, 16, 3, padding=1))(torch.ones(1, 16, 8, 8))
     except (RuntimeError, TypeError) as error:  # no AVX2, other signatures
-        return (
-            f"torch {torch.__version__} cannot run them on this processor ({shorten(error, 100)})"
-        )
+        return f"torch {torch.__version__} cannot run them on this processor ({shorten(error)})"
     return ""

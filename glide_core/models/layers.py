@@ -15,17 +15,13 @@ _MANY_WEIGHTS = 2**21  # of a convolution: 8 MB in float32
 _SCORES_IN_CACHE = 2**23  # attention scores of one image, all heads: 16 MB in bfloat16
 
 
-def group_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalize [B, C, ...] with float32 statistics; returns x's dtype."""
-    if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
-        return norm(x)  # type: ignore[no-any-return]  # CPU kernels accumulate in float32 already
-    return F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
-
-
 def norm_act(
     norm: Any, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, act: bool
 ) -> Tensor:
-    """GroupNorm, then * (1 + scale) + shift where given ([B, C, 1, 1]), then SiLU if `act`."""
+    """GroupNorm, then * (1 + scale) + shift where given ([B, C, 1, 1]), then SiLU if `act`.
+
+    Statistics are float32; returns x's dtype.
+    """
     if x.device.type == "cpu" and type(norm) is nn.GroupNorm and not torch.is_grad_enabled():
         weight, bias = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)  # [B, C]
         if scale is not None and shift is not None:
@@ -36,8 +32,11 @@ def norm_act(
             _norm_act_image(x[i : i + 1], norm.num_groups, w, b, norm.eps, act)
             for i, (w, b) in enumerate(zip(weight.float(), bias.float(), strict=True))
         ]
-        return images[0] if len(images) == 1 else torch.cat(images)
-    h = group_norm(norm, x)
+        return join_images(images)
+    if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
+        h = norm(x)  # CPU kernels accumulate in float32 already
+    else:
+        h = F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
     if scale is not None and shift is not None:
         h = torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
     return F.silu(h, inplace=not torch.is_grad_enabled()) if act else h
@@ -63,6 +62,11 @@ def _norm_act_image(
         torch.addcmul(offset, band, factor, out=band)
         out[:, :, top : top + rows] = F.silu(band, inplace=True) if act else band
     return out
+
+
+def join_images(images: list[Tensor]) -> Tensor:
+    """Return a batch of images [1, ...]; a single one without a copy."""
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def add(x: Tensor, output: Tensor) -> Tensor:
@@ -99,15 +103,10 @@ def conv3x3(conv: Any, x: Tensor) -> Tensor:
     """
     b, c, height, width = x.shape
     weight = conv.weight
-    few = b * height * width <= _FEW_PIXELS
+    few = b * height * width <= _FEW_PIXELS and type(conv) is nn.Conv2d
     large = weight.dtype == torch.float32 and weight.numel() >= _MANY_WEIGHTS
-    if (
-        not few
-        or type(conv) is not nn.Conv2d
-        or not (large or weight.dtype == torch.bfloat16)
-        or x.device.type != "cpu"
-        or torch.is_grad_enabled()
-    ):
+    large = large or weight.dtype == torch.bfloat16
+    if not (few and large) or x.device.type != "cpu" or torch.is_grad_enabled():
         return conv(x)  # type: ignore[no-any-return]
     padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)  # [B, H + 2, W + 2, C]
     image, row, column, channel = padded.stride()
@@ -151,11 +150,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.stack(list(images))
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoids of raw timesteps [B] -> [B, dim], float32, cosines first (reference nn.py)."""
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32) / half
-    freqs = torch.exp(-math.log(max_period) * exponent).to(t.device, non_blocking=True)
+    freqs = torch.exp(-math.log(10000) * exponent).to(t.device, non_blocking=True)
     args = t[:, None].float() * freqs[None]  # [B, half]
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
@@ -186,9 +185,7 @@ def coord_channels(like: Tensor, count: int) -> Tensor:
     b, _, height, width = like.shape
     k = torch.arange(1, count + 1, device=like.device, dtype=torch.float32)[:, None]
     x, y = (
-        torch.cos(
-            math.pi * k * (torch.arange(n, dtype=torch.float32, device=like.device) + 0.5) / n
-        )
+        torch.cos(math.pi * k * (torch.arange(n, dtype=k.dtype, device=k.device) + 0.5) / n)
         for n in (width, height)
     )
     planes = torch.cat([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)])

@@ -87,11 +87,6 @@ class Block(nn.Sequential):
         super().__init__(OrderedDict(f_attn=attn, f_mlp=MlpResblock(width)))
 
 
-class FeatureExtractor(nn.Sequential):
-    def __init__(self, width: int, n_out: int) -> None:
-        super().__init__(OrderedDict(ln=LayerNorm(width), f=Affine(width, n_out, bias=False)))
-
-
 class TextEmbedding(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -141,8 +136,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = layers
         blocks = {f"block_{i}": Block(width, heads, causal) for i in range(layers)}
-        output = FeatureExtractor(width, n_out)
-        self.blocks = nn.ModuleDict({"input": embed, **blocks, "output": output})
+        output = OrderedDict(ln=LayerNorm(width), f=Affine(width, n_out, bias=False))
+        self.blocks = nn.ModuleDict({"input": embed, **blocks, "output": nn.Sequential(output)})
 
     def hidden_states(self, *inputs: Tensor) -> Tensor:
         """Every token after the last block, [B, L, width]."""

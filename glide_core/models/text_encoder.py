@@ -69,14 +69,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     def __init__(self, config: TextConfig, operations: Any) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(
-            Block(config.width, config.heads, operations) for _ in range(config.layers)
-        )
+        blocks = (Block(config.width, config.heads, operations) for _ in range(config.layers))
+        self.resblocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.resblocks:
-            x = block(x)
-        return x
+        return self.resblocks(x)  # type: ignore[no-any-return]
 
 
 class TextEncoder(nn.Module):

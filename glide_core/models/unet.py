@@ -7,16 +7,14 @@ layer's text keys and values, projected once per prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import GlideConfig, UNetConfig
-from glide_core.models.block_patches import AttentionHook, BlockPatches
-from glide_core.models.conditions import joined, spatial_conditions
+from glide_core.models.conditions import Precondition, joined, spatial_conditions
 from glide_core.models.layers import (
     add,
     attention,
@@ -29,7 +27,6 @@ from glide_core.models.layers import (
     split_heads,
     timestep_embedding,
 )
-from glide_core.models.precondition import Precondition
 from glide_core.models.text_encoder import TextFeatures
 
 
@@ -56,6 +53,42 @@ class TextContext(NamedTuple):
                 for layer in layers
             ),
         )
+
+
+class AttentionHook(Protocol):
+    """A host's replacement for the attention of one block."""
+
+    def __call__(
+        self, block: AttentionBlock, tokens: Tensor, keys_values: tuple[Tensor, Tensor], /
+    ) -> Tensor:
+        """Return the attention's output [B, HW, C], before the block's output projection.
+
+        tokens: the normalized input [B, HW, C]. keys_values: the text's, each [B, heads, L, d].
+        """
+        ...
+
+
+class BlockPatches(Protocol):
+    """Patches in and between blocks; `number` is the block's index in the state dict."""
+
+    def attention(self, place: str, number: int, h: Tensor, /) -> AttentionHook | None:
+        """Return the hook for a block's attention layer, or None for the plain attention.
+
+        h: the block's input. place: "input", "middle" or "output".
+        """
+        ...
+
+    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
+        """Change the output of input block `number` before it is stored as skip connection."""
+        ...
+
+    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
+        """Change the output of input block `number` for the next block, not the skip connection."""
+        ...
+
+    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
+        """Change the inputs of output block `number`: h and the skip connection."""
+        ...
 
 
 class ResBlock(nn.Module):
@@ -141,11 +174,8 @@ class AttentionBlock(nn.Module):
         b, c, height, width = x.shape
         h = self.norm_act(self.norm, x, act=False)
         tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
-        if hook is None:
-            out = self.joint_attention(tokens, keys_values)
-        else:
-            out = hook(self, tokens, keys_values)
-        out = pointwise(self.proj_out, out)
+        attend = AttentionBlock.joint_attention if hook is None else hook
+        out = pointwise(self.proj_out, attend(self, tokens, keys_values))
         return add(x, out.reshape(b, height, width, c).permute(0, 3, 1, 2))
 
 
@@ -252,6 +282,15 @@ class UNet(nn.Module):
         emb = F.silu(emb + context.pooled.to(emb.dtype))
         keys_values = iter(context.keys_values)
 
+        def run(block: Any, h: Tensor, place: str, number: int) -> Tensor:
+            for layer in block:
+                if isinstance(layer, AttentionBlock):
+                    hook = None if patches is None else patches.attention(place, number, h)
+                    h = layer(h, next(keys_values), hook)
+                else:
+                    h = layer(h, emb)
+            return h
+
         first = self.input_blocks[0][0]  # type: ignore[index]
         conditions = spatial_conditions(self.config, x, low_res, image, keep_mask)
         x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.coord_channels
@@ -266,23 +305,20 @@ class UNet(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)  # kept by all following layers
         h, skips = x, []
         for number, block in enumerate(self.input_blocks):
-            if number:
-                h = _run(block, h, emb, keys_values, patches, "input", number)
-            else:
-                h = call_in_weight_dtype(first, h)
+            h = run(block, h, "input", number) if number else call_in_weight_dtype(first, h)
             if patches is not None:
                 h = patches.before_skip(h, number)
             skips.append(h if self.skip_dtype is None else h.to(self.skip_dtype))
             if patches is not None:
                 h = patches.after_skip(h, number)
-        h = _run(self.middle_block, h, emb, keys_values, patches, "middle", 0)
+        h = run(self.middle_block, h, "middle", 0)
         for number, block in enumerate(self.output_blocks):
             skip = skips.pop().to(h.dtype)
             if patches is not None:
                 h, skip = patches.before_output(h, skip, number)
             h = torch.cat([h, skip], dim=1)
             del skip  # 50 MB in the upsampler's last blocks
-            h = _run(block, h, emb, keys_values, patches, "output", number)
+            h = run(block, h, "output", number)
         norm, _, conv = self.out
         # float32 as in the reference: guidance amplifies errors of eps
         out = call_in_weight_dtype(conv, norm_act(norm, h.float(), act=True)).float()
@@ -291,21 +327,3 @@ class UNet(nn.Module):
         if self.precondition is not None:
             out = self.precondition.v_prediction(out, x_t, t, conditions[-1])
         return out
-
-
-def _run(
-    block: Any,
-    h: Tensor,
-    emb: Tensor,
-    keys_values: Iterator[tuple[Tensor, Tensor]],
-    patches: BlockPatches | None,
-    place: str,
-    number: int,
-) -> Tensor:
-    for layer in block:
-        if isinstance(layer, AttentionBlock):
-            hook = None if patches is None else patches.attention(place, number, h)
-            h = layer(h, next(keys_values), hook)
-        else:
-            h = layer(h, emb)
-    return h

@@ -7,8 +7,7 @@ import torch
 from conftest import tiny_model
 from torch import Tensor
 
-from glide_core.models.block_patches import AttentionHook
-from glide_core.models.unet import AttentionBlock
+from glide_core.models.unet import AttentionBlock, AttentionHook
 
 
 class Joint:

@@ -14,9 +14,9 @@ from glide_core.checkpoints.loading import load_model, save_model
 from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
+from glide_core.models.conditions import Precondition
 from glide_core.models.glide import GlideModel
 from glide_core.models.layers import coord_channels
-from glide_core.models.precondition import Precondition
 from glide_core.training.start import widened
 
 V = ScheduleConfig("linear", prediction_type="v_prediction")
