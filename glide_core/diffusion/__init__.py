@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from glide_core.diffusion.denoiser import Denoiser, FiniteCheck, warn_if_saturated
-from glide_core.diffusion.samplers import ddim, ddpm, descending, heun, plms, sample_loop
+from glide_core.diffusion.samplers import ddim, ddpm, heun, plms, sample_loop
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.solvers import multistep, solver_indices
 from glide_core.diffusion.types import (
@@ -56,7 +56,12 @@ def sample(
     check = FiniteCheck(model)
     score_fn = None if name == "ddpm" else cond_fn
     denoiser = Denoiser(check, schedule, clip_denoised, denoised_fn, score_fn, clip_guided)
-    indices = descending(schedule, start)
+    start = len(schedule) - 1 if start is None else start
+    if not 0 <= start < len(schedule):
+        raise GlideError(
+            f"cannot start at step {start} of {len(schedule)}: expected 0 to {len(schedule) - 1}"
+        )
+    indices = range(start, -1, -1)
     if name == "ddpm":
         step = ddpm(denoiser, schedule, noise, cond_fn)
     elif name == "ddim" or name in _EULER_ETA:

@@ -15,7 +15,6 @@ from torch import Tensor
 from glide_core.diffusion.denoiser import Denoiser, batch_of
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn, NoiseSource, StepCallback, StepInfo
-from glide_core.errors import GlideError
 
 # Above this noise to signal ratio x_t says nothing of the image. The last cosine timestep has sigma
 # 20291, and a difference of two estimates, times such a step, would become an image of its own.
@@ -212,14 +211,3 @@ def sample_loop(
         if callback is not None:
             callback(StepInfo(done, len(indices), schedule.timestep(index), x, out.x0))
     return x
-
-
-def descending(schedule: Schedule, start: int | None = None) -> range:
-    """Indices from the noisiest, or from `start` (SDEdit), to 0; GlideError out of range."""
-    if start is None:
-        start = len(schedule) - 1
-    if not 0 <= start < len(schedule):
-        raise GlideError(
-            f"cannot start at step {start} of {len(schedule)}: expected 0 to {len(schedule) - 1}"
-        )
-    return range(start, -1, -1)

@@ -94,13 +94,10 @@ def open_clip_guide(
             raise GlideError(
                 f"{len(seeds)} cutout seeds for {len(x_t)} images: give one per image, or a number"
             )
-        boxes = [
-            _boxes(image_seed, int(timestep), x_t.shape[-2:], cutouts)
-            for image_seed, timestep in zip(seeds, t.tolist(), strict=True)
-        ]
+        draws = [seed * 1_000_003 + time for seed, time in zip(seeds, t.tolist(), strict=True)]
 
         def score(x: Tensor) -> Tensor:
-            views = _cut(x, boxes, size)  # [B * cutouts, C, size, size] in [-1, 1]
+            views = _cut(x, draws, cutouts, size)
             mean, std = (v.to(x.device, non_blocking=True) for v in (channel_means, channel_stds))
             views = ((views + 1) / 2 - mean) / std
             dtype = next(model.parameters(), views).dtype
@@ -120,34 +117,22 @@ def open_clip_guide(
     return cond_fn
 
 
-Box = tuple[int, int, int, int]  # top, left, height, width
+def _cut(x: Tensor, seeds: Sequence[int], count: int, size: int) -> Tensor:
+    """Cut `count` views out of every image of x [B, C, H, W]: [B * count, C, size, size], resized.
 
-
-def _boxes(seed: int, timestep: int, shape: Sequence[int], count: int) -> list[Box]:
-    """The whole image and count - 1 random squares, the same for the same seed and timestep."""
-    height, width = shape
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**63)
-    boxes: list[Box] = [(0, 0, height, width)]
-    for u, v, w in torch.rand(count - 1, 3, dtype=torch.float32, generator=generator).tolist():
-        side = round(min(height, width) * (_SMALLEST_CUTOUT + (1 - _SMALLEST_CUTOUT) * u))
-        top, left = int(v * (height - side + 1)), int(w * (width - side + 1))
-        boxes.append((top, left, side, side))
-    return boxes
-
-
-def _cut(x: Tensor, boxes: Sequence[Sequence[Box]], size: int) -> Tensor:
-    """Cut every image's own boxes out of x [B, C, H, W]: [B * boxes, C, size, size], resized."""
-    views = [
-        F.interpolate(
-            x[i : i + 1, :, top : top + height, left : left + width],
-            (size, size),
-            mode="bicubic",
-            antialias=True,
-        )
-        for i, own in enumerate(boxes)
-        for top, left, height, width in own
-    ]
-    return torch.cat(views)
+    The first is the whole image, the others are squares, the same for the same seed.
+    """
+    height, width = x.shape[2:]
+    views = []
+    for image, seed in zip(torch.split(x, 1), seeds, strict=True):
+        views.append(image)
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        for u, v, w in torch.rand(count - 1, 3, dtype=torch.float32, generator=generator).tolist():
+            side = round(min(height, width) * (_SMALLEST_CUTOUT + (1 - _SMALLEST_CUTOUT) * u))
+            top, left = int(v * (height - side + 1)), int(w * (width - side + 1))
+            views.append(image[:, :, top : top + side, left : left + side])
+    resized = [F.interpolate(v, (size, size), mode="bicubic", antialias=True) for v in views]
+    return torch.cat(resized)
 
 
 def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:

@@ -56,6 +56,7 @@ class GlideModel(nn.Module):
 
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
         """Load OpenAI's flat names; RuntimeError lists wrong keys and shapes."""
+        # a key starts with the name of a layer or parameter
         of_text = {key for key in state if hasattr(self.text, key.partition(".")[0])}
         text = {key: tensor for key, tensor in state.items() if key in of_text}
         unet = {key: tensor for key, tensor in state.items() if key not in of_text}

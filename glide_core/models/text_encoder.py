@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
@@ -66,16 +67,6 @@ class Block(nn.Module):
         return x + self.mlp(layer_norm(self.ln_2, x))  # type: ignore[no-any-return]
 
 
-class Transformer(nn.Module):
-    def __init__(self, config: TextConfig, operations: Any) -> None:
-        super().__init__()
-        blocks = (Block(config.width, config.heads, operations) for _ in range(config.layers))
-        self.resblocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.resblocks(x)  # type: ignore[no-any-return]
-
-
 class TextEncoder(nn.Module):
     """Token ids and padding mask -> `TextFeatures`, with OpenAI's parameter names."""
 
@@ -84,7 +75,8 @@ class TextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.transformer = Transformer(config, operations)
+        blocks = (Block(config.width, config.heads, operations) for _ in range(config.layers))
+        self.transformer: Any = nn.Sequential(OrderedDict(resblocks=nn.Sequential(*blocks)))
         self.final_ln = operations.LayerNorm(config.width)
         self.token_embedding = operations.Embedding(config.n_vocab, config.width)
         self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, config.width))

@@ -15,7 +15,6 @@ from glide_core.diffusion.samplers import (
     ddim,
     ddim_reverse,
     ddpm,
-    descending,
     sample_loop,
 )
 from glide_core.diffusion.types import (
@@ -200,7 +199,7 @@ def _free_running(case: Case, run: _Run, schedule: Schedule, steps: int) -> None
     taken: list[StepInfo] = []
     step = _step(case, run, schedule, recorded_noise)
     reverse = case.option("loop") == "ddim_reverse"
-    indices = range(steps) if reverse else descending(schedule)
+    indices = range(steps) if reverse else range(len(schedule))[::-1]
     sample_loop(step, x_T, schedule, indices, taken.append)
     part = (slice(None), run.kept)
     x0 = torch.stack([step.x0 for step in taken])
