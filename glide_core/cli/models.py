@@ -136,7 +136,7 @@ def _download(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     import torch
 
-    from glide_core.checkpoints.convert import convert
+    from glide_core.checkpoints.loading import convert
     from glide_core.checkpoints.files import read_shapes
     from glide_core.checkpoints.loading import config_of
     from glide_core.config import ClipConfig

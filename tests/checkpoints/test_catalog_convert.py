@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from glide_core.checkpoints.catalog import ENTRIES, find, models_directory
-from glide_core.checkpoints.convert import convert
 from glide_core.checkpoints.files import read_tensors
-from glide_core.checkpoints.loading import inspect, load_clip, load_model
+from glide_core.checkpoints.loading import convert, inspect, load_clip, load_model
 from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
+from glide_core.checkpoints.loading import convert, load_model
 from glide_core.config import (
     BASE,
     CLIP,
@@ -159,11 +161,15 @@ def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
     assert config_from_state_dict(shapes, {"glide": config.to_json()}) == config
 
 
-def test_metadata_that_contradicts_the_tensors_is_refused_by_field() -> None:
+def test_metadata_that_contradicts_the_tensors_is_refused_by_tensor(tmp_path: Path) -> None:
     wrong = replace(SMALL, text=replace(SMALL.text, layers=7)).to_json()
-    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
-    with pytest.raises(GlideError, match=r"layers = 7, .* tensors say 2"):
-        config_from_state_dict(shapes, {"glide": wrong})
+    state = GlideModel(SMALL).openai_state_dict()
+    save_file(state, tmp_path / "x.safetensors", metadata={"glide": wrong})
+    missing = r"x\.safetensors does not fit .*missing: transformer\.resblocks\.2"
+    with pytest.raises(GlideError, match=missing):
+        load_model(tmp_path / "x.safetensors")
+    with pytest.raises(GlideError, match=missing):
+        convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("stored", ["{", "[]", "{}", '{"unet": {"depth": 3}}', "null"])
