@@ -144,7 +144,6 @@ def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:
                 if f"input_blocks.{i}.1.qkv.weight" in shapes
             ),
             channels=channels,
-            num_head_channels=_HEAD_WIDTH,
         ),
         schedule=ScheduleConfig("linear" if "upsampler" in kind else "squaredcos_cap_v2"),
         tokenizer=_tokenizer(n_vocab),
@@ -153,31 +152,26 @@ def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:
 
 def _clip_config(shapes: Shapes, found: ModelType) -> ClipConfig:
     fields: dict[str, Any] = {}
-    if found in ("clip", "clip-image"):
-        blocks = "image.blocks." if found == "clip" else "blocks."
-        width, _, patch, _ = _sizes(shapes, f"{blocks}input.patch_proj", 4)
-        side = round((_sizes(shapes, f"{blocks}input.w_pos", 2)[0] - 1) ** 0.5)
+    for half in ("image", "text"):
+        if found not in ("clip", f"clip-{half}"):
+            continue
+        blocks = f"{half}.blocks." if found == "clip" else "blocks."
+        embedding, width = _sizes(shapes, f"{blocks}output.f.w", 2)
+        length = _sizes(shapes, f"{blocks}input.w_pos", 2)[0]
         fields |= {
-            "image_size": side * patch,
-            "patch_size": patch,
-            "embedding": _sizes(shapes, f"{blocks}output.f.w", 2)[0],
-            "n_timesteps": _sizes(shapes, f"{blocks}input.w_t", 2)[0],
-            "image_width": width,
-            "image_heads": _heads(width),
-            "image_layers": len(_numbers(shapes, rf"{blocks}block_(\d+)\.")),
+            "embedding": embedding,
+            f"{half}_width": width,
+            f"{half}_heads": _heads(width),
+            f"{half}_layers": len(_numbers(shapes, rf"{blocks}block_(\d+)\.")),
         }
-    if found in ("clip", "clip-text"):
-        blocks = "text.blocks." if found == "clip" else "blocks."
-        n_vocab, width = _sizes(shapes, f"{blocks}input.w_voc", 2)
-        fields |= {
-            "embedding": _sizes(shapes, f"{blocks}output.f.w", 2)[0],
-            "n_vocab": n_vocab,
-            "context_length": _sizes(shapes, f"{blocks}input.w_pos", 2)[0],
-            "text_width": width,
-            "text_heads": _heads(width),
-            "tokenizer": _tokenizer(n_vocab),
-            "text_layers": len(_numbers(shapes, rf"{blocks}block_(\d+)\.")),
-        }
+        if half == "image":
+            patch = _sizes(shapes, f"{blocks}input.patch_proj", 4)[-1]
+            fields |= {"patch_size": patch, "image_size": round((length - 1) ** 0.5) * patch}
+            fields["n_timesteps"] = _sizes(shapes, f"{blocks}input.w_t", 2)[0]
+        else:
+            n_vocab = _sizes(shapes, f"{blocks}input.w_voc", 2)[0]
+            fields |= {"n_vocab": n_vocab, "tokenizer": _tokenizer(n_vocab)}
+            fields["context_length"] = length
     return ClipConfig(**fields)
 
 

@@ -35,15 +35,15 @@ _CHUNK = 1 << 16
 _TIMEOUT = 60.0  # seconds without a byte
 _DEADLINE = 24 * 3600.0  # seconds for the whole download, waiting for another one included
 _MAX_SIZE = 20 << 30  # bytes; the released models have at most 1.6e9
-_ETAG = re.compile(r'"[!#-~]+"')  # a strong one: a weak one does not identify bytes
-_MAX_TAG = 150  # characters of a file's name, which has at most 255 bytes
+# A strong one: a weak one does not identify bytes. Short enough for a file's name.
+_ETAG = re.compile(r'"[\w.:+/=-]{1,70}"', re.ASCII)
 _NETWORK = (OSError, http.client.HTTPException)
 
 
 def download(
     entry: Entry,
     directory: Path,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     *,
     timeout: float = _TIMEOUT,
     deadline: float = _DEADLINE,
@@ -61,18 +61,14 @@ def download(
     target = directory / entry.filename
     until = time.monotonic() + deadline
     check_folder(directory)
-    message = (
-        f"Could not download {entry.url} to {directory} (another attempt resumes it, if the server "
-        "supports that)"
-    )
+    message = f"Could not download {entry.url} to {directory}; trying again may resume it"
     with as_glide_error(message, (*_NETWORK, ValueError)):  # ValueError: of an address or a header
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / f".{entry.filename}.lock", timeout=max(0, deadline)):
             if target.exists() and not target.is_file():
                 raise GlideError(f"{target} exists and is not a file. Choose another folder.")
             if not target.exists():
-                ignore: Progress = lambda done, total: None  # noqa: E731
-                _fetch(entry, target, progress or ignore, timeout, until).replace(target)
+                _fetch(entry, target, progress, timeout, until).replace(target)
     return target
 
 
@@ -100,7 +96,7 @@ def _fetch(entry: Entry, target: Path, progress: Progress, timeout: float, until
         if response.status != 206:
             part.unlink(missing_ok=True)
             tag, done = response.headers.get("ETag", ""), 0
-            if not _ETAG.fullmatch(tag) or len(quote(tag, safe="")) > _MAX_TAG:
+            if not _ETAG.fullmatch(tag):
                 tag = ""
             part = target.with_name(f"{begin}{quote(tag, safe='')}.part")
         try:
@@ -168,7 +164,7 @@ def _check(entry: Entry, part: Path) -> None:
     size = part.stat().st_size
     if entry.size not in (None, size):
         raise GlideError(f"{entry.url} gave {size:,} bytes. Expected {entry.size:,}.")
-    if entry.sha256 not in (None, found := sha256_file(part)):
+    if entry.sha256 and (found := sha256_file(part)) != entry.sha256:
         raise GlideError(f"{entry.url} gave a file with sha256 {found}, not {entry.sha256}.")
     try:
         kind = kind_of(part)

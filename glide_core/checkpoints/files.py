@@ -98,11 +98,19 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
 
 
 def write_tensors(
-    tensors: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor],
+    path: Path | str,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write safetensors atomically; an existing file is replaced."""
-    path = Path(path)
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    """Write safetensors atomically; an existing file is replaced.
+
+    dtype: of the stored tensors; default, as they are. GlideError where one is not finite.
+    """
+    path, plain = Path(path), {}
+    for key, tensor in tensors.items():
+        plain[key] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        check_finite(key, plain[key], f"What is to be written to {path}")
     with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt", **metadata})
     return path
@@ -209,10 +217,8 @@ def _is_named_tensor(key: object, value: object) -> bool:
 
 def _check_sizes(file: TensorFile, meta: bool) -> None:
     """Refuse tensors that are not dense or have no data, before anything is done with them."""
-    if len(file.tensors) > _MAX_TENSORS:
-        raise GlideError(
-            f"{file.path} holds {len(file.tensors):,} tensors. Expected {_MAX_TENSORS:,} at most."
-        )
+    if (count := len(file.tensors)) > _MAX_TENSORS:
+        raise GlideError(f"{file.path} holds {count:,} tensors. Expected {_MAX_TENSORS:,} at most.")
     for key, tensor in file.tensors.items():
         if len(key) > _MAX_NAME:
             raise GlideError(f"{file.path} has a name of {len(key):,} characters: {key[:40]}...")
@@ -223,11 +229,10 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
             or tensor.is_quantized
             or tensor.is_nested
             or (tensor.is_meta and not meta)
-            or tensor.untyped_storage().nbytes() < size
+            or not 0 < size <= tensor.untyped_storage().nbytes()
         ):
             raise GlideError(
-                f"{file.path} holds {key} as a sparse, quantized, repeated or empty (meta) tensor. "
-                "Expected plain tensors with their data."
+                f"{file.path} holds {key} as a sparse, quantized, repeated or empty tensor."
             )
 
 

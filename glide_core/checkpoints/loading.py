@@ -45,10 +45,7 @@ _NAMES = {
 
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
-    """Read a file's config from its names, shapes and metadata, without its weights.
-
-    See `config_from_state_dict`; GlideError for every file that is not a model of these types.
-    """
+    """Read a file's config without its weights; GlideError for one that is not such a model."""
     return config_of(read_shapes(path))
 
 
@@ -228,8 +225,8 @@ def save_model(
     metadata: further entries (author, licence, ...), text by name.
     """
     tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
-    narrow = _with_dtype(tensors, dtype, "The model to be saved")
-    return write_tensors(narrow, path, {**(metadata or {}), METADATA_KEY: model.config.to_json()})
+    stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
+    return write_tensors(tensors, path, stored, dtype)
 
 
 def convert(
@@ -237,7 +234,6 @@ def convert(
     destination: PathLike | None = None,
     *,
     dtype: torch.dtype | None = None,
-    overwrite: bool = False,
     kind: ModelKind | None = None,
     schedule: ScheduleConfig | None = None,
 ) -> Path:
@@ -246,12 +242,11 @@ def convert(
     destination: default, the first file's name with the ending `.safetensors`, beside it.
     dtype: of the stored tensors; default, as they are.
     kind, schedule: of a GLIDE model, to be stored instead of what the file says; see `load_model`.
-    GlideError when the destination exists (unless `overwrite`), or the file is not a whole model.
+    GlideError when the destination exists, or the file is not a whole model.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
     target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
-    if not overwrite:
-        check_new(target)
+    check_new(target)
     files = [read_tensors(path) for path in given]
     config, where = config_of(files[0], kind, schedule), str(given[0])
     with _Uninitialised():
@@ -262,8 +257,7 @@ def convert(
             tensors, config, where = _clip_tensors(files)
             expected = NoisyClip(config, device="meta").state_dict()
     check_tensors(tensors, expected, where)
-    stored = _with_dtype(tensors, dtype, where)
-    return write_tensors(stored, target, {METADATA_KEY: config.to_json()})
+    return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -299,13 +293,3 @@ def _prepared(
             check_finite(key, tensor, where)
         ready[key] = tensor
     return ready
-
-
-def _with_dtype(
-    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str
-) -> dict[str, Tensor]:
-    """Convert tensors to a dtype (None: their own); GlideError where one is not finite."""
-    narrow = {key: tensor.detach().to(dtype or tensor.dtype) for key, tensor in tensors.items()}
-    for key, tensor in narrow.items():
-        check_finite(key, tensor, where)
-    return narrow
