@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from glide_core.checkpoints.files import METADATA_KEY, Shape
+from glide_core.checkpoints.files import METADATA_KEY, Shape, TensorFile
 from glide_core.config import (
     KINDS,
     ClipConfig,
@@ -63,11 +63,12 @@ _OTHERS = (
 _NEVER_GLIDE = re.compile(r"(^|\.)(transformer_blocks|clip_to_time|clip_to_xf)\.")
 
 
-def detect_model_type(shapes: Shapes, where: str = "The file") -> ModelType:
+def detect_model_type(file: TensorFile) -> ModelType:
     """Tell a GLIDE model from a noisy CLIP, whole or one of its two encoders.
 
-    where: the state dict's name in errors, which name other architectures, too.
+    GlideError names other architectures.
     """
+    shapes = file.shapes
     whole = "input_blocks.0.0.weight" in shapes and "token_embedding.weight" in shapes
     if whole and not any(map(_NEVER_GLIDE.search, shapes)):
         return "glide"
@@ -85,25 +86,20 @@ def detect_model_type(shapes: Shapes, where: str = "The file") -> ModelType:
     )
     some = ", ".join(list(shapes)[:3]) or "no tensor at all"
     what = next(others, f"not of a known architecture (it holds {some})")
-    raise GlideError(f"{where} is {what}. Expected a GLIDE model or a noisy CLIP.")
+    raise GlideError(f"{file.path} is {what}. Expected a GLIDE model or a noisy CLIP.")
 
 
-def config_from_state_dict(
-    shapes: Shapes,
-    metadata: Mapping[str, str] | None = None,
-    where: str = "The file",
-    *,
-    kind: ModelKind | None = None,
-    schedule: ScheduleConfig | None = None,
+def config_of(
+    file: TensorFile, kind: ModelKind | None = None, schedule: ScheduleConfig | None = None
 ) -> GlideConfig | ClipConfig:
-    """Read the config from metadata, or without any from names and shapes.
+    """Read the config from a file's metadata, or without any from names and shapes.
 
     kind, schedule: of a GLIDE model, instead of what the file says. One encoder of a noisy CLIP
     gives a config whose other half is the released model's. GlideError when a tensor that is needed
     is missing; whether all tensors fit the config is checked when they are loaded.
     """
-    stored = (metadata or {}).get(METADATA_KEY)
-    found = detect_model_type(shapes, where)
+    shapes, stored = file.shapes, file.metadata.get(METADATA_KEY)
+    found = detect_model_type(file)
     try:
         if found == "glide":
             seen = GlideConfig.from_json(stored) if stored else _glide_config(shapes, kind)
@@ -112,7 +108,7 @@ def config_from_state_dict(
             raise GlideError("a noisy CLIP has no kind and no schedule to override")
         return ClipConfig.from_json(stored) if stored else _clip_config(shapes, found)
     except GlideError as error:
-        raise GlideError(f"{where} cannot be read: {error}") from error
+        raise GlideError(f"{file.path} cannot be read: {error}") from error
 
 
 def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
+from glide_core.checkpoints.detect import config_of, detect_model_type
 from glide_core.checkpoints.files import (
     METADATA_KEY,
     TensorFile,
@@ -53,16 +53,7 @@ def kind_of(path: PathLike) -> str:
     """Return the kind of model in a file, as the catalog names it."""
     file = read_shapes(path)
     config = config_of(file)
-    return config.kind if isinstance(config, GlideConfig) else detect_model_type(file.shapes)
-
-
-def config_of(
-    file: TensorFile, kind: ModelKind | None = None, schedule: ScheduleConfig | None = None
-) -> GlideConfig | ClipConfig:
-    """Read the config of a file's tensors; kind and schedule override what the file says."""
-    return config_from_state_dict(
-        file.shapes, file.metadata, str(file.path), kind=kind, schedule=schedule
-    )
+    return config.kind if isinstance(config, GlideConfig) else detect_model_type(file)
 
 
 def load_model(
@@ -89,7 +80,7 @@ def load_model(
     allowed = " or ".join(kinds or KINDS)
     if isinstance(found, ClipConfig):
         raise GlideError(
-            f"{path} is {_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
+            f"{path} is {_NAMES[detect_model_type(file)]}. Expected a GLIDE model "
             f"({allowed}). Load it as a noisy CLIP, for CLIP guidance."
         )
     if kinds and found.kind not in kinds:
@@ -188,7 +179,7 @@ def load_clip(
 def _clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
     """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
     where = " and ".join(str(file.path) for file in files)
-    parts = {detect_model_type(file.shapes, str(file.path)): file for file in files}
+    parts = {detect_model_type(file): file for file in files}
     configs: dict[str, Any] = {found: config_of(file) for found, file in parts.items()}
     if len(files) == 1 and "clip" in parts:
         return dict(files[0].tensors), configs["clip"], where

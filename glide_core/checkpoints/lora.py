@@ -126,8 +126,8 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
         fits = key in layers and changed == list(layers[key].weight.shape)
         if not fits or up.flatten(1).shape[1] != len(down):
             raise GlideError(
-                f"{path} changes a layer {key} of the shape {changed}, which this model does not "
-                "have: it was trained for another model."
+                f"The LoRA {path} changes a layer {key} of the shape {changed}, which this model "
+                "does not have: it was trained for another model."
             )
         most = abs(strength) * len(down) * float(down.abs().max()) * float(up.abs().max())
         if not most <= _MAX_CHANGE:
@@ -186,7 +186,7 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
                 f"is {shorten(theirs)}; this one's is {ours}."
             )
     if info.fingerprint != this.fingerprint:
-        log.warning("%s was trained from other weights: %s", file.path, shorten(info.base))
+        log.warning("%s was trained from other weights (%s)", file.path, shorten(info.base))
 
 
 def _read_pairs(file: TensorFile) -> dict[str, Pair]:

@@ -121,8 +121,9 @@ def _download(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     import torch
 
+    from glide_core.checkpoints.detect import config_of
     from glide_core.checkpoints.files import read_shapes
-    from glide_core.checkpoints.loading import config_of, convert
+    from glide_core.checkpoints.loading import convert
     from glide_core.config import ScheduleConfig
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None

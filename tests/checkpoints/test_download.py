@@ -278,7 +278,7 @@ def test_a_target_that_is_not_a_file_is_refused(server: Server, tmp_path: Path) 
     with pytest.raises(GlideError, match="not a file"):
         download(entry(server), tmp_path)
     (tmp_path / "new" / ".base.pt.lock").mkdir(parents=True)
-    with pytest.raises(GlideError, match=r"Could not download .*\.lock"):
+    with pytest.raises(GlideError, match="Could not download"):
         download(entry(server), tmp_path / "new")
 
 

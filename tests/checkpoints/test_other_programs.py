@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glide_core.checkpoints.detect import config_from_state_dict
-from glide_core.checkpoints.files import read_tensors
+from glide_core.checkpoints.detect import config_of
+from glide_core.checkpoints.files import TensorFile, read_tensors
 from glide_core.checkpoints.loading import inspect, load_model, save_model
 from glide_core.cli import main
 from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
@@ -155,5 +155,6 @@ def test_conversion_stores_the_kind_and_schedule_asked_for(tmp_path: Path) -> No
 
 
 def test_a_clip_has_no_kind_to_override() -> None:
+    clip = TensorFile(Path("x"), {"blocks.input.w_t": torch.zeros(4, 4)})
     with pytest.raises(GlideError, match="no kind"):
-        config_from_state_dict({"blocks.input.w_t": (4, 4)}, kind="base")
+        config_of(clip, kind="base")
