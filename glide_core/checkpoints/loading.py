@@ -45,7 +45,7 @@ _NAMES = {
 
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
-    """Read a file's config without its weights; GlideError for one that is not such a model."""
+    """Read the config of a GLIDE model or noisy CLIP without its weights; GlideError for others."""
     return config_of(read_shapes(path))
 
 

@@ -240,7 +240,7 @@ def _scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float |
     """alpha / rank of one layer; 1 without an alpha. GlideError for one that is not a number."""
     alpha = tensors.get(name + _ALPHA, default)
     if isinstance(alpha, Tensor) and not (
-        alpha.numel() == 1 and not alpha.is_complex() and alpha.isfinite()
+        alpha.numel() == 1 and not alpha.is_complex() and math.isfinite(float(alpha))
     ):
         raise GlideError(
             f"The LoRA's {name}{_ALPHA} has the shape {list(alpha.shape)} or is not finite. "
