@@ -58,8 +58,10 @@ def find(name: str) -> Entry:
     for entry in ENTRIES:
         if name in (entry.name, entry.filename):
             return entry
-    known = ", ".join(entry.name for entry in ENTRIES)
-    raise GlideError(f"Unknown model {shorten(repr(name))}. Expected one of: {known}.")
+    raise GlideError(
+        f"model {shorten(repr(name))} was not found: it is neither a file, here or in "
+        f"{models_directory()}, nor one of {', '.join(entry.name for entry in ENTRIES)}"
+    )
 
 
 def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
@@ -83,26 +85,14 @@ def find_model(name: str) -> Path:
         with suppress(OSError, ValueError):  # what cannot be a file's name
             if path.is_file():
                 return path
-    try:
-        entry = find(name)
-    except GlideError as error:
-        raise GlideError(
-            f"model {shorten(repr(name))} was not found: expected a file, here or in "
-            f"{models_directory()}, or a name that `glide models` lists "
-            f"({', '.join(e.name for e in ENTRIES)})"
-        ) from error
+    entry = find(name)
     known = entry.path()
     if known.is_file():
         return known
+    what_to_do = f"download it with `glide models download {entry.name}`"
     if entry.bundled:
-        raise GlideError(
-            f"the bundled model {entry.filename} is missing from {known.parent}: install the "
-            "package again"
-        )
-    raise GlideError(
-        f"{entry.name} is not on this machine (expected at {known}): download it with "
-        f"`glide models download {entry.name}`"
-    )
+        what_to_do = "install the package again"
+    raise GlideError(f"{entry.name} is not on this machine (expected at {known}): {what_to_do}")
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:

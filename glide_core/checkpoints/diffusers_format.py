@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.loading import check_tensors, model_from_state_dict
+from glide_core.checkpoints.files import check_tensors
+from glide_core.checkpoints.loading import model_from_state_dict
 from glide_core.config import GlideConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
@@ -89,16 +90,10 @@ def from_diffusers(state: Mapping[str, Tensor], model: GlideModel) -> GlideModel
 def diffusers_config(config: GlideConfig) -> dict[str, Any]:
     """The keyword arguments of `UNet2DConditionModel` that make it GLIDE's UNet."""
     unet = config.unet
-    if unet.channel_mult[0] != 1:
+    if unet.channel_mult[0] != 1 or unet.patch_size != 1 or unet.coord_channels or unet.sigma_data:
         raise GlideError(
-            f"A UNet whose first level is {unet.channel_mult[0]} times its base width has no "
-            "counterpart in diffusers, which takes the time embedding's width from that level. "
-            "Expected a channel_mult that begins with 1."
-        )
-    if unet.patch_size != 1 or unet.coord_channels or unet.sigma_data:
-        raise GlideError(
-            "A UNet with patch_size, coord_channels or sigma_data (the small bundled ones) has "
-            "no counterpart in diffusers. Expected 1, 0 and 0, as OpenAI's models have."
+            "This UNet has no counterpart in diffusers. Expected a channel_mult that begins with "
+            "1, and no patch_size, coord_channels or sigma_data, which the bundled models have."
         )
     attended = [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]
     return {

@@ -6,7 +6,7 @@ import pickle
 import stat
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
@@ -29,6 +29,15 @@ _MAX_METADATA = 1 << 20  # characters of all metadata together
 _WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module")
 # What wrappers of a module put before every name: torch.compile, DistributedDataParallel, Lightning
 _PREFIXES = ("_orig_mod.", "module.", "model.")
+# dtypes that torch converts to float32 on every device
+_STORED = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
 _RUN = {"config", "model_config", "step", "ema"}  # what `glide train` writes into checkpoint.pt
 
 Shape = tuple[int, ...]
@@ -48,7 +57,13 @@ class TensorFile:
         return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
 
 
-def read_tensors(path: Path | str) -> TensorFile:
+def read_shapes(path: Path | str) -> TensorFile:
+    """Read names, shapes and metadata alone: the tensors are on the meta device."""
+    return read_tensors(path, meta=True)
+
+
+@torch.inference_mode(False)  # a tensor made in inference mode can take no gradient
+def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
     A nested state dict is taken out and prefixes of training programs are removed (`_WRAPPERS`,
@@ -56,91 +71,74 @@ def read_tensors(path: Path | str) -> TensorFile:
     as metadata. GlideError for a file that is missing, damaged, not a checkpoint, or that carries
     code, and for tensors that are not dense or have no data.
     """
-    return _read(Path(path), meta=False)
-
-
-def read_shapes(path: Path | str) -> TensorFile:
-    """Read names, shapes and metadata alone: the tensors are on the meta device."""
-    return _read(Path(path), meta=True)
+    path = Path(path)
+    file_format = _format(path)
+    try:
+        if file_format == "safetensors":
+            found = _read_safetensors(path, meta)
+        else:
+            content = _unpickle(path, file_format, meta)
+            found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
+        _check_sizes(found, meta)
+        return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
+    except GlideError:
+        raise
+    except MemoryError as error:
+        raise GlideError(f"{path} does not fit into memory.") from error
+    except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
+        if isinstance(error, pickle.UnpicklingError) and "truncated" not in str(error):
+            raise GlideError(
+                f"{path} is refused: it holds pickled Python objects, which could run any code. "
+                "Expected safetensors, or a dict of tensors as OpenAI released."
+            ) from error
+        raise GlideError(
+            f"{path} is damaged or was cut short, at {path.stat().st_size:,} bytes "
+            f"({shorten(error, 150)}): delete it and download or export it again."
+        ) from error
 
 
 def write_tensors(
-    tensors: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor],
+    path: Path | str,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write safetensors atomically; an existing file is replaced."""
-    path = Path(path)
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    """Write safetensors atomically; an existing file is replaced.
+
+    dtype: of the stored tensors; default, as they are. GlideError where one is not finite.
+    """
+    path, plain = Path(path), {}
+    for key, tensor in tensors.items():
+        plain[key] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        check_finite(key, plain[key], f"What is to be written to {path}")
     with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt", **metadata})
     return path
 
 
-def _read(path: Path, meta: bool) -> TensorFile:
-    file_format = _format(path)
-    try:
-        with torch.inference_mode(False):  # a tensor made in inference mode can take no gradient
-            if file_format == "safetensors":
-                found = _read_safetensors(path, meta)
-            else:
-                content = _unpickle(path, file_format, meta)
-                found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
-            _check_sizes(found, meta)
-            return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
-    except GlideError:
-        raise
-    except MemoryError as error:
-        raise GlideError(f"{path} does not fit into memory.") from error
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise _cut_short(path, error) from error
-        raise GlideError(
-            f"{path} holds pickled Python objects, whose loading could run any code: it is "
-            "refused. Expected safetensors, or a dict of tensors as OpenAI released."
-        ) from error
-    except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
-        raise _cut_short(path, error) from error
-
-
 def _format(path: Path) -> Format:
     """Detect the format from the first bytes; the ending of a name proves nothing."""
-    try:
+    with as_glide_error(f"{shorten(path, 200)} cannot be read", (OSError, ValueError)):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise GlideError(f"{path} cannot be read: it is a folder, pipe or device, not a file.")
+            raise OSError("it is a folder, pipe or device, not a file")
         with path.open("rb") as file:
             head = file.read(256)
-    except FileNotFoundError as error:
-        raise GlideError(
-            f"{shorten(path, 200)} was not found. Expected a checkpoint; `glide models` lists the "
-            "known ones."
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GlideError(f"{shorten(path, 200)} cannot be read: {reason}.") from error
-    if head[:4] == b"PK\x03\x04":
-        return "zip"
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
-        return "pickle"
-    if head[8:9] == b"{" and status.st_size > 8:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:  # safetensors cannot open it
-            raise GlideError(f"{path} has a name that is not UTF-8. Rename the file.") from error
-        return "safetensors"
-    raise GlideError(
-        f"{path} is {_what_else(head, status.st_size)}. Expected a checkpoint in safetensors or "
-        "PyTorch's `.pt` format: download or export it again."
-    )
-
-
-def _what_else(head: bytes, size: int) -> str:
-    if size == 0:
-        return "empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the file itself (run `git lfs pull`)"
-    if head.lstrip()[:1] == b"<":
-        return "a web page, probably an error page saved by a download"
-    return "not a model file"
+        if head[:4] == b"PK\x03\x04":
+            return "zip"
+        if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+            return "pickle"
+        if head[8:9] == b"{" and status.st_size > 8:
+            str(path).encode()  # safetensors can only open such names
+            return "safetensors"
+    what = "not a model file"
+    if not head:
+        what = "empty"
+    elif head.startswith(b"version https://git-lfs"):
+        what = "a git-lfs pointer, not the file itself (run `git lfs pull`)"
+    elif head.lstrip()[:1] == b"<":
+        what = "a web page, probably an error page saved by a download"
+    raise GlideError(f"{path} is {what}. Expected a checkpoint: safetensors or PyTorch's `.pt`.")
 
 
 def _read_safetensors(path: Path, meta: bool) -> TensorFile:
@@ -195,17 +193,12 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     found = _unwrapped(content)
     if found is not None:
         return found
-    for name in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not content:
-        raise GlideError(
-            f"{path} holds a {type(content).__name__} and not named tensors. Expected a state dict."
-        )
-    key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
+    what = type(content).__name__
+    if isinstance(content, Mapping) and content:
+        key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
+        what = f"{type(value).__name__} under {shorten(repr(key))}"
     raise GlideError(
-        f"{path} holds a {type(value).__name__} under {shorten(repr(key))}. Expected a state dict, "
-        "which is tensors by name and nothing else: save only the model's from this checkpoint."
+        f"{path} holds a {what}. Expected a state dict, which is tensors by name and nothing else."
     )
 
 
@@ -224,10 +217,8 @@ def _is_named_tensor(key: object, value: object) -> bool:
 
 def _check_sizes(file: TensorFile, meta: bool) -> None:
     """Refuse tensors that are not dense or have no data, before anything is done with them."""
-    if len(file.tensors) > _MAX_TENSORS:
-        raise GlideError(
-            f"{file.path} holds {len(file.tensors):,} tensors. Expected {_MAX_TENSORS:,} at most."
-        )
+    if (count := len(file.tensors)) > _MAX_TENSORS:
+        raise GlideError(f"{file.path} holds {count:,} tensors. Expected {_MAX_TENSORS:,} at most.")
     for key, tensor in file.tensors.items():
         if len(key) > _MAX_NAME:
             raise GlideError(f"{file.path} has a name of {len(key):,} characters: {key[:40]}...")
@@ -238,11 +229,10 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
             or tensor.is_quantized
             or tensor.is_nested
             or (tensor.is_meta and not meta)
-            or tensor.untyped_storage().nbytes() < size
+            or not 0 < size <= tensor.untyped_storage().nbytes()
         ):
             raise GlideError(
-                f"{file.path} holds {key} as a sparse, quantized, repeated or empty (meta) tensor. "
-                "Expected plain tensors with their data."
+                f"{file.path} holds {key} as a sparse, quantized, repeated or empty tensor."
             )
 
 
@@ -260,9 +250,39 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _cut_short(path: Path, error: Exception) -> GlideError:
-    detail = f" ({shorten(error, 150)})" if str(error) else ""
-    return GlideError(
-        f"{path} is damaged or was cut short ({path.stat().st_size:,} bytes){detail}. "
-        "Expected a whole checkpoint: delete it and download or export it again."
-    )
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> None:
+    """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
+    shared = expected.keys() & tensors.keys()
+    wrong = [key for key in shared if tensors[key].shape != expected[key].shape]
+    found: dict[str, Collection[str]] = {
+        "missing": expected.keys() - tensors.keys(),
+        "not part of the model": tensors.keys() - expected.keys(),
+        "of another shape": [
+            f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}" for key in wrong
+        ],
+        "of a dtype that is not supported": [
+            f"{key} ({tensors[key].dtype})" for key in shared if tensors[key].dtype not in _STORED
+        ],
+    }
+    faults = [
+        f"{what}: {', '.join(sorted(names)[:4])}{', ...' if len(names) > 4 else ''}"
+        for what, names in found.items()
+        if names
+    ]
+    if faults:
+        raise GlideError(
+            f"{where} does not fit its config. Tensors {'; '.join(faults)}. Expected a whole model "
+            "of one kind: download or export it again."
+        )
+
+
+def check_finite(key: str, tensor: Tensor, where: str) -> None:
+    """Refuse NaN and infinity by one pass over the tensor."""
+    low, high = torch.aminmax(tensor)  # NaN comes through both
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise GlideError(
+            f"{where} holds NaN or infinite values in {key} (as {tensor.dtype}): its training "
+            "diverged, the file is damaged, or the dtype is too narrow for it (try float32)."
+        )

@@ -1,4 +1,4 @@
-"""Load and save whole models: config from the file itself, weights mapped into memory once.
+"""Load, save and convert whole models: config from the file, weights mapped into memory once.
 
 Modules are made on the meta device and take over the file's tensors. Weights are made outside
 inference mode (ComfyUI runs nodes inside it), because one made inside can take no gradient.
@@ -6,7 +6,8 @@ inference mode (ComfyUI runs nodes inside it), because one made inside can take 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,19 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
+from glide_core.checkpoints.detect import config_of, detect_model_type
 from glide_core.checkpoints.files import (
     METADATA_KEY,
     TensorFile,
+    check_finite,
+    check_tensors,
     read_shapes,
     read_tensors,
     write_tensors,
 )
 from glide_core.config import KINDS, ClipConfig, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.errors import GlideError
+from glide_core.io import check_new
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import Affine, NoisyClip
@@ -38,22 +42,10 @@ _NAMES = {
     "clip-image": "the image encoder of a noisy CLIP",
     "clip-text": "the text encoder of a noisy CLIP",
 }
-# dtypes that torch converts to float32 on every device
-_STORED = (
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-)
 
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
-    """Read a file's config from its names, shapes and metadata, without its weights.
-
-    See `config_from_state_dict`; GlideError for every file that is not a model of these types.
-    """
+    """Read the config of a GLIDE model or noisy CLIP without its weights; GlideError for others."""
     return config_of(read_shapes(path))
 
 
@@ -61,16 +53,7 @@ def kind_of(path: PathLike) -> str:
     """Return the kind of model in a file, as the catalog names it."""
     file = read_shapes(path)
     config = config_of(file)
-    return config.kind if isinstance(config, GlideConfig) else detect_model_type(file.shapes)
-
-
-def config_of(
-    file: TensorFile, kind: ModelKind | None = None, schedule: ScheduleConfig | None = None
-) -> GlideConfig | ClipConfig:
-    """Read the config of a file's tensors; kind and schedule override what the file says."""
-    return config_from_state_dict(
-        file.shapes, file.metadata, str(file.path), kind=kind, schedule=schedule
-    )
+    return config.kind if isinstance(config, GlideConfig) else detect_model_type(file)
 
 
 def load_model(
@@ -92,19 +75,16 @@ def load_model(
     kind, schedule: replace these parts of the config, for models of other programs.
     GlideError says what the file holds instead, or lists the tensors that do not fit.
     """
-    with torch.inference_mode(False):  # or the weights could take part in no gradient later
-        file = read_tensors(path)
+    file = read_tensors(path)
     found = config or config_of(file, kind, schedule)
+    allowed = " or ".join(kinds or KINDS)
     if isinstance(found, ClipConfig):
         raise GlideError(
-            f"{path} is {_NAMES[detect_model_type(file.shapes)]}. Expected a GLIDE model "
-            f"({_any_of(kinds)}). Load it as a noisy CLIP, for CLIP guidance."
+            f"{path} is {_NAMES[detect_model_type(file)]}. Expected a GLIDE model "
+            f"({allowed}). Load it as a noisy CLIP, for CLIP guidance."
         )
     if kinds and found.kind not in kinds:
-        raise GlideError(
-            f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {_any_of(kinds)}: "
-            "name a file of that kind."
-        )
+        raise GlideError(f"{path} is a GLIDE model of the kind '{found.kind}'. Expected {allowed}.")
     model = _assembled(add_mask_channel(file.tensors, found), found, device, dtype, str(path))
     del file  # so that int8 frees the file's tensors one layer after the other
     return _finished(model, dtype, str(path))
@@ -136,6 +116,7 @@ def model_from_state_dict(
     return _finished(_assembled(tensors, config, device, dtype, where), dtype, where)
 
 
+@torch.inference_mode(False)
 def _assembled(
     tensors: Mapping[str, Tensor],
     config: GlideConfig,
@@ -150,29 +131,29 @@ def _assembled(
     # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
     half = all(tensor.dtype == torch.float16 for tensor in tensors.values())
     first = (torch.float16 if half else torch.float32) if int8 else dtype
-    with torch.inference_mode(False):
-        with _Uninitialised():
-            model = GlideModel(config, device="meta").use_dtype(first)
-        if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
-            # what convolutions take: otherwise they reorder every weight at every step
-            model = model.to(memory_format=torch.channels_last)
-        expected = model.openai_state_dict()
-        # int8 is checked afterwards: to read all of a mapped file now would keep it in memory
-        ready = _prepared(tensors, expected, device, where, finite=not int8)
-        model.load_openai_state_dict(ready, assign=True)
+    with _Uninitialised():
+        model = GlideModel(config, device="meta").use_dtype(first)
+    if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
+        # what convolutions take: otherwise they reorder every weight at every step
+        model = model.to(memory_format=torch.channels_last)
+    expected = model.openai_state_dict()
+    # int8 is checked afterwards: to read all of a mapped file now would keep it in memory
+    ready = _prepared(tensors, expected, device, where, finite=not int8)
+    model.load_openai_state_dict(ready, assign=True)
     return model
 
 
+@torch.inference_mode(False)
 def _finished(model: GlideModel, dtype: torch.dtype, where: str) -> GlideModel:
     """Quantize and check an int8 model; freeze every model, in eval mode."""
     if dtype == torch.int8:
-        with torch.inference_mode(False):
-            model.use_dtype(dtype)
+        model.use_dtype(dtype)
         for key, tensor in model.state_dict().items():  # a weight's scale is its largest value
             check_finite(key, tensor, where)
     return model.requires_grad_(False).eval()
 
 
+@torch.inference_mode(False)
 def load_clip(
     paths: PathLike | Sequence[PathLike],
     *,
@@ -184,43 +165,42 @@ def load_clip(
     dtype: of the linear layers; norms and tables stay float32. int8 is taken as float32, which the
         gradient of a guide needs.
     """
-    dtype = torch.float32 if dtype == torch.int8 else dtype
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    with torch.inference_mode(False):
-        tensors, config, where = clip_tensors([read_tensors(path) for path in given])
-        with _Uninitialised():
-            clip = NoisyClip(config, device="meta").float()  # whatever the default dtype is
-        for module in clip.modules():
-            if isinstance(module, Affine):
-                module.to(dtype)
-        clip.load_state_dict(_prepared(tensors, clip.state_dict(), device, where), assign=True)
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    tensors, config, where = _clip_tensors([read_tensors(path) for path in given])
+    with _Uninitialised():
+        clip = NoisyClip(config, device="meta").float()  # whatever the default dtype is
+    for module in clip.modules():
+        if isinstance(module, Affine):
+            module.to(torch.float32 if dtype == torch.int8 else dtype)
+    clip.load_state_dict(_prepared(tensors, clip.state_dict(), device, where), assign=True)
     return clip.requires_grad_(False).eval()
 
 
-def clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
+def _clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
     """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
     where = " and ".join(str(file.path) for file in files)
-    parts = {detect_model_type(file.shapes, str(file.path)): file for file in files}
-    whole = len(files) == 1 and "clip" in parts
-    if not whole and (set(parts) != {"clip-image", "clip-text"} or len(files) != 2):
+    parts = {detect_model_type(file): file for file in files}
+    configs: dict[str, Any] = {found: config_of(file) for found, file in parts.items()}
+    if len(files) == 1 and "clip" in parts:
+        return dict(files[0].tensors), configs["clip"], where
+    if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
         raise GlideError(
             f"{where} is {' and '.join(_NAMES[found] for found in parts)}. Expected a noisy CLIP: "
             "one safetensors with both encoders, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
-    image, text = (parts["clip"],) * 2 if whole else (parts["clip-image"], parts["clip-text"])
-    seen, read = config_of(image), config_of(text)
-    assert isinstance(seen, ClipConfig) and isinstance(read, ClipConfig)
-    if whole:
-        return dict(image.tensors), seen, where
+    seen, read = configs["clip-image"], configs["clip-text"]
     if seen.embedding != read.embedding:
         raise GlideError(
-            f"{image.path} gives {seen.embedding} features and {text.path} {read.embedding}: they "
-            "are halves of different models. Expected two that belong together."
+            f"{where} give {seen.embedding} and {read.embedding} features: they are halves of "
+            "different models."
         )
     config = replace(seen, **{name: getattr(read, name) for name in _TEXT_FIELDS})
-    joined = {f"image.{key}": tensor for key, tensor in image.tensors.items()}
-    joined |= {f"text.{key}": tensor for key, tensor in text.tensors.items()}
+    joined = {
+        f"{found.removeprefix('clip-')}.{key}": tensor
+        for found, file in parts.items()
+        for key, tensor in file.tensors.items()
+    }
     return joined, config, where
 
 
@@ -236,8 +216,39 @@ def save_model(
     metadata: further entries (author, licence, ...), text by name.
     """
     tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
-    narrow = with_dtype(tensors, dtype, "The model to be saved")
-    return write_tensors(narrow, path, {**(metadata or {}), METADATA_KEY: model.config.to_json()})
+    stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
+    return write_tensors(tensors, path, stored, dtype)
+
+
+def convert(
+    paths: PathLike | Sequence[PathLike],
+    destination: PathLike | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    kind: ModelKind | None = None,
+    schedule: ScheduleConfig | None = None,
+) -> Path:
+    """Write a GLIDE model (one file) or a noisy CLIP (one file, or one per encoder) as safetensors.
+
+    destination: default, the first file's name with the ending `.safetensors`, beside it.
+    dtype: of the stored tensors; default, as they are.
+    kind, schedule: of a GLIDE model, to be stored instead of what the file says; see `load_model`.
+    GlideError when the destination exists, or the file is not a whole model.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
+    check_new(target)
+    files = [read_tensors(path) for path in given]
+    config, where = config_of(files[0], kind, schedule), str(given[0])
+    with _Uninitialised():
+        if isinstance(config, GlideConfig) and len(files) == 1:
+            tensors = add_mask_channel(files[0].tensors, config)
+            expected = GlideModel(config, device="meta").openai_state_dict()
+        else:
+            tensors, config, where = _clip_tensors(files)
+            expected = NoisyClip(config, device="meta").state_dict()
+    check_tensors(tensors, expected, where)
+    return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -273,64 +284,3 @@ def _prepared(
             check_finite(key, tensor, where)
         ready[key] = tensor
     return ready
-
-
-def expected_tensors(config: GlideConfig | ClipConfig) -> dict[str, Tensor]:
-    """Every tensor that a file of this config must hold, on the meta device."""
-    with _Uninitialised():
-        if isinstance(config, GlideConfig):
-            return GlideModel(config, device="meta").openai_state_dict()
-        return NoisyClip(config, device="meta").state_dict()
-
-
-def check_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
-) -> None:
-    """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
-    both = [(key, tensors[key], expected[key]) for key in expected.keys() & tensors.keys()]
-    misshapen = (
-        f"{k} is {list(t.shape)}, not {list(e.shape)}" for k, t, e in both if t.shape != e.shape
-    )
-    integers = (f"{key} ({tensor.dtype})" for key, tensor, _ in both if tensor.dtype not in _STORED)
-    faults = [
-        *_listed("missing", expected.keys() - tensors.keys()),
-        *_listed("not part of the model", tensors.keys() - expected.keys()),
-        *_listed("of another shape", misshapen),
-        *_listed("of a dtype that is not supported", integers),
-    ]
-    if faults:
-        raise GlideError(
-            f"{where} does not fit its own config. Tensors {'; '.join(faults)}. "
-            "Expected a whole model of one kind: download or export it again."
-        )
-
-
-def check_finite(key: str, tensor: Tensor, where: str) -> None:
-    """Refuse NaN and infinity by one pass over the tensor."""
-    low, high = torch.aminmax(tensor)  # NaN comes through both
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise GlideError(
-            f"{where} holds NaN or infinite values in {key} (as {tensor.dtype}). Expected finite "
-            "weights: the training that wrote it diverged, the file is damaged, or the dtype is "
-            "too narrow for it (try float32)."
-        )
-
-
-def with_dtype(
-    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str
-) -> dict[str, Tensor]:
-    """Convert tensors to a dtype (None: their own); GlideError where one is not finite."""
-    narrow = {key: tensor.detach().to(dtype or tensor.dtype) for key, tensor in tensors.items()}
-    for key, tensor in narrow.items():
-        check_finite(key, tensor, where)
-    return narrow
-
-
-def _listed(what: str, names: Iterable[str], most: int = 4) -> list[str]:
-    found = sorted(names)
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
-
-
-def _any_of(kinds: Sequence[ModelKind]) -> str:
-    return " or ".join(kinds or KINDS)

@@ -27,7 +27,7 @@ from glide_core.checkpoints.diffusers_format import fuse
 from glide_core.checkpoints.diffusers_format import layers as unet_layers
 from glide_core.checkpoints.files import TensorFile, read_tensors, write_tensors
 from glide_core.config import GlideConfig, UNetConfig
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 from glide_core.fields import short
 from glide_core.io import check_new
 from glide_core.models.glide import GlideModel
@@ -40,8 +40,8 @@ _HALVES = (
     (".lora_A.weight", ".lora_B.weight"),  # peft
     (".lora.down.weight", ".lora.up.weight"),  # diffusers
 )
+_ALPHAS = ("ss_network_alpha", "lora_alpha", "unet.lora_alpha")  # names in metadata
 _MAX_CONFIG = 1 << 20  # bytes
-_MAX_STRENGTH = 1000
 _MAX_CHANGE = 60_000  # of one weight; float16 ends above it
 
 Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], alpha / rank in it
@@ -112,22 +112,25 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
     from other weights.
     """
     number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if not number or not abs(strength) <= _MAX_STRENGTH:
-        raise GlideError(
-            f"the LoRA's strength is {short(strength)}: expected -{_MAX_STRENGTH} to "
-            f"{_MAX_STRENGTH}"
-        )
+    if not number or not -1000 <= strength <= 1000:
+        raise GlideError(f"the LoRA's strength is {short(strength)}: expected -1000 to 1000")
     file = read_tensors(path)
-    changes = read_pairs(file)
-    theirs = lora_from_diffusers(changes, model.config.unet)
+    changes = _read_pairs(file)
+    theirs = _from_diffusers(changes, model.config.unet)
     if theirs is not None:
         changes = {lora_key(name): pair for name, pair in theirs.items()}
     _check_info(model, file)
     layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
-    _check_layers(changes, layers, path)
     for key, (down, up) in changes.items():  # before any weight changes
-        most = abs(strength) * len(down) * _largest(down) * _largest(up)
-        if most > _MAX_CHANGE:
+        changed = [len(up), *down.shape[1:]]
+        fits = key in layers and changed == list(layers[key].weight.shape)
+        if not fits or up.flatten(1).shape[1] != len(down):
+            raise GlideError(
+                f"The LoRA {path} changes a layer {key} of the shape {changed}, which this model "
+                "does not have: it was trained for another model."
+            )
+        most = abs(strength) * len(down) * float(down.abs().max()) * float(up.abs().max())
+        if not most <= _MAX_CHANGE:
             raise GlideError(
                 f"{path} changes {key} by up to {most:g} at strength {strength:g}. Expected at "
                 f"most {_MAX_CHANGE:,}: the file is damaged, or its training diverged."
@@ -137,15 +140,9 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
             weight = layers[key].weight
             change = strength * (up.flatten(1) @ down.flatten(1))
             new = weight.float() + change.to(weight.device).view_as(weight)
-            last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if last else torch.contiguous_format
             # not in place: the tensor may be the file, mapped into memory
-            layers[key].weight.data = new.to(weight.dtype).contiguous(memory_format=layout)
+            layers[key].weight.data = torch.empty_like(weight).copy_(new)
     return model
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str) -> Path:
@@ -156,7 +153,7 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
     """
     check_new(Path(destination))
     file = read_tensors(path)
-    pairs = lora_from_diffusers(read_pairs(file), config.unet)
+    pairs = _from_diffusers(_read_pairs(file), config.unet)
     if pairs is None:
         raise GlideError(
             f"{path} is not a LoRA of this {config.kind} model's UNet in diffusers' form. Expected "
@@ -174,54 +171,25 @@ def _tensors(layers: Mapping[str, Pair], alpha: float | None = None) -> dict[str
     return tensors
 
 
-def _check_layers(
-    changes: Mapping[str, Pair], layers: Mapping[str, nn.Module], path: Path | str
-) -> None:
-    for name, (down, up) in changes.items():
-        if name not in layers:
-            raise GlideError(
-                f"The LoRA {path} changes a layer {name}, which this model does not have: it was "
-                "trained for another model."
-            )
-        weight = layers[name].weight
-        assert isinstance(weight, Tensor)
-        made = [len(up), *down.shape[1:]]
-        if made != list(weight.shape) or up.flatten(1).shape[1] != len(down):
-            raise GlideError(
-                f"{path} changes {name} as a layer of {made}, which is {list(weight.shape)} in "
-                "this model: it was trained for another model."
-            )
-
-
 def _check_info(model: GlideModel, file: TensorFile) -> None:
     stored = file.metadata.get(METADATA_KEY)
     if stored is None:  # from another trainer: the layers alone must fit
         return
-    try:
+    with as_glide_error(f"{file.path} carries metadata that cannot be read"):
         info = LoraInfo(**json.loads(stored))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise GlideError(
-            f"{file.path} carries metadata that cannot be read ({shorten(error, 150)})."
-        ) from error
     this = LoraInfo.of(model, info.rank, info.alpha, info.base)
     for name in ("prediction_type", "tokenizer"):
         theirs, ours = getattr(info, name), getattr(this, name)
         if theirs != ours:
             raise GlideError(
-                f"{file.path} was trained for a model whose {name.replace('_', ' ')} is "
-                f"{shorten(str(theirs))}; this one's is {ours}. Expected the model that it was "
-                f"trained from ({short(info.base)})."
+                f"{file.path} was trained from {short(info.base)}, whose {name.replace('_', ' ')} "
+                f"is {shorten(theirs)}; this one's is {ours}."
             )
     if info.fingerprint != this.fingerprint:
-        log.warning(
-            "%s was trained from other weights (%s, a %s model) than these: the images may suffer",
-            file.path,
-            shorten(info.base),
-            shorten(info.kind),
-        )
+        log.warning("%s was trained from other weights (%s)", file.path, shorten(info.base))
 
 
-def read_pairs(file: TensorFile) -> dict[str, Pair]:
+def _read_pairs(file: TensorFile) -> dict[str, Pair]:
     """Read the changes of every layer, float32, by the layers' names in the file.
 
     A warning when neither the file nor its layers say an alpha. GlideError for anything but a LoRA.
@@ -234,28 +202,19 @@ def read_pairs(file: TensorFile) -> dict[str, Pair]:
             "alpha, put adapter_config.json beside it, or change the strength",
             file.path,
         )
-    for key in tensors:
+    for key, down in tensors.items():
         for first, second in _HALVES:
             name = key.removesuffix(first)
-            if name == key or name + second not in tensors:
+            up = tensors.get(name + second)
+            if name == key or up is None or min(down.ndim, up.ndim) < 2:
                 continue
-            down, up = tensors[key], tensors[name + second]
-            if not (down.is_floating_point() and up.is_floating_point()):
-                raise GlideError(
-                    f"{file.path} holds {name} as {down.dtype} and {up.dtype}. Expected floating "
-                    "point numbers."
-                )
-            down, up = down.float(), up.float()
-            if min(down.ndim, up.ndim) >= 2:
-                pairs[name] = down, up * _scale(tensors, name, len(down), common)
-            if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
-                raise GlideError(
-                    f"{file.path} holds NaN or infinite values in {name}. Expected finite weights."
-                )
+            if down.is_floating_point() and up.is_floating_point():
+                scale = _scale(tensors, name, len(down), common)
+                pairs[name] = down.float(), up.float() * scale
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         raise GlideError(
-            f"{file.path} is not a LoRA that can be read here. Expected only pairs of tensors such "
-            "as *.lora_down.weight and *.lora_up.weight: take the file of a LoRA training run."
+            f"{file.path} is not a LoRA that can be read here. Expected only pairs of floating "
+            "point tensors such as *.lora_down.weight and *.lora_up.weight."
         )
     return pairs
 
@@ -264,42 +223,33 @@ def _file_alpha(file: TensorFile) -> float | None:
     """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
     adapter_config.json beside the file; None without either. GlideError: not a finite number.
     """
-    found: Any = file.metadata.get("ss_network_alpha") or file.metadata.get("lora_alpha")
     beside = file.path.with_name("adapter_config.json")
-    try:
-        if found is None and "lora_adapter_metadata" in file.metadata:
-            found = _alpha_in(json.loads(file.metadata["lora_adapter_metadata"]))
-        if found is None and beside.is_file() and beside.stat().st_size < _MAX_CONFIG:
-            found = _alpha_in(json.loads(beside.read_text(encoding="utf-8")))
-        alpha = None if found is None else float(found)
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise GlideError(
-            f"{file.path} has an alpha that cannot be read: {shorten(error)}"
-        ) from error
-    if alpha is not None and not math.isfinite(alpha):
-        raise GlideError(f"{file.path} has the alpha {alpha}. Expected a finite number.")
+    fields: dict[str, Any] = {}
+    with as_glide_error(f"{file.path} has an alpha that cannot be read"):
+        if beside.is_file() and beside.stat().st_size < _MAX_CONFIG:
+            fields |= json.loads(beside.read_text(encoding="utf-8"))
+        fields |= json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
+        fields |= file.metadata
+        alpha = next((float(fields[name]) for name in _ALPHAS if name in fields), None)
+        if alpha is not None and not math.isfinite(alpha):
+            raise ValueError(f"{alpha} is not a finite number")
     return alpha
-
-
-def _alpha_in(config: Any) -> Any:
-    names = ("lora_alpha", "unet.lora_alpha")
-    return next((config[n] for n in names if isinstance(config, dict) and n in config), None)
 
 
 def _scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
     """alpha / rank of one layer; 1 without an alpha. GlideError for one that is not a number."""
-    alpha = tensors.get(name + _ALPHA)
-    if alpha is None:
-        return 1.0 if default is None else default / max(1, rank)
-    if alpha.numel() != 1 or alpha.is_complex() or not math.isfinite(float(alpha)):
+    alpha = tensors.get(name + _ALPHA, default)
+    if isinstance(alpha, Tensor) and not (
+        alpha.numel() == 1 and not alpha.is_complex() and math.isfinite(float(alpha))
+    ):
         raise GlideError(
             f"The LoRA's {name}{_ALPHA} has the shape {list(alpha.shape)} or is not finite. "
             "Expected one finite number."
         )
-    return float(alpha) / max(1, rank)
+    return 1.0 if alpha is None else float(alpha) / rank
 
 
-def lora_from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pair] | None:
+def _from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pair] | None:
     """Give changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
 
     None unless all of them are changes of diffusers' layers of this UNet.
@@ -312,13 +262,9 @@ def lora_from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str
     for layer in unet_layers(unet):
         given = [left.pop(_flat(name), None) for name in layer.theirs]
         if any(given):
-            try:
+            message = f"The LoRA's changes of {layer.theirs[0]} do not fit this model"
+            with as_glide_error(message, (RuntimeError, IndexError)):
                 fused = _fused(given, unet.num_head_channels, layer.kernel)
-            except (RuntimeError, IndexError) as error:
-                raise GlideError(
-                    f"The LoRA's changes of {layer.theirs[0]} do not fit each other, or another "
-                    f"model ({shorten(error, 150)}). Expected the model that it was trained from."
-                ) from error
             found[f"unet.{layer.ours}"] = fused
     return None if left else found
 

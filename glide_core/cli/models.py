@@ -7,7 +7,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from glide_core.checkpoints.catalog import ENTRIES, find, find_model, model_files, models_directory
 from glide_core.cli.options import number
+from glide_core.errors import GlideError
+from glide_core.io import check_new
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,38 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs.add_parser("list", help="list models (the default)")
     download = jobs.add_parser("download", help="download a model")
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
-    download.add_argument(
-        "--to",
-        type=Path,
-        metavar="DIR",
-        help="folder (default: $GLIDE_MODELS, ./models/glide if it exists, ~/.cache/glide/models)",
-    )
+    text = "folder (default: $GLIDE_MODELS, ./models/glide if it exists, ~/.cache/glide/models)"
+    download.add_argument("--to", type=Path, metavar="DIR", help=text)
     convert = jobs.add_parser("convert", help="turn a .pt into a .safetensors with its config")
-    files = "a model, or a noisy CLIP's two files"
-    convert.add_argument("file", nargs="+", type=Path, metavar="FILE", help=files)
+    text = "a model, or a noisy CLIP's two files"
+    convert.add_argument("file", nargs="+", type=Path, metavar="FILE", help=text)
     convert.add_argument("--to", type=Path, metavar="FILE", help="default: beside it")
-    for name, choices, text in (
-        ("dtype", ("float32", "float16", "bfloat16"), "number format to store (default: as it is)"),
-        (
-            "kind",
-            ("base", "upsampler", "inpaint", "upsampler-inpaint"),
-            "store this kind instead of the detected one (inpaint: also for a model that is given "
-            "a masked image but no mask)",
-        ),
-        (
-            "noise-schedule",
-            ("linear", "squaredcos_cap_v2"),
-            "store this noise schedule instead of OpenAI's for this kind",
-        ),
-        (
-            "prediction-type",
-            ("epsilon", "v_prediction"),
-            "store what the model predicts (default: epsilon)",
-        ),
-    ):
-        convert.add_argument(f"--{name}", choices=choices, help=text)
-    about = "turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora"
-    lora = jobs.add_parser("convert-lora", help=about)
+    dtypes, text = ("float32", "float16", "bfloat16"), "number format to store (default: as it is)"
+    convert.add_argument("--dtype", choices=dtypes, help=text)
+    kinds = ("base", "upsampler", "inpaint", "upsampler-inpaint")
+    text = (
+        "store this kind instead of the detected one (inpaint: also for a model that is given a "
+        "masked image but no mask)"
+    )
+    convert.add_argument("--kind", choices=kinds, help=text)
+    schedules = ("linear", "squaredcos_cap_v2")
+    text = "store this noise schedule instead of OpenAI's for this kind"
+    convert.add_argument("--noise-schedule", choices=schedules, help=text)
+    text = "store what the model predicts (default: epsilon)"
+    convert.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), help=text)
+    text = "turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora"
+    lora = jobs.add_parser("convert-lora", help=text)
     lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
     lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
     lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
@@ -60,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
-    strength = "of the LoRA"
-    merge.add_argument("--strength", type=number, default=1.0, metavar="S", help=strength)
+    merge.add_argument("--strength", type=number, default=1.0, metavar="S", help="of the LoRA")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,12 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
         "convert-lora": _convert_lora,
         "merge": _merge,
     }
-    return jobs.get(arguments.job, _list)(arguments)
+    jobs.get(arguments.job, _list)(arguments)
+    return 0
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    from glide_core.checkpoints.catalog import ENTRIES, model_files, models_directory
-
+def _list(arguments: argparse.Namespace) -> None:
     rows = [("NAME", "SIZE", "WHAT", "WHERE")]
     for entry in ENTRIES:
         path = entry.path()
@@ -96,28 +86,24 @@ def _list(arguments: argparse.Namespace) -> int:
     for path in own:
         name = str(path.relative_to(folder)).encode(errors="replace").decode()
         print(f"  {name}  {_megabytes(path.stat().st_size)}  {_kind(path)}")
-    return 0
 
 
 def _kind(path: Path) -> str:
     """What a file holds, read from its header."""
-    from glide_core.checkpoints.loading import inspect
-    from glide_core.config import ClipConfig
-    from glide_core.errors import GlideError
+    from glide_core.checkpoints.loading import kind_of
 
     try:
-        config = inspect(path)
+        kind = kind_of(path)
     except GlideError:
         return "not a GLIDE model"
-    return "noisy CLIP" if isinstance(config, ClipConfig) else f"GLIDE {config.kind} model"
+    return "noisy CLIP" if kind.startswith("clip") else f"GLIDE {kind} model"
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def _download(arguments: argparse.Namespace) -> int:
-    from glide_core.checkpoints.catalog import find, models_directory
+def _download(arguments: argparse.Namespace) -> None:
     from glide_core.checkpoints.download import download
     from glide_core.progress import counting_bar
 
@@ -130,63 +116,47 @@ def _download(arguments: argparse.Namespace) -> int:
         print(path)
         if entry.notes:
             print(entry.notes)
-    return 0
 
 
-def _convert(arguments: argparse.Namespace) -> int:
+def _convert(arguments: argparse.Namespace) -> None:
     import torch
 
-    from glide_core.checkpoints.convert import convert
+    from glide_core.checkpoints.detect import config_of
     from glide_core.checkpoints.files import read_shapes
-    from glide_core.checkpoints.loading import config_of
-    from glide_core.config import ClipConfig
-    from glide_core.errors import GlideError
+    from glide_core.checkpoints.loading import convert
+    from glide_core.config import ScheduleConfig
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     kind, schedule = arguments.kind, None
-    changes = {
-        name: getattr(arguments, name)
-        for name in ("noise_schedule", "prediction_type")
-        if getattr(arguments, name) is not None
-    }
+    given = {name: getattr(arguments, name) for name in ("noise_schedule", "prediction_type")}
+    changes = {name: value for name, value in given.items() if value is not None}
     if changes:
         config = config_of(read_shapes(arguments.file[0]), kind)
-        if isinstance(config, ClipConfig):
-            raise GlideError(f"{arguments.file[0]} is a noisy CLIP, which has no noise schedule.")
-        schedule = replace(config.schedule, **changes)
+        # a noisy CLIP has none, which `convert` says
+        schedule = replace(getattr(config, "schedule", ScheduleConfig()), **changes)
     print(convert(arguments.file, arguments.to, dtype=dtype, kind=kind, schedule=schedule))
-    return 0
 
 
-def _convert_lora(arguments: argparse.Namespace) -> int:
-    from glide_core.checkpoints.catalog import find_model
+def _convert_lora(arguments: argparse.Namespace) -> None:
     from glide_core.checkpoints.loading import inspect
     from glide_core.checkpoints.lora import convert_lora
     from glide_core.config import GlideConfig
-    from glide_core.errors import GlideError
 
     path = find_model(arguments.model)
     config = inspect(path)
     if not isinstance(config, GlideConfig):
         raise GlideError(f"{path} is a noisy CLIP. Expected the GLIDE model that the LoRA is for.")
     print(convert_lora(config, arguments.file, arguments.to))
-    return 0
 
 
-def _merge(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from glide_core.checkpoints.catalog import find_model
+def _merge(arguments: argparse.Namespace) -> None:
     from glide_core.checkpoints.files import read_shapes
     from glide_core.checkpoints.loading import load_model, save_model
     from glide_core.checkpoints.lora import apply_lora
-    from glide_core.io import check_new
 
     check_new(arguments.to)
     path = find_model(arguments.base)
-    lora = os.path.expanduser(arguments.lora)
-    model = apply_lora(load_model(path), lora, arguments.strength)
-    stored = {key: value for key, value in read_shapes(path).metadata.items() if key != "format"}
-    stored["glide_merged_lora"] = f"{arguments.lora.name}:{arguments.strength:g}"
-    print(save_model(model, arguments.to, dtype=torch.float16, metadata=stored))
-    return 0
+    model = apply_lora(load_model(path), os.path.expanduser(arguments.lora), arguments.strength)
+    lora = f"{arguments.lora.name}:{arguments.strength:g}"
+    stored = {**read_shapes(path).metadata, "glide_merged_lora": lora}
+    print(save_model(model, arguments.to, metadata=stored))

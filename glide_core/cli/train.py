@@ -215,8 +215,8 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
     """The job's defaults, or those of fine-tuning, with the given options applied."""
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start:
+        from glide_core.checkpoints.detect import config_of
         from glide_core.checkpoints.files import read_shapes
-        from glide_core.checkpoints.loading import config_of
         from glide_core.config import GlideConfig
 
         files = [read_shapes(path) for path in start]

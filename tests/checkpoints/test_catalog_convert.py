@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from glide_core.checkpoints.catalog import ENTRIES, find, models_directory
-from glide_core.checkpoints.convert import convert
 from glide_core.checkpoints.files import read_tensors
-from glide_core.checkpoints.loading import inspect, load_clip, load_model
+from glide_core.checkpoints.loading import convert, inspect, load_clip, load_model
 from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
@@ -99,14 +98,12 @@ def test_a_clips_two_files_become_one(tmp_path: Path) -> None:
     assert all(torch.equal(both[k], v.half().float()) for k, v in clip.state_dict().items())
 
 
-def test_conversion_overwrites_only_on_request(tmp_path: Path) -> None:
+def test_conversion_overwrites_nothing(tmp_path: Path) -> None:
     torch.save(GlideModel(MODEL).openai_state_dict(), tmp_path / "base.pt")
     (tmp_path / "base.safetensors").write_bytes(b"mine")
     with pytest.raises(GlideError, match="not overwritten"):
         convert(tmp_path / "base.pt")
     assert (tmp_path / "base.safetensors").read_bytes() == b"mine"
-    convert(tmp_path / "base.pt", overwrite=True)
-    assert inspect(tmp_path / "base.safetensors") == MODEL
 
 
 def test_an_incomplete_model_is_not_converted(tmp_path: Path) -> None:

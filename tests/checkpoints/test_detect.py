@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from glide_core.checkpoints.catalog import find
-from glide_core.checkpoints.detect import config_from_state_dict, detect_model_type
+from glide_core.checkpoints.detect import config_of, detect_model_type
+from glide_core.checkpoints.files import TensorFile
+from glide_core.checkpoints.loading import convert, load_model
 from glide_core.config import (
     BASE,
     CLIP,
@@ -67,6 +70,12 @@ def shapes_of(state: dict[str, torch.Tensor]) -> Shapes:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
+def shaped(shapes: Shapes, metadata: dict[str, str] | None = None) -> TensorFile:
+    """A file with tensors of these shapes."""
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    return TensorFile(Path("x.safetensors"), tensors, metadata or {})
+
+
 def count(shapes: Shapes) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes.values())
 
@@ -89,7 +98,7 @@ SMALL = GlideConfig(
 @pytest.mark.parametrize("kind", list(RELEASED))
 def test_a_released_model_is_its_preset(kind: str) -> None:
     shapes = released(kind)
-    assert config_from_state_dict(shapes) == RELEASED[kind]
+    assert config_of(shaped(shapes)) == RELEASED[kind]
     assert len(shapes) == (797 if "upsampler" in kind else 783)
     assert count(shapes) == find(f"openai-{kind}").parameters
 
@@ -103,8 +112,8 @@ def test_our_model_has_exactly_the_released_tensors(kind: str) -> None:
 @pytest.mark.parametrize(("encoder", "tensors"), [("image", 188), ("text", 185)])
 def test_a_released_clip_encoder_is_the_preset(encoder: str, tensors: int) -> None:
     shapes = released_clip_encoder(encoder)
-    assert detect_model_type(shapes) == f"clip-{encoder}"
-    assert config_from_state_dict(shapes) == CLIP
+    assert detect_model_type(shaped(shapes)) == f"clip-{encoder}"
+    assert config_of(shaped(shapes)) == CLIP
     assert len(shapes) == tensors
     assert count(shapes) == find(f"openai-clip-{encoder}").parameters
 
@@ -113,7 +122,7 @@ def test_our_clip_has_exactly_the_released_tensors() -> None:
     encoders = ("image", "text")
     both = {f"{t}.{k}": shape for t in encoders for k, shape in released_clip_encoder(t).items()}
     assert shapes_of(NoisyClip(CLIP, device="meta").state_dict()) == both
-    assert config_from_state_dict(both) == CLIP
+    assert config_of(shaped(both)) == CLIP
 
 
 @pytest.mark.parametrize("preset", [BASE, INPAINT, UPSAMPLER, UPSAMPLER_INPAINT], ids=str)
@@ -131,12 +140,12 @@ def test_attention_and_depth_are_read_level_by_level(
     )
     config = replace(preset, unet=unet, text=replace(preset.text, layers=3))
     model = GlideModel(config, device="meta")
-    assert config_from_state_dict(shapes_of(model.openai_state_dict())) == config
+    assert config_of(shaped(shapes_of(model.openai_state_dict()))) == config
 
 
 def test_metadata_supplies_what_shapes_do_not_determine() -> None:
     shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
-    assert config_from_state_dict(shapes, {"glide": SMALL.to_json()}) == SMALL
+    assert config_of(shaped(shapes, {"glide": SMALL.to_json()})) == SMALL
 
 
 def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
@@ -156,28 +165,32 @@ def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
         tokenizer="glide-small",
     )
     shapes = shapes_of(NoisyClip(config, device="meta").state_dict())
-    assert config_from_state_dict(shapes, {"glide": config.to_json()}) == config
+    assert config_of(shaped(shapes, {"glide": config.to_json()})) == config
 
 
-def test_metadata_that_contradicts_the_tensors_is_refused_by_field() -> None:
+def test_metadata_that_contradicts_the_tensors_is_refused_by_tensor(tmp_path: Path) -> None:
     wrong = replace(SMALL, text=replace(SMALL.text, layers=7)).to_json()
-    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
-    with pytest.raises(GlideError, match=r"layers = 7, .* tensors say 2"):
-        config_from_state_dict(shapes, {"glide": wrong})
+    state = GlideModel(SMALL).openai_state_dict()
+    save_file(state, tmp_path / "x.safetensors", metadata={"glide": wrong})
+    missing = r"x\.safetensors does not fit .*missing: transformer\.resblocks\.2"
+    with pytest.raises(GlideError, match=missing):
+        load_model(tmp_path / "x.safetensors")
+    with pytest.raises(GlideError, match=missing):
+        convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("stored", ["{", "[]", "{}", '{"unet": {"depth": 3}}', "null"])
 def test_metadata_that_cannot_be_read_is_refused(stored: str) -> None:
     shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
     with pytest.raises(GlideError, match="cannot be read"):
-        config_from_state_dict(shapes, {"glide": stored})
+        config_of(shaped(shapes, {"glide": stored}))
 
 
 def test_undetermined_head_widths_are_an_error() -> None:
     odd = replace(SMALL, text=replace(SMALL.text, width=96, heads=3))
     shapes = shapes_of(GlideModel(odd, device="meta").openai_state_dict())
     with pytest.raises(GlideError, match="attention heads"):
-        config_from_state_dict(shapes)
+        config_of(shaped(shapes))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +211,7 @@ def test_undetermined_head_widths_are_an_error() -> None:
 )
 def test_another_kind_of_model_is_named(keys: list[str], said: str) -> None:
     with pytest.raises(GlideError, match=said) as caught:
-        config_from_state_dict(dict.fromkeys(keys, (8, 8)), where="x.safetensors")
+        config_of(shaped(dict.fromkeys(keys, (8, 8))))
     assert "x.safetensors" in str(caught.value)
     assert "Expected" in str(caught.value)
 
@@ -208,18 +221,18 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
     shapes = released("base")
     del shapes[gone]
     with pytest.raises(GlideError, match=gone):
-        config_from_state_dict(shapes)
+        config_of(shaped(shapes))
 
 
 def test_odd_input_channels_are_explained() -> None:
     shapes = released("base")
     shapes["input_blocks.0.0.weight"] = (192, 5, 3, 3)
     with pytest.raises(GlideError, match=r"5 input channels.*7 \(inpaint\)"):
-        config_from_state_dict(shapes)
+        config_of(shaped(shapes))
 
 
 def test_a_vocabulary_without_a_tokenizer_is_refused() -> None:
     shapes = released("base")
     shapes["token_embedding.weight"] = (1234, 512)
     with pytest.raises(GlideError, match="1234 tokens"):
-        config_from_state_dict(shapes)
+        config_of(shaped(shapes))

@@ -244,7 +244,7 @@ def test_weights_of_another_network_are_not_inception(model_folder: Path) -> Non
         ("inception", "Unknown feature extractor"),
         ("pixels:65", "invalid size"),
         ("pixels:many", "invalid size"),
-        ("inception:nowhere.pth", "nowhere.pth was not found"),
+        ("inception:nowhere.pth", "nowhere.pth cannot be read: No such file"),
         ("clip:nowhere.safetensors", "model 'nowhere.safetensors' was not found"),
         ("open_clip:ViT-B-32:nowhere.pt", "nowhere.pt was not found"),
         ("open_clip:ViT-B-99:openai", "no architecture 'ViT-B-99'"),

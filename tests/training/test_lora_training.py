@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from safetensors.torch import save_file
 from torch import Tensor
 from training_runs import TINY, quiet, trainer
 
@@ -142,8 +143,10 @@ def test_a_file_that_is_not_a_lora_is_refused(tiny_models: Path, tmp_path: Path)
         apply_lora(tiny_model("base"), tiny_models / "tiny_base.safetensors")
     bad = {"lora_unet_out_2.lora_down.weight": torch.full((1, 32, 3, 3), float("nan"))}
     bad["lora_unet_out_2.lora_up.weight"] = torch.zeros(6, 1, 1, 1)
-    write_tensors(bad, tmp_path / "nan.safetensors", {})
     with pytest.raises(GlideError, match="NaN"):
+        write_tensors(bad, tmp_path / "nan.safetensors", {})
+    save_file(bad, tmp_path / "nan.safetensors")
+    with pytest.raises(GlideError, match="by up to nan"):
         apply_lora(tiny_model("base"), tmp_path / "nan.safetensors")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glide_core.checkpoints.detect import config_from_state_dict
-from glide_core.checkpoints.files import METADATA_KEY, read_shapes, read_tensors
+from glide_core.checkpoints.detect import config_of
+from glide_core.checkpoints.files import METADATA_KEY, TensorFile, read_shapes, read_tensors
 from glide_core.checkpoints.loading import load_model, model_from_state_dict
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
@@ -40,8 +40,7 @@ def load_any(path: Path, kinds: Sequence[ModelKind]) -> GlideModel:
         for key, tensor in found.items()
         if key.startswith(prefix)
     }
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    config: Any = config_from_state_dict(shapes, {METADATA_KEY: stored}, str(path))
+    config: Any = config_of(TensorFile(path, tensors, {METADATA_KEY: stored}))
     if config.kind not in kinds:
         raise GlideError(
             f"{path} is a GLIDE model of the kind '{config.kind}'. Expected {' or '.join(kinds)}."

@@ -35,8 +35,8 @@ class ModelPatches:
         self.found: Mapping[str, list[Callable[..., Any]]] = options.get("patches", {})
         self.replaced = options.get("patches_replace", {})
         self.everywhere = any(self.found.get(name) for name in ATTENTION_PATCHES)
-        factors = config.unet.attention_factors or (2 ** (len(config.unet.channel_mult) - 1),)
-        scale = min(factors) * config.unet.patch_size
+        deepest = 2 ** (len(config.unet.channel_mult) - 1)  # the middle block always has attention
+        scale = min((*config.unet.attention_factors, deepest)) * config.unet.patch_size
         self.grid = (size[-2] // scale, size[-1] // scale)
         self.layers = 0
 
