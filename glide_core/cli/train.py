@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, UsageError
@@ -21,7 +21,10 @@ from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
 from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
-    from glide_core.data.source import ImageSource, Source
+    from accelerate import Accelerator
+
+    from glide_core.data.entries import Listing
+    from glide_core.data.source import ImageSource
     from glide_core.training.trainer import Trainer
 
 _WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
@@ -151,11 +154,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
-
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.data.check import save_check
+    from glide_core.data.check import save_report
     from glide_core.io import check_folder
-    from glide_core.training import distributed
+    from glide_core.training import distributed, samples
     from glide_core.training.trainer import RunConfig, Trainer
 
     folder = arguments.out or Path("runs") / arguments.job
@@ -166,31 +168,28 @@ def run(arguments: argparse.Namespace) -> int:
     accelerator = distributed.make_accelerator(config, arguments.device)
     main = accelerator.is_main_process
     try:
-        once: Callable[[Callable[[], Any]], Any] = partial(distributed.on_main, accelerator)
-        source = open_data(arguments, config, folder / "data.json", show=main, once=once)
+        source = open_data(arguments, config, folder / "data.json", accelerator)
         where = RunConfig(
             folder=folder,
             log_every=arguments.log_every,
             save_every=arguments.save_every,
             sample_every=arguments.sample_every,
             init_from=start,
-            device=arguments.device,
             workers=worker_count(len(source)) if arguments.workers is None else arguments.workers,
             tensorboard=arguments.tensorboard,
         )
-        prior = partial(make_prior, captions=captions, once=once)
+        prior = partial(samples.make_prior, captions=captions)
         trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
         if main:
-            save_check(source.checked, folder / "data.json")
+            save_report(source.report, folder / "data.json")
         with graceful_stop() as signals:
             finished = train(trainer, lambda: bool(signals), show=main)
     finally:
-        distributed.leave()
+        accelerator.end_training()
     if main:
         if not finished:
             print(f"stopped at step {trainer.step}; the same command resumes")
-        if trainer.exported.exists():
-            print(trainer.exported)
+        print(trainer.exported)
     return 128 + signals[0] if signals else 0
 
 
@@ -244,56 +243,34 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
         if not (captions := read_lines(arguments.prior_prompts)):
             raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
         return captions
-    from glide_core.checkpoints.files import read_shapes
-    from glide_core.prompt_check import VOCABULARY_KEY
     from glide_core.training import samples
 
-    vocabulary = read_shapes(start[0]).metadata.get(VOCABULARY_KEY)
-    return samples.prior_captions(vocabulary) if vocabulary else []
-
-
-def make_prior(
-    trainer: Trainer, captions: Sequence[str], once: Callable[[Callable[[], None]], None]
-) -> Source | None:
-    """Generate the images of prior preservation with the initial model, and open them."""
-    if not captions:
-        return None
-    from glide_core.data.source import open_source
-    from glide_core.models.glide import GlideModel
-    from glide_core.progress import counting_bar
-    from glide_core.training import samples
-
-    model, folder = trainer.model, trainer.run.folder / "prior"
-    assert isinstance(model, GlideModel)
-    hidden = not trainer.accelerator.is_main_process
-    with counting_bar(unit="image", desc="prior", disable=hidden, leave=False) as progress:
-        once(lambda: samples.make_prior(model, captions, folder, progress))
-    return open_source(folder / "metadata.jsonl", side=model.config.unet.image_size)
+    return samples.prior_captions(start[0])
 
 
 def open_data(
-    arguments: argparse.Namespace,
-    config: TrainConfig,
-    known: Path,
-    *,
-    show: bool,
-    once: Callable[[Callable[[], Any]], Any],
+    arguments: argparse.Namespace, config: TrainConfig, known: Path, accelerator: Accelerator
 ) -> ImageSource:
-    """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
-    from glide_core.data.source import Checking, open_source
+    """Open --data and check it in the first process, unless an earlier run has; report on it."""
+    from glide_core.data.check import DataReport, PixelCache, check
+    from glide_core.data.source import open_source
     from glide_core.progress import counting_bar
+    from glide_core.training.distributed import on_main
 
-    with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
-        source = open_source(
-            arguments.data,
-            skip_bad=arguments.skip_bad,
-            caption_key=arguments.caption_key,
-            center_crop=arguments.center_crop,
-            flip=arguments.flip,
-            side=config.size or (256 if config.job.startswith("upsampler") else 64),
-            checking=Checking(progress, known, once),
-        )
-    for line in source.report.lines() if show else ():
+    def run_check(listing: Listing, cache: PixelCache) -> DataReport:
+        with counting_bar(unit="image", desc="checking", leave=False) as progress:
+            return check(listing, cache, progress, known)
+
+    source = open_source(
+        arguments.data,
+        skip_bad=arguments.skip_bad,
+        caption_key=arguments.caption_key,
+        center_crop=arguments.center_crop,
+        flip=arguments.flip,
+        side=config.size or (256 if config.job.startswith("upsampler") else 64),
+        run_check=lambda *given: on_main(accelerator, lambda: run_check(*given)),
+    )
+    for line in source.report.lines() if accelerator.is_main_process else ():
         print(line, file=sys.stderr)
     return source
 

@@ -24,7 +24,7 @@ from glide_core.errors import GlideError
 from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS
 from glide_core.tokenizer import Tokens, get_tokenizer
-from glide_core.training.config import TrainConfig
+from glide_core.training.config import TrainConfig, check_side
 
 
 def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) -> list[range]:
@@ -97,7 +97,10 @@ class DiffusionSteps(_Steps):
     ) -> None:
         super().__init__(config, source, share, model.schedule.diffusion_steps)
         self.model = model
-        self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
+        self.crop = None
+        if model.is_upsampler:
+            self.crop = min(config.crop, model.unet.image_size)
+            check_side(model, self.crop, "crop")
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
         return [self._part(step, indices) for indices in ranges]
@@ -227,17 +230,6 @@ def sample_timestep(cumulative: Tensor, rng: torch.Generator) -> Tensor:
 def encode_caption(tokenizer: str, caption: str, length: int) -> Tokens:
     """Encode a caption; training meets the same ones in every epoch."""
     return get_tokenizer(tokenizer).encode(caption, length)
-
-
-def upsampler_crop(model: GlideConfig, wanted: int) -> int:
-    """Side of an upsampler's training crops; GlideError where its UNet cannot take them."""
-    crop, step = min(wanted, model.unet.image_size), max(4, model.unet.side_multiple)
-    if crop < step or crop % step:
-        raise GlideError(
-            f"crops of {crop}x{crop} do not fit this upsampler: expected a multiple of {step}",
-            "crop",
-        )
-    return crop
 
 
 def random_keep_masks(rng: torch.Generator, batch: int, size: int) -> Tensor:

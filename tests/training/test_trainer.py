@@ -164,7 +164,7 @@ def test_a_nan_loss_stops_the_run(tiny_models: Path, tmp_path: Path) -> None:
 
 def test_a_run_folder_of_another_model_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     trainer(CLIP, tmp_path, tiny_models / "tiny_clip.safetensors").save()
-    with pytest.raises(GlideError, match="clip run"):
+    with pytest.raises(GlideError, match="job clip"):
         trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
 
 
