@@ -38,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and stops."
     )
     parser.add_argument("job", choices=JOBS, help="model to train")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for checkpoints, log and samples (default: runs/JOB)",
-    )
+    out = "folder for checkpoints, log and samples (default: runs/JOB)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     _add_data(parser)
     _add_model(parser)
     _add_optimization(parser)
@@ -69,12 +65,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     flag("--flip", help="mirror half of the images")
     size("--size", help="image size (default: the model's)")
     size("--crop", help="size of the crops upsamplers are trained on (default: 128)")
-    group.add_argument(
-        "--caption-dropout",
-        type=options.fraction,
-        metavar="P",
-        help="caption dropout probability, for classifier-free guidance (default: 0.2)",
-    )
+    dropout = "caption dropout probability, for classifier-free guidance (default: 0.2)"
+    group.add_argument("--caption-dropout", type=options.fraction, metavar="P", help=dropout)
     group.add_argument(
         "--prior-prompts",
         type=Path,
@@ -98,11 +90,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "inpaint and upsampler for upsampler-inpaint; twice for OpenAI's two CLIP files (default: "
         "random weights)",
     )
-    group.add_argument(
-        "--prediction",
-        choices=("epsilon", "v_prediction"),
-        help="prediction type, from scratch only (default: v_prediction)",
-    )
+    prediction = "prediction type, from scratch only (default: v_prediction)"
+    group.add_argument("--prediction", choices=("epsilon", "v_prediction"), help=prediction)
     rank, alpha = "train a LoRA of this rank", "LoRA alpha (default: RANK)"
     group.add_argument("--lora", type=options.positive, metavar="RANK", help=rank)
     group.add_argument("--lora-alpha", type=options.not_negative, metavar="A", help=alpha)
@@ -124,11 +113,8 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help=seed)
     weighting = "loss weighting of noise levels (default: uniform)"
     group.add_argument("--weighting", choices=WEIGHTINGS, help=weighting)
-    group.add_argument(
-        "--timesteps",
-        choices=TIMESTEPS,
-        help="timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)",
-    )
+    chosen = "timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)"
+    group.add_argument("--timesteps", choices=TIMESTEPS, help=chosen)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -137,25 +123,23 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     options.add(group, "--threads")
     ahead = "processes that decode images ahead (default: up to 4; none for few images)"
     options.add(group, "--workers", default=None, help=ahead)
-    group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
-    group.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        default=None,
-        help="recompute activations in the backward pass: less memory, slower, same gradients",
-    )
+    flag = partial(group.add_argument, action="store_true")
+    flag("--fp32", help="train in float32 instead of bfloat16")
+    recompute = "recompute activations in the backward pass: less memory, slower, same gradients"
+    flag("--gradient-checkpointing", default=None, help=recompute)
     every = partial(group.add_argument, metavar="N")
     every("--log-every", type=options.positive, default=10, help="steps between rows of log.csv")
     every("--save-every", type=options.positive, default=100, help="steps between checkpoints")
     samples = "steps between sample grids; 0: none"
     every("--sample-every", type=options.whole, default=200, help=samples)
-    group.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard")
+    flag("--tensorboard", help="also log to DIR/tensorboard")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
     from glide_core.checkpoints.catalog import find_model
     from glide_core.data.check import save_report
+    from glide_core.devices import free_cores
     from glide_core.io import check_folder
     from glide_core.training import distributed, samples
     from glide_core.training.trainer import RunConfig, Trainer
@@ -169,13 +153,16 @@ def run(arguments: argparse.Namespace) -> int:
     main = accelerator.is_main_process
     try:
         source = open_data(arguments, config, folder / "data.json", accelerator)
+        workers = arguments.workers
+        if workers is None:
+            workers = 0 if len(source) < _FEW else min(4, max(1, free_cores() - 1))
         where = RunConfig(
             folder=folder,
             log_every=arguments.log_every,
             save_every=arguments.save_every,
             sample_every=arguments.sample_every,
             init_from=start,
-            workers=worker_count(len(source)) if arguments.workers is None else arguments.workers,
+            workers=workers,
             tensorboard=arguments.tensorboard,
         )
         prior = partial(samples.make_prior, captions=captions)
@@ -275,30 +262,22 @@ def open_data(
     return source
 
 
-def worker_count(images: int) -> int:
-    """Decoding processes to use by default."""
-    from glide_core.devices import free_cores
-
-    return 0 if images < _FEW else min(4, max(1, free_cores() - 1))
-
-
 @contextmanager
 def graceful_stop() -> Iterator[list[int]]:
     """Record SIGINT and SIGTERM in a list instead of acting on them; the second one acts."""
     received: list[int] = []
-    before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def record(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before[number])
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, record)
+    stops: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, record) for number in stops}
     try:
         yield received
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

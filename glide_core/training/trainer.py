@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,10 +91,14 @@ class Trainer:
         self.job = make_job(config, start, architecture)
         self.model = self.job.model
         self.steps = self.job.steps(source, share)  # refuses settings that do not fit the model
-        self.lora_layers: dict[str, lora.LoraLayer] = {}
         self._base = ""  # fingerprint of the model that a LoRA is of
         if isinstance(self.model, GlideModel) and config.lora:
-            self._add_lora(self.model)
+            if not run.init_from:
+                raise GlideError(
+                    "a LoRA changes an existing model: give initial weights", "init_from"
+                )
+            self._base = fingerprint(self.model)
+            lora.install(self.model, config)
         self.model.to(self.accelerator.device).to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
             checkpoint_gradients(self.model)
@@ -128,18 +133,16 @@ class Trainer:
         `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
         with the first whose `stop()` is true. Returns whether the last step was reached.
         """
-        started, first, counted = time.monotonic(), self.step, 0
-        sums: dict[str, float] = {}
+        started, first = time.monotonic(), self.step
+        recent: list[dict[str, float]] = []  # since the last row of the log
         stopped = False
         while self.step < self.config.steps and not stopped:
             figures = self.one_step(stop())
             stopped = figures.pop("stop") > 0
-            counted += 1
-            for key, value in figures.items():
-                sums[key] = sums.get(key, 0.0) + value
+            recent.append(figures)
             if self.step % self.run.log_every == 0:
-                means = {key: value / counted for key, value in sums.items()}
-                sums, counted = {}, 0
+                means = {key: fmean(each[key] for each in recent) for key in figures}
+                recent = []
                 pace = (time.monotonic() - started) / (self.step - first)
                 if self.log is not None:
                     self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
@@ -217,7 +220,7 @@ class Trainer:
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
-                return save_lora(lora.pairs(self.lora_layers), path, info, metadata=metadata)
+                return save_lora(lora.pairs(self.model), path, info, metadata=metadata)
             return save_model(self.model, path, metadata=metadata)
 
     @contextmanager
@@ -243,15 +246,6 @@ class Trainer:
         if isinstance(found, GlideError):
             raise found
         return found
-
-    def _add_lora(self, model: GlideModel) -> None:
-        if not self.run.init_from:
-            raise GlideError("a LoRA changes an existing model: give initial weights", "init_from")
-        self._base = fingerprint(model)
-        c, alpha = self.config, self.config.lora_alpha or self.config.lora
-        self.lora_layers = lora.install(
-            model, c.lora, alpha, layers=c.lora_layers, text=c.lora_text, seed=c.seed
-        )
 
     def _sample(self) -> None:
         """Save a sample grid of the averaged weights."""
