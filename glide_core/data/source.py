@@ -50,6 +50,7 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class ImageSource:
     """Checked images with captions, sampled with replacement; see `Source`.
 
@@ -57,17 +58,11 @@ class ImageSource:
     batches: the same generator state gives the same batch, in any process.
     """
 
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        report: DataReport,
-        cache: PixelCache,  # images of other sides are decoded at every use
-        center_crop: bool,
-        flip: bool,
-    ) -> None:
-        """Take usable entries. The other arguments are those of `open_source`."""
-        self.entries, self.report, self._cache = entries, report, cache
-        self._center, self._flip = center_crop, flip
+    entries: list[Entry]  # the usable ones
+    report: DataReport
+    cache: PixelCache  # images of other sides are decoded at every use
+    center_crop: bool
+    flip: bool
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -126,27 +121,27 @@ class ImageSource:
     def _square(self, pixels: Pixels, place: Sequence[float], side: int, crop: int) -> Pixels:
         """Crop the square of `side`, then a crop at a multiple of 4; place: five of [0, 1)."""
         down, right, crop_down, crop_right, mirror = place
-        if self._center:
+        if self.center_crop:
             down = right = 0.5
         steps = (side - crop) // 4 + 1
         y = int(down * (pixels.shape[0] - side + 1)) + 4 * int(crop_down * steps)
         x = int(right * (pixels.shape[1] - side + 1)) + 4 * int(crop_right * steps)
         square = pixels[y : y + crop, x : x + crop]
-        return square[:, ::-1] if self._flip and mirror < 0.5 else square
+        return square[:, ::-1] if self.flip and mirror < 0.5 else square
 
     def _pixels(self, index: int, side: int) -> Pixels:
         """An image whose shorter side is `side`: from the cache, or decoded now."""
         entry = self.entries[index]
-        if side == self._cache.side and entry.image in self._cache.images:
-            return self._cache.images[entry.image]
+        if side == self.cache.side and entry.image in self.cache.images:
+            return self.cache.images[entry.image]
         try:
             pixels = shrink(read_image(entry.image.read()), side)
         except Unusable as error:
             raise GlideError(
                 f"{entry.name}: {error}. It was readable before: restore it, then resume."
             ) from error
-        if side == self._cache.side:
-            self._cache.add(entry.image, pixels)
+        if side == self.cache.side:
+            self.cache.add(entry.image, pixels)
         return pixels
 
 

@@ -94,9 +94,7 @@ class Trainer:
         self._base = ""  # fingerprint of the model that a LoRA is of
         if isinstance(self.model, GlideModel) and config.lora:
             if not run.init_from:
-                raise GlideError(
-                    "a LoRA changes an existing model: give initial weights", "init_from"
-                )
+                raise GlideError("a LoRA changes a model: give initial weights", "init_from")
             self._base = fingerprint(self.model)
             lora.install(self.model, config)
         self.model.to(self.accelerator.device).to(memory_format=torch.channels_last)
