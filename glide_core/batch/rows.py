@@ -119,17 +119,14 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     number = 0
     with open_file(str(source)) as file:
         header = partial(_columns, where="the header")
-        try:
-            table = _text(file) if suffix == ".txt" else read_table(file, suffix, header)
-            for number, (line, cells) in enumerate(table, 1):
-                where = f"row {number} (line {line})" if line else f"row {number}"
-                if isinstance(cells, str):
-                    raise GlideError(f"{where} {cells}")
-                if suffix in (".jsonl", ".ndjson"):
-                    cells = dict(zip(_columns(list(cells), where), cells.values(), strict=True))
-                yield _row(number, where, cells)
-        except GlideError as error:
-            raise GlideError(f"{name}: {error}") from error
+        table = _text(file) if suffix == ".txt" else read_table(file, suffix, header)
+        for number, (line, cells) in enumerate(table, 1):
+            where = f"row {number} (line {line})" if line else f"row {number}"
+            if isinstance(cells, str):
+                raise GlideError(f"{where} {cells}")
+            if suffix in (".jsonl", ".ndjson"):
+                cells = dict(zip(_columns(list(cells), where), cells.values(), strict=True))
+            yield _row(number, where, cells)
     if not number:
         raise GlideError(f"{name} has no rows. Expected at least one prompt.")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, UsageError
@@ -21,7 +21,10 @@ from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
 from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
-    from glide_core.data.source import ImageSource, Source
+    from accelerate import Accelerator
+
+    from glide_core.data.entries import Listing
+    from glide_core.data.source import ImageSource
     from glide_core.training.trainer import Trainer
 
 _WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
@@ -35,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and stops."
     )
     parser.add_argument("job", choices=JOBS, help="model to train")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for checkpoints, log and samples (default: runs/JOB)",
-    )
+    out = "folder for checkpoints, log and samples (default: runs/JOB)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     _add_data(parser)
     _add_model(parser)
     _add_optimization(parser)
@@ -66,12 +65,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     flag("--flip", help="mirror half of the images")
     size("--size", help="image size (default: the model's)")
     size("--crop", help="size of the crops upsamplers are trained on (default: 128)")
-    group.add_argument(
-        "--caption-dropout",
-        type=options.fraction,
-        metavar="P",
-        help="caption dropout probability, for classifier-free guidance (default: 0.2)",
-    )
+    dropout = "caption dropout probability, for classifier-free guidance (default: 0.2)"
+    group.add_argument("--caption-dropout", type=options.fraction, metavar="P", help=dropout)
     group.add_argument(
         "--prior-prompts",
         type=Path,
@@ -95,11 +90,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "inpaint and upsampler for upsampler-inpaint; twice for OpenAI's two CLIP files (default: "
         "random weights)",
     )
-    group.add_argument(
-        "--prediction",
-        choices=("epsilon", "v_prediction"),
-        help="prediction type, from scratch only (default: v_prediction)",
-    )
+    prediction = "prediction type, from scratch only (default: v_prediction)"
+    group.add_argument("--prediction", choices=("epsilon", "v_prediction"), help=prediction)
     rank, alpha = "train a LoRA of this rank", "LoRA alpha (default: RANK)"
     group.add_argument("--lora", type=options.positive, metavar="RANK", help=rank)
     group.add_argument("--lora-alpha", type=options.not_negative, metavar="A", help=alpha)
@@ -121,11 +113,8 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help=seed)
     weighting = "loss weighting of noise levels (default: uniform)"
     group.add_argument("--weighting", choices=WEIGHTINGS, help=weighting)
-    group.add_argument(
-        "--timesteps",
-        choices=TIMESTEPS,
-        help="timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)",
-    )
+    chosen = "timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)"
+    group.add_argument("--timesteps", choices=TIMESTEPS, help=chosen)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -134,28 +123,25 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     options.add(group, "--threads")
     ahead = "processes that decode images ahead (default: up to 4; none for few images)"
     options.add(group, "--workers", default=None, help=ahead)
-    group.add_argument("--fp32", action="store_true", help="train in float32 instead of bfloat16")
-    group.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        default=None,
-        help="recompute activations in the backward pass: less memory, slower, same gradients",
-    )
+    flag = partial(group.add_argument, action="store_true")
+    flag("--fp32", help="train in float32 instead of bfloat16")
+    recompute = "recompute activations in the backward pass: less memory, slower, same gradients"
+    flag("--gradient-checkpointing", default=None, help=recompute)
     every = partial(group.add_argument, metavar="N")
     every("--log-every", type=options.positive, default=10, help="steps between rows of log.csv")
     every("--save-every", type=options.positive, default=100, help="steps between checkpoints")
     samples = "steps between sample grids; 0: none"
     every("--sample-every", type=options.whole, default=200, help=samples)
-    group.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard")
+    flag("--tensorboard", help="also log to DIR/tensorboard")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
-
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.data.check import save_check
+    from glide_core.data.check import save_report
+    from glide_core.devices import free_cores
     from glide_core.io import check_folder
-    from glide_core.training import distributed
+    from glide_core.training import distributed, samples
     from glide_core.training.trainer import RunConfig, Trainer
 
     folder = arguments.out or Path("runs") / arguments.job
@@ -166,31 +152,31 @@ def run(arguments: argparse.Namespace) -> int:
     accelerator = distributed.make_accelerator(config, arguments.device)
     main = accelerator.is_main_process
     try:
-        once: Callable[[Callable[[], Any]], Any] = partial(distributed.on_main, accelerator)
-        source = open_data(arguments, config, folder / "data.json", show=main, once=once)
+        source = open_data(arguments, config, folder / "data.json", accelerator)
+        workers = arguments.workers
+        if workers is None:
+            workers = 0 if len(source) < _FEW else min(4, max(1, free_cores() - 1))
         where = RunConfig(
             folder=folder,
             log_every=arguments.log_every,
             save_every=arguments.save_every,
             sample_every=arguments.sample_every,
             init_from=start,
-            device=arguments.device,
-            workers=worker_count(len(source)) if arguments.workers is None else arguments.workers,
+            workers=workers,
             tensorboard=arguments.tensorboard,
         )
-        prior = partial(make_prior, captions=captions, once=once)
+        prior = partial(samples.make_prior, captions=captions)
         trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
         if main:
-            save_check(source.checked, folder / "data.json")
+            save_report(source.report, folder / "data.json")
         with graceful_stop() as signals:
             finished = train(trainer, lambda: bool(signals), show=main)
     finally:
-        distributed.leave()
+        accelerator.end_training()
     if main:
         if not finished:
             print(f"stopped at step {trainer.step}; the same command resumes")
-        if trainer.exported.exists():
-            print(trainer.exported)
+        print(trainer.exported)
     return 128 + signals[0] if signals else 0
 
 
@@ -244,84 +230,54 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
         if not (captions := read_lines(arguments.prior_prompts)):
             raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
         return captions
-    from glide_core.checkpoints.files import read_shapes
-    from glide_core.prompt_check import VOCABULARY_KEY
     from glide_core.training import samples
 
-    vocabulary = read_shapes(start[0]).metadata.get(VOCABULARY_KEY)
-    return samples.prior_captions(vocabulary) if vocabulary else []
-
-
-def make_prior(
-    trainer: Trainer, captions: Sequence[str], once: Callable[[Callable[[], None]], None]
-) -> Source | None:
-    """Generate the images of prior preservation with the initial model, and open them."""
-    if not captions:
-        return None
-    from glide_core.data.source import open_source
-    from glide_core.models.glide import GlideModel
-    from glide_core.progress import counting_bar
-    from glide_core.training import samples
-
-    model, folder = trainer.model, trainer.run.folder / "prior"
-    assert isinstance(model, GlideModel)
-    hidden = not trainer.accelerator.is_main_process
-    with counting_bar(unit="image", desc="prior", disable=hidden, leave=False) as progress:
-        once(lambda: samples.make_prior(model, captions, folder, progress))
-    return open_source(folder / "metadata.jsonl", side=model.config.unet.image_size)
+    return samples.prior_captions(start[0])
 
 
 def open_data(
-    arguments: argparse.Namespace,
-    config: TrainConfig,
-    known: Path,
-    *,
-    show: bool,
-    once: Callable[[Callable[[], Any]], Any],
+    arguments: argparse.Namespace, config: TrainConfig, known: Path, accelerator: Accelerator
 ) -> ImageSource:
-    """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
-    from glide_core.data.source import Checking, open_source
+    """Open --data and check it in the first process, unless an earlier run has; report on it."""
+    from glide_core.data.check import DataReport, PixelCache, check
+    from glide_core.data.source import open_source
     from glide_core.progress import counting_bar
+    from glide_core.training.distributed import on_main
 
-    with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
-        source = open_source(
-            arguments.data,
-            skip_bad=arguments.skip_bad,
-            caption_key=arguments.caption_key,
-            center_crop=arguments.center_crop,
-            flip=arguments.flip,
-            side=config.size or (256 if config.job.startswith("upsampler") else 64),
-            checking=Checking(progress, known, once),
-        )
-    for line in source.report.lines() if show else ():
+    def run_check(listing: Listing, cache: PixelCache) -> DataReport:
+        with counting_bar(unit="image", desc="checking", leave=False) as progress:
+            return check(listing, cache, progress, known)
+
+    source = open_source(
+        arguments.data,
+        skip_bad=arguments.skip_bad,
+        caption_key=arguments.caption_key,
+        center_crop=arguments.center_crop,
+        flip=arguments.flip,
+        side=config.size or (256 if config.job.startswith("upsampler") else 64),
+        run_check=lambda *given: on_main(accelerator, lambda: run_check(*given)),
+    )
+    for line in source.report.lines() if accelerator.is_main_process else ():
         print(line, file=sys.stderr)
     return source
-
-
-def worker_count(images: int) -> int:
-    """Decoding processes to use by default."""
-    from glide_core.devices import free_cores
-
-    return 0 if images < _FEW else min(4, max(1, free_cores() - 1))
 
 
 @contextmanager
 def graceful_stop() -> Iterator[list[int]]:
     """Record SIGINT and SIGTERM in a list instead of acting on them; the second one acts."""
     received: list[int] = []
-    before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def record(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before[number])
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, record)
+    stops: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, record) for number in stops}
     try:
         yield received
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,10 @@ class Piece:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 data = file.read() if self.size is None else file.read(self.size)
-        except FileNotFoundError as error:
-            raise Unusable("does not exist") from error
-        except OSError as error:
-            raise Unusable(f"cannot be read ({error.strerror})") from error
-        except ValueError as error:  # an impossible file name
-            raise Unusable(f"cannot be read ({error})") from error
+        except (OSError, ValueError) as error:  # ValueError: an impossible file name
+            raise Unusable(
+                f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from error
         if self.size is not None and len(data) < self.size:
             raise Unusable(f"cut off: {len(data)} of {self.size} bytes are in {self.path.name}")
         return data
@@ -79,67 +77,66 @@ def suffix(name: str) -> str:
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def decode_text(data: bytes) -> str:
-    """Decode UTF-8, with or without a byte order mark; raises Unusable."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unusable(f"its caption is not UTF-8 text (byte {error.start + 1})") from error
-
-
-def captions_from_json(data: bytes, keys: Sequence[str]) -> tuple[str, ...]:
-    """Captions of a JSON object under the first of `keys` that it has; raises Unusable."""
-    try:
-        values = json.loads(decode_text(data))
-    except (ValueError, RecursionError) as error:  # also of a number of 5,000 digits
-        raise Unusable(f"its caption file is not JSON ({error})") from error
-    key = next((k for k in keys if isinstance(values, dict) and k in values), None)
-    if key is None:
-        raise Unusable(f"its JSON has no caption: expected one of {', '.join(keys)}")
-    return captions_from_value(values[key])
-
-
-def captioned(
-    entry: Entry, text: Piece | None, fields: Piece | None, caption_key: str, expected: str
-) -> Entry:
-    """Add the captions of an image's text file, or else of its JSON file, or what is wrong."""
-    try:
-        if text is not None:
-            lines = decode_text(text.read()).splitlines()
-            return replace(entry, captions=captions_from_value(lines))
-        if fields is not None:
-            keys = list(dict.fromkeys((caption_key, *TEXT_KEYS)))
-            return replace(entry, captions=captions_from_json(fields.read(), keys))
-    except Unusable as error:
-        return replace(entry, problem=str(error))
-    return replace(entry, problem=f"has no caption: {expected}")
-
-
-def captions_from_value(value: object) -> tuple[str, ...]:
-    """Captions of a text, or of a list of texts to choose from: single spaces, each once, in order.
-
-    Raises Unusable for any other value, and where no caption is left.
-    """
-    values = value if isinstance(value, list) else ["" if value is None else value]
-    texts = [v for v in values if isinstance(v, str)]
-    if len(texts) < len(values):
-        raise Unusable(f"its caption is {value!r:.60}: expected a text or a list of texts")
-    tidy = (" ".join(text.split()) for text in texts)
-    kept = tuple(dict.fromkeys(c for c in tidy if c))
-    for caption in kept:
-        try:
-            caption.encode()
-        except UnicodeEncodeError as error:  # JSON can hold half a character
-            raise Unusable(f"its caption {shorten(ascii(caption))} is not Unicode text") from error
-    if not kept:
-        raise Unusable("its caption is empty")
-    return kept
-
-
 def few(names: Sequence[str], most: int = 5) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def captioned_entry(
+    name: str, image: Piece, text: Piece | None, fields: Piece | None, caption_key: str
+) -> Entry:
+    """Make an entry with the captions of a text file (one per line), or else of a JSON file.
+
+    caption_key: ending of the text file, and the key that JSON is searched for first.
+    """
+    try:
+        if text is not None:
+            return Entry(name, image, _clean(_decode(text).splitlines()))
+        if fields is None:
+            raise Unusable(f"has no caption: expected a .{caption_key} or .json of the same name")
+        try:
+            values = json.loads(_decode(fields))
+        except (ValueError, RecursionError) as error:  # also of a number of 5,000 digits
+            raise Unusable(f"its caption file is not JSON ({error})") from error
+        return Entry(name, image, captions_in(values, (caption_key, *TEXT_KEYS)))
+    except Unusable as error:
+        return Entry(name, image, problem=str(error))
+
+
+def captions_in(fields: object, keys: Sequence[str]) -> tuple[str, ...]:
+    """Captions of a JSON object or a row, under the first of `keys` that it has.
+
+    The value is a text, or a list of texts to choose from; raises Unusable for any other.
+    """
+    key = next((k for k in keys if isinstance(fields, dict) and k in fields), None)
+    if not isinstance(fields, dict) or key is None:
+        raise Unusable(f"has no caption: expected one of {', '.join(dict.fromkeys(keys))}")
+    value = fields[key]
+    texts = value if isinstance(value, list) else ["" if value is None else value]
+    if not all(isinstance(text, str) for text in texts):
+        raise Unusable(f"its caption is {value!r:.60}: expected a text or a list of texts")
+    return _clean(texts)
+
+
+def _decode(file: Piece) -> str:
+    try:
+        return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unusable(f"its caption is not UTF-8 text (byte {error.start + 1})") from error
+
+
+def _clean(texts: Sequence[str]) -> tuple[str, ...]:
+    """Captions with single spaces, each once, in order; Unusable where none is left."""
+    captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
+    if not captions:
+        raise Unusable("its caption is empty")
+    for caption in captions:
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:  # JSON can hold half a character
+            raise Unusable(f"its caption {shorten(ascii(caption))} is not Unicode text") from error
+    return captions
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -159,15 +156,10 @@ def read_image(data: bytes) -> Image.Image:
         raise Unusable(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
-def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return (width, height) scaled so that the shorter side is `side`, the aspect ratio kept."""
-    scale = side / min(size)
-    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
-
-
 def shrink(image: Image.Image, side: int) -> Pixels:
     """Resize so that the shorter side has `side` pixels, bicubic, the aspect ratio kept."""
-    size = shrunk_size(image.size, side)
+    scale = side / min(image.size)
+    size = max(side, round(image.width * scale)), max(side, round(image.height * scale))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     return np.array(image)

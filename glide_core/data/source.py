@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glide_core.data.check import Checked, DataReport, PixelCache, check, load_check, usable
-from glide_core.data.entries import Entry, Pixels, Unusable, read_image, shrink, shrunk_size
+from glide_core.data.check import DataReport, PixelCache, check
+from glide_core.data.entries import Entry, Listing, Pixels, Unusable, read_image, shrink
 from glide_core.data.listing import TXT, list_images
 from glide_core.errors import GlideError
 
@@ -50,6 +50,7 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class ImageSource:
     """Checked images with captions, sampled with replacement; see `Source`.
 
@@ -57,20 +58,11 @@ class ImageSource:
     batches: the same generator state gives the same batch, in any process.
     """
 
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        report: DataReport,
-        checked: Checked,  # for `check.save_check`
-        cache: PixelCache,
-        side: int,
-        center_crop: bool,
-        flip: bool,
-    ) -> None:
-        """Take checked entries. cache: of images of `side`; others, and those without a slot, are
-        decoded at every use. The other arguments are those of `open_source`."""
-        self.entries, self.report, self.checked, self._cache = entries, report, checked, cache
-        self._side, self._center, self._flip = side, center_crop, flip
+    entries: list[Entry]  # the usable ones
+    report: DataReport
+    cache: PixelCache  # images of other sides are decoded at every use
+    center_crop: bool
+    flip: bool
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -129,44 +121,28 @@ class ImageSource:
     def _square(self, pixels: Pixels, place: Sequence[float], side: int, crop: int) -> Pixels:
         """Crop the square of `side`, then a crop at a multiple of 4; place: five of [0, 1)."""
         down, right, crop_down, crop_right, mirror = place
-        if self._center:
+        if self.center_crop:
             down = right = 0.5
         steps = (side - crop) // 4 + 1
         y = int(down * (pixels.shape[0] - side + 1)) + 4 * int(crop_down * steps)
         x = int(right * (pixels.shape[1] - side + 1)) + 4 * int(crop_right * steps)
         square = pixels[y : y + crop, x : x + crop]
-        return square[:, ::-1] if self._flip and mirror < 0.5 else square
+        return square[:, ::-1] if self.flip and mirror < 0.5 else square
 
     def _pixels(self, index: int, side: int) -> Pixels:
         """An image whose shorter side is `side`: from the cache, or decoded now."""
-        pixels = self._cache.get(index) if side == self._side else None
-        if pixels is not None:
-            return pixels
         entry = self.entries[index]
+        if side == self.cache.side and entry.image in self.cache.images:
+            return self.cache.images[entry.image]
         try:
             pixels = shrink(read_image(entry.image.read()), side)
         except Unusable as error:
             raise GlideError(
-                f"{entry.name}: {error}. It was readable when training began: restore it, then "
-                "resume."
+                f"{entry.name}: {error}. It was readable before: restore it, then resume."
             ) from error
-        if side == self._side:
-            self._cache.put(index, pixels)
+        if side == self.cache.side:
+            self.cache.add(entry.image, pixels)
         return pixels
-
-
-@dataclass(frozen=True)
-class Checking:
-    """How training data is checked before it is used.
-
-    progress: called with (done, all) after each image that was checked.
-    known: a file that `save_check` wrote; if it is of these files, they are not decoded again.
-    run_once: calls a function in one process and returns its result in all.
-    """
-
-    progress: Callable[[int, int], None] | None = None
-    known: Path | None = None
-    run_once: Callable[[Callable[[], Checked]], Checked] = lambda make: make()
 
 
 def open_source(
@@ -178,7 +154,7 @@ def open_source(
     center_crop: bool = False,
     flip: bool = False,
     memory_mb: int = 1024,
-    checking: Checking = Checking(),
+    run_check: Callable[[Listing, PixelCache], DataReport] = check,
 ) -> ImageSource:
     """Open training data and check all of it.
 
@@ -190,18 +166,12 @@ def open_source(
     center_crop: crop squares from the center, not at random.
     flip: mirror half of the images; captions must not mention left and right.
     memory_mb: for decoded images; those that do not fit are decoded at every use.
+    run_check: `check` with further arguments, or in one of several processes.
     Raises GlideError where the path holds no training data.
     """
     listing = list_images(Path(path), caption_key)
-    cache = PixelCache(len(listing.entries), memory_mb * 2**20)
-
-    def check_once() -> Checked:
-        before = load_check(checking.known, listing) if checking.known is not None else None
-        return before or check(listing, cache, side, checking.progress)
-
-    checked = checking.run_once(check_once)
-    entries, sizes, report = usable(str(path), listing, checked, skip_bad=skip_bad, side=side)
-    if not len(cache):  # the images were checked by another process, or in an earlier run
-        for size in sizes:
-            cache.reserve(shrunk_size(size, side))
-    return ImageSource(entries, report, checked, cache, side, center_crop, flip)
+    cache = PixelCache(side, memory_mb * 2**20)
+    report = run_check(listing, cache)
+    report.raise_unusable(str(path), skip_bad)
+    entries = [entry for i, entry in enumerate(listing.entries) if i not in report.skipped]
+    return ImageSource(entries, report, cache, center_crop, flip)

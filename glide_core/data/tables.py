@@ -22,16 +22,22 @@ Header = Callable[[list[str]], list[str]]  # checks the names of columns, gives 
 
 @contextmanager
 def open_file(url: str) -> Iterator[BufferedReader]:
-    """Open a file for reading; anything but a regular file, or a failure, is a GlideError."""
+    """Open a file for reading; a GlideError that is raised inside gets the name of the file.
+
+    Raises GlideError for anything but a regular file, or where opening it fails.
+    """
     import fsspec
 
-    local = None if "://" in url else Path(url)
+    name, local = shorten(url, 200), None if "://" in url else Path(url)
     if local is not None and local.exists() and not local.is_file():
-        raise GlideError(f"{shorten(url, 200)} is not a regular file")
-    with as_glide_error(f"{shorten(url, 200)} cannot be read"):
+        raise GlideError(f"{name} is not a regular file")
+    with as_glide_error(f"{name} cannot be read"):
         opened = fsspec.open(url, "rb").open() if local is None else local.open("rb")
     with opened as file, BufferedReader(file) as buffered:
-        yield buffered
+        try:
+            yield buffered
+        except GlideError as error:
+            raise GlideError(f"{name}: {error}") from error
 
 
 def read_table(file: BufferedReader, suffix: str, header: Header) -> Iterator[Row]:
@@ -63,8 +69,8 @@ def lines(file: BufferedReader) -> Iterator[str]:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # spreadsheets write a BOM
         except UnicodeDecodeError as error:
             raise GlideError(
-                f"line {number} is not UTF-8: byte 0x{line[error.start]:02x}. Save the list as "
-                "UTF-8 ('CSV UTF-8' in spreadsheet programs)."
+                f"line {number} is not UTF-8: byte 0x{line[error.start]:02x}. Save it as UTF-8 "
+                "('CSV UTF-8' in spreadsheet programs)."
             ) from error
         if "\0" in text:
             raise GlideError(f"line {number} has a NUL character. Expected text in UTF-8.")
@@ -74,10 +80,7 @@ def lines(file: BufferedReader) -> Iterator[str]:
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file, stripped, without empty ones."""
     with open_file(str(path)) as file:
-        try:
-            return [line.strip() for line in lines(file) if line.strip()]
-        except GlideError as error:
-            raise GlideError(f"{shorten(path, 200)}: {error}") from error
+        return [line.strip() for line in lines(file) if line.strip()]
 
 
 def _csv(file: BufferedReader, header: Header) -> Iterator[Row]:
@@ -102,9 +105,8 @@ def _csv(file: BufferedReader, header: Header) -> Iterator[Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise GlideError(
-            f"line {reader.line_num} cannot be read as CSV: {shorten(error)}. Expected cells "
-            "separated by commas, with double quotes around one that contains a comma, a quote or "
-            "a line break."
+            f"line {reader.line_num} cannot be read as CSV: {shorten(error)}. Put a cell that "
+            "contains a separator, a quote or a line break in double quotes."
         ) from error
 
 
@@ -129,14 +131,11 @@ def _parquet(file: BufferedReader, header: Header) -> Iterator[Row]:
         from pyarrow import parquet
     except ImportError as error:
         raise GlideError("Parquet needs pyarrow: pip install pyarrow") from error
-    try:
+    # besides Arrow's errors: of dates that Python does not have, of damaged text
+    kinds = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
+    with as_glide_error("the file cannot be read as Parquet", kinds):
         table = parquet.ParquetFile(file)
         names = header(table.schema_arrow.names)
         for batch in table.iter_batches(batch_size=256):
             for values in batch.to_pylist():
                 yield 0, dict(zip(names, values.values(), strict=True))
-    except GlideError:
-        raise
-    # besides Arrow's errors: of dates that Python does not have, of damaged text
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise GlideError(f"the file cannot be read as Parquet: {shorten(error, 200)}") from error

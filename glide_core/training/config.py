@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glide_core.config import PredictionType
+from glide_core.config import GlideConfig, PredictionType
+from glide_core.errors import GlideError
 
 JobName = Literal["base", "inpaint", "upsampler", "upsampler-inpaint", "clip"]
 JOBS: tuple[JobName, ...] = ("base", "inpaint", "upsampler", "upsampler-inpaint", "clip")
@@ -72,3 +73,12 @@ def fine_tuning(config: TrainConfig, parameters: int) -> TrainConfig:
         ema=0.99,
         timesteps="uniform",
     )
+
+
+def check_side(model: GlideConfig, side: int, setting: str) -> None:
+    """Raise GlideError for a side of images or crops that the UNet of a model cannot take."""
+    step = max(model.unet.side_multiple, 4 if model.is_upsampler else 1)
+    if side < step or side % step:
+        raise GlideError(
+            f"images of {side}x{side} do not fit this model: expected a multiple of {step}", setting
+        )

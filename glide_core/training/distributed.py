@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from glide_core.devices import pick_device
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise GlideError(
-            "training needs the package accelerate, which is not installed: "
-            'pip install "glide-diffusion[train]"'
+            'training needs accelerate: pip install "glide-diffusion[train]"'
         ) from error
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if alone:
@@ -42,14 +41,14 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
             torch.cuda.set_device(chosen)
     elif device not in ("auto", "cpu", "cuda"):
         raise GlideError(
-            f"device {device} with several processes: every process takes the GPU of its local "
-            "rank. Expected cpu or cuda",
+            f"device {device}: each of several processes takes the GPU of its local rank. Expected "
+            "cpu or cuda.",
             "device",
         )
     # accelerate keeps one state per process; a second run in it may have other settings
     AcceleratorState._reset_state(reset_partial_state=alone)
     GradientState._reset_state()
-    try:
+    with as_glide_error("bfloat16 cannot be used here, train in float32", ValueError, "fp32"):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.bf16 else "no",
@@ -57,10 +56,6 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
             # the others wait while the first process checks the data or generates images
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         )
-    except ValueError as error:
-        raise GlideError(
-            f"bfloat16 cannot be used here ({error}): train in float32", "fp32"
-        ) from error
     if device == "cuda" and accelerator.device.type != "cuda":
         raise GlideError("no GPU was found: expected the device cpu", "device")
     return accelerator
@@ -84,24 +79,12 @@ def on_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     return found[0]  # type: ignore[return-value]
 
 
-def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set in any process; all must call it."""
-    value = torch.tensor(float(flag), device=accelerator.device)
-    return bool(accelerator.reduce(value, reduction="sum") > 0)
-
-
-def check_same(accelerator: Accelerator, what: str, value: int) -> None:
-    """Raise GlideError in every process unless all of them have the same value."""
-    values = accelerator.gather(torch.tensor([value], device=accelerator.device)).tolist()
-    if len(set(values)) > 1:
+def check_same_step(accelerator: Accelerator, step: int) -> None:
+    """Raise GlideError in every process unless all of them resume from the same step."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
         raise GlideError(
-            f"the processes start from different {what}s ({values}). Give all machines the same "
-            "files and the same output folder, which all of them can read.",
+            f"the processes start from different steps ({steps}). Give all machines the same files "
+            "and the same output folder, which all of them can read.",
             "out",
         )
-
-
-def leave() -> None:
-    """Leave the group of processes, if there is one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

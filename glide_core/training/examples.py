@@ -7,7 +7,7 @@ split into accumulation steps; and a resumed run needs no saved random state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.source import Batch, Source
+from glide_core.data.source import Source
 from glide_core.errors import GlideError
 from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS
 from glide_core.tokenizer import Tokens, get_tokenizer
-from glide_core.training.config import TrainConfig
+from glide_core.training.config import TrainConfig, check_side
 
 
 def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) -> list[range]:
@@ -44,10 +44,10 @@ def split_batch(batch: int, rank: int, processes: int, grad_accum_steps: int) ->
 
 
 class Examples(NamedTuple):
-    """Part of a batch, ready for the network."""
+    """Part of a batch, ready for the network; or one example, without the dimension B."""
 
     images: Tensor  # [B, 3, S, S] in [-1, 1]
-    captions: list[str]  # "" where one was dropped
+    captions: Sequence[str]  # "" where one was dropped
     ids: Tensor  # [B, L] token ids
     text: Tensor  # token mask [B, L]; noisy CLIP: lengths [B]
     t: Tensor  # [B]
@@ -88,6 +88,20 @@ class _Steps(Dataset[list[Examples] | GlideError]):
         """Make examples of a step by their indices in its batch, on the CPU."""
         raise NotImplementedError
 
+    def collate(
+        self,
+        step: int,
+        ranges: Sequence[range],
+        example: Callable[[torch.Generator, int], Examples],
+    ) -> list[Examples]:
+        """Make and stack examples, each with random numbers of its own."""
+        seed, made = self.config.seed, []
+        for indices in ranges:
+            rows = [example(generator(seed, step, i), i) for i in indices]
+            part: Examples = default_collate(rows)
+            made.append(part._replace(seed=generator(seed, step, -2 - indices[0]).initial_seed()))
+        return made
+
 
 class DiffusionSteps(_Steps):
     """Examples of the four diffusion models; with `prior`, every second one is of its images."""
@@ -97,32 +111,15 @@ class DiffusionSteps(_Steps):
     ) -> None:
         super().__init__(config, source, share, model.schedule.diffusion_steps)
         self.model = model
-        self.crop = upsampler_crop(model, config.crop) if model.is_upsampler else None
+        self.crop = None
+        if model.is_upsampler:
+            self.crop = min(config.crop, model.unet.image_size)
+            check_side(model, self.crop, "crop")
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
-        return [self._part(step, indices) for indices in ranges]
+        return self.collate(step, ranges, self._example)
 
-    def _part(self, step: int, indices: range) -> Examples:
-        seed = self.config.seed
-        rows = [self._example(generator(seed, step, i), i) for i in indices]
-        images, captions, t, noise, weight, extra = zip(*rows, strict=True)
-        length = self.model.text.context_length
-        tokens = [encode_caption(self.model.tokenizer, caption, length) for caption in captions]
-        return Examples(
-            torch.stack(images),
-            list(captions),
-            torch.stack([each.ids for each in tokens]),
-            torch.stack([each.mask for each in tokens]),
-            torch.stack(t),
-            torch.stack(noise),
-            torch.tensor(weight),
-            {key: torch.stack([row[key] for row in extra]) for key in extra[0]},
-            generator(seed, step, -2 - indices[0]).initial_seed(),
-        )
-
-    def _example(
-        self, rng: torch.Generator, index: int
-    ) -> tuple[Tensor, str, Tensor, Tensor, float, dict[str, Tensor]]:
+    def _example(self, rng: torch.Generator, index: int) -> Examples:
         old = self.prior if self.prior is not None and index % 2 else None
         side = self.model.unet.image_size
         batch = (old or self.source).batch(rng, 1, side=side, crop=self.crop)
@@ -136,10 +133,12 @@ class DiffusionSteps(_Steps):
             extra["image"] = image[0]
             extra["keep_mask"] = random_keep_masks(rng, 1, image.shape[-1])[0]
         dropped = float(torch.rand((), generator=rng)) < self.config.caption_dropout
+        caption = "" if dropped else batch.captions[0]
+        tokens = encode_caption(self.model.tokenizer, caption, self.model.text.context_length)
         t = sample_timestep(self.cumulative, rng)
         noise = torch.randn(image.shape[1:], generator=rng)
-        weight = self.config.prior_weight if old is not None else 1.0
-        return image[0], "" if dropped else batch.captions[0], t, noise, weight, extra
+        weight = torch.tensor(self.config.prior_weight if old is not None else 1.0)
+        return Examples(image[0], caption, tokens.ids, tokens.mask, t, noise, weight, extra)
 
 
 class ClipSteps(_Steps):
@@ -152,32 +151,24 @@ class ClipSteps(_Steps):
         self.model = model
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
-        rng, count = generator(self.config.seed, step, -1), self.config.batch
-        batch = self.source.batch(rng, count, side=self.model.image_size, distinct=True)
+        whole, count, c = generator(self.config.seed, step, -1), self.config.batch, self.model
+        batch = self.source.batch(whole, count, side=c.image_size, distinct=True)
         if len(batch.captions) < count:
             raise GlideError(
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
                 f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller batch.",
                 "batch",
             )
-        return [self._part(batch, step, indices) for indices in ranges]
 
-    def _part(self, batch: Batch, step: int, indices: range) -> Examples:
-        rngs = [generator(self.config.seed, step, i) for i in indices]
-        t = torch.stack([sample_timestep(self.cumulative, rng) for rng in rngs])
-        noise = torch.stack([torch.randn(batch.images.shape[1:], generator=rng) for rng in rngs])
-        captions, c = [batch.captions[i] for i in indices], self.model
-        tokens = [encode_caption(c.tokenizer, caption, c.context_length) for caption in captions]
-        return Examples(
-            batch.images[list(indices)],
-            captions,
-            torch.stack([each.ids for each in tokens]),
-            torch.tensor([length_with_end(each, c) for each in tokens]),
-            t,
-            noise,
-            torch.ones(len(indices)),
-            {},
-        )
+        def example(rng: torch.Generator, index: int) -> Examples:
+            image, caption = batch.images[index], batch.captions[index]
+            tokens = encode_caption(c.tokenizer, caption, c.context_length)
+            length = torch.tensor(length_with_end(tokens, c))
+            t = sample_timestep(self.cumulative, rng)
+            noise = torch.randn(image.shape, generator=rng)
+            return Examples(image, caption, tokens.ids, length, t, noise, torch.tensor(1.0), {})
+
+        return self.collate(step, ranges, example)
 
 
 def load_steps(steps: _Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
@@ -227,17 +218,6 @@ def sample_timestep(cumulative: Tensor, rng: torch.Generator) -> Tensor:
 def encode_caption(tokenizer: str, caption: str, length: int) -> Tokens:
     """Encode a caption; training meets the same ones in every epoch."""
     return get_tokenizer(tokenizer).encode(caption, length)
-
-
-def upsampler_crop(model: GlideConfig, wanted: int) -> int:
-    """Side of an upsampler's training crops; GlideError where its UNet cannot take them."""
-    crop, step = min(wanted, model.unet.image_size), max(4, model.unet.side_multiple)
-    if crop < step or crop % step:
-        raise GlideError(
-            f"crops of {crop}x{crop} do not fit this upsampler: expected a multiple of {step}",
-            "crop",
-        )
-    return crop
 
 
 def random_keep_masks(rng: torch.Generator, batch: int, size: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""The networks to train and their losses: one job per kind of model."""
+"""Models to train, with random weights or from any checkpoint, and their losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,21 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from glide_core.config import ClipConfig, GlideConfig
+from glide_core.checkpoints.catalog import find
+from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
+from glide_core.config import ClipConfig, GlideConfig, ModelKind
 from glide_core.data.source import Source
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models import noisy_clip, text_encoder, unet
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.training.config import TrainConfig
+from glide_core.training.config import JobName, TrainConfig, check_side
 from glide_core.training.examples import ClipSteps, DiffusionSteps, Examples
 from glide_core.training.losses import contrastive_loss, hybrid_loss, loss_weights
-from glide_core.training.start import make_clip, make_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+FIRST = "input_blocks.0.0.weight"
+STARTS: dict[ModelKind, tuple[ModelKind, ...]] = {
+    "base": ("base",),
+    "inpaint": ("base", "inpaint"),
+    "upsampler": ("upsampler",),
+    "upsampler-inpaint": ("upsampler", "upsampler-inpaint"),
+}
 _BLOCKS = (unet.ResBlock, unet.AttentionBlock, text_encoder.Block, noisy_clip.Block)
 
 
@@ -48,8 +56,11 @@ class DiffusionJob:
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns its mean losses."""
         sums: dict[str, Tensor] = {}
-        for examples in _moved(parts, accelerator.device):
-            with accelerator.accumulate(network), self._dropout(examples, accelerator.device):
+        device = accelerator.device
+        for examples in _moved(parts, device):
+            own = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+            with accelerator.accumulate(network), own:
+                torch.manual_seed(examples.seed)  # dropout is a function of the step, too
                 losses = self.loss(network, examples)
                 accelerator.backward(losses["loss"])
             for key, value in losses.items():
@@ -75,16 +86,6 @@ class DiffusionJob:
             "bound": hybrid.bound.mean(),
         }
 
-    @contextmanager
-    def _dropout(self, examples: Examples, device: torch.device) -> Iterator[None]:
-        """Make dropout, where the model has any, a function of the step, too."""
-        if not self.model.config.unet.dropout:
-            yield
-            return
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(examples.seed)
-            yield
-
 
 class ClipJob:
     """Training of the noisy CLIP: images at every noise level against their captions.
@@ -96,14 +97,9 @@ class ClipJob:
 
     def __init__(self, config: TrainConfig, model: NoisyClip) -> None:
         if config.lora:
-            raise GlideError(
-                "a noisy CLIP is trained whole: only the diffusion models take a LoRA", "lora"
-            )
+            raise GlideError("a noisy CLIP takes no LoRA: it is trained whole", "lora")
         if config.weighting != "uniform":
-            raise GlideError(
-                "a noisy CLIP's loss takes no weighting: choose the distribution of timesteps",
-                "timesteps",
-            )
+            raise GlideError("a noisy CLIP's loss takes no weighting", "weighting")
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 
@@ -155,13 +151,113 @@ def make_job(
     start: Sequence[Path] = (),
     architecture: GlideConfig | ClipConfig | None = None,
 ) -> DiffusionJob | ClipJob:
-    """Make the job of a config.
+    """Make the job of a config with its model, to be trained: float32, on the CPU.
 
-    start: checkpoints to train on from (none: random weights, of `architecture` or the default).
+    start: a checkpoint of the job's kind, or of the kind that inpainting adds channels to; its
+        config decides all but the kind. Noisy CLIP: one file with both encoders, or OpenAI's two.
+        None: random weights, of `architecture` or the default.
     """
     if config.job == "clip":
-        return ClipJob(config, make_clip(config, start, architecture))
-    return DiffusionJob(config, make_model(config, start, architecture))
+        return ClipJob(config, _make_clip(config, start, architecture))
+    return DiffusionJob(config, _make_model(config, config.job, start, architecture))
+
+
+def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
+    """The architecture of the bundled model of a job, the default for random weights."""
+    return inspect(find(job).path())
+
+
+def _make_model(
+    config: TrainConfig,
+    kind: ModelKind,
+    start: Sequence[Path],
+    architecture: GlideConfig | ClipConfig | None,
+) -> GlideModel:
+    if len(start) > 1:
+        raise GlideError(f"{kind} starts from one file: {len(start)} were given", "init_from")
+    if start:
+        found = load_model(start[0], kinds=STARTS[kind])
+        wanted: GlideConfig | ClipConfig = replace(found.config, kind=kind)
+    else:
+        wanted = architecture or small_architecture(kind)
+    assert isinstance(wanted, GlideConfig)
+    prediction = wanted.schedule.prediction_type
+    if config.prediction not in (None, prediction):
+        if start:
+            raise GlideError(
+                f"{start[0]} predicts {prediction}, which cannot be changed: the prediction type "
+                "is chosen only for training from scratch",
+                "prediction",
+            )
+        schedule = replace(wanted.schedule, prediction_type=config.prediction)
+        # the preconditioning is v's
+        wanted = replace(wanted, schedule=schedule, unet=replace(wanted.unet, sigma_data=0.0))
+    if config.size is not None:
+        check_side(wanted, config.size, "size")
+        wanted = replace(wanted, unet=replace(wanted.unet, image_size=config.size))
+    if not start:
+        model = GlideModel(wanted)
+        initialise(model, config.seed)
+        return model
+    if wanted.kind != found.config.kind:
+        state = widened(found.openai_state_dict(), wanted)
+        found = model_from_state_dict(state, wanted, where=str(start[0]))
+    found.config = found.unet.config = wanted
+    return found.requires_grad_(True).train()
+
+
+def _make_clip(
+    config: TrainConfig, start: Sequence[Path], architecture: GlideConfig | ClipConfig | None
+) -> NoisyClip:
+    if not start:
+        wanted = architecture or small_architecture("clip")
+        assert isinstance(wanted, ClipConfig)
+        if config.size is not None:
+            wanted = replace(wanted, image_size=config.size)
+        torch.manual_seed(config.seed)
+        return NoisyClip(wanted)
+    clip = load_clip(list(start))
+    if config.size not in (None, clip.config.image_size):
+        side = clip.config.image_size
+        raise GlideError(f"{start[0]} takes only images of {side}x{side}: omit the size", "size")
+    return clip.requires_grad_(True).train()
+
+
+def initialise(model: GlideModel, seed: int) -> None:
+    """Set random weights: torch's for layers, wide embeddings, zeros where a block ends.
+
+    Token embeddings at std 0.5 bind the text sooner than 0.02 does in an encoder this small.
+    """
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d | nn.GroupNorm | nn.LayerNorm):
+            module.reset_parameters()
+    nn.init.normal_(model.text.token_embedding.weight, std=0.5)
+    nn.init.normal_(model.text.positional_embedding, std=0.1)
+    nn.init.normal_(model.text.padding_embedding, std=0.1)
+    for name, module in model.unet.named_modules():
+        if name.endswith(("out_layers.3", "proj_out", "out.2")):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+
+def widened(state: dict[str, Tensor], config: GlideConfig) -> dict[str, Tensor]:
+    """Give the first convolution the input channels of `config`'s kind, the new ones at zero.
+
+    The mask and the known pixels stand between x and low_res, as in OpenAI's inpainting models.
+    Under pixel_unshuffle a channel is patch_size ** 2 inputs, side by side; the coordinate
+    channels come last.
+    """
+    old = state[FIRST]
+    if old.shape[1] == config.first_channels:
+        return dict(state)
+    pixels = config.unet.channels * config.unet.patch_size**2
+    new = old.new_zeros(len(old), config.first_channels, *old.shape[2:])
+    new[:, :pixels] = old[:, :pixels]
+    after = (pixels if config.is_upsampler else 0) + 2 * config.unet.coord_channels
+    if after:
+        new[:, -after:] = old[:, -after:]
+    return {**state, FIRST: new}
 
 
 def checkpoint_gradients(model: nn.Module) -> int:

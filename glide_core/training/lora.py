@@ -12,6 +12,7 @@ from glide_core.checkpoints.lora import LAYERS
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.names import LORA_LAYERS
+from glide_core.training.config import TrainConfig
 
 _ATTENTION = r"(.*\.(qkv|encoder_kv|proj_out|c_qkv))|(text\..*\.attn\.c_proj)"
 # the first convolution and the head depend on the data, the time embedding on the schedule
@@ -21,9 +22,8 @@ _NEVER = r"unet\.(input_blocks\.0\.0|out\.2|time_embed\.\d)|text\.transformer_pr
 class LoraLayer(nn.Module):
     """A frozen linear or convolution layer plus (alpha / rank) * up(down(x))."""
 
-    def __init__(self, base: nn.Module, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear | nn.Conv1d | nn.Conv2d, rank: int, alpha: float) -> None:
         super().__init__()
-        assert isinstance(base, LAYERS)
         self.base = base.requires_grad_(False)
         self.scale = alpha / rank
         self.down: nn.Linear | nn.Conv1d | nn.Conv2d
@@ -65,23 +65,21 @@ def targets(model: GlideModel, layers: str, text: bool) -> list[str]:
     return names
 
 
-def install(
-    model: GlideModel, rank: int, alpha: float, *, layers: str, text: bool, seed: int
-) -> dict[str, LoraLayer]:
-    """Freeze the model and replace each target with a `LoraLayer`; returns them by layer name."""
+def install(model: GlideModel, config: TrainConfig) -> None:
+    """Freeze the model and replace each target with a `LoraLayer`."""
     model.requires_grad_(False)
-    made = {}
+    alpha = config.lora_alpha or config.lora
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name in targets(model, layers, text):
+        torch.manual_seed(config.seed)
+        for name in targets(model, config.lora_layers, config.lora_text):
             parent, _, last = name.rpartition(".")
             owner = model.get_submodule(parent)
-            made[name] = LoraLayer(owner.get_submodule(last), rank, alpha)
-            made[name].to(made[name].weight.device)
-            setattr(owner, last, made[name])
-    return made
+            base = owner.get_submodule(last)
+            assert isinstance(base, LAYERS)
+            setattr(owner, last, LoraLayer(base, config.lora, alpha).to(base.weight.device))
 
 
-def pairs(layers: dict[str, LoraLayer]) -> dict[str, tuple[Tensor, Tensor]]:
+def pairs(model: GlideModel) -> dict[str, tuple[Tensor, Tensor]]:
     """Return (down, up) weights by layer, as `save_lora` takes them."""
-    return {name: (layer.down.weight, layer.up.weight) for name, layer in layers.items()}
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    return {name: (layer.down.weight, layer.up.weight) for name, layer in layers}

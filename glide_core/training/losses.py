@@ -99,8 +99,8 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_scale: Tensor) -> T
     """Log-probability of 8-bit pixels x0 in [-1, 1] under a Gaussian, elementwise."""
     inverse = (-log_scale).exp()
     centred = x0 - mean
-    upper = _normal_cdf(inverse * (centred + 1 / 255))
-    lower = _normal_cdf(inverse * (centred - 1 / 255))
+    upper = torch.special.ndtr(inverse * (centred + 1 / 255))
+    lower = torch.special.ndtr(inverse * (centred - 1 / 255))
     probability = torch.where(x0 < -0.999, upper, torch.where(x0 > 0.999, 1 - lower, upper - lower))
     return probability.clamp(min=1e-12).log()
 
@@ -135,7 +135,3 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     logits = logit_scale * F.normalize(image.float()) @ F.normalize(text.float()).T
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-
-
-def _normal_cdf(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))

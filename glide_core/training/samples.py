@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from glide_core.checkpoints.files import read_shapes
 from glide_core.config import SamplerConfig
-from glide_core.data.source import Source
-from glide_core.errors import GlideError
+from glide_core.data.source import Source, open_source
+from glide_core.errors import as_glide_error
 from glide_core.images import to_pil, to_uint8
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
 from glide_core.prompt_check import VOCABULARY_KEY, article
 from glide_core.stages import StageInputs, sample_stage
+from glide_core.training.distributed import on_main
 from glide_core.training.examples import random_keep_masks
+
+if TYPE_CHECKING:
+    from glide_core.training.trainer import Trainer
 
 PRIOR_IMAGES = 200  # generated for prior preservation, as many as DreamBooth takes
 _COLUMNS = 4
@@ -62,13 +69,18 @@ def save_grid(model: GlideModel, source: Source, path: Path) -> Tensor:
     return grid
 
 
-def prior_captions(metadata: str) -> list[str]:
+def prior_captions(checkpoint: Path) -> list[str]:
     """`PRIOR_IMAGES` captions from a checkpoint's vocabulary, the same ones at every call.
 
-    metadata: JSON with the lists "subjects", "backgrounds" and "styles".
+    The vocabulary is JSON with the lists "subjects", "backgrounds" and "styles"; without one there
+    are no captions.
     """
+    metadata = read_shapes(checkpoint).metadata.get(VOCABULARY_KEY)
+    if not metadata:
+        return []
     rng = random.Random(0)
-    try:
+    wrong = f"{checkpoint} has an unreadable {VOCABULARY_KEY}: disable prior preservation"
+    with as_glide_error(wrong, (ValueError, KeyError, TypeError, IndexError), "prior_prompts"):
         words = json.loads(metadata)
         subjects, backgrounds, styles = (
             [str(word) for word in words[key]] for key in ("subjects", "backgrounds", "styles")
@@ -77,41 +89,36 @@ def prior_captions(metadata: str) -> list[str]:
             (f"{rng.choice(['', *styles])} {rng.choice(subjects)}".strip(), rng.choice(backgrounds))
             for _ in range(PRIOR_IMAGES)
         ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise GlideError(
-            f"the checkpoint's {VOCABULARY_KEY} cannot be read ({error}): disable prior "
-            "preservation, or give captions for it",
-            "prior_prompts",
-        ) from error
     return [f"{article(a)} {a} on {article(b)} {b} background" for a, b in parts]
 
 
-def make_prior(
-    model: GlideModel,
-    captions: Sequence[str],
-    folder: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Generate one image per caption into a folder, unless they are there already.
+def make_prior(trainer: Trainer, captions: Sequence[str]) -> Source | None:
+    """Generate one image per caption into a run's folder `prior`, unless they are there already.
 
     What the model generates before fine-tuning is mixed into the training data, so that it is not
     forgotten (Ruiz et al. 2023, prior preservation). Inpainting models generate with everything
-    masked, as they do without an image.
+    masked, as they do without an image. Returns the images; None without captions.
     """
-    listed, rows = folder / "metadata.jsonl", []
-    if listed.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    model.eval()
-    for start in range(0, len(captions), 8):
-        some = captions[start : start + 8]
-        seeds = range(start, start + len(some))
-        made = sample_stage(model, some, seeds, _PRIOR).cpu()
-        for seed, caption, image in zip(seeds, some, to_pil(made), strict=True):
-            rows.append(json.dumps({"file_name": f"{seed:04d}.png", "text": caption}) + "\n")
-            with atomic_write(folder / f"{seed:04d}.png") as temporary:
-                image.save(temporary, format="png")
-        progress(start + len(some), len(captions))
-    model.train()
-    with atomic_write(listed) as temporary:  # written last: it marks the folder as complete
-        temporary.write_text("".join(rows), encoding="utf-8")
+    model, folder = trainer.model, trainer.run.folder / "prior"
+    if not captions or not isinstance(model, GlideModel):
+        return None
+    listed = folder / "metadata.jsonl"
+
+    def generate() -> None:
+        model.eval()
+        starts = range(0, len(captions), 8)
+        rows = []
+        for start in tqdm(starts, desc="prior", unit="batch", leave=False):
+            some = captions[start : start + 8]
+            seeds = range(start, start + len(some))
+            made = sample_stage(model, some, seeds, _PRIOR).cpu()
+            for seed, caption, image in zip(seeds, some, to_pil(made), strict=True):
+                rows.append(json.dumps({"file_name": f"{seed:04d}.png", "text": caption}) + "\n")
+                with atomic_write(folder / f"{seed:04d}.png") as temporary:
+                    image.save(temporary, format="png")
+        model.train()
+        with atomic_write(listed) as temporary:  # written last: it marks the folder as complete
+            temporary.write_text("".join(rows), encoding="utf-8")
+
+    on_main(trainer.accelerator, lambda: None if listed.exists() else generate())
+    return open_source(listed, side=model.config.unet.image_size)

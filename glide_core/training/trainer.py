@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glide_core.checkpoints.loading import save_model
-from glide_core.checkpoints.lora import LoraInfo, save_lora
+from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.source import Source
 from glide_core.errors import GlideError
-from glide_core.io import atomic_write, check_folder, make_folder
+from glide_core.io import atomic_write, make_folder
 from glide_core.models.glide import GlideModel
 from glide_core.training import lora, saving
 from glide_core.training.config import TrainConfig
-from glide_core.training.distributed import check_same, make_accelerator, on_main
+from glide_core.training.distributed import check_same_step, make_accelerator, on_main
 from glide_core.training.examples import Examples, load_steps, split_batch
 from glide_core.training.jobs import checkpoint_gradients, make_job
 
@@ -80,14 +81,9 @@ class Trainer:
         accelerator: one that `make_accelerator` made for the same config.
         """
         self.config, self.run, self.source = config, run, source
-        check_folder(run.folder)
         self.accelerator = accelerator or make_accelerator(config, run.device)
-        share = split_batch(
-            config.batch,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            config.grad_accum_steps,
-        )
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share = split_batch(config.batch, rank, processes, config.grad_accum_steps)
         saved = saving.read(self.checkpoint, config) if self.checkpoint.exists() else None
         start = run.init_from
         if saved is not None and not config.lora:
@@ -95,9 +91,12 @@ class Trainer:
         self.job = make_job(config, start, architecture)
         self.model = self.job.model
         self.steps = self.job.steps(source, share)  # refuses settings that do not fit the model
-        self.lora_layers: dict[str, lora.LoraLayer] = {}
+        self._base = ""  # fingerprint of the model that a LoRA is of
         if isinstance(self.model, GlideModel) and config.lora:
-            self._add_lora(self.model)
+            if not run.init_from:
+                raise GlideError("a LoRA changes a model: give initial weights", "init_from")
+            self._base = fingerprint(self.model)
+            lora.install(self.model, config)
         self.model.to(self.accelerator.device).to(memory_format=torch.channels_last)
         if config.gradient_checkpointing:
             checkpoint_gradients(self.model)
@@ -105,16 +104,15 @@ class Trainer:
         if saved is None and not run.init_from and on_start is not None:
             on_start(self)
         self.optimizers = optimizer_factory(self.model, config)
-        self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.ema: dict[str, Tensor] = {}
         self.step = 0
         if saved is not None:
-            base = saving.base_fingerprint(self.model)
-            self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, base)
-        check_same(self.accelerator, "step", self.step)
+            self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self._base)
+        check_same_step(self.accelerator, self.step)
         on_main(self.accelerator, lambda: make_folder(run.folder))
         self.steps.prior = prior(self)
         # DDP copies the first process's weights to the others, so nothing may change them after
-        self.network = self.accelerator.prepare(self.job.model)
+        self.network = self.accelerator.prepare(self.model)
         if saved is None:
             self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.log = None
@@ -133,18 +131,16 @@ class Trainer:
         `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
         with the first whose `stop()` is true. Returns whether the last step was reached.
         """
-        started, first, counted = time.monotonic(), self.step, 0
-        sums: dict[str, float] = {}
+        started, first = time.monotonic(), self.step
+        recent: list[dict[str, float]] = []  # since the last row of the log
         stopped = False
         while self.step < self.config.steps and not stopped:
             figures = self.one_step(stop())
             stopped = figures.pop("stop") > 0
-            counted += 1
-            for key, value in figures.items():
-                sums[key] = sums.get(key, 0.0) + value
+            recent.append(figures)
             if self.step % self.run.log_every == 0:
-                means = {key: value / counted for key, value in sums.items()}
-                sums, counted = {}, 0
+                means = {key: fmean(each[key] for each in recent) for key in figures}
+                recent = []
                 pace = (time.monotonic() - started) / (self.step - first)
                 if self.log is not None:
                     self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
@@ -176,9 +172,8 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip_grad))
         if not abs(figures["loss"]) + norm < float("inf"):
             raise GlideError(
-                f"at step {self.step} the loss is {figures['loss']} and its gradient's norm {norm}"
-                f": training diverged. {self.checkpoint} keeps the last saved step. Lower the "
-                "learning rate.",
+                f"training diverged at step {self.step}: the loss is {figures['loss']}, its "
+                f"gradient's norm {norm}. Lower the learning rate.",
                 "lr",
             )
         for optimizer in self.optimizers:
@@ -198,7 +193,7 @@ class Trainer:
         state = {
             "config": asdict(self.config),
             "model_config": self.model.config.to_json(),
-            "fingerprint": saving.base_fingerprint(self.model),
+            "fingerprint": self._base,
             "step": self.step,
             "model": {name: weight.detach() for name, weight in self.weights.items()},
             "ema": self.ema,
@@ -223,7 +218,7 @@ class Trainer:
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
-                return save_lora(lora.pairs(self.lora_layers), path, info, metadata=metadata)
+                return save_lora(lora.pairs(self.model), path, info, metadata=metadata)
             return save_model(self.model, path, metadata=metadata)
 
     @contextmanager
@@ -249,18 +244,6 @@ class Trainer:
         if isinstance(found, GlideError):
             raise found
         return found
-
-    def _add_lora(self, model: GlideModel) -> None:
-        if not self.run.init_from:
-            raise GlideError(
-                "a LoRA changes an existing model: expected a bundled model's name, a released "
-                "checkpoint or a run's file as initial weights",
-                "init_from",
-            )
-        c, alpha = self.config, self.config.lora_alpha or self.config.lora
-        self.lora_layers = lora.install(
-            model, c.lora, alpha, layers=c.lora_layers, text=c.lora_text, seed=c.seed
-        )
 
     def _sample(self) -> None:
         """Save a sample grid of the averaged weights."""

@@ -9,6 +9,7 @@ hidden states by one attention layer. Both heads are discarded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from glide_core.training.config import TrainConfig
 from glide_core.training.examples import generator
 from recipes.emoji.muon import make_muon
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 GRID = 8
 _HEADS = 4
 _BATCH = 64
@@ -31,6 +35,12 @@ _OFFSET = 1_000_000  # separates its random numbers from those of training steps
 
 class Stopped(Exception):
     """Pretraining was interrupted; there is nothing to save."""
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any process; all must call it."""
+    value = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(value, reduction="sum") > 0)
 
 
 class Thumbnail(nn.Module):

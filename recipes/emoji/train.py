@@ -107,12 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.cli.train import graceful_stop, train
     from glide_core.devices import free_cores
     from glide_core.models.glide import GlideModel
-    from glide_core.training import distributed
+    from glide_core.training.distributed import make_accelerator
     from glide_core.training.trainer import RunConfig, Trainer
     from recipes.emoji import fused_norm
     from recipes.emoji.drawings import Sprites
     from recipes.emoji.muon import make_muon
-    from recipes.emoji.text_pretraining import Stopped, pretrain_text
+    from recipes.emoji.text_pretraining import Stopped, any_process, pretrain_text
 
     torch.set_num_threads(arguments.threads or free_cores())
     config, preset = configure(arguments), RUNS[arguments.run]
@@ -132,16 +132,16 @@ def run(arguments: argparse.Namespace) -> int:
         save_every=arguments.save_every,
         sample_every=arguments.sample_every,
         init_from=[start] if start else [],
-        device=arguments.device,
         workers=arguments.workers,
     )
+    accelerator = make_accelerator(config, arguments.device)
+    main = accelerator.is_main_process
     try:
         with graceful_stop() as signals:
 
             def pretrain(trainer: Trainer) -> None:
                 if not steps or not isinstance(trainer.model, GlideModel):
                     return
-                main = trainer.accelerator.is_main_process
                 with tqdm(total=steps, desc="text encoder", disable=not main) as bar:
                     pretrain_text(
                         trainer.model,
@@ -150,22 +150,26 @@ def run(arguments: argparse.Namespace) -> int:
                         seed=config.seed,
                         bf16=config.bf16,
                         report=lambda step, loss: bar.update(1) and None,
-                        stop=lambda: distributed.any_process(trainer.accelerator, bool(signals)),
+                        stop=lambda: any_process(accelerator, bool(signals)),
                     )
 
             try:
                 trainer = Trainer(
-                    config, where, source, optimizer_factory=make_muon, on_start=pretrain
+                    config,
+                    where,
+                    source,
+                    optimizer_factory=make_muon,
+                    on_start=pretrain,
+                    accelerator=accelerator,
                 )
             except Stopped:
                 print("stopped during text encoder pretraining; nothing was saved")
                 return 128 + (signals or [2])[0]
-            main = trainer.accelerator.is_main_process
             if arguments.fused_norm and not fused_norm.install(trainer.model):
                 raise GlideError("--fused-norm needs a C compiler (gcc or cc)")
             train(trainer, lambda: bool(signals), show=main)
     finally:
-        distributed.leave()
+        accelerator.end_training()
     if main:
         print(trainer.exported)
     return 128 + signals[0] if signals else 0

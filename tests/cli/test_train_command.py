@@ -16,7 +16,7 @@ from PIL import Image
 from glide_core.checkpoints.loading import inspect, load_model
 from glide_core.cli import main, options
 from glide_core.config import GlideConfig
-from glide_core.data import source as data_source
+from glide_core.data import check
 from glide_core.training import samples
 
 QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu"]
@@ -114,7 +114,7 @@ def test_the_same_command_resumes(
     [
         (["--init-from", "nothing"], "model 'nothing' was not found"),
         (["--init-from", "upsampler"], "kind 'upsampler'. Expected base"),
-        (["--lora", "2"], "initial weights (--init-from)"),
+        (["--lora", "2"], "give initial weights (--init-from)"),
         (["--lora-text"], "need --lora RANK"),
         (["--grad-accum", "3"], "multiple of 3"),
         (["--size", "10"], "multiple of"),
@@ -212,7 +212,7 @@ def test_data_is_decoded_once_over_all_runs(
     start = tiny_models / "tiny_base.safetensors"
     given = ["base", "--data", images, "--out", tmp_path, "--init-from", start, "--size", "16"]
     assert train(*given, *QUICK) == 0
-    monkeypatch.setattr(data_source, "check", lambda *_, **__: pytest.fail("checked again"))
+    monkeypatch.setattr(check, "_inspect_all", lambda *_: pytest.fail("checked again"))
     assert train(*given, *QUICK, "--steps", "3") == 0
 
 

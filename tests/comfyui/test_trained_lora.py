@@ -13,16 +13,18 @@ from glide_core.checkpoints.loading import load_model
 from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
 from glide_core.sampling import tokenize
 from glide_core.training import lora
+from glide_core.training.config import TrainConfig
 
 
 def make_lora(checkpoint: Path, path: Path) -> Path:
     """A LoRA with random values of all layers, as the trainer writes it."""
     model = load_model(checkpoint)
-    layers = lora.install(model, 2, 4.0, layers="all", text=True, seed=0)
+    lora.install(model, TrainConfig("base", lora=2, lora_alpha=4.0, lora_text=True))
+    pairs = lora.pairs(model)
     with torch.no_grad():
-        for layer in layers.values():
-            torch.nn.init.normal_(layer.up.weight, std=0.05)
-    return save_lora(lora.pairs(layers), path, LoraInfo.of(model, 2, 4.0, checkpoint.name))
+        for _, up in pairs.values():
+            torch.nn.init.normal_(up, std=0.05)
+    return save_lora(pairs, path, LoraInfo.of(model, 2, 4.0, checkpoint.name))
 
 
 def test_lora_loader_patches_what_apply_lora_merges(

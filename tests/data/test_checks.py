@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from images_on_disk import (
 )
 from PIL import Image
 
-from glide_core.data.check import DataReport, save_check
-from glide_core.data.source import Checking, ImageSource, open_source
+from glide_core.data.check import DataReport, check, save_report
+from glide_core.data.source import ImageSource, open_source
 from glide_core.errors import GlideError
 
 GOOD = folder_files(2)
@@ -50,7 +51,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {
     "bomb": ({"x.png": forged_png(11_000, 11_000), "x.txt": "x"}, "x.png: .*11000x11000"),
     "bigger bomb": ({"x.png": forged_png(60_000, 60_000), "x.txt": "x"}, "x.png: .*exceeds limit"),
     "checksum": ({"x.png": PNG[:-20] + b"0000" + PNG[-16:], "x.txt": "x"}, "x.png: .*broken data"),
-    "no caption": ({"x.png": encode(noise(1))}, "x.png: has no caption: expected x.txt beside it"),
+    "no caption": ({"x.png": encode(noise(1))}, "x.png: has no caption: expected a .txt"),
     "empty caption": ({"x.png": encode(noise(1)), "x.txt": " \n\n"}, "x.png: its caption is empty"),
     "not UTF-8": (
         {"x.png": encode(noise(1)), "x.txt": "caf\xe9".encode("latin-1")},
@@ -113,12 +114,12 @@ def test_bad_rows_of_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
         '"a text"',
     ]
     (tmp_path / "l.jsonl").write_text("\n".join(rows))
-    reasons = list(checked(tmp_path / "l.jsonl", skip_bad=True).skipped)
+    reasons = list(checked(tmp_path / "l.jsonl", skip_bad=True).skipped.values())
     assert reasons == [
         reasons[0],
-        'l.jsonl line 3: names no image under "image" or "file_name" or "path"',
-        "gone.png: does not exist",
-        '001.png: has no caption: l.jsonl line 5 has no "text" or "caption" or "prompt"',
+        "l.jsonl line 3: names no image: expected image, file_name, path",
+        "gone.png: cannot be read (No such file or directory)",
+        "001.png: has no caption: expected one of text, caption, prompt (l.jsonl line 5)",
         "001.png: its caption is 7: expected a text or a list of texts (l.jsonl line 6)",
         "001.png: its caption is empty (l.jsonl line 7)",
         reasons[6],
@@ -133,10 +134,10 @@ def test_an_unquoted_comma_in_a_csv_is_named(tmp_path: Path) -> None:
     text = 'image,text\n000.png,"red, blue\nand green"\n001.png,red, blue\n001.png,\n'
     (tmp_path / "l.csv").write_text(text)
     report = checked(tmp_path / "l.csv", skip_bad=True)
-    assert list(report.skipped) == [
+    assert list(report.skipped.values()) == [
         "l.csv line 4: is not a row: it has 3 cells where the header has 2. Put text that contains "
         "a separator in double quotes.",
-        '001.png: has no caption: l.csv line 5 has no "text" or "caption" or "prompt"',
+        "001.png: has no caption: expected one of text, caption, prompt (l.csv line 5)",
     ]
     assert report.used == 1
 
@@ -147,7 +148,7 @@ def test_a_cut_off_tar_is_named_and_what_is_whole_in_it_can_be_used(tmp_path: Pa
     path.write_bytes(whole[: whole.index(b"zzz.png") + 600])
     report = checked(path, skip_bad=True)
     assert report.used == 2
-    assert [s.split(":")[0] for s in report.skipped] == ["zzz.png", "a.tar"]
+    assert [s.split(":")[0] for s in report.skipped.values()] == ["zzz.png", "a.tar"]
     with pytest.raises(GlideError, match=r"a\.tar: is damaged"):
         open_source(path)
 
@@ -165,11 +166,11 @@ def test_a_sample_with_two_images_or_bad_json_is_bad(tmp_path: Path) -> None:
     png = encode(noise(3))
     members = {"a.png": png, "a.left.jpg": JPEG, "a.txt": "a", "b.png": png, "b.json": "[1]"}
     path = write_tar(tmp_path / "a.tar", {**members, "c.png": png, **GOOD})
-    reasons = list(checked(path, skip_bad=True).skipped)
+    reasons = list(checked(path, skip_bad=True).skipped.values())
     assert reasons == [
         "a.png: is one of several images: png, left.jpg",
-        "b.png: its JSON has no caption: expected one of txt, text, caption, prompt",
-        "c.png: has no caption: expected a .txt or .json member",
+        "b.png: has no caption: expected one of txt, text, caption, prompt",
+        "c.png: has no caption: expected a .txt or .json of the same name",
     ]
 
 
@@ -193,7 +194,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
     open_source(
         tmp_path,
         skip_bad=True,
-        checking=Checking(lambda done, total: seen.append((done, total))),
+        run_check=partial(check, progress=lambda done, total: seen.append((done, total))),
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -210,17 +211,17 @@ def test_a_path_without_training_data_is_an_error(tmp_path: Path) -> None:
     write_folder(tmp_path / "tars", {"a.tar": "no tar"})
     for name, words in {
         "gone": "was not found",
-        "empty": "hold no images",
+        "empty": "holds no images",
         "a.png": "is a single image",
-        "a.gz": "is compressed",
+        "a.gz": "not UTF-8",
         "a.bin": "not UTF-8",
         "a.csv": "it holds: one, two",
         "none.csv": "it holds: nothing",
         "a.json": "one object per line",
-        "rows.csv": "names no images",
+        "rows.csv": "holds no images",
         "both": "images and tars",
-        "tars": "is not a tar",
-        "tars/a.tar": "is not a tar",
+        "tars": "damaged after 0 samples: .* not compressed",
+        "tars/a.tar": "damaged after 0 samples: .* not compressed",
     }.items():
         with pytest.raises(GlideError, match=words):
             open_source(tmp_path / name)
@@ -233,7 +234,7 @@ def test_an_image_that_vanishes_during_training_is_named(tmp_path: Path) -> None
     rows: list[dict[str, object]] = [{"image": "000.png", "text": "x"}]
     source = open_source(write_jsonl(tmp_path / "l.jsonl", rows), memory_mb=0)
     (tmp_path / "000.png").unlink()
-    with pytest.raises(GlideError, match=r"000\.png: does not exist"):
+    with pytest.raises(GlideError, match=r"000\.png: cannot be read"):
         source.batch(torch.Generator(), 1, side=64)
 
 
@@ -254,18 +255,18 @@ def test_an_image_that_would_start_another_program_is_refused(tmp_path: Path) ->
 
 def test_a_data_check_is_cached_until_a_file_changes(tmp_path: Path) -> None:
     folder, known = write_folder(tmp_path / "data", GOOD), tmp_path / "data.json"
-    source = open_source(folder, checking=Checking(known=known))
-    save_check(source.checked, known)
+    source = open_source(folder, run_check=partial(check, known=known))
+    save_report(source.report, known)
     seen: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    again = open_source(folder, checking=Checking(progress, known))
+    again = open_source(folder, run_check=partial(check, progress=progress, known=known))
     assert (again.report, seen) == (source.report, [])
     write_folder(folder, {"000.txt": "another caption"})
-    open_source(folder, checking=Checking(progress, known))
+    open_source(folder, run_check=partial(check, progress=progress, known=known))
     assert len(seen) == 2
     known.write_text("{}")
-    open_source(folder, checking=Checking(progress, known))
+    open_source(folder, run_check=partial(check, progress=progress, known=known))
     assert len(seen) == 4

@@ -17,7 +17,7 @@ from glide_core.errors import GlideError
 from glide_core.models.conditions import Precondition
 from glide_core.models.glide import GlideModel
 from glide_core.models.layers import coord_channels
-from glide_core.training.start import widened
+from glide_core.training.jobs import widened
 
 V = ScheduleConfig("linear", prediction_type="v_prediction")
 SMALL = GlideConfig(

@@ -8,7 +8,7 @@ from torch import nn
 
 from glide_core.models.glide import GlideModel
 from glide_core.training.config import TrainConfig
-from glide_core.training.start import small_architecture
+from glide_core.training.jobs import small_architecture
 from recipes.emoji.muon import Muon, make_muon, orthogonal, split_parameters
 
 

@@ -11,7 +11,7 @@ from training_runs import Colours
 
 from glide_core.config import TextConfig
 from glide_core.models.glide import GlideModel
-from glide_core.training.start import initialise, small_architecture
+from glide_core.training.jobs import initialise, small_architecture
 from recipes.emoji import text_pretraining
 from recipes.emoji.text_pretraining import Stopped, pretrain_text
 

@@ -151,7 +151,7 @@ def test_a_file_that_is_not_a_lora_is_refused(tiny_models: Path, tmp_path: Path)
 
 
 def test_a_lora_needs_a_model_to_change(tiny_models: Path, tmp_path: Path) -> None:
-    with pytest.raises(GlideError, match="as initial weights"):
+    with pytest.raises(GlideError, match="give initial weights"):
         trainer(LORA, tmp_path)
     clip = replace(LORA, job="clip", size=None)
     with pytest.raises(GlideError, match="trained whole"):

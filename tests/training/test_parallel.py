@@ -26,7 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from training_runs import TINY, trainer
-from glide_core.training import distributed
 
 torch.set_num_threads(1)
 job, parts, models, out = sys.argv[1:]
@@ -38,7 +37,7 @@ steps = [run.one_step(run.accelerator.process_index == 1 and run.step == 4) for 
 run.save()
 weights = {key: value.detach() for key, value in run.weights.items()}
 torch.save((steps, weights), Path(out) / f"{run.accelerator.process_index}.pt")
-distributed.leave()
+run.accelerator.end_training()
 """
 
 
@@ -149,8 +148,6 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = distributed.make_accelerator(TINY, "cpu")
     assert accelerator.num_processes == 1
     assert distributed.on_main(accelerator, lambda: 3) == 3
-    assert distributed.any_process(accelerator, True)
-    assert not distributed.any_process(accelerator, False)
 
 
 def test_several_processes_choose_their_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +174,8 @@ import sys
 from pathlib import Path
 import torch
 from training_runs import TINY, Colours
-from glide_core.training import distributed
 from glide_core.training.trainer import RunConfig, Trainer
+from recipes.emoji.text_pretraining import any_process
 
 torch.set_num_threads(1)
 
@@ -186,14 +183,14 @@ def on_start(trainer):  # as pretraining that is not the same everywhere
     with torch.no_grad():
         trainer.weights["unet.out.2.bias"].add_(trainer.accelerator.process_index + 1)
     second = trainer.accelerator.process_index == 1
-    found = [distributed.any_process(trainer.accelerator, flag) for flag in (second, False)]
+    found = [any_process(trainer.accelerator, flag) for flag in (second, False)]
     assert found == [True, False]
 
 run = Trainer(TINY, RunConfig(Path(sys.argv[1]), sample_every=0), Colours(12), on_start=on_start)
 run.one_step()
 rank = run.accelerator.process_index
 torch.save({k: v.detach() for k, v in run.weights.items()}, Path(sys.argv[1]) / f"{rank}.pt")
-distributed.leave()
+run.accelerator.end_training()
 """
 
 

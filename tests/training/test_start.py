@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +16,17 @@ from glide_core.checkpoints.loading import load_model
 from glide_core.config import ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-from glide_core.training.config import JobName
-from glide_core.training.start import (
-    initialise,
-    make_clip,
-    make_model,
-    small_architecture,
-    widened,
-)
+from glide_core.models.noisy_clip import NoisyClip
+from glide_core.training.config import JobName, TrainConfig
+from glide_core.training.jobs import initialise, make_job, small_architecture, widened
 
 FRESH = replace(TINY, size=None)
+
+
+def make_model(config: TrainConfig, start: Sequence[Path] = ()) -> GlideModel:
+    model = make_job(config, start).model
+    assert isinstance(model, GlideModel)
+    return model
 
 
 @pytest.mark.parametrize(
@@ -106,8 +108,10 @@ def test_a_run_starts_from_another_runs_checkpoint(tiny_models: Path, tmp_path: 
 
 def test_a_noisy_clip_is_fine_tuned_from_its_file(tiny_models: Path) -> None:
     config = replace(FRESH, job="clip")
-    assert make_clip(config).config == small_architecture("clip")
-    assert make_clip(config, [tiny_models / "tiny_clip.safetensors"]).config.image_layers == 1
+    assert make_job(config).model.config == small_architecture("clip")
+    model = make_job(config, [tiny_models / "tiny_clip.safetensors"]).model
+    assert isinstance(model, NoisyClip)
+    assert model.config.image_layers == 1
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,8 @@ def test_a_noisy_clip_is_fine_tuned_from_its_file(tiny_models: Path) -> None:
 def test_a_start_of_the_wrong_kind_is_refused(
     job: JobName, start: str, said: str, tiny_models: Path
 ) -> None:
-    make = make_clip if job == "clip" else make_model
     with pytest.raises(GlideError, match=said):
-        make(replace(FRESH, job=job), [tiny_models / f"{start}.safetensors"])
+        make_job(replace(FRESH, job=job), [tiny_models / f"{start}.safetensors"])
 
 
 def test_another_prediction_than_the_checkpoints_is_refused(tiny_models: Path) -> None:
@@ -136,6 +139,5 @@ def test_another_prediction_than_the_checkpoints_is_refused(tiny_models: Path) -
 
 @pytest.mark.parametrize(("job", "size"), [("base", 12), ("upsampler", 100), ("clip", 60)])
 def test_a_size_that_does_not_fit_is_refused(job: JobName, size: int) -> None:
-    make = make_clip if job == "clip" else make_model
     with pytest.raises(GlideError, match=r"multiple|does not divide"):
-        make(replace(FRESH, job=job, size=size))
+        make_job(replace(FRESH, job=job, size=size))

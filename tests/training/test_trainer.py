@@ -164,7 +164,7 @@ def test_a_nan_loss_stops_the_run(tiny_models: Path, tmp_path: Path) -> None:
 
 def test_a_run_folder_of_another_model_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     trainer(CLIP, tmp_path, tiny_models / "tiny_clip.safetensors").save()
-    with pytest.raises(GlideError, match="clip run"):
+    with pytest.raises(GlideError, match="job clip"):
         trainer(TINY, tmp_path, tiny_models / "tiny_base.safetensors")
 
 
@@ -236,7 +236,7 @@ def test_examples_of_prior_preservation_are_every_second_one(
     config = replace(TINY, prior_weight=0.5, caption_dropout=0.0)
     run = Trainer(config, where, Colours(3), prior=lambda trainer: Named())
     (found,) = run.steps[0]
-    assert found.captions[1::2] == ["old", "old"]
+    assert found.captions[1::2] == ("old", "old")
     assert "old" not in found.captions[::2]
     assert found.weight.tolist() == [1, 0.5, 1, 0.5]
 
