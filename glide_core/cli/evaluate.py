@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    evaluate.check_possible(wanted, extractor, params, len(source), reference=where is not None)
+    evaluate.check_possible(wanted, extractor, reference=where is not None)
 
     def read(images: ImageSet, label: str, *, captions: bool = False) -> FeatureSet:
         batch, workers = arguments.batch, arguments.workers

@@ -166,22 +166,18 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
 
     prompts: list[str] = []
     seeds: list[int] = []
-    known: set[str] = set()
     for row in read_rows(path):
         if row.settings:
+            names = ", ".join(name for name, _ in row.settings)
             raise GlideError(
-                f"{path}, row {row.number} sets {', '.join(name for name, _ in row.settings)}. A "
-                "sweep allows only the columns prompt and seed."
+                f"{path}, row {row.number} sets {names}. A sweep allows only the columns prompt "
+                "and seed."
             )
+        if row.seed is None and row.prompt in prompts:
+            raise GlideError(f"{path} lists {shorten(row.prompt)!r} twice. Use -n for more images.")
         first = (seed + len(seeds)) if row.seed is None else row.seed
         seeds += [image_seed(first, i) for i in range(count)]
         prompts += [row.prompt] * count
-        if row.seed is None and row.prompt in known:
-            raise GlideError(
-                f"{path} lists the prompt {shorten(row.prompt)!r} twice. Use -n for several "
-                "images of it."
-            )
-        known.add(row.prompt)
     return prompts, seeds
 
 

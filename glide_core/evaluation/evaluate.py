@@ -71,16 +71,9 @@ class Measurement:
         )
 
 
-def check_possible(
-    wanted: Sequence[str],
-    extractor: FeatureExtractor,
-    params: MetricParams,
-    count: int,
-    *,
-    reference: bool,
-) -> None:
-    """Raise GlideError for metrics that this extractor, a missing reference or too few images rule
-    out, before any features are computed."""
+def check_possible(wanted: Sequence[str], extractor: FeatureExtractor, *, reference: bool) -> None:
+    """Raise GlideError for metrics that this extractor or a missing reference rule out, before any
+    features are computed."""
     for metric in wanted:
         if metric not in METRICS:
             raise GlideError(f"Unknown metric {metric!r}. Allowed: {', '.join(METRICS)}.")
@@ -92,10 +85,6 @@ def check_possible(
                 f"{metric} needs {needed}clip:..., open_clip:...), not {extractor.name}.",
                 "features",
             )
-    if "is" in wanted:
-        metrics.check_splits(count, params.splits)
-    if "precision" in wanted or "recall" in wanted:
-        metrics.check_neighbours(count, params.neighbours)
 
 
 def needs_captions(wanted: Sequence[str], extractor: FeatureExtractor) -> bool:
@@ -116,7 +105,7 @@ def measure(
 ) -> Iterator[Measurement]:
     """Compute metrics one after the other, each with its provenance."""
     params = params or MetricParams()
-    check_possible(wanted, extractor, params, found.n, reference=reference is not None)
+    check_possible(wanted, extractor, reference=reference is not None)
     if reference is not None:
         _check_same(extractor, found, reference)
     place = {caption: i for i, caption in enumerate(dict.fromkeys(found.captions))}

@@ -126,8 +126,9 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     Mean and std over `splits` parts of the images, shuffled by the seed. Between 1 and C.
     """
     logits = checked(logits, "logits")
-    check_splits(len(logits), splits)
     count = len(logits)
+    if not 1 <= splits <= count // 2:
+        raise GlideError(f"{count} images cannot be split into {splits} parts of 2 or more.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     log_p = logits[order].log_softmax(dim=1)
     scores = []
@@ -148,7 +149,11 @@ def precision(features: Tensor, reference: Tensor, *, neighbours: int = 3) -> Va
     points with the distance to their k-th nearest neighbour as radius.
     """
     x, y = checked_pair(features, reference)
-    check_neighbours(min(len(x), len(y)), neighbours)
+    if not 1 <= neighbours < min(len(x), len(y)):
+        raise GlideError(
+            f"{neighbours} nearest neighbours among {min(len(x), len(y))} images: expected 1 or "
+            "more, and fewer than the images of both sets."
+        )
     centre = y.mean(dim=0)  # does not change distances and loses fewer digits
     x, y = x - centre, y - centre
     radii = _radii(y, neighbours)
@@ -208,21 +213,6 @@ def retrieval(image: Tensor, text: Tensor, own: Tensor) -> dict[str, Value]:
 def cosines(image: Tensor, text: Tensor) -> Tensor:
     """Return the cosine [n, C] of each image [n, D] with each caption [C, D]."""
     return F.normalize(image.double()) @ F.normalize(text.double()).T
-
-
-def check_splits(count: int, splits: int) -> None:
-    """Raise GlideError if a split would have fewer than two images."""
-    if not 1 <= splits <= count // 2:
-        raise GlideError(f"{count} images cannot be split into {splits} parts of 2 or more.")
-
-
-def check_neighbours(count: int, neighbours: int) -> None:
-    """Raise GlideError if a set of `count` images has too few neighbours."""
-    if not 1 <= neighbours < count:
-        raise GlideError(
-            f"{neighbours} nearest neighbours among {count} images: expected 1 or more, and fewer "
-            "than the images of both sets."
-        )
 
 
 def check_dimensions(own: int, reference: int) -> None:

@@ -51,23 +51,20 @@ def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     each score; an empty field means no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    units = [f"{scorer.unit}, mean" if scorer.unit else "mean" for scorer in scorers]
-    scores = [
-        column
-        for scorer, unit in zip(scorers, units, strict=True)
-        for column in (f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]")
-    ]
-    writer.writerow([*SETTINGS, *scores])
+    header = list(SETTINGS)
+    for scorer in scorers:
+        unit = f"{scorer.unit}, mean" if scorer.unit else "mean"
+        header += [f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]"]
+    writer.writerow(header)
     for result in results:
-        cell, found = result.cell, [result.scores[scorer.name] for scorer in scorers]
-        values = [result.seconds, *(value for one in found for value in (one.mean, one.error))]
-        writer.writerow(
-            [
-                *(f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}", cell.steps),
-                *(cell.sampler, result.count, result.evaluations),
-                *("" if math.isnan(value) else f"{value:.6g}" for value in values),
-            ]
-        )
+        cell, numbers = result.cell, [result.seconds]
+        for scorer in scorers:
+            score = result.scores[scorer.name]
+            numbers += [score.mean, score.error]
+        scales = f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}"
+        shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+        settings = [*scales, cell.steps, cell.sampler, result.count, result.evaluations]
+        writer.writerow([*settings, *shown])
     return text.getvalue()
 
 
@@ -98,13 +95,13 @@ class SweepFolder:
                 f"{path} holds a sweep.csv without its sweep.json. Choose another folder.", "out"
             )
         given = json.loads(json.dumps(identity or {}))
-        shared = [key for key in stored if key in given and [] not in (stored[key], given[key])]
-        if changed := [key for key in shared if stored[key] != given[key]]:
+        agreed = {key: value for key, value in given.items() if value != [] or key not in stored}
+        if changed := [key for key in agreed if stored.get(key, []) not in ([], agreed[key])]:
             raise GlideError(
                 f"{path} holds a sweep with other {', '.join(changed)}. Choose another folder.",
                 "out",
             )
-        self.identity = {**given, **stored, **{k: v for k, v in given.items() if v != []}}
+        self.identity = {**stored, **agreed}
         # without its images a cell is made again
         self.results = {one.cell: one for one in results if self._file(one.cell).is_file()}
         self._write()
@@ -184,17 +181,18 @@ def image_grid(
     # labels are outside of the figure: `save` and `to_image` make room for them
     figure = Figure((width * scale / DPI, height * scale / DPI), DPI)
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
-    axes.imshow(((whole + 1) / 2).clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
+    axes.imshow(to_pil(whole[None])[0], interpolation="nearest")
     places = [(i + 0.5) * width / len(columns) for i in range(len(columns))]
     letters = round(blank.shape[2] * scale / 10)  # that fit over a column
     axes.set_xticks(places, [textwrap.fill(label, letters) for label in columns])
     axes.set_yticks([(i + 0.5) * height / len(rows) for i in range(len(rows))], rows)
-    axes.tick_params(length=0, labelsize=10, labeltop=True, labelbottom=False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=10)
     each = f"{count} image{'s' * (count != 1)} per cell"
     each += f", the first {shown} shown" if count > shown else ""
     notes = "; ".join(part for part in (constants(images), each) if part)
     heading = [*textwrap.wrap(title, 60), *textwrap.wrap(notes, 60)]
-    axes.set_title("\n".join(heading), loc="left", fontsize=10, pad=10, parse_math=False)
+    axes.set_title("\n".join(heading), loc="left", fontsize=10, parse_math=False)
     return figure
 
 

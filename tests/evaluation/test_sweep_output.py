@@ -41,7 +41,7 @@ def levels_of(grid: Sequence[Cell] = GRID, count: int = 1, side: int = 64) -> di
 
 def texts(figure: Figure) -> list[tuple[str, tuple[float, ...]]]:
     """Every text of an image grid with its bounding box."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     drawn = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text()]
     return [(one.get_text(), one.get_window_extent().extents) for one in drawn]
 
