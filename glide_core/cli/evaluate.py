@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
 from dataclasses import asdict
 from functools import partial
@@ -15,9 +14,6 @@ from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
 from glide_core.names import CROPS, METRICS
 
-log = logging.getLogger("glide")
-
-_MAX_NAMED = 20  # unreadable images named in warnings
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
 
@@ -96,13 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.metrics is None and arguments.reference is None and arguments.save_stats is None:
         raise UsageError("Nothing to measure: give --metrics, --reference or --save-stats.")
 
-    from tqdm import tqdm
-
-    from glide_core.data.entries import few
     from glide_core.devices import pick_device
     from glide_core.evaluation import evaluate
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import FeatureSet, ImageSet, find_images, read_features
+    from glide_core.evaluation.image_set import FeatureSet, find_images, read_features
 
     where, wanted = arguments.reference, arguments.metrics
     if wanted is None:
@@ -118,21 +111,18 @@ def run(arguments: argparse.Namespace) -> int:
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
     evaluate.check_possible(wanted, extractor, reference=where is not None)
 
-    def read(images: ImageSet, label: str, *, captions: bool = False) -> FeatureSet:
-        batch, workers = arguments.batch, arguments.workers
-        with tqdm(desc=label, total=len(images), unit="image", disable=arguments.quiet) as bar:
-            found = read_features(
-                extractor, images, batch, captions=captions, workers=workers, progress=bar.update
-            )
-        if found.skipped:
-            log.warning("left out: %s", few(found.skipped, _MAX_NAMED))
-        return found
-
+    read = partial(
+        read_features,
+        extractor,
+        batch=arguments.batch,
+        workers=arguments.workers,
+        progress=not arguments.quiet,
+    )
     reference = None
     if where is not None:
         stored = where.lower().endswith(".npz")
-        reference = FeatureSet.load(Path(where)) if stored else read(find(where), "reference")
-    found = read(source, "images", captions=evaluate.needs_captions(wanted, extractor))
+        reference = FeatureSet.load(Path(where)) if stored else read(find(where))
+    found = read(source, captions=evaluate.needs_captions(wanted, extractor))
     if arguments.save_stats is not None:
         found.save(arguments.save_stats)
         print(arguments.save_stats)

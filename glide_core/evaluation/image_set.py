@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,10 @@ from glide_core.evaluation.features import FeatureExtractor
 from glide_core.evaluation.metrics import Statistics
 from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
+
+log = logging.getLogger("glide")
+
+_MAX_NAMED = 20  # unreadable images named in a warning
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,11 @@ class FeatureSet:
             count, side = int(arrays.get("n", 0)), len(mean)
             about = json.loads(str(arrays.get("about", "{}")))
             extractor = dict(about.get("extractor", {}))
-            if mean.shape != (side,) or covariance.shape != (side, side) or not side or count < 0:
-                raise ValueError(f"mu {list(mean.shape)} and sigma {list(covariance.shape)}")
-            if features is not None and features.shape != (count, side):
-                raise ValueError(f"{count} features of shape {list(features.shape)}")
-            given = [mean, covariance] if features is None else [mean, covariance, features]
-            if not all(each.isfinite().all() for each in given):
+            given = [mean, covariance, *([] if features is None else [features])]
+            shapes = [(side,), (side, side), (count, side)][: len(given)]
+            if side == 0 or [tuple(one.shape) for one in given] != shapes:
+                raise ValueError(f"the shapes are not {shapes}")
+            if not all(one.isfinite().all() for one in given):
                 raise ValueError("a number is not finite")
         return FeatureSet(
             features=features,
@@ -206,25 +210,26 @@ class FeatureSet:
 def read_features(
     extractor: FeatureExtractor,
     source: ImageSet,
-    batch: int = 32,
     *,
+    batch: int = 32,
     captions: bool = False,
     workers: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: bool = False,
 ) -> FeatureSet:
     """Read images in order and extract their features, `batch` at a time.
 
     captions: an image without one is an error. workers: processes that decode images; 0: this one.
-    progress: called with 1 for every image. Unreadable images are left out and listed in `skipped`.
+    progress: show a bar. Unreadable images are left out, with a warning, and listed in `skipped`.
     GlideError if fewer than two remain or a feature is not finite.
     """
+    from tqdm import tqdm
+
     parts, texts, sizes = [], [], set()
     skipped: list[str] = []
 
     def readable() -> Iterator[LoadedImage]:
-        for one in source.read(workers):
-            if progress:
-                progress(1)
+        images = source.read(workers)
+        for one in tqdm(images, source.where, len(source), unit="image", disable=not progress):
             if isinstance(one, str):
                 skipped.append(one)
             elif captions and not one.caption:
@@ -246,9 +251,10 @@ def read_features(
             parts.append(values)
             texts += [one.caption for one in group]
             sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
+    if skipped:
+        log.warning("left out: %s", few(skipped, _MAX_NAMED))
     if len(texts) < 2:
-        reasons = f" ({few(skipped)})" if skipped else ""
-        raise GlideError(f"{source.where} has fewer than 2 readable images{reasons}.")
+        raise GlideError(f"{source.where} has fewer than 2 readable images.")
     return FeatureSet(
         features=torch.cat(parts),
         n=len(texts),

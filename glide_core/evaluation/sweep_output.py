@@ -119,7 +119,7 @@ class SweepFolder:
         """Read the images of a cell [N, 3, H, W], rounded to 8 bits."""
         count = self.results[cell].count
         whole = from_pil(open_image(self._file(cell)))[0]  # [3, rows * H, columns * W]
-        columns = tile_columns(count)
+        columns = math.ceil(count**0.5)
         rows = -(-count // columns)
         sides = whole.shape[1] // rows, whole.shape[2] // columns
         tiles = whole.reshape(3, rows, sides[0], columns, sides[1])
@@ -138,13 +138,9 @@ def tile(images: Tensor) -> Tensor:
     """Arrange images [N, 3, H, W] as one [3, rows * H, columns * W], almost square."""
     from torchvision.utils import make_grid
 
-    columns = tile_columns(len(images))
+    columns = math.ceil(len(images) ** 0.5)
     whole: Tensor = make_grid(images.float().cpu(), columns, padding=0, pad_value=1.0)
     return whole
-
-
-def tile_columns(count: int) -> int:
-    return math.ceil(math.sqrt(count))
 
 
 def constants(cells: Collection[Cell]) -> str:
