@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    evaluate.check_possible(wanted, extractor, reference=where is not None)
+    captions = evaluate.check_metrics(wanted, extractor, reference=where is not None)
 
     read = partial(
         read_features,
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     if where is not None:
         stored = where.lower().endswith(".npz")
         reference = FeatureSet.load(Path(where)) if stored else read(find(where))
-    found = read(source, captions=evaluate.needs_captions(wanted, extractor))
+    found = read(source, captions=captions)
     if arguments.save_stats is not None:
         found.save(arguments.save_stats)
         print(arguments.save_stats)

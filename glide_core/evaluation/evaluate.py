@@ -71,26 +71,23 @@ class Measurement:
         )
 
 
-def check_possible(wanted: Sequence[str], extractor: FeatureExtractor, *, reference: bool) -> None:
-    """Raise GlideError for metrics that this extractor or a missing reference rule out, before any
-    features are computed."""
+def check_metrics(wanted: Sequence[str], extractor: FeatureExtractor, *, reference: bool) -> bool:
+    """Return whether these metrics need a caption for every image.
+
+    GlideError for metrics that this extractor or a missing reference rule out.
+    """
+    captions = False
     for metric in wanted:
         if metric not in METRICS:
             raise GlideError(f"Unknown metric {metric!r}. Allowed: {', '.join(METRICS)}.")
         if metric in AGAINST_REFERENCE and not reference:
             raise GlideError(f"{metric} needs a second set of images.", "reference")
-        if extractor.encode_text is None and needs_captions([metric], extractor):
-            needed = "a classifier or a CLIP (inception:FILE, " if metric == "is" else "a CLIP ("
-            raise GlideError(
-                f"{metric} needs {needed}clip:..., open_clip:...), not {extractor.name}.",
-                "features",
-            )
-
-
-def needs_captions(wanted: Sequence[str], extractor: FeatureExtractor) -> bool:
-    """Return whether these metrics need a caption for every image."""
-    classes = extractor.logits is None  # a CLIP classifies by captions
-    return any(m in ("clip-score", "retrieval") or (m == "is" and classes) for m in wanted)
+        if metric in ("clip-score", "retrieval") or (metric == "is" and extractor.logits is None):
+            captions = True
+            if extractor.encode_text is None:
+                needed = "a classifier or a CLIP" if metric == "is" else "a CLIP"
+                raise GlideError(f"{metric} needs {needed}, not {extractor.name}.", "features")
+    return captions
 
 
 def measure(
@@ -105,13 +102,13 @@ def measure(
 ) -> Iterator[Measurement]:
     """Compute metrics one after the other, each with its provenance."""
     params = params or MetricParams()
-    check_possible(wanted, extractor, reference=reference is not None)
+    captions = check_metrics(wanted, extractor, reference=reference is not None)
     if reference is not None:
         _check_same(extractor, found, reference)
     place = {caption: i for i, caption in enumerate(dict.fromkeys(found.captions))}
     own = torch.tensor([place[one] for one in found.captions])
     text = torch.empty(0)  # features of the distinct captions
-    if needs_captions(wanted, extractor) and extractor.encode_text is not None:
+    if captions and extractor.encode_text is not None:
         text = extractor.encode_text(list(place))
 
     def compute(metric: str) -> dict[str, Value]:

@@ -279,7 +279,7 @@ def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) ->
         (["nowhere", "--metrics", "is"], "nowhere was not found"),
         (["{empty}", "--metrics", "is"], "hold no images"),
         (["{folder}", "--metrics", "kid"], "kid needs a second set"),
-        (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "needs a CLIP ("),
+        (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "needs a CLIP, not pixe"),
         (["{folder}", "--metrics", "is", "--features", "pixels"], "needs a classifier or a CLIP"),
         (["{folder}", "--reference", "{file}.npz", "--features", "pixels"], "no statistics"),
         (["{folder}", "--reference", "no.npz", "--features", "pixels"], "no.npz was not found"),
