@@ -148,10 +148,8 @@ def write_results(
     paths = [folder.table, sweep_output.save(figure, folder.path / "grid.png")]
     for x, y in sweep_output.axes_of(results, folder.scorers):
         figure = sweep_output.plot(results, x, y, title=title)
-        stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
-        paths += [
-            sweep_output.save(figure, folder.path / f"{stem}{end}") for end in (".png", ".svg")
-        ]
+        stem = folder.path / re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
+        paths += [sweep_output.save(figure, stem.with_suffix(end)) for end in (".png", ".svg")]
     return paths
 
 

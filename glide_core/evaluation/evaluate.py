@@ -176,14 +176,13 @@ def _provenance(
     versions = {"glide": __version__, "torch": str(torch.__version__)}
     if library := extractor.library:
         versions[library] = version(library)
+    identity = extractor.identity
     return {
         "n": found.n,
         "crop": found.crop,
         "size": found.size,
-        "extractor": extractor.name,
-        "sha256": extractor.sha256,
-        "dimension": extractor.dimension,
-        "resize": extractor.resize,
+        "extractor": identity.pop("name"),
+        **identity,
         "seed": seed,
         "skipped": len(found.skipped),
         "versions": versions,

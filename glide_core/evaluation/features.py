@@ -213,21 +213,18 @@ def _load_open_clip(
 
     from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    path = Path(os.path.expanduser(weights))
-    if weights and path.is_file():
-        model, tokenizer = load_open_clip(architecture, path, device=device)
-        return open_clip_features(
-            model, tokenizer, f"open_clip:{architecture}:{path.name}", sha256_file(path)
-        )
-    known = open_clip.list_pretrained_tags_by_model(architecture)
-    tags = [weights] if weights else [tag for tag in known if cached_weights(architecture, tag)]
-    if len(tags) != 1:
-        raise GlideError(
-            f"open_clip's cache holds {', '.join(tags) or 'no weights'} for {architecture}. Name "
-            f"the weights: open_clip:{architecture}:{tags[0] if tags else 'FILE'}. Nothing is "
-            "downloaded."
-        )
-    model, tokenizer = load_open_clip(architecture, None, tags[0], device=device)
-    cached = cached_weights(architecture, tags[0])
-    name = f"open_clip:{architecture}:{tags[0]}"
-    return open_clip_features(model, tokenizer, name, sha256_file(cached) if cached else "")
+    path, tag = Path(os.path.expanduser(weights)), ""
+    file = path if weights and path.is_file() else None
+    if file is None:
+        known = open_clip.list_pretrained_tags_by_model(architecture)
+        tags = [weights] if weights else [one for one in known if cached_weights(architecture, one)]
+        if len(tags) != 1:
+            raise GlideError(
+                f"open_clip's cache holds {', '.join(tags) or 'no weights'} for {architecture}. "
+                f"Name the weights: open_clip:{architecture}:{tags[0] if tags else 'FILE'}."
+            )
+        tag = tags[0]
+    model, tokenizer = load_open_clip(architecture, file, tag, device=device)
+    file = file or cached_weights(architecture, tag)
+    name = f"open_clip:{architecture}:{tag or path.name}"
+    return open_clip_features(model, tokenizer, name, sha256_file(file) if file else "")
