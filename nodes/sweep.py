@@ -162,9 +162,9 @@ class GlideGuidanceSweep:
             guided, begin = models[cell.clip_scale], StageInputs(size=size)
             return stages.sample(guided, prompts, cell.settings(), seeds[wanted], begin, step)
 
-        scorers = [sweep.clipped()]
+        scorers = [sweep.CLIPPED]
         if images > 1:
-            scorers.insert(0, sweep.diversity())
+            scorers.insert(0, sweep.DIVERSITY)
         if clip is not None:
             scorers.insert(0, _clip_scorer(host, clip, clip_text))
         with host.progress(NODE) as callback:
@@ -246,11 +246,12 @@ def _outputs(
 
     results, images = [one for one, _ in kept], {one.cell: made for one, made in kept}
     x, y = sweep_output.axes_of(results, scorers)[0]
-    figure = sweep_output.to_image(sweep_output.plot(results, x, y, title=prompt))
-    table = sweep_output.to_csv(results, scorers)
-    shown = (
+    figures = (
         sweep_output.image_grid(images, results[0].count, title=prompt, shown=SHOWN),
-        figure,
+        sweep_output.plot(results, x, y, title=prompt),
     )
-    grid_image, plot_image = (to_comfy(from_pil(image)) for image in shown)
+    table = sweep_output.to_csv(results, scorers)
+    grid_image, plot_image = (
+        to_comfy(from_pil(sweep_output.to_image(figure))) for figure in figures
+    )
     return {"ui": {"text": [table]}, "result": (grid_image, plot_image, table)}

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glide_core.cli import options
-from glide_core.errors import GlideError, UsageError, shorten
-from glide_core.io import atomic_write, check_new
+from glide_core.errors import UsageError
+from glide_core.io import atomic_write, check_folder, check_new
 from glide_core.names import CROPS, METRICS
 
-if TYPE_CHECKING:
-    from glide_core.evaluation.features import FeatureExtractor
-    from glide_core.evaluation.image_set import FeatureSet, ImageSet
-
-log = logging.getLogger("glide")
-
-_MAX_NAMED = 20  # unreadable images named in warnings
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
 
@@ -97,39 +88,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.out, arguments.save_stats)):
         check_new(path)
-        if not path.absolute().parent.is_dir():
-            raise GlideError(f"cannot write {shorten(path, 200)}: its folder does not exist")
-    wanted = _wanted(arguments)
+        check_folder(path.parent)
+    if arguments.metrics is None and arguments.reference is None and arguments.save_stats is None:
+        raise UsageError("Nothing to measure: give --metrics, --reference or --save-stats.")
 
     from glide_core.devices import pick_device
     from glide_core.evaluation import evaluate
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import FeatureSet, find_images
+    from glide_core.evaluation.image_set import FeatureSet, find_images, read_features
 
+    where, wanted = arguments.reference, arguments.metrics
+    if wanted is None:
+        wanted = [] if where is None else evaluate.AGAINST_REFERENCE
     params = evaluate.MetricParams(
         arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
     )
-    source = find_images(arguments.images, crop=arguments.crop, size=arguments.size)
+    find = partial(find_images, crop=arguments.crop, size=arguments.size)
+    source = find(arguments.images)
     if arguments.captions is not None:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    where, count = arguments.reference, len(source)
-    evaluate.check_possible(wanted, extractor, params, count, reference=where is not None)
+    captions = evaluate.check_metrics(wanted, extractor, reference=where is not None)
+
+    read = partial(
+        read_features,
+        extractor,
+        batch=arguments.batch,
+        workers=arguments.workers,
+        progress=not arguments.quiet,
+    )
     reference = None
     if where is not None:
-        if where.lower().endswith(".npz"):
-            reference = FeatureSet.load(Path(where))
-        else:
-            others = find_images(where, crop=arguments.crop, size=arguments.size)
-            reference = _read(arguments, extractor, others, "reference")
-    captions = evaluate.needs_captions(wanted, extractor)
-    found = _read(arguments, extractor, source, "images", captions=captions)
+        stored = where.lower().endswith(".npz")
+        reference = FeatureSet.load(Path(where)) if stored else read(find(where))
+    found = read(source, captions=captions)
     if arguments.save_stats is not None:
         found.save(arguments.save_stats)
         print(arguments.save_stats)
     results = []
-    command = command_of(arguments)
     for one in evaluate.measure(
         wanted,
         extractor,
@@ -137,11 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
         reference,
         seed=arguments.seed,
         params=params,
-        command=command,
+        command=command_of(arguments),
     ):
         print(one.line(), flush=True)
         results.append(one)
-    for line in dict.fromkeys(evaluate.provenance_line(one.provenance) for one in results):
+    for line in dict.fromkeys(one.provenance_line() for one in results):
         print(line)
     if arguments.out is not None:
         with atomic_write(arguments.out) as temporary:
@@ -161,46 +158,3 @@ def command_of(arguments: argparse.Namespace) -> str:
             words.append(f"--{name.replace('_', '-')}")
             words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
-
-
-def _wanted(arguments: argparse.Namespace) -> list[str]:
-    if arguments.metrics:
-        return list(arguments.metrics)
-    if arguments.reference is not None:
-        return list(METRICS[:4])
-    if arguments.save_stats is not None:
-        return []
-    raise UsageError(
-        "Nothing to measure: give --metrics, --reference or --save-stats. For example: glide "
-        "evaluate IMAGES --metrics clip-score retrieval"
-    )
-
-
-def _read(
-    arguments: argparse.Namespace,
-    extractor: FeatureExtractor,
-    source: ImageSet,
-    label: str,
-    *,
-    captions: bool = False,
-) -> FeatureSet:
-    from tqdm import tqdm
-
-    from glide_core.devices import pick_device
-    from glide_core.evaluation.image_set import read_features
-
-    with tqdm(desc=label, total=len(source), unit="image", disable=arguments.quiet) as bar:
-        found = read_features(
-            extractor,
-            source,
-            batch=arguments.batch,
-            device=pick_device(arguments.device),
-            captions=captions,
-            workers=arguments.workers,
-            progress=bar.update,
-        )
-    for reason in found.skipped[:_MAX_NAMED]:
-        log.warning("left out: %s", reason)
-    if len(found.skipped) > _MAX_NAMED:
-        log.warning("left out: %d more", len(found.skipped) - _MAX_NAMED)
-    return found

@@ -139,22 +139,17 @@ def write_results(
 ) -> list[Path]:
     """Write grid.png and the plots of some cells; return all paths, the table first."""
     from glide_core.evaluation import sweep_output
-    from glide_core.io import atomic_write
 
     results = [folder.results[cell] for cell in cells]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
-    paths = [folder.table, folder.path / "grid.png"]
     images = {cell: folder.images(cell) for cell in cells}
     count = max(result.count for result in results)
-    whole = sweep_output.image_grid(images, count, title=title, shown=shown)
-    with atomic_write(paths[1]) as temporary:
-        whole.save(temporary, format="PNG")
+    figure = sweep_output.image_grid(images, count, title=title, shown=shown)
+    paths = [folder.table, sweep_output.save(figure, folder.path / "grid.png")]
     for x, y in sweep_output.axes_of(results, folder.scorers):
         figure = sweep_output.plot(results, x, y, title=title)
-        stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
-        paths += [
-            sweep_output.save(figure, folder.path / f"{stem}{end}") for end in (".png", ".svg")
-        ]
+        stem = folder.path / re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
+        paths += [sweep_output.save(figure, stem.with_suffix(end)) for end in (".png", ".svg")]
     return paths
 
 
@@ -169,22 +164,18 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
 
     prompts: list[str] = []
     seeds: list[int] = []
-    known: set[str] = set()
     for row in read_rows(path):
         if row.settings:
+            names = ", ".join(name for name, _ in row.settings)
             raise GlideError(
-                f"{path}, row {row.number} sets {', '.join(name for name, _ in row.settings)}. A "
-                "sweep allows only the columns prompt and seed."
+                f"{path}, row {row.number} sets {names}. A sweep allows only the columns prompt "
+                "and seed."
             )
+        if row.seed is None and row.prompt in prompts:
+            raise GlideError(f"{path} lists {shorten(row.prompt)!r} twice. Use -n for more images.")
         first = (seed + len(seeds)) if row.seed is None else row.seed
         seeds += [image_seed(first, i) for i in range(count)]
         prompts += [row.prompt] * count
-        if row.seed is None and row.prompt in known:
-            raise GlideError(
-                f"{path} lists the prompt {shorten(row.prompt)!r} twice. Use -n for several "
-                "images of it."
-            )
-        known.add(row.prompt)
     return prompts, seeds
 
 
@@ -198,23 +189,18 @@ def _read_list(axis: str, text: str) -> Any:
 
 
 def _scorer(name: str, device: torch.device) -> Scorer:
-    import torch
-
     from glide_core.evaluation import sweep
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import LoadedImage, find_images
+    from glide_core.evaluation.image_set import find_images
 
     kind, _, rest = name.partition(":")
     if kind in ("clip", "open_clip") and rest:
-        return sweep.clip_scorer(load_extractor(name, device=device), device)
+        return sweep.clip_scorer(load_extractor(name, device=device))
     if kind == "frechet" and rest:
-        found = list(find_images(rest, crop="none", size=REFERENCE_SIDE).read())
-        readable = [one.pixels for one in found if isinstance(one, LoadedImage)]
-        if len(readable) < 2:
-            raise GlideError(f"{rest} holds {len(readable)} readable image. Expected 2 or more.")
-        return sweep.pixel_frechet(torch.stack(readable), name)
-    if name in ("diversity", "clipped"):
-        return sweep.diversity() if name == "diversity" else sweep.clipped()
+        return sweep.pixel_frechet(find_images(rest, crop="none", size=REFERENCE_SIDE), name)
+    for scorer in (sweep.DIVERSITY, sweep.CLIPPED):
+        if name == scorer.name:
+            return scorer
     raise UsageError(
         f"Unknown scorer {shorten(name)!r}. Allowed for --scorer: clip:bundled, clip:MODEL, "
         "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.guidance.clip import LOGIT_SCALE, clip_preprocessing
 from glide_core.images import to_uint8
 from glide_core.io import sha256_file
@@ -21,9 +21,6 @@ from glide_core.models.noisy_clip import NoisyClip
 
 _CAPTION_BATCH = 64
 _MAX_PIXELS = 64  # per side; a larger grid makes the covariance too large for the memory
-
-EncodeImage = Callable[[Tensor], Tensor]
-EncodeText = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,19 @@ class FeatureExtractor:
     dimension: int
     resize: str  # how an image reaches the size of the network
     # images [B, 3, H, W] in [-1, 1] of any size to features [B, D], float32 or float64
-    encode_image: EncodeImage = field(repr=False)
+    encode_image: Callable[[Tensor], Tensor]
     sha256: str = ""  # of the weights' file; "" without weights
     library: str = ""  # distribution that provides the network; "" for glide_core
     # captions to unnormalised features [n, D] in the same space; None: no text encoder
-    encode_text: EncodeText | None = field(default=None, repr=False)
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None
     logit_scale: float = LOGIT_SCALE  # of a CLIP
     # features [n, D] to class logits [n, C]; None: not a classifier
-    logits: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    logits: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for features to compare."""
+        return {key: getattr(self, key) for key in ("name", "sha256", "dimension", "resize")}
 
 
 def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureExtractor:
@@ -62,7 +64,7 @@ def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureE
         architecture, _, weights = rest.partition(":")
         return _load_open_clip(architecture, weights, device)
     if kind == "inception" and rest:
-        return load_inception(Path(rest), device=device)
+        return _load_inception(Path(rest), device)
     raise GlideError(
         f"Unknown feature extractor {spec!r}. Allowed: pixels, pixels:SIDE, clip:bundled, "
         "clip:FILE, open_clip:NAME:FILE, open_clip:NAME:TAG, inception:FILE."
@@ -90,23 +92,14 @@ def pixel_features(side: int = 8) -> FeatureExtractor:
 
 def noisy_clip_features(clip: NoisyClip, name: str = "clip", sha256: str = "") -> FeatureExtractor:
     """Use the unnormalised image features of a noisy CLIP at t = 0."""
-    side = clip.config.image_size
 
-    def encode_image(pixels: Tensor) -> Tensor:
-        small = resize_square(pixels, side)
-        t = torch.zeros(len(small), dtype=torch.int64, device=small.device)
-        with torch.no_grad():
-            return clip.encode_image(small, t).float()
+    def encode_square(square: Tensor) -> Tensor:
+        t = torch.zeros(len(square), dtype=torch.int64, device=square.device)
+        return clip.encode_image(square, t)
 
-    return FeatureExtractor(
-        name,
-        clip.config.embedding,
-        _bicubic(side),
-        encode_image,
-        sha256,
-        encode_text=_in_batches(clip.encode_prompts),
-        logit_scale=float(clip.config.logit_scale),
-    )
+    config = clip.config
+    made = _clip_features(clip, config.image_size, encode_square, clip.encode_prompts)
+    return replace(made, name=name, sha256=sha256, logit_scale=float(config.logit_scale))
 
 
 def open_clip_features(
@@ -117,33 +110,49 @@ def open_clip_features(
     side, mean, std = clip_preprocessing(model)
     weight = next(model.parameters())
 
+    def encode_square(square: Tensor) -> Tensor:
+        views = ((square + 1) / 2 - mean.to(square)) / std.to(square)
+        features: Tensor = clip.encode_image(views.to(weight.dtype))
+        return features
+
+    def encode_captions(captions: list[str]) -> Tensor:
+        features: Tensor = clip.encode_text(tokenizer(captions).to(weight.device))
+        return features
+
+    made = _clip_features(model, side, encode_square, encode_captions)
+    if (scale := getattr(model, "logit_scale", None)) is not None:
+        made = replace(made, logit_scale=float(scale.detach().exp()))
+    return replace(made, name=name, sha256=sha256, library="open_clip_torch")
+
+
+def _clip_features(
+    model: nn.Module,
+    side: int,
+    encode_square: Callable[[Tensor], Tensor],
+    encode_captions: Callable[[list[str]], Tensor],
+) -> FeatureExtractor:
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
     def encode_image(pixels: Tensor) -> Tensor:
-        views = (resize_square(pixels, side) + 1) / 2
-        views = (views - mean.to(views.device)) / std.to(views.device)
-        with torch.no_grad():
-            features: Tensor = clip.encode_image(views.to(weight.dtype)).float()
-        return features
+        # not cropped, since a score must cover the whole image
+        square = F.interpolate(
+            pixels.to(device).float(), (side, side), mode="bicubic", antialias=True
+        )
+        return encode_square(square.clamp(-1, 1)).float()
 
+    @torch.no_grad()
     def encode_text(captions: Sequence[str]) -> Tensor:
-        features: Tensor = clip.encode_text(tokenizer(list(captions)).to(weight.device))
-        return features
+        starts = range(0, len(captions), _CAPTION_BATCH)
+        parts = [encode_captions(list(captions[i : i + _CAPTION_BATCH])) for i in starts]
+        return torch.cat(parts).float().cpu()
 
-    with torch.no_grad():
-        dimension = encode_text([""]).shape[1]
-    scale = getattr(model, "logit_scale", None)
-    return FeatureExtractor(
-        name,
-        dimension,
-        _bicubic(side),
-        encode_image,
-        sha256,
-        "open_clip_torch",
-        _in_batches(encode_text),
-        LOGIT_SCALE if scale is None else float(scale.detach().exp()),
-    )
+    resize = f"whole image to {side}x{side}, torch bicubic with antialias"
+    dimension = encode_text([""]).shape[1]
+    return FeatureExtractor("", dimension, resize, encode_image, encode_text=encode_text)
 
 
-def load_inception(path: Path, *, device: torch.device | str = "cpu") -> FeatureExtractor:
+def _load_inception(path: Path, device: torch.device | str) -> FeatureExtractor:
     """Load the Inception network of FID's authors: 2048 features before the last layer.
 
     path: pt_inception-2015-12-05-6726825d.pth of pytorch-fid, or torch-fidelity's copy, read as
@@ -154,34 +163,23 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> Feature
     """
     from glide_core.checkpoints.files import read_tensors
 
-    tensors = dict(read_tensors(path).tensors)
-    try:
-        from torch_fidelity import FeatureExtractorInceptionV3
-    except ModuleNotFoundError as error:
-        raise GlideError(
-            "the features inception:FILE need torch-fidelity: pip install torch-fidelity"
-        ) from error
     # torch-fidelity would unpickle the file with any code in it, so it gets a copy of the tensors
     clean = io.BytesIO()
-    torch.save(tensors, clean)
+    torch.save(dict(read_tensors(path).tensors), clean)
     clean.seek(0)
-    try:
-        with torch.inference_mode(False):
-            network: Any = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=clean
-            )
-    except RuntimeError as error:
-        reason = str(error).splitlines()[:2][-1].strip()
-        raise GlideError(
-            f"{path} does not hold the weights of FID's Inception network ({reason}). Expected "
-            "pytorch-fid's pt_inception-2015-12-05-6726825d.pth or torch-fidelity's "
-            "weights-inception-2015-12-05-6726825d.pth."
-        ) from error
-    network = network.to(device).eval()
+    need = "the features inception:FILE need torch-fidelity (pip install torch-fidelity)"
+    with as_glide_error(need, ModuleNotFoundError):
+        from torch_fidelity import FeatureExtractorInceptionV3
+    wrong = f"{path} does not hold the weights of pt_inception-2015-12-05-6726825d.pth"
+    with as_glide_error(wrong, RuntimeError), torch.inference_mode(False):
+        network: Any = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=clean
+        )
+    network = network.to(device)
 
+    @torch.no_grad()
     def encode_image(pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            features: Tensor = network(to_uint8(pixels))[0].float()
+        features: Tensor = network(to_uint8(pixels.to(device)))[0]
         return features
 
     def logits(features: Tensor) -> Tensor:
@@ -210,55 +208,23 @@ def _load_noisy_clip(name: str, device: torch.device | str) -> FeatureExtractor:
 def _load_open_clip(
     architecture: str, weights: str, device: torch.device | str
 ) -> FeatureExtractor:
-    from glide_core.guidance.open_clip import cached_weights, load_open_clip
-
-    path = Path(os.path.expanduser(weights))
-    if weights and path.is_file():
-        model, tokenizer = load_open_clip(architecture, path, device=device)
-        name = f"open_clip:{architecture}:{path.name}"
-        return open_clip_features(model, tokenizer, name, sha256_file(path))
-    if path.suffix or len(path.parts) > 1:  # not the form of a tag
-        raise GlideError(f"{weights} was not found. Expected weights of {architecture}.")
-    tag = weights or _only_cached_tag(architecture)
-    model, tokenizer = load_open_clip(architecture, None, tag, device=device)
-    cached = cached_weights(architecture, tag)
-    name = f"open_clip:{architecture}:{tag}"
-    return open_clip_features(model, tokenizer, name, sha256_file(cached) if cached else "")
-
-
-def _only_cached_tag(architecture: str) -> str:
-    """Return the tag of an architecture if open_clip's cache holds exactly one."""
+    """weights: a file, a tag, or "" for the only tag of which open_clip's cache has weights."""
     import open_clip
 
-    from glide_core.guidance.open_clip import cached_weights
+    from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    known = open_clip.list_pretrained_tags_by_model(architecture)
-    tags = [str(tag) for tag in known if cached_weights(architecture, tag)]
-    if len(tags) == 1:
-        return tags[0]
-    found = ", ".join(tags) if tags else "no weights"
-    raise GlideError(
-        f"open_clip's cache holds {found} for {architecture}. Name the weights, as in "
-        f"open_clip:{architecture}:{tags[0] if tags else 'FILE'}. Nothing is downloaded."
-    )
-
-
-def resize_square(pixels: Tensor, side: int) -> Tensor:
-    """Resize to squares of the given side; not cropped, since a score must cover all of it."""
-    return F.interpolate(
-        pixels.float(), (side, side), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(-1, 1)
-
-
-def _bicubic(side: int) -> str:
-    return f"whole image to {side}x{side}, torch bicubic with antialias"
-
-
-def _in_batches(encode: Callable[[list[str]], Tensor]) -> EncodeText:
-    def encode_text(captions: Sequence[str]) -> Tensor:
-        starts = range(0, len(captions), _CAPTION_BATCH)
-        with torch.no_grad():
-            parts = [encode(list(captions[i : i + _CAPTION_BATCH])) for i in starts]
-        return torch.cat([part.float().cpu() for part in parts])
-
-    return encode_text
+    path, tag = Path(os.path.expanduser(weights)), ""
+    file = path if weights and path.is_file() else None
+    if file is None:
+        known = open_clip.list_pretrained_tags_by_model(architecture)
+        tags = [weights] if weights else [one for one in known if cached_weights(architecture, one)]
+        if len(tags) != 1:
+            raise GlideError(
+                f"open_clip's cache holds {', '.join(tags) or 'no weights'} for {architecture}. "
+                f"Name the weights: open_clip:{architecture}:{tags[0] if tags else 'FILE'}."
+            )
+        tag = tags[0]
+    model, tokenizer = load_open_clip(architecture, file, tag, device=device)
+    file = file or cached_weights(architecture, tag)
+    name = f"open_clip:{architecture}:{tag or path.name}"
+    return open_clip_features(model, tokenizer, name, sha256_file(file) if file else "")

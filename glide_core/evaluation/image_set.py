@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from glide_core.data.entries import Entry, Piece, Unusable, few, read_image, suffix
 from glide_core.data.listing import list_images, list_table
 from glide_core.data.tables import read_lines
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
 from glide_core.evaluation.metrics import Statistics
 from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
 
-_IDENTITY = ("name", "sha256", "dimension", "resize")
+log = logging.getLogger("glide")
+
+_MAX_NAMED = 20  # unreadable images named in a warning
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ class ImageSet(Dataset[LoadedImage | str]):
         except Unusable as error:
             return f"{entry.name}: {entry.problem or error}"
         if self.crop == "centre":
-            pixels = centre_square(pixels)
+            height, width = pixels.shape[-2:]
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            pixels = pixels[..., top : top + side, left : left + side]
         if self.size is not None:
             pixels = resize(pixels, (self.size, self.size))
         caption = entry.captions[0] if entry.captions else _png_prompt(data)
@@ -87,17 +93,13 @@ class ImageSet(Dataset[LoadedImage | str]):
         if suffix(path.name) in ("csv", "tsv", "jsonl", "json", "ndjson", "parquet"):
             found = {e.name: e.captions[0] for e in list_table(path).entries if e.captions}
             if missing := [e.name for e in self.entries if e.name not in found]:
-                raise GlideError(
-                    f"{path} has no caption of {few(missing)}. Expected one for every image of "
-                    f"{self.where}."
-                )
+                raise GlideError(f"{path} has no caption of {few(missing)} of {self.where}.")
             captions = [found[entry.name] for entry in self.entries]
         else:
             captions = read_lines(path)
         if len(captions) != len(self):
             raise GlideError(
-                f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}. "
-                "Expected one per line, in the order of the image names."
+                f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}."
             )
         pairs = zip(self.entries, captions, strict=True)
         return replace(self, entries=tuple(replace(e, captions=(c,)) for e, c in pairs))
@@ -129,14 +131,6 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
     return ImageSet(str(where), tuple(entries), crop, size)
 
 
-def centre_square(pixels: Tensor) -> Tensor:
-    """Return the largest centre square of images [..., H, W]."""
-    height, width = pixels.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[..., top : top + side, left : left + side]
-
-
 def _png_prompt(data: bytes) -> str:
     """Return the prompt in a PNG that `glide` wrote, or ""."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -157,7 +151,6 @@ class FeatureSet:
     extractor: Mapping[str, Any]  # name, sha256, dimension, resize; {}: unknown
     crop: str
     size: str  # "64x64" or "mixed"
-    names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # unreadable files, with the reason
     stored: Statistics | None = None  # read from a file
@@ -187,37 +180,27 @@ class FeatureSet:
     @staticmethod
     def load(path: Path) -> FeatureSet:
         """Read what `save` wrote, or a file with mu and sigma only (pytorch-fid's)."""
-        try:
-            if path.exists() and not path.is_file():  # a pipe would wait for its writer
-                raise ValueError("not a regular file")
+        if not path.is_file():  # a pipe would wait for its writer
+            raise GlideError(f"{path} was not found, or is not a regular file.")
+        message = f"{path} holds no statistics (.npz with mu and sigma)"
+        with as_glide_error(message, setting="save_stats"):  # a damaged zip raises almost anything
             with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+                arrays = dict(file)
             mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
-            about = json.loads(str(arrays["about"])) if "about" in arrays else {}
             features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
-            count = int(arrays["n"]) if "n" in arrays else 0
-            if not isinstance(about, dict) or not isinstance(about.get("extractor", {}), dict):
-                raise ValueError("about is not an object")
-            side = len(mean)
-            if mean.shape != (side,) or covariance.shape != (side, side) or not side or count < 0:
-                raise ValueError(f"mu {list(mean.shape)} and sigma {list(covariance.shape)}")
-            if features is not None and features.shape != (count, side):
-                raise ValueError(f"{count} features of shape {list(features.shape)}")
-            given = [each for each in (mean, covariance, features) if each is not None]
-            if not all(each.isfinite().all() for each in given):
+            count, side = int(arrays.get("n", 0)), len(mean)
+            about = json.loads(str(arrays.get("about", "{}")))
+            extractor = dict(about.get("extractor", {}))
+            given = [mean, covariance, *([] if features is None else [features])]
+            shapes = [(side,), (side, side), (count, side)][: len(given)]
+            if side == 0 or [tuple(one.shape) for one in given] != shapes:
+                raise ValueError(f"the shapes are not {shapes}")
+            if not all(one.isfinite().all() for one in given):
                 raise ValueError("a number is not finite")
-        except FileNotFoundError as error:
-            raise GlideError(f"{path} was not found.") from error
-        except Exception as error:  # a damaged zip raises almost anything
-            raise GlideError(
-                f"{path} holds no statistics ({type(error).__name__}: {shorten(error)}). Expected "
-                ".npz with mu and sigma, as `FeatureSet.save` writes it.",
-                "save_stats",
-            ) from error
         return FeatureSet(
             features=features,
             n=count,
-            extractor=about.get("extractor", {}),
+            extractor=extractor,
             crop=about.get("crop", "unknown"),
             size=about.get("size", "unknown"),
             stored=Statistics(mean, covariance, count),
@@ -229,30 +212,30 @@ def read_features(
     source: ImageSet,
     *,
     batch: int = 32,
-    device: torch.device | str = "cpu",
     captions: bool = False,
     workers: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: bool = False,
 ) -> FeatureSet:
     """Read images in order and extract their features, `batch` at a time.
 
     captions: an image without one is an error. workers: processes that decode images; 0: this one.
-    progress: called with 1 for every image. Unreadable images are left
-    out and listed in `skipped`. GlideError if fewer than two remain or a feature is not finite.
+    progress: show a bar. Unreadable images are left out, with a warning, and listed in `skipped`.
+    GlideError if fewer than two remain or a feature is not finite.
     """
-    parts, names, texts, sizes = [], [], [], set()
+    from tqdm import tqdm
+
+    parts, texts, sizes = [], [], set()
     skipped: list[str] = []
 
     def readable() -> Iterator[LoadedImage]:
-        for one in source.read(workers):
-            if progress:
-                progress(1)
+        images = source.read(workers)
+        for one in tqdm(images, source.where, len(source), unit="image", disable=not progress):
             if isinstance(one, str):
                 skipped.append(one)
             elif captions and not one.caption:
                 raise GlideError(
-                    f"{one.name} has no caption. Expected a .txt or .json file beside it, a PNG "
-                    "that `glide generate` wrote, or a file of captions.",
+                    f"{one.name} has no caption in a .txt or .json beside it, or as a PNG of "
+                    "`glide generate`. Give a file of captions.",
                     "captions",
                 )
             else:
@@ -260,27 +243,24 @@ def read_features(
 
     for _, same_size in itertools.groupby(readable(), key=lambda one: one.pixels.shape):
         while group := list(itertools.islice(same_size, batch)):
-            stacked = torch.stack([one.pixels for one in group]).to(device)
+            stacked = torch.stack([one.pixels for one in group])
             values = extractor.encode_image(stacked).cpu()
-            finite = values.isfinite().all(dim=1).tolist()
-            if wrong := [one.name for one, good in zip(group, finite, strict=True) if not good]:
-                raise GlideError(f"{extractor.name} gives NaN or infinity for {few(wrong)}.")
+            if not values.isfinite().all():
+                names = few([one.name for one in group])
+                raise GlideError(f"{extractor.name} gives NaN or infinity among {names}.")
             parts.append(values)
-            names += [one.name for one in group]
             texts += [one.caption for one in group]
             sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
-    if len(names) < 2:
-        raise GlideError(
-            f"{source.where} has {len(names)} readable image{'s' if not names else ''}"
-            f"{f' ({few(skipped)})' if skipped else ''}. Expected 2 or more."
-        )
+    if skipped:
+        log.warning("left out: %s", few(skipped, _MAX_NAMED))
+    if len(texts) < 2:
+        raise GlideError(f"{source.where} has fewer than 2 readable images.")
     return FeatureSet(
         features=torch.cat(parts),
-        n=len(names),
-        extractor={key: getattr(extractor, key) for key in _IDENTITY},
+        n=len(texts),
+        extractor=extractor.identity,
         crop=source.crop_name,
         size=sizes.pop() if len(sizes) == 1 else "mixed",
-        names=tuple(names),
         captions=tuple(texts),
         skipped=tuple(skipped),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glide_core.errors import GlideError
 
@@ -37,16 +38,6 @@ class Statistics:
     covariance: Tensor
     n: int
 
-    def __post_init__(self) -> None:
-        size = len(self.mean) if self.mean.ndim == 1 else 0
-        if not size or self.covariance.shape != (size, size):
-            raise GlideError(
-                f"The mean has shape {list(self.mean.shape)} and the covariance "
-                f"{list(self.covariance.shape)}. Expected [D] and [D, D]."
-            )
-        if not bool(self.mean.isfinite().all() and self.covariance.isfinite().all()):
-            raise GlideError("The statistics contain NaN or infinity.")
-
 
 def statistics(features: Tensor) -> Statistics:
     """Return mean and unbiased covariance (divided by n - 1) of features [n, D]."""
@@ -63,8 +54,7 @@ def frechet(one: Statistics, other: Statistics) -> Value:
     no matrix root and is exact for singular covariances (fewer images than features). The distance
     is then far above its limit, which a warning says.
     """
-    if one.mean.shape != other.mean.shape:
-        raise _different_dimensions(len(one.mean), len(other.mean))
+    check_dimensions(len(one.mean), len(other.mean))
     fewest = min((n for n in (one.n, other.n) if n), default=0)
     if fewest and fewest <= len(one.mean):
         log.warning(
@@ -73,10 +63,9 @@ def frechet(one: Statistics, other: Statistics) -> Value:
             fewest,
             len(one.mean),
         )
-    mean, covariance = other.mean.to(one.mean), other.covariance.to(one.covariance)
-    root = torch.linalg.svdvals(_factor(one.covariance) @ _factor(covariance).T).sum()
-    traces = one.covariance.trace() + covariance.trace()
-    distance = (one.mean - mean).square().sum() + traces - 2 * root
+    root = torch.linalg.svdvals(_factor(one.covariance) @ _factor(other.covariance).T).sum()
+    traces = one.covariance.trace() + other.covariance.trace()
+    distance = (one.mean - other.mean).square().sum() + traces - 2 * root
     return Value(max(float(distance), 0.0))  # below 0 only by rounding
 
 
@@ -101,9 +90,7 @@ def kid(
     """
     x, y = checked_pair(features, reference)
     if subsets < 1 or size < 2:
-        raise GlideError(
-            f"KID over {subsets} subsets of {size} images. Expected at least 1 subset of 2 images."
-        )
+        raise GlideError(f"KID needs 1 subset of 2 images or more, not {subsets} of {size}.")
     size = min(size, len(x), len(y))
     if len(x) == len(y) == size:
         subsets = 1  # all subsets would be equal
@@ -111,8 +98,8 @@ def kid(
     found = torch.stack(
         [
             _mmd2(
-                x[torch.randperm(len(x), generator=rng)[:size].to(x.device)],
-                y[torch.randperm(len(y), generator=rng)[:size].to(y.device)],
+                x[torch.randperm(len(x), generator=rng)[:size]],
+                y[torch.randperm(len(y), generator=rng)[:size]],
             )
             for _ in range(subsets)
         ]
@@ -139,10 +126,11 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     Mean and std over `splits` parts of the images, shuffled by the seed. Between 1 and C.
     """
     logits = checked(logits, "logits")
-    check_splits(len(logits), splits)
     count = len(logits)
+    if not 1 <= splits <= count // 2:
+        raise GlideError(f"{count} images cannot be split into {splits} parts of 2 or more.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    log_p = logits[order.to(logits.device)].log_softmax(dim=1)
+    log_p = logits[order].log_softmax(dim=1)
     scores = []
     for i in range(splits):
         part = log_p[i * count // splits : (i + 1) * count // splits]
@@ -154,22 +142,23 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     return Value(float(found.mean()), std, {"splits": splits, "classes": logits.shape[1]})
 
 
-def precision_recall(
-    features: Tensor, reference: Tensor, *, neighbours: int = 3
-) -> tuple[Value, Value]:
-    """Improved precision and recall (Kynkaanniemi 2019, eq. 1 and 2).
+def precision(features: Tensor, reference: Tensor, *, neighbours: int = 3) -> Value:
+    """Improved precision (Kynkaanniemi 2019, eq. 1 and 2); recall is it with the sets exchanged.
 
-    Precision: share of images inside the k-NN manifold of the reference, the union of balls around
-    its points with the distance to their k-th nearest neighbour as radius. Recall: vice versa.
+    The share of images inside the k-NN manifold of the reference: the union of balls around its
+    points with the distance to their k-th nearest neighbour as radius.
     """
     x, y = checked_pair(features, reference)
-    check_neighbours(min(len(x), len(y)), neighbours)
+    if not 1 <= neighbours < min(len(x), len(y)):
+        raise GlideError(
+            f"{neighbours} nearest neighbours among {min(len(x), len(y))} images: expected 1 or "
+            "more, and fewer than the images of both sets."
+        )
     centre = y.mean(dim=0)  # does not change distances and loses fewer digits
     x, y = x - centre, y - centre
-    x_radii, y_radii = _radii(x, neighbours), _radii(y, neighbours)
-    details = {"neighbours": neighbours}
-    precision = Value(_share_inside(x, y, y_radii), None, details)
-    return precision, Value(_share_inside(y, x, x_radii), None, details)
+    radii = _radii(y, neighbours)
+    inside = [(_squared(part, y) <= radii * _TIE).any(dim=1) for part in torch.split(x, 2048)]
+    return Value(float(torch.cat(inside).double().mean()), None, {"neighbours": neighbours})
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
@@ -177,11 +166,6 @@ def _radii(points: Tensor, neighbours: int) -> Tensor:
     rows = torch.split(points, 2048)
     # + 1: the nearest is the point itself
     return torch.cat([_squared(row, points).kthvalue(neighbours + 1).values for row in rows])
-
-
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    inside = [(_squared(p, centres) <= radii * _TIE).any(dim=1) for p in torch.split(points, 2048)]
-    return float(torch.cat(inside).double().mean())
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
@@ -198,119 +182,60 @@ def clip_score(image: Tensor, text: Tensor, *, scale: float = 100.0) -> Value:
     scale: s, the logit scale of the model, 100 for OpenAI's. Not clipped at 0, unlike Hessel 2021
         (2.5 max(cos, 0)). The std is over images.
     """
-    image, text = checked(image, "image features", 1), checked(text, "caption features", 1)
-    if image.shape != text.shape:
-        raise GlideError(
-            f"Image features are {list(image.shape)} and caption features {list(text.shape)}. "
-            "Expected one caption per image, from the same model."
-        )
-    cosine = (_unit(image) * _unit(text)).sum(dim=1)
+    cosine = F.cosine_similarity(image.double(), text.double())
     mean, std = float(cosine.mean()), float(cosine.std(unbiased=False))
     details = {"form": "mean of s cos", "s": float(scale), "100cos": 100 * mean}
     return Value(scale * mean, scale * std, details)
 
 
-def retrieval(image: Tensor, text: Tensor, captions: Sequence[str]) -> dict[str, Value]:
+def retrieval(image: Tensor, text: Tensor, own: Tensor) -> dict[str, Value]:
     """Share of images that find their caption among all, and of captions that find an image.
 
-    image: features [n, D]. text: features [C, D] of the distinct captions, in the order of
-    `distinct(captions)`; captions: one per image. A caption finds an image if one of its own is the
-    best (top-1) or among the best five (top-5). A tie with a wrong one counts as a miss.
+    image: features [n, D]. text: features [C, D] of the distinct captions. own [n]: the index of
+    each image's caption. A caption finds an image if one of its own is the best (top-1) or among
+    the best five (top-5). A tie with a wrong one counts as a miss.
     """
-    known = distinct(captions)
-    image, text = checked(image, "image features", 1), checked(text, "caption features", 1)
-    if len(image) != len(captions) or len(text) != len(known) or image.shape[1] != text.shape[1]:
-        raise GlideError(
-            f"Features are {list(image.shape)} for {len(captions)} images and {list(text.shape)} "
-            f"for {len(known)} distinct captions. Expected one row each."
-        )
-    own = caption_indices(captions).to(image.device)
-    scores = _unit(image) @ _unit(text).T  # [n, C]
-    correct = torch.nn.functional.one_hot(own, len(known)).bool()
+    scores = cosines(image, text)
+    correct = F.one_hot(own, len(text)).bool()
     caption_rank = ((scores >= scores.gather(1, own[:, None])) & ~correct).sum(dim=1)  # [n]
     best_image = scores.masked_fill(~correct, -torch.inf).amax(dim=0)
     image_rank = ((scores >= best_image) & ~correct).sum(dim=0)  # [C]
-    details = {"captions": len(known)}
-    return {
-        f"retrieval-{name}-top{k}": Value(
-            float((rank < k).double().mean()), None, {**details, "chance": min(1.0, k / among)}
-        )
-        for name, rank, among in (
-            ("caption", caption_rank, len(known)),
-            ("image", image_rank, len(image)),
-        )
-        for k in (1, 5)
-    }
+    ranks = {"caption": (caption_rank, len(text)), "image": (image_rank, len(image))}
+    found = {}
+    for name, (rank, among) in ranks.items():
+        for k in (1, 5):
+            details = {"captions": len(text), "chance": min(1.0, k / among)}
+            share = float((rank < k).double().mean())
+            found[f"retrieval-{name}-top{k}"] = Value(share, None, details)
+    return found
 
 
-def distinct(captions: Sequence[str]) -> list[str]:
-    """Return the different captions in the order of first use."""
-    return list(dict.fromkeys(captions))
+def cosines(image: Tensor, text: Tensor) -> Tensor:
+    """Return the cosine [n, C] of each image [n, D] with each caption [C, D]."""
+    return F.normalize(image.double()) @ F.normalize(text.double()).T
 
 
-def caption_indices(captions: Sequence[str]) -> Tensor:
-    """Return the index [n] of each caption in `distinct(captions)`."""
-    place = {caption: i for i, caption in enumerate(distinct(captions))}
-    return torch.tensor([place[caption] for caption in captions])
-
-
-def class_logits(image: Tensor, text: Tensor, scale: float) -> Tensor:
-    """Return s cos [n, C] of images [n, D] and captions [C, D]: CLIP as a classifier."""
-    return scale * _unit(checked(image, "image features", 1)) @ _unit(checked(text, "text", 1)).T
-
-
-def _unit(features: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / length.clamp(min=torch.finfo(features.dtype).tiny)
-
-
-def check_splits(count: int, splits: int) -> None:
-    """Raise GlideError if a split would have fewer than two images."""
-    if not 1 <= splits <= count // 2:
+def check_dimensions(own: int, reference: int) -> None:
+    if own != reference:
         raise GlideError(
-            f"{count} images cannot be split into {splits} parts. Expected two or more images in "
-            "each part."
+            f"The images have {own} features and the reference {reference}. Use one extractor."
         )
 
 
-def check_neighbours(count: int, neighbours: int) -> None:
-    """Raise GlideError if a set of `count` images has too few neighbours."""
-    if not 1 <= neighbours < count:
+def checked(features: Tensor, what: str = "features") -> Tensor:
+    """Return features [n, D] in float64 on the CPU; GlideError if they cannot be measured."""
+    if features.ndim != 2 or len(features) < 2 or features.shape[1] == 0:
         raise GlideError(
-            f"{neighbours} nearest neighbours among {count} images. Expected 1 or more, and more "
-            "images than neighbours in both sets."
+            f"The {what} have shape {list(features.shape)}. Expected [images, D] of 2 or more "
+            "images."
         )
-
-
-def checked(features: Tensor, what: str = "features", least: int = 2) -> Tensor:
-    """Return features [n, D] in float64; GlideError for other shapes, too few rows or NaN."""
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise GlideError(f"The {what} have shape {list(features.shape)}. Expected [images, D].")
-    if len(features) < least:
-        raise GlideError(
-            f"The {what} are of {len(features)} image{'s' if len(features) != 1 else ''}. "
-            f"Expected {least} or more."
-        )
-    finite = features.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        rows = (~finite).nonzero()[:, 0].tolist()
-        raise GlideError(
-            f"The {what} of image {rows[0]} (from 0) and of {len(rows) - 1} more contain NaN or "
-            "infinity."
-        )
-    return features.detach().double()
+    if not features.isfinite().all():
+        raise GlideError(f"The {what} contain NaN or infinity.")
+    return features.detach().cpu().double()
 
 
 def checked_pair(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Check two sets to be compared: each by itself, and equal in dimension."""
     x, y = checked(features), checked(reference, "reference features")
-    if x.shape[1] != y.shape[1]:
-        raise _different_dimensions(x.shape[1], y.shape[1])
-    return x, y.to(x.device)
-
-
-def _different_dimensions(own: int, reference: int) -> GlideError:
-    return GlideError(
-        f"The images have {own} features and the reference {reference}. Expected the same "
-        "extractor for both."
-    )
+    check_dimensions(x.shape[1], y.shape[1])
+    return x, y

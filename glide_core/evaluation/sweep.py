@@ -22,6 +22,7 @@ from glide_core.diffusion.schedule import space_timesteps
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError, shorten
 from glide_core.evaluation.features import FeatureExtractor, cosines, pixel_features
+from glide_core.evaluation.image_set import ImageSet, read_features
 from glide_core.evaluation.metrics import frechet, statistics
 from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
 from glide_core.request import GenerationRequest
@@ -123,17 +124,15 @@ def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
     parts = [part.strip() for part in text.split(";" if ";" in text else ",")]
     if parts[-1] == "":
         parts.pop()  # a trailing comma is allowed
-    if not parts or "" in parts:
-        raise GlideError(
-            f"{name}: {shorten(repr(text))} is not a list of values separated by commas"
-        )
     try:
-        found = [_read_value(axis, part) for part in parts]
+        if not parts or "" in parts:
+            raise GlideError(f"{shorten(repr(text))} is not a list of values separated by commas")
+        found = tuple(_read_value(axis, part) for part in parts)
+        if twice := [one for one in found if found.count(one) > 1]:
+            raise GlideError(f"{twice[0]} is listed twice")
     except GlideError as error:
         raise GlideError(f"{name}: {error}") from error
-    if twice := [one for one in found if found.count(one) > 1]:
-        raise GlideError(f"{name}: {twice[0]} is listed twice. Expected each value once")
-    return tuple(found)
+    return found
 
 
 def _read_value(axis: str, part: str) -> float | str:
@@ -153,8 +152,7 @@ def _read_value(axis: str, part: str) -> float | str:
         value = math.nan
     if not 0 <= value <= MAX_SCALE:  # also false for NaN
         raise GlideError(
-            f"{shorten(repr(part))} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}, "
-            "separated by commas"
+            f"{shorten(repr(part))} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}"
         )
     return value
 
@@ -242,56 +240,47 @@ def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:
         values = scorer.score(made, prompts).double().cpu()
     if values.ndim == 0:
         return Score(float(values))
-    if values.shape != (len(made),):
-        raise GlideError(
-            f"The scorer {scorer.name!r} returned shape {list(values.shape)} for {len(made)} "
-            "images. Expected one value per image or a single value."
-        )
     std = float(values.std()) if len(values) > 1 else math.nan
     return Score(float(values.mean()), std / math.sqrt(len(values)))
 
 
-def clip_scorer(extractor: FeatureExtractor, device: torch.device | str = "cpu") -> Scorer:
-    """Score each image by the cosine with its prompt. extractor: a CLIP on `device`."""
+def clip_scorer(extractor: FeatureExtractor) -> Scorer:
+    """Score each image by the cosine with its prompt."""
     if extractor.encode_text is None:
         raise GlideError(f"{extractor.name} is not a CLIP, so it cannot score prompts.")
 
     def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.tensor(cosines(extractor, made.to(device), prompts))
+        return torch.tensor(cosines(extractor, made, prompts))
 
     return Scorer(extractor.name, score, "cosine")
 
 
-def diversity() -> Scorer:
+def _diversity(made: Tensor, prompts: Sequence[str]) -> Tensor:
     """Mean RMS difference of pixels between images of one prompt, 0 to 2; NaN without a pair."""
-
-    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        pairs = itertools.combinations(range(len(prompts)), 2)
-        same = [(a, b) for a, b in pairs if prompts[a] == prompts[b]]
-        if not same:
-            return torch.tensor(math.nan)
-        return torch.stack([(made[a] - made[b]).square().mean().sqrt() for a, b in same]).mean()
-
-    return Scorer("diversity", score, "RMS pixel difference within a prompt, range -1..1")
+    pairs = itertools.combinations(range(len(prompts)), 2)
+    same = [(a, b) for a, b in pairs if prompts[a] == prompts[b]]
+    if not same:
+        return torch.tensor(math.nan)
+    return torch.stack([(made[a] - made[b]).square().mean().sqrt() for a, b in same]).mean()
 
 
-def clipped() -> Scorer:
+def _clipped(made: Tensor, prompts: Sequence[str]) -> Tensor:
     """Share of pixel values at the limits of the range: oversaturation caused by guidance."""
-
-    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        return (made.abs() >= AT_LIMIT).float().mean(dim=(1, 2, 3))
-
-    return Scorer("clipped", score, "share of values at -1 or 1", higher_is_better=False)
+    return (made.abs() >= AT_LIMIT).float().mean(dim=(1, 2, 3))
 
 
-def pixel_frechet(references: Tensor, name: str = "frechet") -> Scorer:
-    """Frechet distance to reference images [N, 3, H, W] over 8x8 mean colours.
+DIVERSITY = Scorer("diversity", _diversity, "RMS pixel difference within a prompt, range -1..1")
+CLIPPED = Scorer("clipped", _clipped, "share of values at -1 or 1", higher_is_better=False)
+
+
+def pixel_frechet(images: ImageSet, name: str = "frechet") -> Scorer:
+    """Frechet distance to reference images over 8x8 mean colours.
 
     Measures colour and layout, not detail, without a network. With fewer than about 200 images it
     is biased upwards: compare it only at equal counts.
     """
     pixels = pixel_features(8)
-    reference = statistics(pixels.encode_image(references))
+    reference = read_features(pixels, images).statistics
 
     def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
         if len(made) < 2:

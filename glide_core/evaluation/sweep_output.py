@@ -10,17 +10,17 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
-from torch.nn import functional as F
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.evaluation.sweep import AXES, Cell, CellResult, Scorer, varying
 from glide_core.images import from_pil, open_image, to_pil
 from glide_core.io import atomic_write
@@ -42,9 +42,8 @@ _RESULTS = TypeAdapter(list[CellResult])
 SIZE = (8.0, 5.6)  # inches
 DPI = 120
 MARKERS = "os^DvPX*"
-GAP = 8  # pixels between cells and around text
-MIN_WIDTH = 420  # pixels of the whole grid, so that the title is readable
-FONT_SIZE = 16
+GAP = 4  # pixels between cells of the image grid, before it is enlarged
+MAX_SIDE = 60_000  # pixels of the image grid; matplotlib draws fewer than 2^16
 
 
 def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
@@ -52,23 +51,20 @@ def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     each score; an empty field means no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    units = [f"{scorer.unit}, mean" if scorer.unit else "mean" for scorer in scorers]
-    scores = [
-        column
-        for scorer, unit in zip(scorers, units, strict=True)
-        for column in (f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]")
-    ]
-    writer.writerow([*SETTINGS, *scores])
+    header = list(SETTINGS)
+    for scorer in scorers:
+        unit = f"{scorer.unit}, mean" if scorer.unit else "mean"
+        header += [f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]"]
+    writer.writerow(header)
     for result in results:
-        cell, found = result.cell, [result.scores[scorer.name] for scorer in scorers]
-        values = [result.seconds, *(value for one in found for value in (one.mean, one.error))]
-        writer.writerow(
-            [
-                *(f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}", cell.steps),
-                *(cell.sampler, result.count, result.evaluations),
-                *("" if math.isnan(value) else f"{value:.6g}" for value in values),
-            ]
-        )
+        cell, numbers = result.cell, [result.seconds]
+        for scorer in scorers:
+            score = result.scores[scorer.name]
+            numbers += [score.mean, score.error]
+        scales = f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}"
+        shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+        settings = [*scales, cell.steps, cell.sampler, result.count, result.evaluations]
+        writer.writerow([*settings, *shown])
     return text.getvalue()
 
 
@@ -89,26 +85,23 @@ class SweepFolder:
         stored: dict[str, Any] = {}
         results: list[CellResult] = []
         if self._state.exists():
-            try:
+            with as_glide_error(
+                f"{self._state} is damaged", (OSError, ValueError, TypeError, RecursionError), "out"
+            ):
                 stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
                 results = _RESULTS.validate_python(stored.pop("results", []))
-            except (OSError, ValueError, TypeError, RecursionError) as error:
-                raise GlideError(
-                    f"{self._state} is damaged: {shorten(error)}. Choose another folder.", "out"
-                ) from error
         elif self.table.exists():
             raise GlideError(
                 f"{path} holds a sweep.csv without its sweep.json. Choose another folder.", "out"
             )
         given = json.loads(json.dumps(identity or {}))
-        shared = [key for key in stored if key in given and [] not in (stored[key], given[key])]
-        if changed := [key for key in shared if stored[key] != given[key]]:
+        agreed = {key: value for key, value in given.items() if value != [] or key not in stored}
+        if changed := [key for key in agreed if stored.get(key, []) not in ([], agreed[key])]:
             raise GlideError(
-                f"{path} holds a sweep with other {', '.join(changed)}. Only the lists of the "
-                "grid may change. Choose another folder.",
+                f"{path} holds a sweep with other {', '.join(changed)}. Choose another folder.",
                 "out",
             )
-        self.identity = {**given, **stored, **{k: v for k, v in given.items() if v != []}}
+        self.identity = {**stored, **agreed}
         # without its images a cell is made again
         self.results = {one.cell: one for one in results if self._file(one.cell).is_file()}
         self._write()
@@ -117,7 +110,7 @@ class SweepFolder:
         """Write a finished cell; an earlier result with the same settings is replaced."""
         self.results[result.cell] = result
         with atomic_write(self._file(result.cell)) as temporary:
-            tile(images).save(temporary, format="PNG")
+            to_pil(tile(images)[None])[0].save(temporary, format="PNG")
         self._write()
         with atomic_write(self.table) as temporary:
             temporary.write_text(to_csv(self.results.values(), self.scorers), encoding="utf-8")
@@ -126,7 +119,7 @@ class SweepFolder:
         """Read the images of a cell [N, 3, H, W], rounded to 8 bits."""
         count = self.results[cell].count
         whole = from_pil(open_image(self._file(cell)))[0]  # [3, rows * H, columns * W]
-        columns = tile_columns(count)
+        columns = math.ceil(count**0.5)
         rows = -(-count // columns)
         sides = whole.shape[1] // rows, whole.shape[2] // columns
         tiles = whole.reshape(3, rows, sides[0], columns, sides[1])
@@ -141,18 +134,13 @@ class SweepFolder:
             temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
-def tile(images: Tensor, min_side: int = 1) -> Image.Image:
-    """Arrange images [N, 3, H, W] as one, almost square; those below `min_side` pixels are enlarged
-    by a whole factor."""
+def tile(images: Tensor) -> Tensor:
+    """Arrange images [N, 3, H, W] as one [3, rows * H, columns * W], almost square."""
     from torchvision.utils import make_grid
 
-    factor = max(1, -(-min_side // min(images.shape[2:])))
-    larger = F.interpolate(images.float().cpu(), scale_factor=factor, mode="nearest")
-    return to_pil(make_grid(larger, tile_columns(len(images)), padding=0, pad_value=1.0)[None])[0]
-
-
-def tile_columns(count: int) -> int:
-    return math.ceil(math.sqrt(count))
+    columns = math.ceil(len(images) ** 0.5)
+    whole: Tensor = make_grid(images.float().cpu(), columns, padding=0, pad_value=1.0)
+    return whole
 
 
 def constants(cells: Collection[Cell]) -> str:
@@ -163,84 +151,77 @@ def constants(cells: Collection[Cell]) -> str:
 
 def image_grid(
     images: Mapping[Cell, Tensor], count: int, *, title: str = "", shown: int = 4
-) -> Image.Image:
-    """Arrange the images [N, 3, H, W] of cells with their settings as labels, as one RGB image.
+) -> Figure:
+    """Draw the images [N, 3, H, W] of cells, with their settings as labels.
 
     Columns are the first axis with several values, rows all others. A missing combination stays
-    white. count: images that each cell has. shown: most images per cell.
+    white. count: images that each cell has. shown: most images per cell. Images below 128 pixels
+    are enlarged by a whole factor.
     """
-    font = ImageFont.load_default(FONT_SIZE)
-    line = round(FONT_SIZE * 1.4)
-    tiles = {cell: tile(some[:shown], 128) for cell, some in images.items()}
-    first, *others = varying(images) or AXES[:1]
-    column_of = {cell: cell.label(first) for cell in images}
-    row_of = {cell: tuple(map(cell.label, others)) for cell in images}
-    columns, rows = list(dict.fromkeys(column_of.values())), list(dict.fromkeys(row_of.values()))
-    text_width = [math.ceil(font.getlength(text)) for text in columns]
-    width = max([one.width for one in tiles.values()] + text_width)
-    height = max([one.height for one in tiles.values()] + [len(rows[0]) * line])
-    left = GAP + max((math.ceil(font.getlength(text)) for row in rows for text in row), default=0)
+    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
 
-    total = max(MIN_WIDTH, left + GAP + len(columns) * (width + GAP))
+    first, *others = varying(images) or AXES[:1]
+    tiles = {
+        ("\n".join(map(cell.label, others)), cell.label(first)): tile(some[:shown])
+        for cell, some in images.items()
+    }
+    rows, columns = (list(dict.fromkeys(labels)) for labels in zip(*tiles, strict=True))
+    blank = torch.ones_like(next(iter(tiles.values())))
+    cells = [tiles.get((row, column), blank) for row in rows for column in columns]
+    whole = make_grid(torch.stack(cells), len(columns), padding=GAP, pad_value=1.0)
+    height, width = whole.shape[1:]
+    side = min(size for some in images.values() for size in some.shape[2:])
+    scale = min(max(1, -(-128 // side)), MAX_SIDE / max(height, width))
+
+    # labels are outside of the figure: `save` and `to_image` make room for them
+    figure = Figure((width * scale / DPI, height * scale / DPI), DPI)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
+    axes.imshow(to_pil(whole[None])[0], interpolation="nearest")
+    places = [(i + 0.5) * width / len(columns) for i in range(len(columns))]
+    letters = round(blank.shape[2] * scale / 10)  # that fit over a column
+    axes.set_xticks(places, [textwrap.fill(label, letters) for label in columns])
+    axes.set_yticks([(i + 0.5) * height / len(rows) for i in range(len(rows))], rows)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=10)
     each = f"{count} image{'s' * (count != 1)} per cell"
     each += f", the first {shown} shown" if count > shown else ""
     notes = "; ".join(part for part in (constants(images), each) if part)
-    characters = 2 * total // FONT_SIZE - 4  # per line: wide letters are wider than half the height
-    heading = [text for part in (title, notes) for text in textwrap.wrap(part, characters)]
-    top = GAP + len(heading) * line
-
-    out = Image.new("RGB", (total, top + line + GAP + len(rows) * (height + GAP)), "white")
-    pen = ImageDraw.Draw(out)
-    for i, text in enumerate(heading):
-        pen.text((GAP, GAP + i * line), text, fill="black", font=font)
-    place = {text: left + GAP + i * (width + GAP) for i, text in enumerate(columns)}
-    for text, x in place.items():
-        pen.text((x + width / 2, top), text, fill="black", font=font, anchor="ma")
-    corner = {row: top + line + GAP + i * (height + GAP) for i, row in enumerate(rows)}
-    for row, y in corner.items():
-        for i, text in enumerate(row):
-            pen.text((GAP, y + i * line), text, fill="black", font=font)
-    for cell, image in tiles.items():
-        x = place[column_of[cell]] + (width - image.width) // 2
-        out.paste(image, (x, corner[row_of[cell]]))
-    return out
+    heading = [*textwrap.wrap(title, 60), *textwrap.wrap(notes, 60)]
+    axes.set_title("\n".join(heading), loc="left", fontsize=10, parse_math=False)
+    return figure
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One axis of a plot."""
+    """One axis of a plot: a value of every result."""
 
     name: str  # in file names
     label: str
-    of: Callable[[CellResult], float]
+    values: list[float]
     higher_is_better: bool | None  # None: neither; its plot has then no Pareto front
-
-    def axis_label(self) -> str:
-        better = {True: ", higher is better", False: ", lower is better", None: ""}
-        return self.label + better[self.higher_is_better]
 
 
 def axes_of(
     results: Sequence[CellResult], scorers: Sequence[Scorer]
 ) -> list[tuple[Quantity, Quantity]]:
     """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
-
-    def scored(scorer: Scorer) -> Quantity:
+    found = []
+    for scorer in scorers:
         label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
-        mean = lambda result: result.scores[scorer.name].mean  # noqa: E731
-        return Quantity(scorer.name, label, mean, scorer.higher_is_better)
-
-    changing = varying(result.cell for result in results)
-    axis = changing[0] if changing else AXES[0]
-    label = "network evaluations per image"
-    cost = Quantity("evaluations", label, lambda r: float(r.evaluations), False)
-    found = [scored(scorer) for scorer in scorers]
+        means = [result.scores[scorer.name].mean for result in results]
+        found.append(Quantity(scorer.name, label, means, scorer.higher_is_better))
+    evaluations = [float(result.evaluations) for result in results]
+    cost = Quantity("evaluations", "network evaluations per image", evaluations, False)
+    changing = varying(result.cell for result in results) or AXES[:1]
     if {"steps", "sampler"} & set(changing):
         found.append(cost)
+    axis = changing[0]
     if axis in ("guidance_scale", "clip_scale"):
-        label = f"{'classifier-free' if axis == 'guidance_scale' else 'CLIP'} guidance scale"
-        found.append(Quantity(axis, label, lambda r: float(getattr(r.cell, axis)), None))
-    usable = [q for q in found if any(math.isfinite(q.of(result)) for result in results)]
+        kind = "classifier-free" if axis == "guidance_scale" else "CLIP"
+        scales = [float(getattr(result.cell, axis)) for result in results]
+        found.append(Quantity(axis, f"{kind} guidance scale", scales, None))
+    usable = [one for one in found if any(map(math.isfinite, one.values))]
     if len(usable) == 1 and usable[0] is not cost:
         usable.append(cost)
     return [(x, usable[0]) for x in usable[1:]]
@@ -252,17 +233,14 @@ def plot(results: Sequence[CellResult], x: Quantity, y: Quantity, *, title: str 
     Each point is labelled with its value on the first axis. The Pareto front is a broken line where
     both quantities have a better direction.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     cells = [result.cell for result in results]
     first, *others = varying(cells) or AXES[:1]
     curves: dict[str, list[tuple[float, float]]] = {}
-    for result, cell in zip(results, cells, strict=True):
-        point = x.of(result), y.of(result)
+    for cell, point in zip(cells, zip(x.values, y.values, strict=True), strict=True):
         if all(map(math.isfinite, point)):
             curves.setdefault(", ".join(map(cell.label, others)), []).append(point)
             value = getattr(cell, first)
@@ -278,9 +256,10 @@ def plot(results: Sequence[CellResult], x: Quantity, y: Quantity, *, title: str 
         axes.plot(*ends, "k--", linewidth=1.6, alpha=0.5, label="Pareto front")
     notes = f"{constants(cells)}; point labels: {first.replace('_', ' ')}"
     lines = [*textwrap.wrap(title, 90), *textwrap.wrap(notes, 90)]
+    better = {True: ", higher is better", False: ", lower is better", None: ""}
     # parse_math=False: a $ in a prompt is not the start of a formula
-    axes.set_xlabel(x.axis_label(), parse_math=False)
-    axes.set_ylabel(y.axis_label(), parse_math=False)
+    axes.set_xlabel(x.label + better[x.higher_is_better], parse_math=False)
+    axes.set_ylabel(y.label + better[y.higher_is_better], parse_math=False)
     axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     axes.margins(0.1)
@@ -309,18 +288,22 @@ def pareto_front(
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as .png or .svg, by the suffix; equal figures give equal bytes."""
-    import matplotlib
-
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    # the salt of SVG ids can only be set globally, so it is set for this call
-    with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "glide"}):
-        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    with atomic_write(path) as temporary:
+        _write_figure(figure, temporary, path.suffix[1:])
     return path
 
 
 def to_image(figure: Figure) -> Image.Image:
     """Render a figure as an RGB image."""
-    import numpy as np
+    content = io.BytesIO()
+    _write_figure(figure, content, "png")
+    return Image.open(content).convert("RGB")
 
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
+
+def _write_figure(figure: Figure, file: Path | BinaryIO, kind: str) -> None:
+    import matplotlib
+
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    # the salt of SVG ids can only be set globally, so it is set for this call
+    with matplotlib.rc_context({"svg.hashsalt": "glide"}):
+        figure.savefig(file, format=kind, metadata=metadata, bbox_inches="tight")
