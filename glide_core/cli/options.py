@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from glide_core.errors import shorten
 from glide_core.names import (
@@ -36,44 +37,26 @@ class HelpFormatter(argparse.HelpFormatter):
 # --- types of values ---
 
 
-def integer(low: int = 0, high: float = math.inf) -> Callable[[str], int]:
-    """A type of option: an integer from low to high."""
-
-    def read(text: str) -> int:
-        wanted = f"{low} or more" if high == math.inf else f"{low} to {high:,}"
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{shorten(repr(text))} is not an integer: expected {wanted}"
-            ) from error
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: expected {wanted}")
-        return value
-
-    return read
-
-
-def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
-    """A type of option: a finite number from low to high."""
+def _number(
+    kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf
+) -> Callable[[str], Any]:
+    """A type of option: an integer, or a finite number, from low to high."""
+    wanted = f"{'an integer' if kind is int else 'a number'} from {low:,} to {high:,}"
+    wanted = wanted.replace(" from -inf", "").replace(" to inf", " up")
 
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value: float = kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(
-                f"{shorten(repr(text))} is not a number: expected one such as 3 or 2.5"
-            )
-        if not low <= value <= high:
-            wanted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: expected {wanted}")
+        if not (low <= value <= high and math.isfinite(value)):
+            raise ArgumentTypeError(f"{shorten(text)!r} is not possible: expected {wanted}")
         return value
 
     return read
 
 
+integer, real = partial(_number, int), partial(_number, float)
 whole, positive = integer(0, 10**9), integer(1, 10**9)
 number, not_negative, fraction = real(), real(0), real(0, 1)
 scale, temperature = real(-1000, 1000), real(0, 10)
@@ -89,11 +72,21 @@ def size(text: str) -> tuple[int, int]:
     except ValueError:
         found = 0, 0
     if any(side % 8 or not 8 <= side <= MAX_SIDE for side in found):
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to "
             f"{MAX_SIDE}, such as 64 or 96x64"
         )
     return found
+
+
+def sampler(text: str) -> str:
+    """Read the name of a sampler, or an alias of one."""
+    name = canonical_sampler(text)
+    if name not in SAMPLERS:
+        raise ArgumentTypeError(
+            f"{shorten(text)!r} is no sampler: expected one of {', '.join(SAMPLERS)}"
+        )
+    return name
 
 
 def lora(text: str) -> tuple[str, float]:
@@ -114,16 +107,7 @@ def folder_or_url(text: str) -> Path | str:
 # --- options ---
 
 
-class _Option(TypedDict, total=False):
-    type: Callable[[str], Any]
-    default: Any
-    metavar: str
-    help: str
-    action: str
-    choices: Sequence[str]
-    const: Any
-    dest: str
-
+_Option = dict[str, Any]  # what `add_argument` takes
 
 SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "-n": _Option(type=integer(1, 1_000_000), default=1, metavar="N", help="number of images"),
@@ -137,20 +121,6 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         type=seed, default=0, metavar="N", help="random seed; image i uses seed N + i"
     ),
     "--model": _Option(metavar="MODEL", help="a name of `glide models` or a file"),
-    "--upsampler": _Option(metavar="MODEL", help="a name of `glide models` or a file"),
-    "--lora": _Option(
-        action="append",
-        type=lora,
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
-        "several add up",
-    ),
-    "--max-pixels": _Option(
-        type=integer(1, 178_000_000),  # above it PIL refuses images
-        default=50_000_000,
-        metavar="N",
-        help="refuse larger input images before decoding them",
-    ),
     "--eta": _Option(type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1"),
     "--cfg": _Option(
         type=scale,
@@ -160,28 +130,10 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "--negative": _Option(
         default="", metavar="TEXT", help="negative prompt: what guidance moves away from"
     ),
-    "--clip-scale": _Option(
-        type=number,
-        default=0.0,
-        metavar="SCALE",
-        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
-        "(docs/clip_guidance.md)",
-    ),
     "--clip": _Option(
         action="append",
         metavar="MODEL",
         help="noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
-    ),
-    "--clip-prompt": _Option(
-        metavar="TEXT", help="what CLIP guides towards, if not towards the prompt"
-    ),
-    "--no-clip-guided": _Option(
-        action="store_const",
-        const=False,
-        dest="clip_guided",
-        default=True,
-        help="do not clip estimates of the image again after CLIP has moved them, as in OpenAI's "
-        "code: with samplers other than ddpm this oversaturates",
     ),
     "--temperature": _Option(
         type=temperature,
@@ -243,11 +195,17 @@ def add_generation(
     add(parser, "-n", "--batch", "--seed")
     add(parser, "--model", default=model)
     if upsampler:
-        add(parser, "--lora")
+        parser.add_argument(
+            "--lora",
+            action="append",
+            type=lora,
+            metavar="FILE[:STRENGTH]",
+            help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
+            "several add up",
+        )
     add_sampling(parser, steps=steps, cfg=cfg)
     if upsampler:
-        guidance = parser.add_argument_group("CLIP guidance")
-        add(guidance, "--clip-scale", "--clip-prompt", "--clip", "--no-clip-guided")
+        _add_clip_guidance(parser.add_argument_group("CLIP guidance"))
         _add_upsampling(parser.add_argument_group("upsampling"), upsampler)
     add_output(parser, out)
     add_device(parser)
@@ -256,42 +214,66 @@ def add_generation(
 def add_sampling(
     parser: argparse.ArgumentParser, *, steps: int | None = None, cfg: float | None = None
 ) -> None:
-    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
+    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative.
+
+    steps: what the command uses where neither --steps nor --preset is given.
+    """
     group = parser.add_argument_group("sampling")
+    presets = ", ".join(
+        f"{name} ({p.steps}{'' if p.sampler == 'ddim' else f' of {p.sampler}'})"
+        for name, p in PRESETS.items()
+    )
     group.add_argument(
         "--preset",
-        action=_Preset,
         choices=PRESETS,
-        default=argparse.SUPPRESS,
-        help="steps and sampler in one word: "
-        + ", ".join(f"{name} ({p.steps}{_other(p.sampler)})" for name, p in PRESETS.items())
-        + "; --steps, --respacing and --sampler take precedence",
+        help=f"steps and sampler in one word: {presets}; --steps, --respacing and --sampler take "
+        "precedence",
     )
-    explicit = partial(group.add_argument, action=_Explicit)
-    default = "the model's own, else 30, of an upsampler 27" if steps is None else f"{steps}"
+    default = steps or "the model's own, else 30, of an upsampler 27"
     text = f"steps of the schedule (default: {default})"
-    explicit("--steps", type=step_count, default=steps, metavar="N", help=text)
-    explicit(
+    group.add_argument("--steps", type=step_count, metavar="N", help=text)
+    group.add_argument(
         "--respacing",
         default="",
         metavar="SPEC",
         help="the paper's timestep respacing instead of --steps: 100, ddim50, fast27, 10,10,3,2,2",
     )
-    explicit(
+    group.add_argument(
         "--sampler",
-        type=canonical_sampler,
-        choices=tuple(SAMPLERS),
+        type=sampler,
         metavar="NAME",
-        help=f"one of {', '.join(SAMPLERS)} (default: the model's "
-        "own, else ddim; with --clip-scale ddpm, as in the paper)",
+        help=f"one of {', '.join(SAMPLERS)} (default: the model's own, else ddim; with "
+        "--clip-scale ddpm, as in the paper)",
     )
     add(group, "--eta")
     add(group, "--cfg", default=cfg)
     add(group, "--negative")
 
 
+def _add_clip_guidance(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--clip-scale",
+        type=number,
+        default=0.0,
+        metavar="SCALE",
+        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
+        "(docs/clip_guidance.md)",
+    )
+    text = "what CLIP guides towards, if not towards the prompt"
+    group.add_argument("--clip-prompt", metavar="TEXT", help=text)
+    add(group, "--clip")
+    group.add_argument(
+        "--no-clip-guided",
+        action="store_false",
+        dest="clip_guided",
+        help="do not clip estimates of the image again after CLIP has moved them, as in OpenAI's "
+        "code: with samplers other than ddpm this oversaturates",
+    )
+
+
 def _add_upsampling(group: argparse._ActionsContainer, model: str) -> None:
-    add(group, "--upsampler", default=model)
+    text = "a name of `glide models` or a file"
+    group.add_argument("--upsampler", default=model, metavar="MODEL", help=text)
     group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
     group.add_argument(
         "--upsample-steps",
@@ -315,30 +297,3 @@ def add_device(parser: argparse.ArgumentParser, *, compiled: bool = True) -> Non
     """compiled: with --compile, for commands whose models are in a pipeline."""
     names = ("--device", "--dtype", "--threads") + (("--compile",) if compiled else ())
     add(parser.add_argument_group("device"), *names)
-
-
-def _other(sampler: str) -> str:
-    return "" if sampler == "ddim" else f" of {sampler}"
-
-
-class _Explicit(argparse.Action):
-    """Stores an option, and that it was given, so that no preset changes it."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        setattr(namespace, self.dest, values)
-        namespace.explicit = {*getattr(namespace, "explicit", ()), self.dest}
-
-
-class _Preset(argparse.Action):
-    """Sets what the preset stands for, except options that are given before or after it.
-
-    The default sampler is left to `default_sampler`, which depends on CLIP guidance.
-    """
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        preset, explicit = PRESETS[values], getattr(namespace, "explicit", ())
-        sampler = None if preset.sampler == "ddim" else preset.sampler
-        if "steps" not in explicit and "respacing" not in explicit:
-            namespace.steps = preset.steps
-        if "sampler" not in explicit:
-            namespace.sampler = sampler
