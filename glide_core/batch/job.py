@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from argparse import Namespace
 from bisect import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 from glide_core.batch.rows import Row, read_rows
 from glide_core.batch.shards import FAILED, Folder, Numbered, finished, generate, write_shard
+from glide_core.cli import common
 from glide_core.errors import GlideError, as_glide_error, shorten
-from glide_core.request import GenerationRequest
+from glide_core.request import GenerationRequest, image_seed
 
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
@@ -42,70 +44,80 @@ class JobFile(BaseModel):
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What determines the images of a list. Whatever Ray sends to a worker can be pickled."""
+def run_job(arguments: Namespace) -> int:
+    """Generate what is missing of a list and print each finished shard; gives the failed rows.
 
-    out: str  # folder or URL
-    load: Callable[[], GlidePipeline]  # called where images are generated
-    make_request: Callable[[Row], GenerationRequest]
-    settings: Mapping[str, Any]  # what rows have in common; a run with others is refused
-    about: Mapping[str, Any]  # written into every image's metadata
-    kind: str  # one of names.SHARD_FORMATS
-    shard_size: int
-    batch_size: int
-    ray: str | None = None  # a cluster's address, "" for this machine's; None: without Ray
-    workers: int = 0  # of Ray
-
-
-def run_job(
-    source: str, out: str, clip_scale: float, make_job: Callable[[bool], Job], *, quiet: bool
-) -> Iterator[Done]:
-    """Check a list, generate what is missing of it, and yield each finished shard.
-
-    clip_scale: of rows that have none. make_job: gives the job; its argument is whether any row
-    asks for CLIP guidance. Raises GlideError before any model is loaded for an invalid row, and for
-    a folder that belongs to another job.
+    arguments: of `glide generate --prompts`. Raises GlideError before any model is loaded for an
+    invalid row, and for a folder that belongs to another job.
     """
     from tqdm import tqdm
 
-    folder, before = Folder(out), _earlier_job(Folder(out))
-    digest, same, count, guided = hashlib.sha256(), True, 0, False
-    for count, row in enumerate(read_rows(source), 1):  # nothing of the list is kept in memory
-        guided = guided or dict(row.settings).get("clip_scale", clip_scale) != 0
-        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
-        if before is not None and count == before.rows:
-            same = digest.hexdigest() == before.rows_sha256
-    job = make_job(guided)
-    settings = json.loads(json.dumps({**job.settings, "format": job.kind}))
-    now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
-    if before is not None:
-        _compare(before, now, same, out)
-    if before != now:
-        folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
-
+    folder = Folder(str(arguments.out))
+    count, about = _start(arguments, folder)
     done = finished(folder.names())
     had = sum(min(last, count) - first + 1 for first, last in done if first <= count)
     chunks = (
-        [(row.number, job.make_request(row)) for row in chunk]
-        for chunk in plan(read_rows(source), done, job.shard_size)
+        [(row.number, request_of_row(arguments, row)) for row in chunk]
+        for chunk in plan(read_rows(arguments.prompts), done, arguments.shard_size or 64)
     )
     shards: Iterable[Done] = ()
     if had >= count:
-        log.warning("%s is complete: %d rows in %d shards", out, count, len(done))
+        log.warning("%s is complete: %d rows in %d shards", arguments.out, count, len(done))
+    elif arguments.ray is not None:
+        shards = on_ray(arguments, about, chunks)
     else:
-        shards = map(Worker(job).write, chunks) if job.ray is None else on_ray(job, chunks)
+        shards = map(Worker(arguments, about).write, chunks)
+    all_failed, quiet = 0, arguments.quiet
     try:
         with tqdm(total=count, initial=had, unit="image", smoothing=0, disable=quiet) as bar:
             for path, rows, failed in shards:
                 bar.update(rows)
                 if failed:
                     log.warning("%d rows of %s failed: see %s", failed, path, FAILED)
-                yield path, rows, failed
+                all_failed += failed
+                print(path, flush=True)
     finally:
         parts = [name for name in folder.names() if name.endswith(f".{FAILED}")]
         if parts:
             folder.write(FAILED, b"".join(folder.read(name) for name in parts))
+    return all_failed
+
+
+def _start(arguments: Namespace, folder: Folder) -> tuple[int, dict[str, Any]]:
+    """Check all rows, and write job.json or compare the one of an earlier run.
+
+    Returns the number of rows, and what the metadata of their images have in common. Nothing of the
+    list is kept in memory.
+    """
+    from glide_core.devices import pick_device, pick_dtype
+
+    before = _earlier_job(folder)
+    digest, same, count, guided = hashlib.sha256(), True, 0, False
+    for count, row in enumerate(read_rows(arguments.prompts), 1):
+        guided = guided or dict(row.settings).get("clip_scale", arguments.clip_scale) != 0
+        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
+        if before is not None and count == before.rows:
+            same = digest.hexdigest() == before.rows_sha256
+    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
+    models = {"dtype": dtype, "models": common.model_files(arguments, guided)}
+    shared = {**common.request_of(arguments).metadata(), "seed": arguments.seed}
+    del shared["prompt"]
+    settings = json.loads(json.dumps({**shared, **models, "format": arguments.format or "tar"}))
+    now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
+    if before is not None:
+        _compare(before, now, same, folder.url)
+    if before != now:
+        folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
+    return count, {**common.model_metadata(arguments), **models}
+
+
+def request_of_row(arguments: Namespace, row: Row) -> GenerationRequest:
+    """What a row asks for, with the command's options where it says nothing."""
+    own = Namespace(**{**vars(arguments), **dict(row.settings), "prompt": row.prompt})
+    seed = row.seed
+    if seed is None:  # the command's seed plus the rows before this one, as -n counts
+        seed = image_seed(arguments.seed, row.number - 1)
+    return replace(common.request_of(own), seed=seed)
 
 
 def _earlier_job(folder: Folder) -> JobFile | None:
@@ -141,23 +153,30 @@ def _compare(before: JobFile, now: JobFile, same_rows: bool, out: str) -> None:
 class Worker:
     """Loads the pipeline once, then generates one shard per call; on Ray an actor."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, arguments: Namespace, about: Mapping[str, Any]) -> None:
+        self.arguments = arguments
+        self.about = about
         self.pipe: GlidePipeline | None = None
 
     def write(self, rows: list[Numbered]) -> Done:
-        job = self.job
+        arguments, files = self.arguments, self.about["models"]
         if self.pipe is None:  # here, since Ray reports an error in __init__ without its cause
-            self.pipe = job.load()
+            guided = "clip" in files
+            if common.model_files(arguments, guided) != files:
+                raise GlideError("the models on this machine are not those the job began with")
+            self.pipe = common.load_pipeline(arguments, "base", "upsampler", guided=guided)
         requests = self.pipe.prepare([request for _, request in rows])
         prepared = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
-        results = generate(self.pipe, prepared, batch_size=job.batch_size)
-        folder, name = Folder(job.out), f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{job.kind}"
-        failed = write_shard(results, folder, name, job.about)
+        results = generate(self.pipe, prepared, batch_size=arguments.batch)
+        folder, kind = Folder(str(arguments.out)), arguments.format or "tar"
+        name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{kind}"
+        failed = write_shard(results, folder, name, self.about)
         return folder.path(name), len(rows), failed
 
 
-def on_ray(job: Job, chunks: Iterator[list[Numbered]]) -> Iterator[Done]:
+def on_ray(
+    arguments: Namespace, about: Mapping[str, Any], chunks: Iterable[list[Numbered]]
+) -> Iterator[Done]:
     """Generate shards on a Ray cluster; a killed worker is restarted and repeats its shard.
 
     Without an address it starts a cluster on this machine, unless the environment variable
@@ -172,15 +191,14 @@ def on_ray(job: Job, chunks: Iterator[list[Numbered]]) -> Iterator[Done]:
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(address=job.ray or None, log_to_driver=False, include_dashboard=False)
+            ray.init(address=arguments.ray or None, log_to_driver=False, include_dashboard=False)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = job.workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
+        count = arguments.workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
         share = min(1.0, gpus / count)
         actor = ray.remote(
             num_cpus=1, num_gpus=share, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )(Worker)
-        shared = ray.put(job)
-        pool = ActorPool([actor.remote(shared) for _ in range(count)])
+        pool = ActorPool([actor.remote(arguments, about) for _ in range(count)])
         for rows in chunks:
             if not pool.has_free():
                 yield pool.get_next_unordered()

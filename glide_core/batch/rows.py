@@ -144,9 +144,7 @@ def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
         raise GlideError(f"{where} has steps and respacing. Expected one: respacing sets both.")
     if "steps" in found:
         found["respacing"] = ""  # or else the command's respacing would replace the row's steps
-    prompt, seed = (
-        found.pop("prompt", ""),
-        found.pop("seed", None),
-    )  # a CSV leaves out what is empty
+    prompt = found.pop("prompt", "")  # a CSV's empty cells are left out
+    seed = found.pop("seed", None)
     settings = {_OPTIONS.get(name, name): value for name, value in found.items()}
     return Row(number, prompt, seed, tuple(sorted(settings.items())))

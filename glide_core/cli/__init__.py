@@ -1,4 +1,4 @@
-"""The `glide` command. Each subcommand is a module, imported when it is used."""
+"""The `glide` command. A subcommand's module is imported when it is used."""
 
 from __future__ import annotations
 

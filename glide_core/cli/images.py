@@ -6,17 +6,10 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glide_core.cli import common, options
-from glide_core.errors import GlideError, UsageError, shorten
+from glide_core.errors import UsageError, shorten
 from glide_core.names import SHARD_FORMATS
-
-if TYPE_CHECKING:
-    from glide_core.batch.job import Job
-    from glide_core.batch.rows import Row
-    from glide_core.pipeline import GlidePipeline
-    from glide_core.request import GenerationRequest
 
 EDIT_STEPS = 50
 
@@ -65,15 +58,16 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--workers",
         help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
     )
-    kind = options.folder_or_url
-    options.add_generation(parser, "base", upsampler="upsampler", out=kind)
+    options.add_generation(parser, "base", upsampler="upsampler", out=options.folder_or_url)
 
 
 def generate(arguments: argparse.Namespace) -> int:
     """Generate images of a prompt, or of a list of prompts."""
     _check(arguments)
     if arguments.prompts is not None:
-        return _list(arguments)
+        from glide_core.batch.job import run_job
+
+        return 1 if run_job(arguments) else 0
     pipe = common.load_pipeline(arguments, "base", "upsampler")
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
 
@@ -96,70 +90,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--workers is for Ray. Expected --ray.")
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    from glide_core.batch.job import run_job
-
-    shards = run_job(
-        arguments.prompts,
-        str(arguments.out),
-        arguments.clip_scale,
-        partial(_job, arguments),
-        quiet=arguments.quiet,
-    )
-    status = 0
-    for path, _, failed in shards:
-        print(path, flush=True)
-        status = 1 if failed else status
-    return status
-
-
-def _job(arguments: argparse.Namespace, guided: bool) -> Job:
-    from glide_core.batch.job import Job
-    from glide_core.devices import pick_device, pick_dtype
-
-    files = common.model_files(arguments, guided)
-    shared = common.request_of(arguments).metadata()
-    del shared["prompt"]
-    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
-    return Job(
-        out=str(arguments.out),
-        load=partial(_load_checked, arguments, guided, files),
-        make_request=partial(request_of_row, arguments),
-        settings={**shared, "seed": arguments.seed, "dtype": dtype, "models": files},
-        about={**common.model_metadata(arguments), "dtype": dtype, "models": files},
-        kind=arguments.format or "tar",
-        shard_size=arguments.shard_size or 64,
-        batch_size=arguments.batch,
-        ray=arguments.ray,
-        workers=arguments.workers or 0,
-    )
-
-
-def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest:
-    """What a row asks for, with the command's options where it says nothing."""
-    from glide_core.request import image_seed
-
-    own = argparse.Namespace(**{**vars(arguments), **dict(row.settings), "prompt": row.prompt})
-    seed = row.seed
-    if seed is None:  # the command's seed plus the rows before this one, as -n counts
-        seed = image_seed(arguments.seed, row.number - 1)
-    return replace(common.request_of(own), seed=seed)
-
-
-def _load_checked(
-    arguments: argparse.Namespace, guided: bool, files: dict[str, list[dict[str, str]]]
-) -> GlidePipeline:
-    """Load the pipeline of a list, on this machine or on a worker that must have the same files."""
-    if common.model_files(arguments, guided) != files:
-        raise GlideError("the model files on this machine are not those that the job began with")
-    return common.load_pipeline(arguments, "base", "upsampler", guided=guided)
-
-
 def add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Enlarge an image four times with GLIDE's upsampler, which reads the prompt too. It "
-        "was trained on 64x64 images: any other is first resized so that its shorter side is "
-        "64."
+        "Enlarge an image four times with GLIDE's upsampler, which reads the prompt too. It was "
+        "trained on 64x64 images: any other is first resized so that its shorter side is 64."
     )
     _add_inputs(parser, "what the image shows")
     parser.add_argument(
