@@ -47,7 +47,7 @@ class JobFile(BaseModel):
 def run_job(arguments: Namespace) -> int:
     """Generate what is missing of a list and print each finished shard; gives the failed rows.
 
-    arguments: of `glide generate --prompts`. Raises GlideError before any model is loaded for an
+    arguments: of `glide generate`, with a list. Raises GlideError before any model is loaded for an
     invalid row, and for a folder that belongs to another job.
     """
     from tqdm import tqdm
