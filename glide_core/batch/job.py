@@ -9,29 +9,40 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from argparse import Namespace
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from glide_core.batch.rows import Row, read_rows
-from glide_core.batch.shards import FAILED, Folder, Numbered, finished, generate, write_shard
-from glide_core.cli import common
+from glide_core.batch.shards import (
+    FAILED,
+    Folder,
+    Numbered,
+    finished,
+    generate,
+    write_shard,
+)
 from glide_core.errors import GlideError, as_glide_error, shorten
-from glide_core.request import GenerationRequest, image_seed
 
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
+    from glide_core.request import GenerationRequest
 
 log = logging.getLogger("glide")
 JOB = "job.json"
 RESTARTS = 10  # of a Ray worker that was killed, and attempts at its shard
 
-Done = tuple[str, int, int]  # a shard's path, how many rows it has, and how many of them failed
+
+class Done(NamedTuple):
+    """A finished shard."""
+
+    path: str
+    rows: int
+    failed: int
 
 
 class JobFile(BaseModel):
@@ -44,80 +55,83 @@ class JobFile(BaseModel):
     settings: dict[str, Any]
 
 
-def run_job(arguments: Namespace) -> int:
-    """Generate what is missing of a list and print each finished shard; gives the failed rows.
+@dataclass(frozen=True)
+class Job:
+    """A list and what determines its images. Ray sends it to the workers."""
 
-    arguments: of `glide generate`, with a list. Raises GlideError before any model is loaded for an
-    invalid row, and for a folder that belongs to another job.
+    source: str  # the list
+    out: str  # folder or URL
+    make_request: Callable[[Row], GenerationRequest]
+    # with the noisy CLIP or without: the pipeline, and its files with their hashes by role
+    load: Callable[[bool], GlidePipeline]
+    model_files: Callable[[bool], Mapping[str, Any]]
+    # what rows have in common, as in a request's metadata; a run with others is refused
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # written into every image's metadata
+    kind: str = "tar"  # or "parquet"
+    shard_size: int = 64
+    batch_size: int = 4
+    ray: str | None = None  # a cluster's address; "": start one on this machine; None: without Ray
+    workers: int = 0  # on Ray; 0: one per GPU, or without GPUs one per machine
+
+
+def run_job(job: Job, *, quiet: bool = False) -> Iterator[Done]:
+    """Generate what is missing of a list and yield each finished shard.
+
+    Raises GlideError before any model is loaded for an invalid row, and for a folder that belongs
+    to another job.
     """
     from tqdm import tqdm
 
-    folder = Folder(str(arguments.out))
-    count, about = _start(arguments, folder)
+    folder = Folder(job.out)
+    count, models = _start(job, folder)
     done = finished(folder.names())
     had = sum(min(last, count) - first + 1 for first, last in done if first <= count)
     chunks = (
-        [(row.number, request_of_row(arguments, row)) for row in chunk]
-        for chunk in plan(read_rows(arguments.prompts), done, arguments.shard_size or 64)
+        [(row.number, job.make_request(row)) for row in chunk]
+        for chunk in plan(read_rows(job.source), done, job.shard_size)
     )
     shards: Iterable[Done] = ()
     if had >= count:
-        log.warning("%s is complete: %d rows in %d shards", arguments.out, count, len(done))
-    elif arguments.ray is not None:
-        shards = on_ray(arguments, about, chunks)
+        log.warning("%s is complete: %d rows in %d shards", job.out, count, len(done))
+    elif job.ray is not None:
+        shards = on_ray(job, models, chunks)
     else:
-        shards = map(Worker(arguments, about).write, chunks)
-    all_failed, quiet = 0, arguments.quiet
+        shards = map(Worker(job, models).write, chunks)
     try:
         with tqdm(total=count, initial=had, unit="image", smoothing=0, disable=quiet) as bar:
-            for path, rows, failed in shards:
-                bar.update(rows)
-                if failed:
-                    log.warning("%d rows of %s failed: see %s", failed, path, FAILED)
-                all_failed += failed
-                print(path, flush=True)
+            for shard in shards:
+                bar.update(shard.rows)
+                if shard.failed:
+                    log.warning("%d rows of %s failed: see %s", shard.failed, shard.path, FAILED)
+                yield shard
     finally:
         parts = [name for name in folder.names() if name.endswith(f".{FAILED}")]
         if parts:
             folder.write(FAILED, b"".join(folder.read(name) for name in parts))
-    return all_failed
 
 
-def _start(arguments: Namespace, folder: Folder) -> tuple[int, dict[str, Any]]:
+def _start(job: Job, folder: Folder) -> tuple[int, Mapping[str, Any]]:
     """Check all rows, and write job.json or compare the one of an earlier run.
 
-    Returns the number of rows, and what the metadata of their images have in common. Nothing of the
-    list is kept in memory.
+    Returns the number of rows and the models' files. Nothing of the list is kept in memory.
     """
-    from glide_core.devices import pick_device, pick_dtype
-
     before = _earlier_job(folder)
     digest, same, count, guided = hashlib.sha256(), True, 0, False
-    for count, row in enumerate(read_rows(arguments.prompts), 1):
-        guided = guided or dict(row.settings).get("clip_scale", arguments.clip_scale) != 0
+    own_scale = job.settings.get("clip_guidance_scale", 0)
+    for count, row in enumerate(read_rows(job.source), 1):
+        guided = guided or dict(row.settings).get("clip_scale", own_scale) != 0
         digest.update(repr((row.prompt, row.seed, row.settings)).encode())
         if before is not None and count == before.rows:
             same = digest.hexdigest() == before.rows_sha256
-    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
-    models = {"dtype": dtype, "models": common.model_files(arguments, guided)}
-    shared = {**common.request_of(arguments).metadata(), "seed": arguments.seed}
-    del shared["prompt"]
-    settings = json.loads(json.dumps({**shared, **models, "format": arguments.format or "tar"}))
+    models = job.model_files(guided)
+    settings = json.loads(json.dumps({**job.settings, "models": models, "format": job.kind}))
     now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
     if before is not None:
         _compare(before, now, same, folder.url)
     if before != now:
         folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
-    return count, {**common.model_metadata(arguments), **models}
-
-
-def request_of_row(arguments: Namespace, row: Row) -> GenerationRequest:
-    """What a row asks for, with the command's options where it says nothing."""
-    own = Namespace(**{**vars(arguments), **dict(row.settings), "prompt": row.prompt})
-    seed = row.seed
-    if seed is None:  # the command's seed plus the rows before this one, as -n counts
-        seed = image_seed(arguments.seed, row.number - 1)
-    return replace(common.request_of(own), seed=seed)
+    return count, models
 
 
 def _earlier_job(folder: Folder) -> JobFile | None:
@@ -153,35 +167,30 @@ def _compare(before: JobFile, now: JobFile, same_rows: bool, out: str) -> None:
 class Worker:
     """Loads the pipeline once, then generates one shard per call; on Ray an actor."""
 
-    def __init__(self, arguments: Namespace, about: Mapping[str, Any]) -> None:
-        self.arguments = arguments
-        self.about = about
+    def __init__(self, job: Job, models: Mapping[str, Any]) -> None:
+        self.job, self.models = job, models
         self.pipe: GlidePipeline | None = None
 
     def write(self, rows: list[Numbered]) -> Done:
-        arguments, files = self.arguments, self.about["models"]
+        job = self.job
         if self.pipe is None:  # here, since Ray reports an error in __init__ without its cause
-            guided = "clip" in files
-            if common.model_files(arguments, guided) != files:
+            guided = "clip" in self.models
+            if job.model_files(guided) != self.models:
                 raise GlideError("the models on this machine are not those the job began with")
-            self.pipe = common.load_pipeline(arguments, "base", "upsampler", guided=guided)
+            self.pipe = job.load(guided)
         requests = self.pipe.prepare([request for _, request in rows])
         prepared = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
-        results = generate(self.pipe, prepared, batch_size=arguments.batch)
-        folder, kind = Folder(str(arguments.out)), arguments.format or "tar"
-        name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{kind}"
-        failed = write_shard(results, folder, name, self.about)
-        return folder.path(name), len(rows), failed
+        results = generate(self.pipe, prepared, batch_size=job.batch_size)
+        name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{job.kind}"
+        folder, about = Folder(job.out), {**job.about, "models": self.models}
+        return Done(folder.path(name), len(rows), write_shard(results, folder, name, about))
 
 
-def on_ray(
-    arguments: Namespace, about: Mapping[str, Any], chunks: Iterable[list[Numbered]]
-) -> Iterator[Done]:
+def on_ray(job: Job, models: Mapping[str, Any], chunks: Iterable[list[Numbered]]) -> Iterator[Done]:
     """Generate shards on a Ray cluster; a killed worker is restarted and repeats its shard.
 
-    Without an address it starts a cluster on this machine, unless the environment variable
-    RAY_ADDRESS names one. The number of workers is by default one per GPU, or without GPUs one per
-    machine. Only as many shards as workers are in memory.
+    Where the job names no address and the environment variable RAY_ADDRESS none either, a cluster
+    is started on this machine. Only as many shards as workers are in memory.
     """
     try:
         import ray
@@ -191,14 +200,14 @@ def on_ray(
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(address=arguments.ray or None, log_to_driver=False, include_dashboard=False)
+            ray.init(address=job.ray or None, log_to_driver=False, include_dashboard=False)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = arguments.workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
+        count = job.workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
         share = min(1.0, gpus / count)
         actor = ray.remote(
             num_cpus=1, num_gpus=share, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )(Worker)
-        pool = ActorPool([actor.remote(arguments, about) for _ in range(count)])
+        pool = ActorPool([actor.remote(job, models) for _ in range(count)])
         for rows in chunks:
             if not pool.has_free():
                 yield pool.get_next_unordered()

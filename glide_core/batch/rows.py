@@ -1,15 +1,14 @@
 """Read a list of prompts: CSV, JSON lines, Parquet or plain text, one image per row.
 
 Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. A row
-holds the settings that it has of its own, by the names of the options of `glide generate`, and
-the types of those options read its cells.
+holds the settings that it has of its own, by the names of the options of `glide generate`, whose
+values are read in the same way.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -17,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from glide_core.cli import options
+from glide_core import text_values
 from glide_core.data.tables import Row as TableRow
 from glide_core.data.tables import lines, open_file, read_table
 from glide_core.errors import GlideError, shorten
@@ -38,11 +37,11 @@ class Row:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{shorten(ascii(value), 60)} is not a string")
+        raise GlideError(f"{shorten(ascii(value), 60)} is not a string")
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can hold half a character
-        raise ArgumentTypeError(f"{shorten(ascii(value), 60)} is not Unicode text") from None
+        raise GlideError(f"{shorten(ascii(value), 60)} is not Unicode text") from None
     return value
 
 
@@ -56,18 +55,18 @@ def _respacing(text: str) -> str:
 
 COLUMNS: dict[str, Callable[[str], Any]] = {
     "prompt": _text,
-    "seed": options.seed,
+    "seed": text_values.seed,
     "negative": _text,
-    "steps": options.step_count,
+    "steps": text_values.step_count,
     "respacing": _respacing,
-    "sampler": options.sampler,
-    "eta": options.fraction,
-    "cfg": options.scale,
-    "clip_scale": options.number,
-    "size": options.size,
-    "upsample_steps": options.step_count,
-    "upsample_cfg": options.scale,
-    "upsample_temperature": options.temperature,
+    "sampler": text_values.sampler,
+    "eta": text_values.fraction,
+    "cfg": text_values.scale,
+    "clip_scale": text_values.number,
+    "size": text_values.size,
+    "upsample_steps": text_values.step_count,
+    "upsample_cfg": text_values.scale,
+    "upsample_temperature": text_values.temperature,
 }
 _ALIASES = {"guidance_scale": "cfg", "negative_prompt": "negative"}
 _OPTIONS = {"size": "base_size"}  # column: the option's name, where it is another
@@ -138,7 +137,7 @@ def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
         read = COLUMNS[column]
         try:
             found[column] = read(value if read is _text else _ZEROS.sub("", str(value)))
-        except (ArgumentTypeError, GlideError) as error:
+        except GlideError as error:
             raise GlideError(f"{where}, {column}: {error}") from error
     if found.get("respacing") and "steps" in found:
         raise GlideError(f"{where} has steps and respacing. Expected one: respacing sets both.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load_pipeline(
-    arguments: argparse.Namespace, role: Role, second: str = "", *, guided: bool | None = None
+    arguments: argparse.Namespace, role: Role, second: str = "", guided: bool | None = None
 ) -> GlidePipeline:
     """A pipeline of --model as one role and, unless --no-upsample, of --upsampler as the second.
 

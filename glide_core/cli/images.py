@@ -6,10 +6,15 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glide_core.cli import common, options
 from glide_core.errors import UsageError, shorten
 from glide_core.names import SHARD_FORMATS
+
+if TYPE_CHECKING:
+    from glide_core.batch.rows import Row
+    from glide_core.request import GenerationRequest
 
 EDIT_STEPS = 50
 
@@ -65,11 +70,48 @@ def generate(arguments: argparse.Namespace) -> int:
     """Generate images of a prompt, or of a list of prompts."""
     _check(arguments)
     if arguments.prompts is not None:
-        from glide_core.batch.job import run_job
-
-        return 1 if run_job(arguments) else 0
+        return _generate_list(arguments)
     pipe = common.load_pipeline(arguments, "base", "upsampler")
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
+
+
+def _generate_list(arguments: argparse.Namespace) -> int:
+    from glide_core.batch.job import Job, run_job
+    from glide_core.devices import pick_device, pick_dtype
+
+    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
+    shared = common.request_of(arguments).metadata()
+    del shared["prompt"]
+    job = Job(
+        source=arguments.prompts,
+        out=str(arguments.out),
+        make_request=partial(request_of_row, arguments),
+        load=partial(common.load_pipeline, arguments, "base", "upsampler"),
+        model_files=partial(common.model_files, arguments),
+        settings={**shared, "seed": arguments.seed, "dtype": dtype},
+        about={**common.model_metadata(arguments), "dtype": dtype},
+        kind=arguments.format or "tar",
+        shard_size=arguments.shard_size or 64,
+        batch_size=arguments.batch,
+        ray=arguments.ray,
+        workers=arguments.workers or 0,
+    )
+    failed = 0
+    for shard in run_job(job, quiet=arguments.quiet):
+        print(shard.path, flush=True)
+        failed += shard.failed
+    return 1 if failed else 0
+
+
+def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest:
+    """What a row asks for, with the command's options where it says nothing."""
+    from glide_core.request import image_seed
+
+    own = {**vars(arguments), **dict(row.settings), "prompt": row.prompt}
+    seed = row.seed
+    if seed is None:  # the command's seed plus the rows before this one, as -n counts
+        seed = image_seed(arguments.seed, row.number - 1)
+    return replace(common.request_of(argparse.Namespace(**own)), seed=seed)
 
 
 def _check(arguments: argparse.Namespace) -> None:

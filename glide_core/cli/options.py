@@ -6,19 +6,14 @@ import argparse
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from glide_core.errors import shorten
-from glide_core.names import (
-    DTYPES,
-    MAX_SIDE,
-    PRESETS,
-    SAMPLERS,
-    TRAINED_STEPS,
-    canonical_sampler,
-)
+from glide_core import text_values
+from glide_core.errors import GlideError
+from glide_core.names import DTYPES, MAX_SIDE, PRESETS, SAMPLERS
+
+_T = TypeVar("_T")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -37,56 +32,32 @@ class HelpFormatter(argparse.HelpFormatter):
 # --- types of values ---
 
 
-def _number(
-    kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf
-) -> Callable[[str], Any]:
-    """A type of option: an integer, or a finite number, from low to high."""
-    wanted = f"{'an integer' if kind is int else 'a number'} from {low:,} to {high:,}"
-    wanted = wanted.replace(" from -inf", "").replace(" to inf", " up")
+def option_type(read: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A type for argparse, which shows the message of an ArgumentTypeError alone."""
 
-    def read(text: str) -> float:
+    def checked(text: str) -> _T:
         try:
-            value: float = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low <= value <= high and math.isfinite(value)):
-            raise ArgumentTypeError(f"{shorten(text)!r} is not possible: expected {wanted}")
-        return value
+            return read(text)
+        except GlideError as error:
+            raise ArgumentTypeError(str(error)) from error
 
-    return read
+    return checked
 
 
-integer, real = partial(_number, int), partial(_number, float)
+def integer(low: int, high: int) -> Callable[[str], int]:
+    return option_type(text_values.integer(low, high))
+
+
+def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
+    return option_type(text_values.real(low, high))
+
+
 whole, positive = integer(0, 10**9), integer(1, 10**9)
-number, not_negative, fraction = real(), real(0), real(0, 1)
-scale, temperature = real(-1000, 1000), real(0, 10)
-seed, side_length = integer(0, 2**64 - 1), integer(0, MAX_SIDE)
-step_count = integer(1, TRAINED_STEPS)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Read WxH, or one number for a square, as (height, width)."""
-    width, _, height = text.lower().partition("x")
-    try:
-        found = int(height or width), int(width)
-    except ValueError:
-        found = 0, 0
-    if any(side % 8 or not 8 <= side <= MAX_SIDE for side in found):
-        raise ArgumentTypeError(
-            f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to "
-            f"{MAX_SIDE}, such as 64 or 96x64"
-        )
-    return found
-
-
-def sampler(text: str) -> str:
-    """Read the name of a sampler, or an alias of one."""
-    name = canonical_sampler(text)
-    if name not in SAMPLERS:
-        raise ArgumentTypeError(
-            f"{shorten(text)!r} is no sampler: expected one of {', '.join(SAMPLERS)}"
-        )
-    return name
+not_negative, side_length = real(0), integer(0, MAX_SIDE)
+number, fraction = option_type(text_values.number), option_type(text_values.fraction)
+scale, temperature = option_type(text_values.scale), option_type(text_values.temperature)
+seed, step_count = option_type(text_values.seed), option_type(text_values.step_count)
+size, sampler = option_type(text_values.size), option_type(text_values.sampler)
 
 
 def lora(text: str) -> tuple[str, float]:

@@ -124,7 +124,7 @@ class Killed(Worker):
     """A worker that is killed once, at the shard that begins with row 7."""
 
     def write(self, rows: list[Numbered]) -> Done:
-        mark = Path(self.arguments.out) / "killed"
+        mark = Path(self.job.out) / "killed"
         if rows[0][0] == 7 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

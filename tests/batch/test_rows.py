@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glide_core.batch import rows as module
-from glide_core.batch.job import request_of_row
 from glide_core.batch.rows import COLUMNS, Row, read_rows
-from glide_core.cli.images import add_generate
+from glide_core.cli.images import add_generate, request_of_row
 from glide_core.data.tables import read_table
 from glide_core.errors import GlideError
 
