@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("glide_core", "nodes", "recipes")
 # Parts of glide_core from the lowest layer to the highest: one may import its own and lower ones.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "names", "fields"},
+    {"errors", "names", "fields", "text_values"},
     {"config", "images", "io", "memory", "noise_schedules", "tokenizer"},
     {"models", "devices", "crop", "data"},
     {"diffusion", "checkpoints"},
@@ -27,7 +27,8 @@ LAYERS: tuple[set[str], ...] = (
     {"request", "prompt_check", "stages", "components", "progress"},
     {"pipeline"},
     {"training", "evaluation"},
-    {"batch", "cli"},
+    {"batch"},
+    {"cli"},
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 

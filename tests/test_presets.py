@@ -8,15 +8,15 @@ import pytest
 from glide_pack.nodes.inputs import CUSTOM
 from glide_pack.nodes.sampling import GlideSampler
 
-from glide_core.cli import options
-from glide_core.config import BASE
+from glide_core.cli import common, options
+from glide_core.config import BASE, SamplerConfig
 from glide_core.names import PRESETS, SAMPLERS
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parsed(*words: str) -> SamplerConfig:
     parser = argparse.ArgumentParser()
     options.add_sampling(parser, steps=30)
-    return parser.parse_args(words)
+    return common.sampling_of(parser.parse_args(words), steps=30)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -40,8 +40,7 @@ def test_a_preset_leaves_the_default_sampler_to_clip_guidance() -> None:
 
 
 def test_without_a_preset_nothing_changes() -> None:
-    assert parsed().steps == 30
-    assert not hasattr(parsed(), "preset")
+    assert (parsed().steps, parsed().sampler) == (30, None)
 
 
 def test_presets_grow_slower_in_their_order() -> None:

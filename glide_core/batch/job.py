@@ -9,28 +9,40 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from glide_core.batch.rows import Row, read_rows
-from glide_core.batch.shards import Folder, Format, Numbered, finished, write_shard
-from glide_core.errors import GlideError, shorten
-from glide_core.request import GenerationRequest
+from glide_core.batch.shards import (
+    FAILED,
+    Folder,
+    Numbered,
+    finished,
+    generate,
+    write_shard,
+)
+from glide_core.errors import GlideError, as_glide_error, shorten
 
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
+    from glide_core.request import GenerationRequest
 
 log = logging.getLogger("glide")
-JOB, FAILED = "job.json", "failed.jsonl"
+JOB = "job.json"
 RESTARTS = 10  # of a Ray worker that was killed, and attempts at its shard
 
-Load = Callable[[], "GlidePipeline"]
-MakeRequest = Callable[[Row], GenerationRequest]
-Done = tuple[str, int]  # a shard's path, and how many of its rows failed
+
+class Done(NamedTuple):
+    """A finished shard."""
+
+    path: str
+    rows: int
+    failed: int
 
 
 class JobFile(BaseModel):
@@ -44,131 +56,141 @@ class JobFile(BaseModel):
 
 
 @dataclass(frozen=True)
-class CheckedList:
-    """What `check_list` found out about a list, and about the job in its folder."""
-
-    rows: int
-    sha256: str  # of all rows
-    guided: bool  # any row asks for CLIP guidance
-    before: JobFile | None = None  # of an earlier run
-    unchanged: bool = True  # the rows of the earlier run
-
-
-@dataclass(frozen=True)
 class Job:
-    """A list and what determines its images. Whatever Ray sends to a worker can be pickled."""
+    """A list and what determines its images. Ray sends it to the workers."""
 
-    source: str | Path  # the list
+    source: str  # the list
     out: str  # folder or URL
-    load: Load  # the pipeline, called where images are generated
-    make_request: MakeRequest
-    settings: Mapping[str, Any]  # what rows have in common; a run with others is refused
-    about: Mapping[str, Any]  # written into every image's metadata
-    kind: Format = "tar"
+    make_request: Callable[[Row], GenerationRequest]
+    # with the noisy CLIP or without: the pipeline, and its files with their hashes by role
+    load: Callable[[bool], GlidePipeline]
+    model_files: Callable[[bool], Mapping[str, Any]]
+    # what rows have in common, as in a request's metadata; a run with others is refused
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # written into every image's metadata
+    kind: str = "tar"  # or "parquet"
     shard_size: int = 64
     batch_size: int = 4
-
-    def write(self, pipe: GlidePipeline, rows: list[Numbered]) -> Done:
-        """Generate one shard; everything that a worker needs to know is in the job."""
-        folder = Folder(self.out)
-        return write_shard(pipe, rows, folder, self.kind, self.batch_size, self.about)
+    ray: str | None = None  # a cluster's address; "": start one on this machine; None: without Ray
+    workers: int = 0  # on Ray; 0: one per GPU, or without GPUs one per machine
 
 
-Driver = Callable[[Job, Iterator[list[Numbered]]], Iterator[Done]]
+def run_job(job: Job, *, quiet: bool = False) -> Iterator[Done]:
+    """Generate what is missing of a list and yield each finished shard.
 
-
-def check_list(source: str | Path, out: str, make_request: MakeRequest) -> CheckedList:
-    """Read a whole list once, before any model is loaded; nothing of it is kept in memory.
-
-    Raises GlideError for an invalid row, and for a folder with shards of no known job.
-    """
-    folder, before = Folder(out), None
-    names = folder.names()
-    if JOB in names:
-        try:
-            before = JobFile.model_validate_json(folder.read(JOB))
-        except ValidationError as error:
-            raise GlideError(
-                f"{folder.path(JOB)} is not a job of this version. Choose another folder.",
-                "out",
-            ) from error
-    elif finished(names):
-        raise GlideError(f"{out} has shards but no {JOB}. Choose another folder.", "out")
-    digest, same, count, guided = hashlib.sha256(), "", 0, False
-    for row in read_rows(source):
-        try:
-            request = make_request(row)
-        except GlideError as error:
-            raise GlideError(f"{shorten(source, 200)}, row {row.number}: {error}") from error
-        guided = guided or request.clip_guidance_scale != 0
-        count = row.number
-        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
-        if before is not None and count == before.rows:
-            same = digest.hexdigest()
-    unchanged = before is None or same == before.rows_sha256
-    return CheckedList(count, digest.hexdigest(), guided, before, unchanged)
-
-
-def run_job(
-    job: Job, checked: CheckedList, driver: Driver, *, quiet: bool = False
-) -> Iterator[Done]:
-    """Generate what is missing and yield each finished shard, with its number of failed rows.
-
-    driver: `on_this_machine`, or Ray's. Raises GlideError before any model is loaded for a folder
-    that belongs to another job.
+    Raises GlideError before any model is loaded for an invalid row, and for a folder that belongs
+    to another job.
     """
     from tqdm import tqdm
 
     folder = Folder(job.out)
-    _begin(job, checked, folder)
-    count, done = checked.rows, finished(folder.names())
+    count, models = _start(job, folder)
+    done = finished(folder.names())
     had = sum(min(last, count) - first + 1 for first, last in done if first <= count)
     chunks = (
         [(row.number, job.make_request(row)) for row in chunk]
         for chunk in plan(read_rows(job.source), done, job.shard_size)
     )
+    shards: Iterable[Done] = ()
     if had >= count:
         log.warning("%s is complete: %d rows in %d shards", job.out, count, len(done))
+    elif job.ray is not None:
+        shards = on_ray(job, models, chunks)
+    else:
+        shards = map(Worker(job, models).write, chunks)
     try:
         with tqdm(total=count, initial=had, unit="image", smoothing=0, disable=quiet) as bar:
-            for path, failed in driver(job, chunks) if had < count else ():
-                ((first, last),) = finished([path.rsplit("/", 1)[-1]])
-                bar.update(last - first + 1)
-                if failed:
-                    log.warning("%d rows of %s failed: see %s", failed, path, FAILED)
-                yield path, failed
+            for shard in shards:
+                bar.update(shard.rows)
+                if shard.failed:
+                    log.warning("%d rows of %s failed: see %s", shard.failed, shard.path, FAILED)
+                yield shard
     finally:
-        _collect_failed(folder)
+        parts = [name for name in folder.names() if name.endswith(f".{FAILED}")]
+        if parts:
+            folder.write(FAILED, b"".join(folder.read(name) for name in parts))
 
 
-def on_this_machine(job: Job, chunks: Iterable[list[Numbered]]) -> Iterator[Done]:
-    """Generate shards one after the other with one pipeline."""
-    pipe = job.load()
-    for rows in chunks:
-        yield job.write(pipe, rows)
+def _start(job: Job, folder: Folder) -> tuple[int, Mapping[str, Any]]:
+    """Check all rows, and write job.json or compare the one of an earlier run.
+
+    Returns the number of rows and the models' files. Nothing of the list is kept in memory.
+    """
+    before = _earlier_job(folder)
+    digest, same, count, guided = hashlib.sha256(), True, 0, False
+    own_scale = job.settings.get("clip_guidance_scale", 0)
+    for count, row in enumerate(read_rows(job.source), 1):
+        guided = guided or dict(row.settings).get("clip_scale", own_scale) != 0
+        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
+        if before is not None and count == before.rows:
+            same = digest.hexdigest() == before.rows_sha256
+    models = job.model_files(guided)
+    settings = json.loads(json.dumps({**job.settings, "models": models, "format": job.kind}))
+    now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
+    if before is not None:
+        _compare(before, now, same, folder.url)
+    if before != now:
+        folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
+    return count, models
+
+
+def _earlier_job(folder: Folder) -> JobFile | None:
+    names = folder.names()
+    if JOB in names:
+        with as_glide_error(f"{folder.path(JOB)} is not a job of this version", ValueError, "out"):
+            return JobFile.model_validate_json(folder.read(JOB))
+    if finished(names):
+        raise GlideError(f"{folder.url} has shards but no {JOB}. Choose another folder.", "out")
+    return None
+
+
+def _compare(before: JobFile, now: JobFile, same_rows: bool, out: str) -> None:
+    """Raise GlideError with what differs between two runs, unless rows were appended only."""
+    old, new = before.settings, now.settings
+    differs = [
+        f"{name}: {shorten(old.get(name))}, now {shorten(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if now.rows < before.rows:
+        differs.append(f"list: {before.rows} rows, now {now.rows}")
+    elif not same_rows:
+        differs.append(f"list: one of the first {before.rows} rows has changed")
+    if differs:
+        raise GlideError(
+            f"{out} belongs to another job ({'; '.join(differs[:5])}). Rows can be appended to a "
+            "list; for other changes choose another folder.",
+            "out",
+        )
 
 
 class Worker:
-    """An actor: loads the pipeline once, then writes one shard per call."""
+    """Loads the pipeline once, then generates one shard per call; on Ray an actor."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, models: Mapping[str, Any]) -> None:
+        self.job, self.models = job, models
         self.pipe: GlidePipeline | None = None
 
     def write(self, rows: list[Numbered]) -> Done:
+        job = self.job
         if self.pipe is None:  # here, since Ray reports an error in __init__ without its cause
-            self.pipe = self.job.load()
-        return self.job.write(self.pipe, rows)
+            guided = "clip" in self.models
+            if job.model_files(guided) != self.models:
+                raise GlideError("the models on this machine are not those the job began with")
+            self.pipe = job.load(guided)
+        requests = self.pipe.prepare([request for _, request in rows])
+        prepared = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
+        results = generate(self.pipe, prepared, batch_size=job.batch_size)
+        name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{job.kind}"
+        folder, about = Folder(job.out), {**job.about, "models": self.models}
+        return Done(folder.path(name), len(rows), write_shard(results, folder, name, about))
 
 
-def on_ray(
-    job: Job, chunks: Iterator[list[Numbered]], address: str | None = None, workers: int = 0
-) -> Iterator[Done]:
+def on_ray(job: Job, models: Mapping[str, Any], chunks: Iterable[list[Numbered]]) -> Iterator[Done]:
     """Generate shards on a Ray cluster; a killed worker is restarted and repeats its shard.
 
-    address: of a cluster ("auto", "ray://host:10001"); None starts one on this machine, unless the
-    environment variable RAY_ADDRESS names one. workers: default: one per GPU, or without GPUs one
-    per machine. Only as many shards as workers are in memory.
+    Where the job names no address and the environment variable RAY_ADDRESS none either, a cluster
+    is started on this machine. Only as many shards as workers are in memory.
     """
     try:
         import ray
@@ -178,15 +200,14 @@ def on_ray(
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
+            ray.init(address=job.ray or None, log_to_driver=False, include_dashboard=False)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
+        count = job.workers or gpus or sum(bool(node["Alive"]) for node in ray.nodes())
         share = min(1.0, gpus / count)
         actor = ray.remote(
             num_cpus=1, num_gpus=share, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )(Worker)
-        shared = ray.put(job)
-        pool = ActorPool([actor.remote(shared) for _ in range(count)])
+        pool = ActorPool([actor.remote(job, models) for _ in range(count)])
         for rows in chunks:
             if not pool.has_free():
                 yield pool.get_next_unordered()
@@ -194,8 +215,7 @@ def on_ray(
         while pool.has_next():
             yield pool.get_next_unordered()
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise GlideError(f"a Ray worker failed: {shorten(cause, 500)}") from error
+        raise GlideError(f"a Ray worker failed: {shorten(error.cause, 500)}") from error
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise GlideError(f"Ray failed: {shorten(error, 500)}") from error
     finally:
@@ -208,48 +228,14 @@ def plan(rows: Iterable[Row], done: list[tuple[int, int]], size: int) -> Iterato
 
     Every run cuts at the same rows, and rows appended to a list begin a shard of their own.
     """
-    spans = iter(done)
-    span = next(spans, None)
-    chunk: list[Row] = []
-    for row in rows:
-        while span is not None and span[1] < row.number:
-            span = next(spans, None)
-        exists = span is not None and span[0] <= row.number
+    starts = [first for first, _ in done]
+    ends = list(accumulate((last for _, last in done), max))
+
+    def group(row: Row) -> tuple[int, bool]:
+        before = bisect(starts, row.number)  # how many shards begin at this row or before it
+        exists = before > 0 and row.number <= ends[before - 1]
+        return (row.number - 1) // size, exists
+
+    for (_, exists), chunk in groupby(rows, group):
         if not exists:
-            chunk.append(row)
-        if chunk and (exists or row.number % size == 0):
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _begin(job: Job, checked: CheckedList, folder: Folder) -> None:
-    """Write job.json, or hold the one of an earlier run against this job."""
-    before, settings = checked.before, json.loads(json.dumps({**job.settings, "format": job.kind}))
-    now = JobFile(rows=checked.rows, rows_sha256=checked.sha256, settings=settings)
-    if before is not None:
-        differs = [
-            f"{name}: {shorten(before.settings.get(name))}, now {shorten(settings.get(name))}"
-            for name in sorted({*before.settings, *settings})
-            if before.settings.get(name) != settings.get(name)
-        ]
-        if now.rows < before.rows:
-            differs.append(f"list: {before.rows} rows, now {now.rows}")
-        elif not checked.unchanged:
-            differs.append(f"list: one of the first {before.rows} rows has changed")
-        if differs:
-            raise GlideError(
-                f"{job.out} belongs to another job ({'; '.join(differs[:5])}). Rows can be "
-                "appended to a list; for other changes choose another folder.",
-                "out",
-            )
-    if before != now:
-        folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
-
-
-def _collect_failed(folder: Folder) -> None:
-    """Join what the shards recorded of failed rows into one file."""
-    parts = [name for name in folder.names() if name.endswith(f".{FAILED}")]
-    if parts:
-        folder.write(FAILED, b"".join(folder.read(name) for name in parts))
+            yield list(chunk)

@@ -1,31 +1,28 @@
 """Read a list of prompts: CSV, JSON lines, Parquet or plain text, one image per row.
 
 Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. A row
-holds the settings that it has of its own, by the names of the options of `glide generate`.
+holds the settings that it has of its own, by the names of the options of `glide generate`, whose
+values are read in the same way.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
+from glide_core import text_values
 from glide_core.data.tables import Row as TableRow
 from glide_core.data.tables import lines, open_file, read_table
 from glide_core.errors import GlideError, shorten
-from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
+from glide_core.names import TRAINED_STEPS
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
-MAX_COLUMNS = 100
-
-Value = str | int | float | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,74 +32,45 @@ class Row:
     number: int  # from 1
     prompt: str
     seed: int | None = None
-    settings: tuple[tuple[str, Value], ...] = ()  # sorted by name; "size" is ("base_size", (h, w))
+    settings: tuple[tuple[str, Any], ...] = ()  # sorted by name; "size" is ("base_size", (h, w))
 
 
-def _not_a_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-def _unicode(text: str) -> str:
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise GlideError(f"{shorten(ascii(value), 60)} is not a string")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:  # JSON can hold half a character
-        raise ValueError("expected Unicode text") from None
-    return text
-
-
-def _sampler(name: str) -> str:
-    if canonical_sampler(name) not in SAMPLERS:
-        raise ValueError(f"expected one of {', '.join(SAMPLERS)}")
-    return canonical_sampler(name)
+        raise GlideError(f"{shorten(ascii(value), 60)} is not Unicode text") from None
+    return value
 
 
 @lru_cache(maxsize=1024)
 def _respacing(text: str) -> str:
     from glide_core.diffusion.schedule import space_timesteps
 
-    plain = text.removesuffix(".0")  # a number in a column with gaps, as pandas writes it
-    space_timesteps(TRAINED_STEPS, plain)
-    return plain
+    space_timesteps(TRAINED_STEPS, text)
+    return text
 
 
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6})|\.0)?", text.strip().lower())
-    if found is None:
-        raise ValueError("expected a size such as 64 or 96x64")
-    return int(found[2] or found[1]), int(found[1])
-
-
-_Prompt = Annotated[str, AfterValidator(_unicode)]
-_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-_Steps = Annotated[int, BeforeValidator(_not_a_flag), Field(ge=1, le=TRAINED_STEPS)]
-_Number = Annotated[float, BeforeValidator(_not_a_flag), Field(allow_inf_nan=False)]
-
-
-class _Cells(BaseModel):
-    """What a row may hold. Text and numbers are both accepted, as a CSV has text only."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    prompt: _Prompt
-    seed: Annotated[int, BeforeValidator(_not_a_flag), Field(ge=0, lt=2**64)] | None = None
-    negative: _Prompt | None = None
-    steps: _Steps | None = None
-    respacing: Annotated[_Text, AfterValidator(_respacing)] | None = None
-    sampler: Annotated[str, AfterValidator(_sampler)] | None = None
-    eta: Annotated[_Number, Field(ge=0, le=1)] | None = None
-    cfg: _Number | None = None
-    clip_scale: _Number | None = None
-    size: Annotated[_Text, AfterValidator(_size)] | None = None
-    upsample_steps: _Steps | None = None
-    upsample_cfg: _Number | None = None
-    upsample_temperature: Annotated[_Number, Field(ge=0)] | None = None
-
-
-COLUMNS = tuple(_Cells.model_fields)
+COLUMNS: dict[str, Callable[[str], Any]] = {
+    "prompt": _text,
+    "seed": text_values.seed,
+    "negative": _text,
+    "steps": text_values.step_count,
+    "respacing": _respacing,
+    "sampler": text_values.sampler,
+    "eta": text_values.fraction,
+    "cfg": text_values.scale,
+    "clip_scale": text_values.number,
+    "size": text_values.size,
+    "upsample_steps": text_values.step_count,
+    "upsample_cfg": text_values.scale,
+    "upsample_temperature": text_values.temperature,
+}
 _ALIASES = {"guidance_scale": "cfg", "negative_prompt": "negative"}
 _OPTIONS = {"size": "base_size"}  # column: the option's name, where it is another
+_ZEROS = re.compile(r"\.0+$")  # of an integer in a column with gaps, as pandas writes it
 
 
 def read_rows(source: str | Path) -> Iterator[Row]:
@@ -119,7 +87,7 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     number = 0
     with open_file(str(source)) as file:
         header = partial(_columns, where="the header")
-        table = _text(file) if suffix == ".txt" else read_table(file, suffix, header)
+        table = _lines(file) if suffix == ".txt" else read_table(file, suffix, header)
         for number, (line, cells) in enumerate(table, 1):
             where = f"row {number} (line {line})" if line else f"row {number}"
             if isinstance(cells, str):
@@ -131,7 +99,7 @@ def read_rows(source: str | Path) -> Iterator[Row]:
         raise GlideError(f"{name} has no rows. Expected at least one prompt.")
 
 
-def _text(file: BufferedReader) -> Iterator[TableRow]:
+def _lines(file: BufferedReader) -> Iterator[TableRow]:
     for number, line in enumerate(lines(file), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, {"prompt": line.strip()}
@@ -141,18 +109,17 @@ def _columns(given: list[str], where: str) -> list[str]:
     """Check the names of columns and return them in their one spelling."""
     if not given:
         raise GlideError("the list is empty. Expected a header line such as 'prompt,seed'.")
-    if len(given) > MAX_COLUMNS:
-        raise GlideError(f"{where} has {len(given)} columns. Expected at most {MAX_COLUMNS}.")
     plain = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in given]
     names = [_ALIASES.get(name, name) for name in plain]
     if unknown := [name for name in names if name not in COLUMNS]:
         near = difflib.get_close_matches(unknown[0][:40], COLUMNS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(repr(shorten(ascii(name)[1:-1], 40)) for name in unknown[:5])
+        listed = ", ".join(shorten(ascii(name), 40) for name in unknown[:5])
         raise GlideError(
             f"{where} has unknown columns: {listed}.{hint} Expected some of: {', '.join(COLUMNS)}."
         )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if len(names) > len(set(names)):
+        twice = [name for name in COLUMNS if names.count(name) > 1]
         raise GlideError(f"{where} has {', '.join(twice)} twice. Expected each column once.")
     if "prompt" not in names:
         raise GlideError(f"{where} has no prompt. Expected a column 'prompt'.")
@@ -160,19 +127,20 @@ def _columns(given: list[str], where: str) -> list[str]:
 
 
 def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
-    try:
-        cells = {"prompt": "", **cells}  # a CSV row may leave out what is empty
-        found = {k: v for k, v in _Cells.model_validate(cells) if v is not None}
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise GlideError(
-            f"{where}, {first['loc'][0]}: {shorten(ascii(first['input']), 60)} is not possible: "
-            f"{shorten(first['msg'].removeprefix('Value error, '), 300)}"
-        ) from error
+    found: dict[str, Any] = {}
+    for column, value in cells.items():
+        if value is None and column != "prompt":
+            continue
+        read = COLUMNS[column]
+        try:
+            found[column] = read(value if read is _text else _ZEROS.sub("", str(value)))
+        except GlideError as error:
+            raise GlideError(f"{where}, {column}: {error}") from error
     if found.get("respacing") and "steps" in found:
         raise GlideError(f"{where} has steps and respacing. Expected one: respacing sets both.")
     if "steps" in found:
         found["respacing"] = ""  # or else the command's respacing would replace the row's steps
-    prompt, seed = found.pop("prompt"), found.pop("seed", None)
+    prompt = found.pop("prompt", "")  # a CSV's empty cells are left out
+    seed = found.pop("seed", None)
     settings = {_OPTIONS.get(name, name): value for name, value in found.items()}
     return Row(number, prompt, seed, tuple(sorted(settings.items())))

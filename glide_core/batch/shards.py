@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from glide_core.data.tables import open_file
 from glide_core.errors import GlideError, as_glide_error, is_out_of_memory, shorten
@@ -19,13 +19,12 @@ from glide_core.io import atomic_write, check_folder, encode_png, png_text
 from glide_core.request import GenerationRequest, batches
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from glide_core.pipeline import GlidePipeline
 
-Format = Literal["tar", "parquet"]  # names.SHARD_FORMATS
+FAILED = "failed.jsonl"
 _NAME = re.compile(r"shard-(\d{8,})-(\d{8,})\.(tar|parquet)")
 Numbered = tuple[int, GenerationRequest]  # a row's number, and what it asks for
+_Sample = tuple[int, bytes, dict[str, Any]]  # a row's number, its PNG and its metadata
 
 
 class Folder:
@@ -34,10 +33,10 @@ class Folder:
     fsspec reads and writes them; a file is complete or absent.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str) -> None:
         import fsspec
 
-        self.url = str(url).rstrip("/")
+        self.url = url.rstrip("/")
         self._local = "://" not in self.url
         if self._local:
             check_folder(Path(self.url))
@@ -78,7 +77,7 @@ class Result:
 
     number: int
     request: GenerationRequest
-    image: Image.Image | None = None
+    image: Any = None  # a PIL image
     error: str = ""
 
 
@@ -120,48 +119,38 @@ def finished(names: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def write_shard(
-    pipe: GlidePipeline,
-    rows: Sequence[Numbered],
-    folder: Folder,
-    kind: Format,
-    batch_size: int,
-    about: Mapping[str, Any],
-) -> tuple[str, int]:
-    """Generate rows and write their shard; returns its path and the number of failed rows.
+    results: Iterable[Result], folder: Folder, name: str, about: Mapping[str, Any]
+) -> int:
+    """Write results as a .tar or .parquet; returns the number of failed rows.
 
     about: what every image's metadata says besides its request. Failed rows are recorded before
     the shard gets its name.
     """
-
-    def encode(result: Result) -> tuple[int, bytes, dict[str, Any]]:
-        image = result.image
-        assert image is not None
-        said = {**result.request.metadata(), **about, "size": f"{image.width}x{image.height}"}
-        return result.number, encode_png(image, png_text(said)), {"row": result.number, **said}
-
-    requests = pipe.prepare([request for _, request in rows])
-    rows = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
-    encoded: list[Future[tuple[int, bytes, dict[str, Any]]]] = []
-    failed: list[Result] = []
+    encoded: list[Future[_Sample]] = []
+    failed: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as pool:  # encodes while the next batch is computed
-        for result in generate(pipe, rows, batch_size=batch_size):
+        for result in results:
             if result.image is not None:
-                encoded.append(pool.submit(encode, result))
+                encoded.append(pool.submit(_encode, result, about))
             else:
-                failed.append(result)
-    samples = sorted((one.result() for one in encoded), key=lambda sample: sample[0])
-    name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{kind}"
+                prompt = result.request.prompt
+                failed.append({"row": result.number, "prompt": prompt, "error": result.error})
     if failed:
-        lines = [
-            json.dumps({"row": r.number, "prompt": r.request.prompt, "error": r.error}) + "\n"
-            for r in sorted(failed, key=lambda result: result.number)
-        ]
-        folder.write(f"{name}.failed.jsonl", "".join(lines).encode())
-    folder.write(name, (_tar if kind == "tar" else _parquet)(samples))
-    return folder.path(name), len(failed)
+        failed.sort(key=lambda row: row["row"])
+        lines = "".join(json.dumps(row) + "\n" for row in failed)
+        folder.write(f"{name}.{FAILED}", lines.encode())
+    samples = sorted((one.result() for one in encoded), key=lambda sample: sample[0])
+    folder.write(name, _tar(samples) if name.endswith(".tar") else _parquet(samples))
+    return len(failed)
 
 
-def _tar(samples: Sequence[tuple[int, bytes, dict[str, Any]]]) -> bytes:
+def _encode(result: Result, about: Mapping[str, Any]) -> _Sample:
+    image = result.image
+    said = {**result.request.metadata(), **about, "size": f"{image.width}x{image.height}"}
+    return result.number, encode_png(image, png_text(said)), {"row": result.number, **said}
+
+
+def _tar(samples: Sequence[_Sample]) -> bytes:
     """webdataset's layout; no times or owners, so that equal images make equal files."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -174,7 +163,7 @@ def _tar(samples: Sequence[tuple[int, bytes, dict[str, Any]]]) -> bytes:
     return content.getvalue()
 
 
-def _parquet(samples: Sequence[tuple[int, bytes, dict[str, Any]]]) -> bytes:
+def _parquet(samples: Sequence[_Sample]) -> bytes:
     """One row per image; `image` as Hugging Face's datasets store it, `metadata` as JSON."""
     import pyarrow as pa
     from pyarrow import parquet

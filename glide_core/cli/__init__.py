@@ -1,4 +1,4 @@
-"""The `glide` command. Each subcommand is a module, imported when it is used."""
+"""The `glide` command. A subcommand's module is imported when it is used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from glide_core import __version__
 from glide_core.cli.options import HelpFormatter
 from glide_core.errors import GlideError, UsageError, is_out_of_memory, shorten
 
-COMMANDS = {  # name: (module, what it does)
-    "generate": ("glide_core.cli.generate", "generate images from a prompt"),
-    "upscale": ("glide_core.cli.upscale", "enlarge an image four times, with a prompt"),
-    "inpaint": ("glide_core.cli.inpaint", "replace the masked part of an image"),
-    "edit": ("glide_core.cli.edit", "change an image by a prompt (SDEdit)"),
+COMMANDS = {  # name: (module or module:function, what it does)
+    "generate": ("glide_core.cli.images:generate", "generate images from a prompt"),
+    "upscale": ("glide_core.cli.images:upscale", "enlarge an image four times, with a prompt"),
+    "inpaint": ("glide_core.cli.images:inpaint", "replace the masked part of an image"),
+    "edit": ("glide_core.cli.images:edit", "change an image by a prompt (SDEdit)"),
     "run": (
         "glide_pack.nodes.host.standalone.command",
         "run a ComfyUI workflow, here or on a server",
@@ -52,12 +52,15 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         description="GLIDE (Nichol et al. 2021): text to image, upsampling, inpainting, editing.",
         epilog="See `glide COMMAND --help`. Example: glide generate 'a fox on a blue background'",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"glide {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (module, line) in COMMANDS.items():
+    for name, (place, line) in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
         if name == command:
-            importlib.import_module(module).add_arguments(sub)
+            path, _, function = place.partition(":")
+            module = importlib.import_module(path)
+            getattr(module, f"add_{function or 'arguments'}")(sub)
+            sub.set_defaults(run=getattr(module, function or "run"))
     return parser
 
 
@@ -71,13 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong := [word[:-3] for word in given if re.fullmatch(r"--[a-z-]+=--", word)]:
         parser.error(f"argument {wrong[0]}: expected a value, not '--'")  # argparse gives []
     options = parser.parse_args(given)
-    if options.version:
-        print(f"glide {__version__}")
-        return 0
     if options.command is None:
         parser.print_help()
         return 2
-    module = importlib.import_module(COMMANDS[options.command][0])
     try:
         with _warnings_shown():
             if hasattr(options, "threads") and not getattr(options, "server", None):
@@ -86,43 +85,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from glide_core.devices import free_cores
 
                 torch.set_num_threads(options.threads or free_cores())
-            return int(module.run(options))
-    except UsageError as error:
-        print(f"glide: {error}\nSee `glide {options.command} --help`.", file=sys.stderr)
-        return 2
-    except GlideError as error:
-        print(f"glide: {with_option(error, options)}", file=sys.stderr)
-        return 1
+            return int(options.run(options))
     except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("glide: stopped.", file=sys.stderr)
-        return 130
-    except OSError as error:  # a full disk, a file removed meanwhile
+    except (GlideError, OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
+        message, status = _explain(error, options)
+        print(f"glide: {message}", file=sys.stderr)
+        return status
+
+
+def _explain(error: BaseException, options: argparse.Namespace) -> tuple[str, int]:
+    """The message and the exit status of an error; raises one that is a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped.", 130
+    if isinstance(error, UsageError):
+        return f"{error}\nSee `glide {options.command} --help`.", 2
+    if isinstance(error, GlideError):
+        end = "." if str(error).endswith(".") else ""
+        named = hasattr(options, error.setting)  # the parameter to change is an option
+        option = f" (--{error.setting.replace('_', '-')})" if named else ""
+        return f"{str(error).removesuffix('.')}{option}{end}", 1
+    if isinstance(error, OSError):  # a full disk, a file removed meanwhile
         where = f": {shorten(error.filename, 200)}" if error.filename else ""
-        print(f"glide: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        detail = f" ({shorten(error, 200)})" if str(error) else ""
-        print(
-            f"glide: out of memory{detail}. Use a smaller --batch or --size, or another --dtype or "
-            "--device.",
-            file=sys.stderr,
-        )
-        return 1
-
-
-def with_option(error: GlideError, options: argparse.Namespace) -> str:
-    """The message, with the option of the parameter to change where the command has one."""
-    message = str(error)
-    if not error.setting or not hasattr(options, error.setting):
-        return message
-    text = message.removesuffix(".")
-    end = message[len(text) :]
-    return f"{text} (--{error.setting.replace('_', '-')}){end}"
+        return f"{error.strerror or error}{where}", 1
+    if not is_out_of_memory(error):
+        raise error
+    detail = f" ({shorten(error, 200)})" if str(error) else ""
+    advice = "Use a smaller --batch or --size, or another --dtype or --device."
+    return f"out of memory{detail}. {advice}", 1
 
 
 @contextmanager
@@ -131,19 +122,16 @@ def _warnings_shown() -> Iterator[None]:
 
     Those of Pillow are hidden: a damaged TIFF gives one per tag.
     """
-    logger, pillow = logging.getLogger("glide"), logging.getLogger("PIL")
-    nothing = logging.NullHandler()
+    logger = logging.getLogger("glide")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("glide: %(message)s"))
-    propagate = logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False
-    pillow.addHandler(nothing)
+    logger.propagate = False  # a library may have given the root logger a handler
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
-        pillow.removeHandler(nothing)
         logger.removeHandler(handler)
-        logger.propagate = propagate
+        logger.propagate = True

@@ -9,68 +9,79 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glide_core import io
+from glide_core.names import PRESETS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from glide_core.components import Role
+    from glide_core.config import SamplerConfig
     from glide_core.pipeline import GlidePipeline
     from glide_core.request import GenerationRequest
     from glide_core.stages import PipelineInputs
 
 
 def load_pipeline(
-    arguments: argparse.Namespace, role: Role, second: str = "", *, guided: bool | None = None
+    arguments: argparse.Namespace, role: Role, second: str = "", guided: bool | None = None
 ) -> GlidePipeline:
     """A pipeline of --model as one role and, unless --no-upsample, of --upsampler as the second.
 
     LoRAs are merged into the first. guided: with the noisy CLIP; None: if --clip-scale is not 0.
     """
-    from glide_core import io
     from glide_core.pipeline import GlidePipeline
 
-    if arguments.out is not None:
+    if isinstance(arguments.out, Path):
         io.check_folder(arguments.out)
-    used: dict[Any, Any] = {role: arguments.model}
-    if second and not arguments.no_upsample:
-        used[second] = arguments.upsampler
-    if getattr(arguments, "clip_scale", 0) if guided is None else guided:
-        used["clip"] = arguments.clip or ["clip"]
+    used: Any = _model_names(arguments, role, second, guided)
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
     )
-    pipe.models.compiled = getattr(arguments, "compile", False)
+    pipe.models.compiled = arguments.compile
     for file, strength in getattr(arguments, "lora", None) or ():
         pipe.load_lora_weights(file, strength, component=role)
     pipe.components  # noqa: B018 - errors in any model come before the first step
     return pipe
 
 
-def request_of(arguments: argparse.Namespace, *, inpaint: bool = False) -> GenerationRequest:
-    """The request that the options describe, without seed; its prompt may be set later."""
+def sampling_of(arguments: argparse.Namespace, steps: int | None = None) -> SamplerConfig:
+    """The sampling options. steps: where neither --steps nor --preset is given."""
     from glide_core.config import SamplerConfig
-    from glide_core.request import GenerationRequest, default_sampler, upsample_settings
+    from glide_core.request import default_sampler
 
-    second = None
-    if not arguments.no_upsample:
-        second = upsample_settings(
-            arguments.upsample_steps,
-            arguments.upsample_cfg,
-            inpaint=inpaint,
-            temperature=arguments.upsample_temperature,
-        )
+    sampler = default_sampler(getattr(arguments, "clip_scale", 0.0))
+    if arguments.preset:
+        preset = PRESETS[arguments.preset]
+        steps = preset.steps
+        sampler = sampler if preset.sampler == "ddim" else preset.sampler
+    return SamplerConfig(
+        steps=arguments.steps or steps,
+        respacing=arguments.respacing,
+        sampler=arguments.sampler or sampler,
+        eta=arguments.eta,
+        guidance_scale=arguments.cfg,
+        clip_guided=getattr(arguments, "clip_guided", True),
+    )
+
+
+def request_of(
+    arguments: argparse.Namespace, *, inpaint: bool = False, steps: int | None = None
+) -> GenerationRequest:
+    """The request that the options describe, without seed. steps: as in `sampling_of`."""
+    from glide_core.request import GenerationRequest, upsample_settings
+
+    second = upsample_settings(
+        arguments.upsample_steps,
+        arguments.upsample_cfg,
+        inpaint=inpaint,
+        temperature=arguments.upsample_temperature,
+    )
     return GenerationRequest(
         prompt=arguments.prompt or "",
         negative_prompt=arguments.negative,
         size=getattr(arguments, "base_size", None),
-        base=SamplerConfig(
-            steps=arguments.steps,
-            respacing=arguments.respacing,
-            sampler=arguments.sampler or default_sampler(arguments.clip_scale),
-            eta=arguments.eta,
-            guidance_scale=arguments.cfg,
-            clip_guided=arguments.clip_guided,
-        ),
-        upsampler=second,
+        base=sampling_of(arguments, steps),
+        upsampler=None if arguments.no_upsample else second,
         clip_guidance_scale=arguments.clip_scale,
         clip_prompt=arguments.clip_prompt,
     )
@@ -84,7 +95,6 @@ def generate_and_write(
     finish: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> int:
     """Generate `-n` images, `--batch` at a time, write each PNG with its settings, print paths."""
-    from glide_core import io
     from glide_core.images import to_pil
     from glide_core.progress import step_bars
     from glide_core.request import batches, image_seeds
@@ -121,19 +131,27 @@ def model_metadata(arguments: argparse.Namespace) -> dict[str, Any]:
 def model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[dict[str, str]]]:
     """Names and hashes of the files of every model, by role, found without loading any."""
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.io import sha256_file
 
-    named = {"base": [arguments.model]}
-    if not getattr(arguments, "no_upsample", True):
-        named["upsampler"] = [arguments.upsampler]
-    if guided:
-        named["clip"] = arguments.clip or ["clip"]
+    second = "upsampler" if hasattr(arguments, "upsampler") else ""
     files = {
-        role: [{"file": path.name, "sha256": sha256_file(path)} for path in map(find_model, names)]
-        for role, names in named.items()
+        role: [{"file": p.name, "sha256": io.sha256_file(p)} for p in map(find_model, names)]
+        for role, names in _model_names(arguments, "base", second, guided).items()
     }
     for name, strength in getattr(arguments, "lora", None) or ():
         path = Path(os.path.expanduser(name))
-        own = {"file": path.name, "sha256": sha256_file(path), "strength": f"{strength:g}"}
+        own = {"file": path.name, "sha256": io.sha256_file(path), "strength": f"{strength:g}"}
         files.setdefault("lora", []).append(own)
     return files
+
+
+def _model_names(
+    arguments: argparse.Namespace, role: str, second: str, guided: bool | None
+) -> dict[str, list[str]]:
+    names = {role: [arguments.model]}
+    if second and not arguments.no_upsample:
+        names[second] = [arguments.upsampler]
+    if guided is None:
+        guided = getattr(arguments, "clip_scale", 0) != 0
+    if guided:
+        names["clip"] = arguments.clip or ["clip"]
+    return names

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeVar
 
-from glide_core.errors import shorten
-from glide_core.names import (
-    DTYPES,
-    MAX_SIDE,
-    PRESETS,
-    SAMPLERS,
-    TRAINED_STEPS,
-    canonical_sampler,
-)
+from glide_core import text_values
+from glide_core.errors import GlideError
+from glide_core.names import DTYPES, MAX_SIDE, PRESETS, SAMPLERS
+
+_T = TypeVar("_T")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -36,64 +32,32 @@ class HelpFormatter(argparse.HelpFormatter):
 # --- types of values ---
 
 
-def integer(low: int = 0, high: float = math.inf) -> Callable[[str], int]:
-    """A type of option: an integer from low to high."""
+def option_type(read: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A type for argparse, which shows the message of an ArgumentTypeError alone."""
 
-    def read(text: str) -> int:
-        wanted = f"{low} or more" if high == math.inf else f"{low} to {high:,}"
+    def checked(text: str) -> _T:
         try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{shorten(repr(text))} is not an integer: expected {wanted}"
-            ) from error
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: expected {wanted}")
-        return value
+            return read(text)
+        except GlideError as error:
+            raise ArgumentTypeError(str(error)) from error
 
-    return read
+    return checked
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    return option_type(text_values.integer(low, high))
 
 
 def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
-    """A type of option: a finite number from low to high."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(
-                f"{shorten(repr(text))} is not a number: expected one such as 3 or 2.5"
-            )
-        if not low <= value <= high:
-            wanted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: expected {wanted}")
-        return value
-
-    return read
+    return option_type(text_values.real(low, high))
 
 
 whole, positive = integer(0, 10**9), integer(1, 10**9)
-number, not_negative, fraction = real(), real(0), real(0, 1)
-scale, temperature = real(-1000, 1000), real(0, 10)
-seed, side_length = integer(0, 2**64 - 1), integer(0, MAX_SIDE)
-step_count = integer(1, TRAINED_STEPS)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Read WxH, or one number for a square, as (height, width)."""
-    width, _, height = text.lower().partition("x")
-    try:
-        found = int(height or width), int(width)
-    except ValueError:
-        found = 0, 0
-    if any(side % 8 or not 8 <= side <= MAX_SIDE for side in found):
-        raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is not a possible size: expected multiples of 8 from 8 to "
-            f"{MAX_SIDE}, such as 64 or 96x64"
-        )
-    return found
+not_negative, side_length = real(0), integer(0, MAX_SIDE)
+number, fraction = option_type(text_values.number), option_type(text_values.fraction)
+scale, temperature = option_type(text_values.scale), option_type(text_values.temperature)
+seed, step_count = option_type(text_values.seed), option_type(text_values.step_count)
+size, sampler = option_type(text_values.size), option_type(text_values.sampler)
 
 
 def lora(text: str) -> tuple[str, float]:
@@ -114,16 +78,7 @@ def folder_or_url(text: str) -> Path | str:
 # --- options ---
 
 
-class _Option(TypedDict, total=False):
-    type: Callable[[str], Any]
-    default: Any
-    metavar: str
-    help: str
-    action: str
-    choices: Sequence[str]
-    const: Any
-    dest: str
-
+_Option = dict[str, Any]  # what `add_argument` takes
 
 SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "-n": _Option(type=integer(1, 1_000_000), default=1, metavar="N", help="number of images"),
@@ -137,20 +92,6 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         type=seed, default=0, metavar="N", help="random seed; image i uses seed N + i"
     ),
     "--model": _Option(metavar="MODEL", help="a name of `glide models` or a file"),
-    "--upsampler": _Option(metavar="MODEL", help="a name of `glide models` or a file"),
-    "--lora": _Option(
-        action="append",
-        type=lora,
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
-        "several add up",
-    ),
-    "--max-pixels": _Option(
-        type=integer(1, 178_000_000),  # above it PIL refuses images
-        default=50_000_000,
-        metavar="N",
-        help="refuse larger input images before decoding them",
-    ),
     "--eta": _Option(type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1"),
     "--cfg": _Option(
         type=scale,
@@ -160,28 +101,10 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
     "--negative": _Option(
         default="", metavar="TEXT", help="negative prompt: what guidance moves away from"
     ),
-    "--clip-scale": _Option(
-        type=number,
-        default=0.0,
-        metavar="SCALE",
-        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
-        "(docs/clip_guidance.md)",
-    ),
     "--clip": _Option(
         action="append",
         metavar="MODEL",
         help="noisy CLIP, a name or a file; twice for OpenAI's two files (default: clip)",
-    ),
-    "--clip-prompt": _Option(
-        metavar="TEXT", help="what CLIP guides towards, if not towards the prompt"
-    ),
-    "--no-clip-guided": _Option(
-        action="store_const",
-        const=False,
-        dest="clip_guided",
-        default=True,
-        help="do not clip estimates of the image again after CLIP has moved them, as in OpenAI's "
-        "code: with samplers other than ddpm this oversaturates",
     ),
     "--temperature": _Option(
         type=temperature,
@@ -243,11 +166,17 @@ def add_generation(
     add(parser, "-n", "--batch", "--seed")
     add(parser, "--model", default=model)
     if upsampler:
-        add(parser, "--lora")
+        parser.add_argument(
+            "--lora",
+            action="append",
+            type=lora,
+            metavar="FILE[:STRENGTH]",
+            help="a LoRA of `glide train --lora` for the first stage, at a strength (default: 1); "
+            "several add up",
+        )
     add_sampling(parser, steps=steps, cfg=cfg)
     if upsampler:
-        guidance = parser.add_argument_group("CLIP guidance")
-        add(guidance, "--clip-scale", "--clip-prompt", "--clip", "--no-clip-guided")
+        _add_clip_guidance(parser.add_argument_group("CLIP guidance"))
         _add_upsampling(parser.add_argument_group("upsampling"), upsampler)
     add_output(parser, out)
     add_device(parser)
@@ -256,42 +185,66 @@ def add_generation(
 def add_sampling(
     parser: argparse.ArgumentParser, *, steps: int | None = None, cfg: float | None = None
 ) -> None:
-    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative."""
+    """--preset, --steps, --respacing, --sampler, --eta, --cfg, --negative.
+
+    steps: what the command uses where neither --steps nor --preset is given.
+    """
     group = parser.add_argument_group("sampling")
+    presets = ", ".join(
+        f"{name} ({p.steps}{'' if p.sampler == 'ddim' else f' of {p.sampler}'})"
+        for name, p in PRESETS.items()
+    )
     group.add_argument(
         "--preset",
-        action=_Preset,
         choices=PRESETS,
-        default=argparse.SUPPRESS,
-        help="steps and sampler in one word: "
-        + ", ".join(f"{name} ({p.steps}{_other(p.sampler)})" for name, p in PRESETS.items())
-        + "; --steps, --respacing and --sampler take precedence",
+        help=f"steps and sampler in one word: {presets}; --steps, --respacing and --sampler take "
+        "precedence",
     )
-    explicit = partial(group.add_argument, action=_Explicit)
-    default = "the model's own, else 30, of an upsampler 27" if steps is None else f"{steps}"
+    default = steps or "the model's own, else 30, of an upsampler 27"
     text = f"steps of the schedule (default: {default})"
-    explicit("--steps", type=step_count, default=steps, metavar="N", help=text)
-    explicit(
+    group.add_argument("--steps", type=step_count, metavar="N", help=text)
+    group.add_argument(
         "--respacing",
         default="",
         metavar="SPEC",
         help="the paper's timestep respacing instead of --steps: 100, ddim50, fast27, 10,10,3,2,2",
     )
-    explicit(
+    group.add_argument(
         "--sampler",
-        type=canonical_sampler,
-        choices=tuple(SAMPLERS),
+        type=sampler,
         metavar="NAME",
-        help=f"one of {', '.join(SAMPLERS)} (default: the model's "
-        "own, else ddim; with --clip-scale ddpm, as in the paper)",
+        help=f"one of {', '.join(SAMPLERS)} (default: the model's own, else ddim; with "
+        "--clip-scale ddpm, as in the paper)",
     )
     add(group, "--eta")
     add(group, "--cfg", default=cfg)
     add(group, "--negative")
 
 
+def _add_clip_guidance(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--clip-scale",
+        type=number,
+        default=0.0,
+        metavar="SCALE",
+        help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
+        "(docs/clip_guidance.md)",
+    )
+    text = "what CLIP guides towards, if not towards the prompt"
+    group.add_argument("--clip-prompt", metavar="TEXT", help=text)
+    add(group, "--clip")
+    group.add_argument(
+        "--no-clip-guided",
+        action="store_false",
+        dest="clip_guided",
+        help="do not clip estimates of the image again after CLIP has moved them, as in OpenAI's "
+        "code: with samplers other than ddpm this oversaturates",
+    )
+
+
 def _add_upsampling(group: argparse._ActionsContainer, model: str) -> None:
-    add(group, "--upsampler", default=model)
+    text = "a name of `glide models` or a file"
+    group.add_argument("--upsampler", default=model, metavar="MODEL", help=text)
     group.add_argument("--no-upsample", action="store_true", help="stop after the first stage")
     group.add_argument(
         "--upsample-steps",
@@ -315,30 +268,3 @@ def add_device(parser: argparse.ArgumentParser, *, compiled: bool = True) -> Non
     """compiled: with --compile, for commands whose models are in a pipeline."""
     names = ("--device", "--dtype", "--threads") + (("--compile",) if compiled else ())
     add(parser.add_argument_group("device"), *names)
-
-
-def _other(sampler: str) -> str:
-    return "" if sampler == "ddim" else f" of {sampler}"
-
-
-class _Explicit(argparse.Action):
-    """Stores an option, and that it was given, so that no preset changes it."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        setattr(namespace, self.dest, values)
-        namespace.explicit = {*getattr(namespace, "explicit", ()), self.dest}
-
-
-class _Preset(argparse.Action):
-    """Sets what the preset stands for, except options that are given before or after it.
-
-    The default sampler is left to `default_sampler`, which depends on CLIP guidance.
-    """
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        preset, explicit = PRESETS[values], getattr(namespace, "explicit", ())
-        sampler = None if preset.sampler == "ddim" else preset.sampler
-        if "steps" not in explicit and "respacing" not in explicit:
-            namespace.steps = preset.steps
-        if "sampler" not in explicit:
-            namespace.sampler = sampler

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ import pytest
 import requests
 from batch.lists import MODELS, images, members, pixels, prompts, rows_of, samples, words
 
-from glide_core.batch.job import Done, Job
+from glide_core.batch.job import Done, Worker
 from glide_core.batch.rows import read_rows
 from glide_core.batch.shards import Numbered
 from glide_core.cli import main
-from glide_core.pipeline import GlidePipeline
 
 OBJECTS = "s3://batch-tests/job"
 
@@ -122,16 +120,15 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tiny_models: Path) -> Iterator[Any]
     ray.shutdown()
 
 
-@dataclass(frozen=True)
-class Killed(Job):
-    """A job whose worker is killed once, at the shard that begins with row 7."""
+class Killed(Worker):
+    """A worker that is killed once, at the shard that begins with row 7."""
 
-    def write(self, pipe: GlidePipeline, rows: list[Numbered]) -> Done:
-        mark = Path(self.out) / "killed"
+    def write(self, rows: list[Numbered]) -> Done:
+        mark = Path(self.job.out) / "killed"
         if rows[0][0] == 7 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().write(pipe, rows)
+        return super().write(rows)
 
 
 @pytest.mark.slow
@@ -141,7 +138,7 @@ def test_two_workers_generate_the_same_images_although_one_is_killed(
     cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     table = prompts(tmp_path, 12)
     with monkeypatch.context() as patch:
-        patch.setattr("glide_core.batch.job.Job", Killed)
+        patch.setattr("glide_core.batch.job.Worker", Killed)
         more = ["--shard-size", 2, "--ray", "--workers", 2]
         assert main(words(table, out / "ray", *more)) == 0
     assert (out / "ray" / "killed").exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from glide_core.batch import rows as module
 from glide_core.batch.rows import COLUMNS, Row, read_rows
-from glide_core.cli import generate
+from glide_core.cli.images import add_generate, request_of_row
 from glide_core.data.tables import read_table
 from glide_core.errors import GlideError
 
@@ -42,10 +42,10 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
 
 def test_a_row_without_a_seed_has_the_commands_plus_the_rows_before_it(tmp_path: Path) -> None:
     parser = ArgumentParser()
-    generate.add_arguments(parser)
+    add_generate(parser)
     command = parser.parse_args(["--seed", "40", "--respacing", "fast27"])
-    requests = generate._Requests(command)
-    found = [requests(row) for row in rows_of(tmp_path, "prompt,steps,seed\na,,\nb,10,3\nc,,\n")]
+    rows = rows_of(tmp_path, "prompt,steps,seed\na,,\nb,10,3\nc,,\n")
+    found = [request_of_row(command, row) for row in rows]
     assert [request.seed for request in found] == [40, 3, 42]
     # a row's steps replace the command's respacing
     assert [r.base.respacing for r in found if r.base] == ["fast27", "", "fast27"]
@@ -53,25 +53,26 @@ def test_a_row_without_a_seed_has_the_commands_plus_the_rows_before_it(tmp_path:
 
 def test_the_commands_seed_wraps_around_like_that_of_several_images(tmp_path: Path) -> None:
     parser = ArgumentParser()
-    generate.add_arguments(parser)
-    requests = generate._Requests(parser.parse_args(["--seed", str(2**64 - 1)]))
-    found = [requests(row) for row in rows_of(tmp_path, f"prompt,seed\na,\nb,\nc,{2**64 - 1}\n")]
+    add_generate(parser)
+    command = parser.parse_args(["--seed", str(2**64 - 1)])
+    rows = rows_of(tmp_path, f"prompt,seed\na,\nb,\nc,{2**64 - 1}\n")
+    found = [request_of_row(command, row) for row in rows]
     assert [request.seed for request in found] == [2**64 - 1, 0, 2**64 - 1]
 
 
 def test_the_default_sampler_follows_a_rows_clip_guidance(tmp_path: Path) -> None:
     parser = ArgumentParser()
-    generate.add_arguments(parser)
+    add_generate(parser)
     for given_sampler in ([], ["--sampler", "plms"]):
-        requests = generate._Requests(parser.parse_args(given_sampler))
+        command = parser.parse_args(given_sampler)
         single = [
-            generate._Requests(parser.parse_args([*given_sampler, "--clip-scale", scale]))
-            for scale in ("0", "2")
+            parser.parse_args([*given_sampler, "--clip-scale", scale]) for scale in ("0", "2")
         ]
         found = rows_of(tmp_path, "prompt,clip_scale\na,0\na,2\n")
         plain = Row(1, "a")
-        for row, command in zip(found, single, strict=True):
-            assert requests(row).base == command(plain).base
+        for row, own in zip(found, single, strict=True):
+            base = request_of_row(command, row).base
+            assert base == request_of_row(own, plain).base
 
 
 def test_a_text_file_has_a_prompt_per_line(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ SEVENTEEN = "prompt,steps\n" + "a,5\n" * 16
         (
             SEVENTEEN + "a,0\n",
             "list.csv",
-            ["row 17 (line 18)", "steps", "greater than or equal to 1"],
+            ["row 17 (line 18)", "steps", "1 to 1,000"],
         ),
-        ("prompt,seed\na,-1\n", "list.csv", ["row 1", "seed", "greater than or equal to 0"]),
+        ("prompt,seed\na,-1\n", "list.csv", ["row 1", "seed", "0 to 18,446,"]),
         ("prompt,cfg\na,nan\n", "list.csv", ["row 1", "cfg"]),
         ("prompt,size\na,6x\n", "list.csv", ["row 1", "size", "96x64"]),
         ("prompt,sampler\na,magic\n", "list.csv", ["row 1", "sampler", "ddim"]),
@@ -138,7 +139,7 @@ SEVENTEEN = "prompt,steps\n" + "a,5\n" * 16
         ('{"seed": 1}\n', "list.jsonl", ["row 1", "no prompt"]),
         ('{"prompt": null}\n', "list.jsonl", ["row 1", "prompt", "string"]),
         ('{"prompt": 7}\n', "list.jsonl", ["row 1", "prompt", "string"]),
-        ('{"prompt": "a", "steps": true}\n', "list.jsonl", ["row 1", "steps", "number"]),
+        ('{"prompt": "a", "steps": true}\n', "list.jsonl", ["row 1", "steps", "integer"]),
         ('{"prompt": "a", "size": [64, 64]}\n', "list.jsonl", ["row 1", "size"]),
         ('{"prompt": "a\\ud800"}\n', "list.jsonl", ["row 1", "prompt", "Unicode"]),
     ],
@@ -165,8 +166,8 @@ def test_a_list_that_is_missing_or_not_a_file_is_named(tmp_path: Path) -> None:
     ("text", "name", "words"),
     [
         ("prompt" + ",x" * 1_000_000, "list.csv", "line 1 is longer than"),
-        ("prompt" + ",x" * 100_000, "list.csv", "100001 columns"),
-        (json.dumps({f"c{i}": 1 for i in range(50_000)}), "list.jsonl", "50000 columns"),
+        ("prompt" + ",x" * 100_000, "list.csv", "unknown columns"),
+        (json.dumps({f"c{i}": 1 for i in range(50_000)}), "list.jsonl", "unknown columns"),
         (json.dumps({"x" * 500_000: 1, "prompt": ""}), "list.jsonl", "unknown columns"),
         ("prompt,cfg\na," + "9" * 100_000, "list.csv", "cfg"),
         ("prompt,steps\na," + "9" * 100_000, "list.csv", "steps"),
@@ -229,7 +230,7 @@ def test_any_bytes_are_a_list_or_refused(content: bytes) -> None:
 def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> None:
     """A new option of the command must be considered here too."""
     parser = ArgumentParser()
-    generate.add_arguments(parser)
+    add_generate(parser)
     columns = {module._OPTIONS.get(name, name) for name in COLUMNS}
     job_wide = {
         "model",
@@ -241,6 +242,7 @@ def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> No
         "lora",
         "clip_guided",
         "clip_prompt",
+        "preset",
     }
     lists = {"prompts", "shard_size", "format", "ray", "workers"}
     no_matter = {"out", "quiet", "device", "batch", "n", "threads"}

@@ -18,8 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from glide_core import io
-from glide_core.cli import COMMANDS, main
-from glide_core.cli import generate as cli_generate
+from glide_core.cli import COMMANDS, images, main
 from glide_core.errors import GlideError
 
 TWO_STAGES = ["--model", "tiny_base.safetensors", "--upsampler", "tiny_upsampler.safetensors"]
@@ -344,12 +343,10 @@ def test_clip_guidance_uses_the_papers_sampler_by_default(out: Path) -> None:
 def test_lack_of_memory_or_disk_space_is_a_one_line_error(
     error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from glide_core.cli import generate
-
     def fail(arguments: Any) -> int:
         raise error
 
-    monkeypatch.setattr(generate, "run", fail)
+    monkeypatch.setattr(images, "generate", fail)
     assert glide("generate", "x") == 1
     said = capsys.readouterr().err
     assert expected in said and len(said.splitlines()) == 1
@@ -437,7 +434,7 @@ def test_a_library_error_is_shown_with_the_option_that_it_is_about(
     def run(arguments: object) -> int:
         raise GlideError(message, setting)
 
-    monkeypatch.setattr(cli_generate, "run", run)
+    monkeypatch.setattr(images, "generate", run)
     assert main(["generate", "x"]) == 1
     assert capsys.readouterr().err == f"glide: {shown}\n"
 

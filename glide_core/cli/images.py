@@ -1,0 +1,252 @@
+"""`glide generate`, `upscale`, `inpaint` and `edit`: the commands that generate images."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glide_core.cli import common, options
+from glide_core.errors import UsageError, shorten
+from glide_core.names import SHARD_FORMATS
+
+if TYPE_CHECKING:
+    from glide_core.batch.rows import Row
+    from glide_core.request import GenerationRequest
+
+EDIT_STEPS = 50
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Generate images of a prompt: 64x64 first, then 256x256. The models that come with the "
+        "package know 260 emoji subjects on named backgrounds: 'a fox on a blue "
+        "background'. With --prompts, generate a whole list of prompts, on one machine or with Ray "
+        "on many; the same command resumes after an interruption (docs/batch.md)."
+    )
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="what the image shows; '' for any image"
+    )
+    parser.add_argument(
+        "--size",
+        dest="base_size",
+        type=options.size,
+        metavar="WxH",
+        help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
+    )
+    group = parser.add_argument_group("a list of prompts (docs/batch.md)")
+    group.add_argument(
+        "--prompts",
+        metavar="LIST",
+        help="a .csv, .jsonl, .parquet or .txt file or URL with one image per row: prompt, seed, "
+        "and any of the settings below; what a row leaves out is as the options say. Writes shards "
+        "into --out, a folder or a URL such as s3://bucket/folder",
+    )
+    count = partial(group.add_argument, type=options.positive, metavar="N")
+    count("--shard-size", help="rows per shard (default: 64)")
+    group.add_argument(
+        "--format",
+        choices=SHARD_FORMATS,
+        help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="generate on a Ray cluster: auto, ray://HOST:10001; without an address on the GPUs of "
+        "this machine",
+    )
+    count(
+        "--workers",
+        help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
+    )
+    options.add_generation(parser, "base", upsampler="upsampler", out=options.folder_or_url)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Generate images of a prompt, or of a list of prompts."""
+    _check(arguments)
+    if arguments.prompts is not None:
+        return _generate_list(arguments)
+    pipe = common.load_pipeline(arguments, "base", "upsampler")
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments)
+
+
+def _generate_list(arguments: argparse.Namespace) -> int:
+    from glide_core.batch.job import Job, run_job
+    from glide_core.devices import pick_device, pick_dtype
+
+    dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
+    shared = common.request_of(arguments).metadata()
+    del shared["prompt"]
+    job = Job(
+        source=arguments.prompts,
+        out=str(arguments.out),
+        make_request=partial(request_of_row, arguments),
+        load=partial(common.load_pipeline, arguments, "base", "upsampler"),
+        model_files=partial(common.model_files, arguments),
+        settings={**shared, "seed": arguments.seed, "dtype": dtype},
+        about={**common.model_metadata(arguments), "dtype": dtype},
+        kind=arguments.format or "tar",
+        shard_size=arguments.shard_size or 64,
+        batch_size=arguments.batch,
+        ray=arguments.ray,
+        workers=arguments.workers or 0,
+    )
+    failed = 0
+    for shard in run_job(job, quiet=arguments.quiet):
+        print(shard.path, flush=True)
+        failed += shard.failed
+    return 1 if failed else 0
+
+
+def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest:
+    """What a row asks for, with the command's options where it says nothing."""
+    from glide_core.request import image_seed
+
+    own = {**vars(arguments), **dict(row.settings), "prompt": row.prompt}
+    seed = row.seed
+    if seed is None:  # the command's seed plus the rows before this one, as -n counts
+        seed = image_seed(arguments.seed, row.number - 1)
+    return replace(common.request_of(argparse.Namespace(**own)), seed=seed)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.prompts is None:
+        if arguments.prompt is None:
+            raise UsageError("the prompt is missing. Expected PROMPT, or --prompts LIST.")
+        for name in ("shard_size", "format", "ray", "workers"):
+            if getattr(arguments, name) is not None:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is for a list of prompts. Expected --prompts LIST.")
+        if isinstance(arguments.out, str):
+            raise UsageError(f"--out {shorten(arguments.out)} is a URL. Expected a folder.")
+    elif arguments.prompt is not None:
+        raise UsageError(f"prompts were given twice: {shorten(arguments.prompt)!r} and --prompts.")
+    elif arguments.n != 1:
+        raise UsageError(f"-n {arguments.n} is for a single prompt. Repeat rows of the list.")
+    elif arguments.workers is not None and arguments.ray is None:
+        raise UsageError("--workers is for Ray. Expected --ray.")
+
+
+def add_upscale(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Enlarge an image four times with GLIDE's upsampler, which reads the prompt too. It was "
+        "trained on 64x64 images: any other is first resized so that its shorter side is 64."
+    )
+    _add_inputs(parser, "what the image shows")
+    parser.add_argument(
+        "--low-size",
+        type=options.side_length,
+        default=64,
+        metavar="N",
+        help="pixels of the shorter side before enlarging; 0 keeps the image's size",
+    )
+    options.add(parser, "--temperature")
+    options.add_generation(parser, "upsampler", cfg=1.0)
+
+
+def upscale(arguments: argparse.Namespace) -> int:
+    """Enlarge an image four times."""
+    from glide_core.images import fit, read_image
+    from glide_core.request import GenerationRequest
+    from glide_core.stages import StageInputs
+
+    low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
+    pipe = common.load_pipeline(arguments, "upsampler")
+    request = GenerationRequest(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative,
+        base=None,
+        upsampler=replace(common.sampling_of(arguments), temperature=arguments.temperature),
+    )
+    inputs = (StageInputs(), StageInputs(low_res=low_res))
+    return common.generate_and_write(pipe, request, arguments, inputs)
+
+
+def add_inpaint(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Replace the image where the mask is white (or, in a mask with transparency, where it "
+        "is transparent). The image may have any size: a square around the mask is inpainted "
+        "and stitched back, and nothing outside the mask changes."
+    )
+    mask = "of the image's size; white is inpainted"
+    _add_inputs(parser, "what the whole image should show", mask)
+    parser.add_argument(
+        "--context",
+        type=options.not_negative,
+        default=0.5,
+        metavar="PART",
+        help="surroundings that the model sees, as a part of the mask's extent",
+    )
+    parser.add_argument(
+        "--feather",
+        type=options.side_length,
+        default=8,
+        metavar="PIXELS",
+        help="pixels inside the mask over which the old image fades into the new one",
+    )
+    options.add_generation(parser, "inpaint", upsampler="upsampler-inpaint")
+
+
+def inpaint(arguments: argparse.Namespace) -> int:
+    """Replace the masked part of an image of any size by a prompt."""
+    from glide_core.images import read_image, read_mask
+    from glide_core.stages import inpaint_inputs
+
+    image = read_image(arguments.image, arguments.max_pixels)
+    mask = read_mask(arguments.mask, arguments.max_pixels)
+    pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
+    request = common.request_of(arguments, inpaint=True)
+    upsample, context = not arguments.no_upsample, arguments.context
+    inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
+    return common.generate_and_write(
+        pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
+    )
+
+
+def add_edit(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Change an image or a sketch by a prompt: noise is added up to --strength, and the "
+        "model removes it again."
+    )
+    _add_inputs(parser, "what the image should show")
+    share = partial(parser.add_argument, type=options.fraction, metavar="S")
+    layout = "0 keeps the image, 1 ignores it, 0.5 to 0.8 keeps its layout"
+    share("--strength", default=0.6, help=layout)
+    detail = "1 takes no detail from the original at 256x256"
+    share("--upsample-strength", default=1.0, help=detail)
+    options.add_generation(parser, "base", steps=EDIT_STEPS, upsampler="upsampler")
+
+
+def edit(arguments: argparse.Namespace) -> int:
+    """Change an image by a prompt (SDEdit, Meng et al. 2021)."""
+    from glide_core.images import read_image
+    from glide_core.stages import edit_inputs
+
+    original = read_image(arguments.image, arguments.max_pixels)
+    pipe = common.load_pipeline(arguments, "base", "upsampler")
+    request = replace(
+        common.request_of(arguments, steps=EDIT_STEPS),
+        strength=arguments.strength,
+        upsample_strength=arguments.upsample_strength,
+    )
+    inputs = edit_inputs(pipe.models, original, not arguments.no_upsample)
+    return common.generate_and_write(pipe, request, arguments, inputs)
+
+
+def _add_inputs(parser: argparse.ArgumentParser, prompt: str, mask: str = "") -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    if mask:
+        parser.add_argument("mask", type=Path, metavar="MASK", help=mask)
+    parser.add_argument("prompt", metavar="PROMPT", help=prompt)
+    parser.add_argument(
+        "--max-pixels",
+        type=options.integer(1, 178_000_000),  # above it PIL refuses images
+        default=50_000_000,
+        metavar="N",
+        help="refuse larger input images before decoding them",
+    )
