@@ -155,6 +155,13 @@ def unique_path(base: Path, suffix: str) -> Path:
             number += 1
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, with `~` for their folder."""
+    if not isinstance(path, (str, Path)):
+        raise GlideError(f"a path is {shorten(repr(path))}: expected a text or a Path")
+    return Path(os.path.expanduser(path))
+
+
 def check_new(path: Path) -> None:
     """Raise GlideError for a file that exists: nothing is overwritten unasked."""
     if os.path.lexists(path):

@@ -6,7 +6,6 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +23,8 @@ from glide_core.components import (
     find_components,
     stage_roles,
 )
-from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
-from glide_core.fields import short
 from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
 from glide_core.prompt_check import warn_about
@@ -68,21 +65,11 @@ class GlidePipelineOutput:
         return [request.seed for request in self.requests]
 
 
-def _path(given: str | Path) -> Path:
-    if not isinstance(given, (str, Path)):
-        raise GlideError(f"a path is {short(given)}: expected a text or a Path")
-    return Path(os.path.expanduser(given))
-
-
 class _Interrupted(Exception):
-    """Leaves the sampler after `GlidePipeline.interrupt`."""
-
-    def __init__(self, x0: Tensor) -> None:
-        super().__init__()
-        self.x0 = x0
+    """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
 
 
-class GlidePipeline:
+class GlidePipeline(Components):
     """GLIDE's models with one method per task. Construct it with `from_pretrained`.
 
     Methods return a `GlidePipelineOutput`. Images are reproducible one by one: image i of a batch
@@ -102,11 +89,8 @@ class GlidePipeline:
     ) -> None:
         """Each model is a loaded one, a file or a name; see `from_pretrained`."""
         given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
-        self.models = Components(
-            {role: source for role, source in given if source is not None},
-            device=device,
-            dtype=torch_dtype,
-        )
+        sources = {role: source for role, source in given if source is not None}
+        super().__init__(sources, device=device, dtype=torch_dtype)
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -137,9 +121,9 @@ class GlidePipeline:
         found: Any = {**find_components(source or []), **chosen}
         pipe = cls(torch_dtype=torch_dtype, device=device, **found)
         named = isinstance(source, str) and source in ("bundled", "openai")
-        roles: Sequence[Role] = ("base", *chosen) if named else tuple(pipe.models.files)
+        roles: Sequence[Role] = ("base", *chosen) if named else tuple(pipe.files)
         for role in roles:
-            pipe.models.paths(role)  # reports missing files now, not at first use
+            pipe.paths(role)  # reports missing files now, not at first use
         return pipe
 
     def __call__(
@@ -219,7 +203,7 @@ class GlidePipeline:
         )
         request = own.request()
         if height is not None or width is not None:
-            side = self.models.model("base").config.unet.image_size
+            side = self.model("base").config.unet.image_size
             request = replace(request, size=first_size(side, height, width, own.upsample))
         return self._run(own, own.each(request, prompt))
 
@@ -272,7 +256,7 @@ class GlidePipeline:
         """
         own = CallOptions(**options)
         request = replace(own.request(), strength=strength, upsample_strength=upsample_strength)
-        inputs = edit_inputs(self.models, read_image(image), own.upsample)
+        inputs = edit_inputs(self, read_image(image), own.upsample)
         return self._run(own, own.each(request, prompt), inputs)
 
     def inpaint(
@@ -293,7 +277,7 @@ class GlidePipeline:
         """
         own = CallOptions(**options)
         inputs, stitched = inpaint_inputs(
-            self.models, read_image(image), read_mask(mask), own.upsample, context
+            self, read_image(image), read_mask(mask), own.upsample, context
         )
         requests = own.each(own.request(inpaint=True), prompt)
         return self._run(own, requests, inputs, lambda new: stitched(new, feather))
@@ -305,7 +289,7 @@ class GlidePipeline:
         callback: StageCallback | None = None,
     ) -> Tensor:
         """Run requests of one batch: [B, 3, H, W] in [-1, 1]. See `glide_core.stages.generate`."""
-        return generate(self.models, requests, inputs, callback)
+        return generate(self, requests, inputs, callback)
 
     def prepare(
         self, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
@@ -320,9 +304,9 @@ class GlidePipeline:
             for stage, role in zip(("base", "upsampler"), roles, strict=True)
             if getattr(requests[0], stage) is not None
         }
-        configs = {stage: self.models.model(role).config for stage, role in used.items()}
+        configs = {stage: self.model(role).config for stage, role in used.items()}
         first = next(iter(used))
-        warn_about(requests, configs[first], self.models.metadata(used[first]))
+        warn_about(requests, configs[first], self.metadata(used[first]))
         return [
             replace(r, **{stage: getattr(r, stage).for_model(c) for stage, c in configs.items()})
             for r in requests
@@ -331,57 +315,6 @@ class GlidePipeline:
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""
         self._interrupt = True
-
-    # --- models ---
-
-    @property
-    def components(self) -> dict[str, Model]:
-        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
-        return {role: self.models.get(role) for role in ROLES if role in self.models}
-
-    @property
-    def device(self) -> torch.device:
-        """The device that computes."""
-        return self.models.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.models.dtype
-
-    def to(
-        self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
-    ) -> GlidePipeline:
-        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline."""
-        device = None
-        for each in where:
-            if isinstance(each, torch.dtype):
-                dtype = each
-            else:
-                device = pick_device(each)
-        self.models.to(device, dtype)
-        return self
-
-    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
-        """Keep models in CPU memory and each on `device` only while it runs."""
-        self.models.offload(pick_device(device))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self.models.save(_path(folder))
-
-    def load_lora_weights(
-        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
-    ) -> None:
-        """Merge a LoRA's file into a model; several add up."""
-        if component not in ROLES[:-1]:
-            raise GlideError(
-                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
-            )
-        self.models.add_lora(component, _path(path), strength)
-
-    def unload_lora_weights(self) -> None:
-        """Restore the weights from before `load_lora_weights`, bit for bit."""
-        self.models.remove_loras()
 
     def set_progress_bar_config(self, **tqdm_options: Any) -> None:
         """Options for tqdm, such as disable=True."""
@@ -404,7 +337,7 @@ class GlidePipeline:
                     step = self._step(bar, options.callback_on_step_end)
                     done.append(finish(self.generate(batch, inputs, step)))
             except _Interrupted as interrupted:
-                unfinished = finish(interrupted.x0.clamp(-1, 1))
+                unfinished = finish(interrupted.args[0].clamp(-1, 1))
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
                 done.append(unfinished)

@@ -38,7 +38,7 @@ def load_pipeline(
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
     )
-    pipe.models.compiled = getattr(arguments, "compile", False)
+    pipe.compiled = getattr(arguments, "compile", False)
     for file, strength in getattr(arguments, "lora", None) or ():
         pipe.load_lora_weights(file, strength, component=role)
     pipe.components  # noqa: B018 - errors in any model come before the first step

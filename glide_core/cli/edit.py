@@ -39,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
         strength=arguments.strength,
         upsample_strength=arguments.upsample_strength,
     )
-    inputs = edit_inputs(pipe.models, original, not arguments.no_upsample)
+    inputs = edit_inputs(pipe, original, not arguments.no_upsample)
     return common.generate_and_write(pipe, request, arguments, inputs)

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
     request = common.request_of(arguments, inpaint=True)
     upsample, context = not arguments.no_upsample, arguments.context
-    inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
+    inputs, stitched = inpaint_inputs(pipe, image, mask, upsample, context)
     return common.generate_and_write(
         pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
     )
