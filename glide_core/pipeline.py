@@ -7,7 +7,7 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,26 +181,8 @@ class GlidePipeline(Components):
             of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.
         batch_size: images computed at once (default: all); does not change them.
         """
-        own = CallOptions(
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            seed=seed,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            clip_guidance_scale=clip_guidance_scale,
-            clip_prompt=clip_prompt,
-            clip_guided=clip_guided,
-            sampler=sampler,
-            respacing=respacing,
-            eta=eta,
-            upsample=upsample,
-            upsample_steps=upsample_steps,
-            upsample_guidance_scale=upsample_guidance_scale,
-            batch_size=batch_size,
-        )
+        given = locals()
+        own = CallOptions(**{option.name: given[option.name] for option in fields(CallOptions)})
         request = own.request()
         if height is not None or width is not None:
             side = self.model("base").config.unet.image_size
@@ -223,21 +205,16 @@ class GlidePipeline(Components):
         its size (cut to multiples of 8). Further options as in `__call__`.
         """
         own = CallOptions(**options)
-        request = replace(
-            own.request(),
-            base=None,
-            upsampler=upsample_settings(
-                num_inference_steps,
-                guidance_scale,
-                sampler=own.sampler,
-                eta=own.eta,
-                respacing=own.respacing,
-            ),
+        settings = upsample_settings(
+            num_inference_steps,
+            guidance_scale,
+            sampler=own.sampler,
+            eta=own.eta,
+            respacing=own.respacing,
         )
+        requests = own.each(replace(own.request(), base=None, upsampler=settings), prompt)
         low_res = fit(read_image(image), low_size)
-        return self._run(
-            own, own.each(request, prompt), (StageInputs(), StageInputs(low_res=low_res))
-        )
+        return self._run(own, requests, (StageInputs(), StageInputs(low_res=low_res)))
 
     def edit(
         self,
@@ -330,7 +307,6 @@ class GlidePipeline(Components):
         self._interrupt = False
         requests = self.prepare(requests, inputs)
         done: list[Tensor] = []
-        ready: list[GenerationRequest] = []
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
@@ -341,34 +317,29 @@ class GlidePipeline(Components):
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
                 done.append(unfinished)
-            ready += batch
             if self._interrupt:
                 break
-        images = to_output(torch.cat(done), options.output_type)
-        return GlidePipelineOutput(images, ready, self._interrupt)
+        images = torch.cat(done)
+        ready = list(requests[: len(images)])
+        return GlidePipelineOutput(to_output(images, options.output_type), ready, self._interrupt)
 
     def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
         def step(stage: str, info: StepInfo) -> None:
             bar(stage, info)
             if callback is not None:
-                state = {"latents": info.x_t, "x0": info.x0}
-                values = {**state, "stage": stage, "num_steps": info.total}
+                values: dict[str, Any] = {"latents": info.x_t, "x0": info.x0}
+                values |= {"stage": stage, "num_steps": info.total}
                 returned = callback(self, info.index, info.timestep, dict(values))
                 if returned is False:
                     self._interrupt = True
                 elif isinstance(returned, dict):
-                    check_unchanged(returned, values)
+                    changed = [key for key in returned if returned[key] is not values.get(key)]
+                    if changed:
+                        raise GlideError(
+                            "callback_on_step_end returned other values for "
+                            f"{', '.join(map(str, changed))}: a run does not use them"
+                        )
             if self._interrupt:
                 raise _Interrupted(info.x0)
 
         return step
-
-
-def check_unchanged(returned: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raise GlideError where a callback returned other values than it was given."""
-    changed = [str(key) for key, value in returned.items() if values.get(key) is not value]
-    if changed:
-        raise GlideError(
-            f"callback_on_step_end returned other values for {', '.join(changed)}, and a run does "
-            "not use them. Expected None, the unchanged values, or False to end the run"
-        )

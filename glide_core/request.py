@@ -72,8 +72,7 @@ class GenerationRequest:
         if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
             height, width = (short(side) for side in self.size)
             raise GlideError(
-                f"size {width}x{height} (first stage) is not possible: expected multiples of 8 "
-                f"from 8 to {MAX_SIDE}"
+                f"size {width}x{height} (first stage): expected multiples of 8 from 8 to {MAX_SIDE}"
             )
         if self.base is None and self.upsampler is None:
             raise GlideError("the request has no stage: expected settings for base or upsampler")
@@ -194,12 +193,13 @@ class CallOptions:
             return image_seeds(secrets.randbits(32) if self.seed is None else self.seed, count)
         if self.seed is not None:
             raise GlideError("generator and seed were both given: expected one of them")
-        given = list(self.generator) if isinstance(self.generator, Sequence) else None
-        if given is not None and len(given) != count:
+        one = not isinstance(self.generator, Sequence)
+        generators = [self.generator] * count if one else self.generator
+        if len(generators) != count:
             raise GlideError(
-                f"{len(given)} generators for {count} images: expected one, or one per image"
+                f"{len(generators)} generators for {count} images: expected one, or one per image"
             )
-        return [_next_seed(given[i] if given else self.generator) for i in range(count)]
+        return [_next_seed(generator) for generator in generators]
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -268,18 +268,6 @@ def first_size(side: int, height: int | None, width: int | None, upsample: bool)
             f"height is {short(height)} and width {short(width)}: expected multiples of {8 * scale}"
         )
     return sizes[0] // scale, sizes[1] // scale
-
-
-def shared_settings(requests: Sequence[GenerationRequest]) -> GenerationRequest:
-    """The settings that all requests of a batch share; GlideError if they differ."""
-    if not requests:
-        raise GlideError("a batch of 0 images was requested: expected 1 or more")
-    first = requests[0].settings
-    if any(request.settings != first for request in requests):
-        raise GlideError(
-            "requests of one batch differ in more than prompt and seed: group them with `batches`"
-        )
-    return first
 
 
 def _next_seed(generator: Any) -> int:

@@ -34,7 +34,6 @@ from glide_core.request import (
     UPSAMPLE_SETTINGS,
     UPSCALE,
     GenerationRequest,
-    shared_settings,
 )
 from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
 
@@ -69,7 +68,9 @@ def generate(
     The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
     callback: called after every step with the stage; raise from it to cancel.
     """
-    shared = shared_settings(requests)
+    if len({request.settings for request in requests}) != 1:
+        raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
+    shared = requests[0]
     first, second = inputs or (StageInputs(), StageInputs())
     prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
     roles = dict(zip(("base", "upsampler"), stage_roles(first.image is not None), strict=True))
