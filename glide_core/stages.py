@@ -20,7 +20,6 @@ from glide_core.errors import GlideError
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import (
     SOFT_EDGES,
-    check_mask_size,
     fit,
     from_comfy,
     quantize_8bit,
@@ -134,7 +133,9 @@ def inpaint_inputs(
     """
     used = stage_roles(inpaint=True)[: 1 + upsample]
     sides = tuple(models.model(role).config.unet.image_size for role in used)
-    check_mask_size(image, mask)
+    if image.shape[-2:] != mask.shape[-2:]:
+        sizes = [f"{own.shape[-1]}x{own.shape[-2]}" for own in (mask, image)]
+        raise GlideError(f"the mask is {sizes[0]} and the image {sizes[1]}: expected one size")
     original = to_comfy(image)
     crop = crop_for_inpainting(original, mask, sides, context)
     if crop.soft:

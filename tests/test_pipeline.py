@@ -189,6 +189,8 @@ def test_upscale_edit_and_inpaint(pipe: GlidePipeline, image: Image.Image) -> No
     changed = (np.asarray(inpainted) != np.asarray(image)).any(axis=2)
     marked = np.asarray(mask) > 0
     assert changed[marked].any() and not changed[~marked].any()
+    with pytest.raises(GlideError, match="the mask is 6x4 and the image 90x60"):
+        pipe.inpaint(image, mask.resize((6, 4)), "a cat", **steps)
 
 
 def test_upscaled_image_i_equals_seed_plus_i_alone(pipe: GlidePipeline, image: Image.Image) -> None:
