@@ -27,7 +27,6 @@ from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
 from glide_core.images import fit, read_image, read_mask, resize, to_output
 from glide_core.progress import step_bars
-from glide_core.prompt_check import warn_about
 from glide_core.request import (
     CallOptions,
     GenerationRequest,
@@ -43,6 +42,7 @@ from glide_core.stages import (
     generate,
     inpaint_inputs,
 )
+from glide_core.tokenizer import warn_about
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -245,7 +245,7 @@ def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list
             raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
         return captions
     from glide_core.checkpoints.files import read_shapes
-    from glide_core.prompt_check import VOCABULARY_KEY
+    from glide_core.tokenizer import VOCABULARY_KEY
     from glide_core.training import samples
 
     vocabulary = read_shapes(start[0]).metadata.get(VOCABULARY_KEY)
