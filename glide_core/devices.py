@@ -17,7 +17,7 @@ import torch
 from torch.nn import Conv1d, Conv2d
 from torch.nn import functional as F
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.fields import short
 from glide_core.models.int8 import Int8Conv, why_not_int8
 from glide_core.names import DTYPES
@@ -36,16 +36,11 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
+    # backends that are not built in raise nearly every type
+    with as_glide_error(f"device {short(name)} is not available (auto, cpu, cuda, cuda:1, mps...)"):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" is a device, and holds no numbers
-    except Exception as error:  # backends that are not built in raise nearly every type
-        reason = shorten(str(error).split(". ")[0], 100)
-        raise GlideError(
-            f"device {short(name)} is not available ({reason}): expected auto, cpu, cuda, "
-            "cuda:1, mps..."
-        ) from error
-    return device
+        return device
 
 
 def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -143,11 +143,11 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(resized).to(images.device)
 
 
-def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
+def fit(images: Tensor, shorter: int) -> Tensor:
     """Resize images [B, 3, H, W] so that the shorter side has `shorter` pixels (0: unchanged).
 
-    Both sides become multiples of `multiple`, which the networks need; the aspect ratio is kept as
-    well as that allows.
+    Both sides become multiples of 8, which the networks need; the aspect ratio is kept as well as
+    that allows.
     """
     height, width = images.shape[2:]
     if not isinstance(shorter, int) or not 0 <= shorter <= MAX_SIDE:
@@ -157,7 +157,7 @@ def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
             f"an image of {width}x{height}: expected one side at most {_MAX_ASPECT} times the other"
         )
     scale = shorter / min(height, width) if shorter else 1.0
-    sides = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    sides = [max(1, round(side * scale / 8)) * 8 for side in (height, width)]
     return resize(images, (sides[0], sides[1]))
 
 
