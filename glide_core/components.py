@@ -44,9 +44,11 @@ _OPENAI: dict[Role, Source] = {
 }
 
 
-def stage_roles(inpaint: bool) -> tuple[Role, Role]:
-    """The roles of the two stages' models."""
-    return ("inpaint", "upsampler_inpaint") if inpaint else ("base", "upsampler")
+def stage_roles(inpaint: bool) -> dict[str, Role]:
+    """The roles of the models of the stages "base" and "upsampler"."""
+    if inpaint:
+        return {"base": "inpaint", "upsampler": "upsampler_inpaint"}
+    return {"base": "base", "upsampler": "upsampler"}
 
 
 class Components:

@@ -26,7 +26,6 @@ from glide_core.components import (
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
 from glide_core.images import fit, read_image, read_mask, resize, to_output
-from glide_core.progress import step_bars
 from glide_core.request import (
     CallOptions,
     GenerationRequest,
@@ -41,6 +40,7 @@ from glide_core.stages import (
     edit_inputs,
     generate,
     inpaint_inputs,
+    step_bars,
 )
 from glide_core.tokenizer import warn_about
 
@@ -276,11 +276,7 @@ class GlidePipeline(Components):
         Logs warnings about prompts and sizes that the first model will not handle well.
         """
         roles = stage_roles(inputs is not None and inputs[0].image is not None)
-        used = {
-            stage: role
-            for stage, role in zip(("base", "upsampler"), roles, strict=True)
-            if getattr(requests[0], stage) is not None
-        }
+        used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
         configs = {stage: self.model(role).config for stage, role in used.items()}
         first = next(iter(used))
         warn_about(requests, configs[first], self.metadata(used[first]))

@@ -29,7 +29,6 @@ StepEnd = Callable[..., Any]
 OutputType = Literal["pil", "np", "pt"]
 
 UPSCALE = 4  # 64x64 becomes 256x256
-BASE_SETTINGS = SamplerConfig()
 # The released notebooks' upsampling: DDIM, initial noise times 0.997, no guidance.
 UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)
 # ... and their inpainting: ddpm, so that known pixels and new ones mix.
@@ -61,7 +60,7 @@ class GenerationRequest:
     size: Annotated[
         tuple[_Side, _Side] | None, Field(description="(height, width) in pixels, or None")
     ] = None
-    base: _Stage = BASE_SETTINGS  # 64x64 stage; None: input image goes to upsampler
+    base: _Stage = SamplerConfig()  # 64x64 stage; None: input image goes to upsampler
     upsampler: _Stage = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
     clip_guidance_scale: _Scale = 0.0  # of the noisy CLIP, in the first stage; 0 is off
     clip_prompt: _Text | None = None  # what CLIP guides towards; None: the prompt

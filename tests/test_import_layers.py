@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     {"diffusion", "checkpoints"},
     {"guidance"},
     {"sampling"},
-    {"request", "stages", "components", "progress"},
+    {"request", "stages", "components"},
     {"pipeline"},
     {"training", "evaluation"},
     {"batch", "cli"},

@@ -258,9 +258,9 @@ def make_prior(
     """Generate the images of prior preservation with the initial model, and open them."""
     if not captions:
         return None
+    from glide_core.cli.common import counting_bar
     from glide_core.data.source import open_source
     from glide_core.models.glide import GlideModel
-    from glide_core.progress import counting_bar
     from glide_core.training import samples
 
     model, folder = trainer.model, trainer.run.folder / "prior"
@@ -280,8 +280,8 @@ def open_data(
     once: Callable[[Callable[[], Any]], Any],
 ) -> ImageSource:
     """Open --data and check it, unless an earlier run has; show: progress, and what was found."""
+    from glide_core.cli.common import counting_bar
     from glide_core.data.source import Checking, open_source
-    from glide_core.progress import counting_bar
 
     with counting_bar(unit="image", desc="checking", disable=not show, leave=False) as progress:
         source = open_source(
