@@ -81,11 +81,9 @@ def create_temporary(path: Path) -> tuple[Path, int]:
     name = f".{_start(path.name)}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(name)
     # os.open applies the process' umask, which could otherwise only be read by changing it
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with os.fdopen(descriptor):
         return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
 
 
 def _start(name: str) -> str:
@@ -174,13 +172,12 @@ def save_images(
     images: Sequence[Image.Image],
     folder: Path,
     prefix: str = "glide",
-    text: Mapping[str, Any] | None = None,
     each: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Write PNGs as <folder>/<prefix>_00001_.png and so on, and give their paths.
 
-    text: text chunks of every PNG, `each`: of each one; a value that is not a str is written as
-    JSON. The prefix may hold folders; it cannot lead out of `folder`.
+    each: text chunks of each PNG; a value that is not a str is written as JSON. The prefix may hold
+    folders; it cannot lead out of `folder`.
     """
     if not images:
         return []
@@ -195,10 +192,8 @@ def save_images(
             f"{shorten(folder, 200)}"
         )
     make_folder(base.parent)
-    return [
-        _save_png(image, base, {**(text or {}), **(each[i] if each else {})})
-        for i, image in enumerate(images)
-    ]
+    texts = each or [{}] * len(images)
+    return [_save_png(image, base, text) for image, text in zip(images, texts, strict=True)]
 
 
 def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:

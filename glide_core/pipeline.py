@@ -7,7 +7,7 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class GlidePipelineOutput:
     """Generated images and what reproduces them."""
 
     images: Any  # list of PIL images, or [B, H, W, 3] or [B, 3, H, W] in 0..1
-    requests: list[GenerationRequest] = field(default_factory=list)
+    requests: list[GenerationRequest]
     interrupted: bool = False  # `images` are then the unfinished estimates of the last step
 
     @property

@@ -29,10 +29,7 @@ StepEnd = Callable[..., Any]
 OutputType = Literal["pil", "np", "pt"]
 
 UPSCALE = 4  # 64x64 becomes 256x256
-# The released notebooks' upsampling: DDIM, initial noise times 0.997, no guidance.
-UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)
-# ... and their inpainting: ddpm, so that known pixels and new ones mix.
-UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ddpm")
+UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)  # the notebooks'
 
 _Text = Annotated[str, Field(strict=True, description="Unicode text")]
 _Seed = in_range(0, 2**64 - 1)
@@ -245,13 +242,14 @@ def upsample_settings(
     eta: float = 0.0,
     respacing: str = "",
 ) -> SamplerConfig:
-    """Settings of the 256x256 stage; steps, sampler: default the model's number, the notebooks'."""
-    own = UPSAMPLE_INPAINT_SETTINGS if inpaint else UPSAMPLE_SETTINGS
-    return replace(
-        own,
+    """Settings of the 256x256 stage; steps, sampler: default the model's own.
+
+    Inpainting takes ddpm, as in the released notebooks, so that known pixels and new ones mix.
+    """
+    return SamplerConfig(
         steps=steps,
         respacing=respacing,
-        sampler=sampler or own.sampler,
+        sampler=sampler or ("ddpm" if inpaint else None),
         eta=eta,
         guidance_scale=guidance_scale,
         temperature=temperature,

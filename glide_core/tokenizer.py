@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -171,13 +172,10 @@ def get_tokenizer(name: str) -> Tokenizer:
 
 def _clip_merges() -> list[str]:
     spec = importlib.util.find_spec("open_clip")  # located, not imported: that takes seconds
-    path = Path((spec.origin if spec else None) or "").parent / "bpe_simple_vocab_16e6.txt.gz"
-    if spec is None or not path.is_file():
-        raise GlideError(
-            "CLIP's merges table was not found: install it with `pip install open_clip_torch`"
-        )
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
-    return lines[1 : _CLIP_MERGES + 1]
+    if spec is None or spec.origin is None:
+        raise GlideError("CLIP's merges table was not found: `pip install open_clip_torch` has it")
+    table = (Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    return gzip.decompress(table).decode("utf-8").splitlines()[1 : _CLIP_MERGES + 1]
 
 
 def _byte_symbols() -> tuple[str, ...]:
@@ -238,13 +236,10 @@ def warn_about(
 
 def vocabulary(metadata: Mapping[str, str]) -> list[str]:
     """Subject names in a file's metadata; empty where there are none or they cannot be read."""
-    try:
-        found = json.loads(metadata.get(VOCABULARY_KEY, "[]"))
-    except (ValueError, RecursionError):
-        return []
-    if isinstance(found, dict):
-        found = found.get("subjects")
-    return [n for n in found if isinstance(n, str) and n] if isinstance(found, list) else []
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        subjects = json.loads(metadata[VOCABULARY_KEY])["subjects"]
+        return [name for name in subjects if isinstance(name, str) and name]
+    return []
 
 
 def names_subject(prompt: str, known: Iterable[str]) -> bool:
