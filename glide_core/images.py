@@ -154,7 +154,7 @@ def fit(images: Tensor, shorter: int) -> Tensor:
         raise GlideError(f"shorter side of {short(shorter)} pixels: expected 0 to {MAX_SIDE}")
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise GlideError(
-            f"an image of {width}x{height}: expected one side at most {_MAX_ASPECT} times the other"
+            f"an image of {width}x{height} is too long and thin: expected at most {_MAX_ASPECT}:1"
         )
     scale = shorter / min(height, width) if shorter else 1.0
     sides = [max(1, round(side * scale / 8)) * 8 for side in (height, width)]
