@@ -61,9 +61,9 @@ class Components:
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
     ) -> None:
-        self.device = pick_device(device)  # that computes
-        self.dtype = pick_dtype(dtype, self.device)
-        self.storage = self.device  # where models are kept between uses
+        self._device = pick_device(device)
+        self._dtype = pick_dtype(dtype, self._device)
+        self.storage = self._device  # where models are kept between uses
         self.files: dict[Role, tuple[str | Path, ...]] = {}
         self.loaded: dict[Role, Model] = {}
         self.compiled = False  # torch.compile the UNets that are loaded from now on
@@ -71,9 +71,18 @@ class Components:
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
         for role, source in sources.items():
             if isinstance(source, (GlideModel, NoisyClip)):
-                self.loaded[role] = source.to(self.device)
+                self.loaded[role] = source.to(self._device)
             else:
                 self.files[role] = _names(source)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
 
     @property
     def components(self) -> dict[str, Model]:
@@ -98,16 +107,16 @@ class Components:
     def _load(self, role: Role, loras: Sequence[tuple[Path, float]]) -> Model:
         paths = self.paths(role)
         if role == "clip":
-            return load_clip(paths, device=self.storage, dtype=self.dtype)
+            return load_clip(paths, device=self.storage, dtype=self._dtype)
         # a LoRA is merged before the weights are rounded to 8 bits
-        dtype = torch.float32 if loras and self.dtype == torch.int8 else self.dtype
+        dtype = torch.float32 if loras and self._dtype == torch.int8 else self._dtype
         # an inpainting model without a mask is a base model
         kinds = ("base", "inpaint") if role == "base" else (role.replace("_", "-"),)
         model = load_model(paths[0], device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
         for file, strength in loras:
             apply_lora(model, file, strength)
-        if dtype != self.dtype:
-            model.use_dtype(self.dtype)
+        if dtype != self._dtype:
+            model.use_dtype(self._dtype)
         if self.compiled and not model.is_int8:
             model.unet.compile()
         return model
@@ -119,11 +128,11 @@ class Components:
     @contextmanager
     def use(self, role: Role) -> Iterator[Any]:
         """The model on the device that computes; back in storage at the end of the block."""
-        model = self.model(role).to(self.device)
+        model = self.model(role).to(self._device)
         try:
             yield model
         finally:
-            if self.storage != self.device:
+            if self.storage != self._device:
                 model.to(self.storage)
 
     def to(
@@ -143,14 +152,14 @@ class Components:
             raise GlideError(
                 "a loaded noisy CLIP cannot change its dtype: give torch_dtype to from_pretrained"
             )
-        what = dtype or self.dtype
-        if what == torch.int8 and (reason := why_not_int8(device or self.device)):
+        what = dtype or self._dtype
+        if what == torch.int8 and (reason := why_not_int8(device or self._device)):
             raise GlideError(f"{reason}. Give another torch_dtype, too.")
-        if torch.int8 in (what, self.dtype) and what != self.dtype:
+        if torch.int8 in (what, self._dtype) and what != self._dtype:
             for role in self.loaded.keys() & self.files.keys():
                 del self.loaded[role]
                 self._before_lora.pop(role, None)
-        self.device, self.dtype = device or self.device, what
+        self._device, self._dtype = device or self._device, what
         self.storage = device or self.storage
         for model in self.loaded.values():
             if dtype is not None:
@@ -160,7 +169,7 @@ class Components:
 
     def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
-        self.device, self.storage = pick_device(device), torch.device("cpu")
+        self._device, self.storage = pick_device(device), torch.device("cpu")
         for model in self.loaded.values():
             model.to(self.storage)
 
