@@ -29,7 +29,7 @@ from torch import Tensor
 
 from glide_core.checkpoints.loading import model_from_state_dict
 from glide_core.config import BASE, UPSAMPLER, GlideConfig
-from glide_core.memory import keep_freed_memory
+from glide_core.devices import keep_freed_memory
 from glide_core.models.glide import GlideModel
 from glide_core.sampling import tokenize
 

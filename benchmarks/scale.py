@@ -24,7 +24,7 @@ from torch import Tensor
 
 from glide_core.checkpoints.loading import model_from_state_dict
 from glide_core.config import BASE
-from glide_core.memory import keep_freed_memory
+from glide_core.devices import keep_freed_memory
 from glide_core.sampling import tokenize
 
 Step = Callable[[], Tensor]

@@ -19,9 +19,9 @@ from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_
 from glide_core.checkpoints.lora import apply_lora
 from glide_core.config import ClipConfig
 from glide_core.devices import pick_device, pick_dtype
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, as_glide_error
 from glide_core.fields import short
-from glide_core.io import atomic_write, check_folder, check_new
+from glide_core.io import atomic_write, check_folder, check_new, user_path
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import NoisyClip
@@ -41,13 +41,15 @@ _OPENAI: dict[Role, Source] = {
 }
 
 
-def stage_roles(inpaint: bool) -> tuple[Role, Role]:
-    """The roles of the two stages' models."""
-    return ("inpaint", "upsampler_inpaint") if inpaint else ("base", "upsampler")
+def stage_roles(inpaint: bool) -> dict[str, Role]:
+    """The roles of the models of the stages "base" and "upsampler"."""
+    if inpaint:
+        return {"base": "inpaint", "upsampler": "upsampler_inpaint"}
+    return {"base": "base", "upsampler": "upsampler"}
 
 
 class Components:
-    """Models by role; a file is read when its model is first used."""
+    """The models of a pipeline by role; a file is read when its model is first used."""
 
     def __init__(
         self,
@@ -70,8 +72,10 @@ class Components:
             else:
                 self.files[role] = _names(source)
 
-    def __contains__(self, role: object) -> bool:
-        return role in self.loaded or role in self.files
+    @property
+    def components(self) -> dict[str, Model]:
+        """All available models by role, loaded."""
+        return {r: self.model(r) for r in ROLES if r in self.loaded or r in self.files}
 
     def paths(self, role: Role) -> list[Path]:
         """The files of a role; GlideError says how to get one that is missing."""
@@ -82,23 +86,21 @@ class Components:
             )
         return [find_model(str(name)) for name in self.files[role]]
 
-    def get(self, role: Role) -> Model:
-        """The model of a role, loaded if it is not yet."""
+    def model(self, role: Role) -> Any:
+        """The model of a role, loaded if it is not yet: NoisyClip for "clip", else GlideModel."""
         if role not in self.loaded:
-            if role == "clip":
-                clip = load_clip(self.paths(role), device=self.storage, dtype=self.dtype)
-                self.loaded[role] = clip
-            else:
-                self.loaded[role] = self._load(role)
+            self.loaded[role] = self._load(role, self._loras.get(role, ()))
         return self.loaded[role]
 
-    def _load(self, role: Role) -> GlideModel:
-        path, loras = self.paths(role)[0], self._loras.get(role, ())
+    def _load(self, role: Role, loras: Sequence[tuple[Path, float]]) -> Model:
+        paths = self.paths(role)
+        if role == "clip":
+            return load_clip(paths, device=self.storage, dtype=self.dtype)
         # a LoRA is merged before the weights are rounded to 8 bits
         dtype = torch.float32 if loras and self.dtype == torch.int8 else self.dtype
         # an inpainting model without a mask is a base model
         kinds = ("base", "inpaint") if role == "base" else (role.replace("_", "-"),)
-        model = load_model(path, device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
+        model = load_model(paths[0], device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
         for file, strength in loras:
             apply_lora(model, file, strength)
         if dtype != self.dtype:
@@ -107,10 +109,6 @@ class Components:
             model.unet.compile()
         return model
 
-    def model(self, role: Role) -> GlideModel:
-        """The diffusion model of a role (every role but "clip")."""
-        return cast(GlideModel, self.get(role))
-
     def metadata(self, role: Role) -> Mapping[str, str]:
         """The metadata of a role's file; empty for a model that came without a file."""
         return read_shapes(self.paths(role)[0]).metadata if role in self.files else {}
@@ -118,61 +116,68 @@ class Components:
     @contextmanager
     def use(self, role: Role) -> Iterator[Any]:
         """The model on the device that computes; back in storage at the end of the block."""
-        model = self.get(role).to(self.device)
+        model = self.model(role).to(self.device)
         try:
             yield model
         finally:
             if self.storage != self.device:
                 model.to(self.storage)
 
-    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move what is loaded and what will be loaded; ends offloading if a device is given.
+    def to(
+        self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
+    ) -> None:
+        """Move all models to a device, and their heavy layers to a dtype.
 
-        A model from a file is loaded again where it becomes int8 or was.
+        A device ends offloading. A model from a file is loaded again where it becomes int8 or was.
         """
-        where, what = device or self.device, dtype or self.dtype
-        if what == torch.int8 and (reason := why_not_int8(where)):
+        device = None
+        for each in where:
+            if isinstance(each, torch.dtype):
+                dtype = each
+            else:
+                device = pick_device(each)
+        if dtype is not None and "clip" in self.loaded:
+            raise GlideError(
+                "a loaded noisy CLIP cannot change its dtype: give torch_dtype to from_pretrained"
+            )
+        what = dtype or self.dtype
+        if what == torch.int8 and (reason := why_not_int8(device or self.device)):
             raise GlideError(f"{reason}. Give another torch_dtype, too.")
         if torch.int8 in (what, self.dtype) and what != self.dtype:
-            for role in (self.loaded.keys() & self.files.keys()) - {"clip"}:
+            for role in self.loaded.keys() & self.files.keys():
                 del self.loaded[role]
                 self._before_lora.pop(role, None)
-        if device is not None:
-            self.device = self.storage = device
-        self.dtype = dtype or self.dtype
-        for role, model in self.loaded.items():
+        self.device, self.dtype = device or self.device, what
+        self.storage = device or self.storage
+        for model in self.loaded.values():
             if dtype is not None:
-                if role == "clip":
-                    raise GlideError(
-                        "a loaded noisy CLIP cannot change its dtype: give torch_dtype to "
-                        "from_pretrained"
-                    )
                 cast(GlideModel, model).use_dtype(dtype)
             model.to(self.storage)
 
-    def offload(self, device: torch.device) -> None:
-        """Keep models in CPU memory and move each to `device` only while it is used."""
-        self.device, self.storage = device, torch.device("cpu")
+    def offload(self, device: torch.device | str) -> None:
+        """Keep models in CPU memory and each on `device` only while it runs."""
+        self.device, self.storage = pick_device(device), torch.device("cpu")
         for model in self.loaded.values():
             model.to(self.storage)
 
-    def add_lora(self, role: Role, path: Path, strength: float) -> None:
-        """Merge a LoRA into a model; `remove_loras` restores the weights bit for bit."""
-        model = self.model(role)
-        loras = self._loras.setdefault(role, [])
-        loras.append((path, strength))
-        try:
-            if model.is_int8:
-                self.loaded[role] = self._load(role)
-            else:
-                before = {name: parameter.data for name, parameter in model.named_parameters()}
-                apply_lora(model, path, strength)  # replaces the tensors that change
-                self._before_lora.setdefault(role, before)
-        except GlideError:
-            loras.pop()
-            raise
+    def add_lora(self, component: Role, path: Path, strength: float) -> None:
+        """Merge a LoRA's file into a model; several add up."""
+        if component not in ROLES[:-1]:
+            raise GlideError(
+                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
+            )
+        model, lora = self.model(component), (path, strength)
+        loras = [*self._loras.get(component, ()), lora]
+        if model.is_int8:
+            self.loaded[component] = self._load(component, loras)
+        else:
+            before = {name: parameter.data for name, parameter in model.named_parameters()}
+            apply_lora(model, *lora)  # replaces the tensors that change
+            self._before_lora.setdefault(component, before)
+        self._loras[component] = loras
 
     def remove_loras(self) -> None:
+        """Restore the weights from before `add_lora`, bit for bit."""
         for role in self._loras:
             if role in self._before_lora:
                 for name, parameter in self.model(role).named_parameters():
@@ -184,16 +189,15 @@ class Components:
         self._before_lora.clear()
 
     def save(self, folder: Path) -> Path:
-        """Write every available model as safetensors, and model_index.json that names them."""
+        """Write all models and model_index.json to a new folder."""
         check_folder(folder)
-        index: dict[str, str] = {"_class_name": "GlidePipeline", "_glide_version": __version__}
-        models = {role: self.get(role) for role in ROLES if role in self}
-        for role in models:
-            index[role] = f"{role}.safetensors"
-        for name in (*index.values(), INDEX):
+        models = self.components
+        names = {role: f"{role}.safetensors" for role in models}
+        for name in (*names.values(), INDEX):
             check_new(folder / name)
         for role, model in models.items():
-            save_model(model, folder / index[role], dtype=_exact_dtype(model))
+            save_model(model, folder / names[role], dtype=_exact_dtype(model))
+        index = {"_class_name": "GlidePipeline", "_glide_version": __version__, **names}
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         return folder
@@ -206,7 +210,7 @@ def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Sou
     if source == "openai":
         return dict(_OPENAI)
     if isinstance(source, (str, Path)):
-        folder = Path(os.path.expanduser(source))
+        folder = user_path(source)
         if os.path.isdir(folder):  # unlike Path's, False for what cannot be a path
             if (folder / INDEX).is_file():
                 return _indexed(folder)
@@ -226,15 +230,14 @@ def _names(source: Source) -> tuple[str | Path, ...]:
 
 def _indexed(folder: Path) -> dict[Role, Source]:
     path = folder / INDEX
-    try:
+    kinds = (OSError, ValueError, TypeError, AttributeError, RecursionError)
+    with as_glide_error(f"{path} cannot be used", kinds):
         index = json.loads(path.read_text(encoding="utf-8"))
         named = {role: index[role] for role in ROLES if index.get(role) is not None}
         if index.get("_class_name") != "GlidePipeline" or not named:
             raise ValueError("it does not describe a GlidePipeline")
-        if any(not isinstance(name, str) or Path(name).name != name for name in named.values()):
+        if any(Path(name).name != name for name in named.values()):
             raise ValueError("a component is not a file name in the same folder")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise GlideError(f"{path} cannot be used: {error}") from error
     return {role: folder / name for role, name in named.items()}
 
 

@@ -80,9 +80,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for factor in self.attention_factors:
             if not 1 <= factor <= 1024 or factor & (factor - 1):
-                raise GlideError(
-                    f"attention_factors holds {factor}. Expected powers of two up to 1024."
-                )
+                raise GlideError(f"attention_factors holds {factor}. Expected powers of two.")
         widths = [self.model_channels * mult for mult in self.channel_mult]
         attended = [w for i, w in enumerate(widths) if 2**i in self.attention_factors]
         check_divides("norm_groups", self.norm_groups, "a level's channels", widths)
@@ -132,9 +130,7 @@ class GlideConfig:
     # Classifier-free guidance that the model is sampled with unless another scale is given
     guidance_scale: Annotated[float, in_range(-1000, 1000)] = 3.0
     # Steps that it is sampled with unless another number is given; None: 30, upsamplers 27
-    steps: Annotated[
-        Annotated[int, in_range(1, 100_000)] | None, Field(description="1 to 100000, or None")
-    ] = None
+    steps: Annotated[int | None, in_range(1, 100_000, or_none=True)] = None
     # Sampler that it is sampled with unless another is given
     sampler: Annotated[
         str,
@@ -147,9 +143,8 @@ class GlideConfig:
         v_prediction = self.schedule.prediction_type == "v_prediction"
         if self.unet.sigma_data and not (self.is_upsampler and v_prediction):
             raise GlideError(
-                f"sigma_data is {self.unet.sigma_data} in a model of kind {self.kind} with "
-                f"{self.schedule.prediction_type} prediction. Expected 0: only upsamplers with "
-                "v_prediction can have it."
+                f"sigma_data is {self.unet.sigma_data} in a model of kind {self.kind}. Expected 0: "
+                "only upsamplers with v_prediction can have it."
             )
 
     @property
@@ -246,22 +241,18 @@ _Sigma = Annotated[float, in_range(0, 1_000_000)]
 class SamplerConfig:
     """How to sample; the same for every job."""
 
-    steps: Annotated[  # None: the model's own number
-        Annotated[int, in_range(1, 100_000)] | None, Field(description="1 to 100000, or None")
-    ] = None
+    steps: Annotated[int | None, in_range(1, 100_000, or_none=True)] = None  # None: the model's own
     # A timestep respacing string ("fast27", "10,10,3,2,2"); replaces steps
     respacing: Annotated[
         str, Field(max_length=4000, description="a respacing string such as 'fast27' or '100'")
     ] = ""
     sampler: Annotated[  # None: the model's own
-        Annotated[str, Field(min_length=1, max_length=100)] | None,
-        Field(description="a sampler's name, such as 'ddim', or None"),
+        str | None,
+        Field(min_length=1, max_length=100, description="a sampler, such as 'ddim', or None"),
     ] = None
     eta: Annotated[float, in_range(0, 1)] = 0.0  # DDIM's share of fresh noise
     # Classifier-free guidance; 1: no guidance; None: the model's own scale
-    guidance_scale: Annotated[
-        Annotated[float, in_range(-1000, 1000)] | None, Field(description="-1000 to 1000, or None")
-    ] = None
+    guidance_scale: Annotated[float | None, in_range(-1000, 1000, or_none=True)] = None
     guidance_rescale: Annotated[float, in_range(0, 1)] = 0.0
     # Sigmas between which guidance is applied
     guidance_interval: Annotated[
@@ -285,17 +276,11 @@ class SamplerConfig:
         # only ddim reads eta
         sampler = self.sampler or ("ddim" if self.eta else model.sampler)
         scale = model.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        return replace(
-            self,
-            steps=None if respacing else steps,
-            respacing=respacing,
-            sampler=sampler,
-            guidance_scale=scale,
-        )
+        own = replace(self, respacing=respacing, sampler=sampler, guidance_scale=scale)
+        return replace(own, steps=None if respacing else steps)
 
     def __post_init__(self) -> None:
         if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
-            low, high = self.guidance_interval
             raise GlideError(
-                f"guidance_interval is {low} to {high}. Expected two sigmas, the smaller first."
+                f"guidance_interval is {self.guidance_interval}. Expected the smaller sigma first."
             )

@@ -71,10 +71,7 @@ def crop_for_inpainting(
     keep, soft = keep_mask(mask, (height, width), batch)
     region = region_around(keep, context)
     if region.side > _MAX_SIDE:
-        raise GlideError(
-            f"the mask covers {region.side} pixels of a {width}x{height} image: expected at most "
-            f"{_MAX_SIDE} from side to side"
-        )
+        raise GlideError(f"the mask covers {region.side} pixels: expected at most {_MAX_SIDE}")
     rows, columns = region.inside(height, width)
     margins = region.margins(height, width)
     # beyond the image's edges the model may generate anything: it is cut off again
@@ -123,8 +120,6 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     """
     if feather < 0:
         raise GlideError(f"feather is {feather}: expected 0 pixels or more, usually 8")
-    if image.ndim == 3:
-        image = image[None]
     batch = max(len(image), len(patch))
     image, patch = cycle(image, batch), cycle(patch, batch)
     height, width = image.shape[1:3]

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_JSON = 1 << 16  # characters; a whole config has about 1,000
@@ -21,9 +21,10 @@ _MAX_FAULTS = 3  # fields that one error lists
 _Config = TypeVar("_Config")
 
 
-def in_range(low: float, high: float) -> Any:
+def in_range(low: float, high: float, *, or_none: bool = False) -> Any:
     """A number from `low` to `high`, both included; neither a string nor a bool counts as one."""
-    return Field(strict=True, ge=low, le=high, description=f"{low} to {high}")
+    allowed = f"{low} to {high}" + (", or None" if or_none else "")
+    return Field(strict=True, ge=low, le=high, description=allowed)
 
 
 def one_of(choices: Any) -> Any:
@@ -34,9 +35,7 @@ def one_of(choices: Any) -> Any:
 def check_divides(part: str, divisor: int, whole: str, sizes: Iterable[int]) -> None:
     """Raise GlideError when `divisor` does not divide every size."""
     if wrong := [size for size in sizes if size % divisor]:
-        raise GlideError(
-            f"{part} is {divisor}, which does not divide {whole} {wrong[0]}. Expected a divisor."
-        )
+        raise GlideError(f"{part} is {divisor}, which does not divide {whole} {wrong[0]}.")
 
 
 def checked(cls: type[_Config]) -> type[_Config]:
@@ -44,11 +43,12 @@ def checked(cls: type[_Config]) -> type[_Config]:
     init = cls.__init__
 
     @functools.wraps(init)
-    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+    def initialise(self: Any, /, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *map(_plain, args), **{name: _plain(v) for name, v in kwargs.items()})
         except ValidationError as error:
-            raise GlideError(_explained(cls, error)) from None
+            faults = error.errors(include_url=False)[:_MAX_FAULTS]
+            raise GlideError(" ".join(_sentence(cls, fault) for fault in faults)) from None
 
     setattr(cls, "__init__", initialise)  # noqa: B010 (mypy: a method cannot be assigned to)
     return cls
@@ -61,27 +61,21 @@ def _plain(value: Any) -> Any:
 
 
 def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str] = ()) -> _Config:
-    """Read a config from JSON.
+    """Read a config, a class that is `checked`, from JSON.
 
     marker: a key that says what the JSON is, and no field. needed: fields without which the text is
     not this config. GlideError for one that is too long, nested too deeply or not valid.
     """
-    try:
+    with as_glide_error(f"not a {cls.__name__}", (ValueError, TypeError, RecursionError)):
         if len(text) > _MAX_JSON:
-            raise GlideError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
+            raise ValueError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
         raw = json.loads(text)
         if not isinstance(raw, dict):
-            raise GlideError(f"it is {short(raw)} and not a JSON object")
+            raise ValueError(f"it is {short(raw)} and not a JSON object")
         if missing := [name for name in needed if name not in raw]:
-            raise GlideError(f"it has no {missing[0]}")
+            raise ValueError(f"it has no {missing[0]}")
         raw.pop(marker, None)
-        return TypeAdapter(cls).validate_python(raw)
-    except ValidationError as error:
-        raise GlideError(f"not a {cls.__name__}: {_explained(cls, error)}") from None
-    except RecursionError:
-        raise GlideError(f"not a {cls.__name__}: it is nested too deeply") from None
-    except ValueError as error:
-        raise GlideError(f"not a {cls.__name__}: {error}") from None
+        return cls(**raw)
 
 
 def short(value: Any) -> str:
@@ -90,10 +84,6 @@ def short(value: Any) -> str:
         return shorten(repr(value), 60)
     except ValueError:  # an integer of thousands of digits
         return f"a huge {type(value).__name__}"
-
-
-def _explained(cls: type, error: ValidationError) -> str:
-    return " ".join(_sentence(cls, e) for e in error.errors(include_url=False)[:_MAX_FAULTS])
 
 
 def _sentence(cls: type, found: Mapping[str, Any]) -> str:

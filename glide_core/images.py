@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
+from glide_core.fields import short
 from glide_core.names import MAX_SIDE
 
 # Formats that are decoded in this process. GIF: the first frame.
@@ -46,8 +47,7 @@ def from_comfy(image: Tensor) -> Tensor:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise GlideError(
-            f"an image of shape {list(image.shape)} cannot be used: expected [batch, height, "
-            "width, channels] with 1, 3 or 4 channels and nothing empty"
+            f"an image of shape {list(image.shape)}: expected [batch, height, width, 1, 3 or 4]"
         )
     if image.isnan().any():
         raise GlideError("the image contains NaN: expected values from 0 to 1")
@@ -74,8 +74,7 @@ def keep_mask(
         mask = mask[:, None]
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
         raise GlideError(
-            f"a mask of shape {list(mask.shape)} cannot be used: expected [height, width], "
-            "[batch, height, width] or [batch, 1, height, width]"
+            f"a mask of shape {list(mask.shape)}: expected [(batch, (1,)) height, width]"
         )
     if mask.isnan().any():
         raise GlideError("the mask contains NaN: expected values from 0 to 1")
@@ -98,16 +97,6 @@ def resize_keep(keep: Tensor, size: tuple[int, int]) -> Tensor:
     if keep.shape[2:] == size:
         return keep
     return -F.adaptive_max_pool2d(-keep, size)
-
-
-def check_mask_size(image: Tensor, mask: Tensor) -> None:
-    """Raise GlideError unless mask [B, H, W] and image [B, 3, H, W] have one size."""
-    if image.shape[-2:] != mask.shape[-2:]:
-        (height, width), (mask_height, mask_width) = image.shape[-2:], mask.shape[-2:]
-        raise GlideError(
-            f"the mask is {mask_width}x{mask_height} and the image {width}x{height}: expected a "
-            "mask of the image's size"
-        )
 
 
 def cycle(values: Tensor, batch: int) -> Tensor:
@@ -154,31 +143,27 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(resized).to(images.device)
 
 
-def fit(images: Tensor, shorter: int, multiple: int = 8) -> Tensor:
+def fit(images: Tensor, shorter: int) -> Tensor:
     """Resize images [B, 3, H, W] so that the shorter side has `shorter` pixels (0: unchanged).
 
-    Both sides become multiples of `multiple`, which the networks need; the aspect ratio is kept as
-    well as that allows.
+    Both sides become multiples of 8, which the networks need; the aspect ratio is kept as well as
+    that allows.
     """
     height, width = images.shape[2:]
     if not isinstance(shorter, int) or not 0 <= shorter <= MAX_SIDE:
-        raise GlideError(
-            f"{shorten(repr(shorter))} pixels for the shorter side of an image are out of range: "
-            f"expected 0 to {MAX_SIDE}"
-        )
+        raise GlideError(f"shorter side of {short(shorter)} pixels: expected 0 to {MAX_SIDE}")
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise GlideError(
-            f"an image of {width}x{height} is too long and thin: expected one side to be at most "
-            f"{_MAX_ASPECT} times the other"
+            f"an image of {width}x{height} is too long and thin: expected at most {_MAX_ASPECT}:1"
         )
     scale = shorter / min(height, width) if shorter else 1.0
-    sides = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    sides = [max(1, round(side * scale / 8)) * 8 for side in (height, width)]
     return resize(images, (sides[0], sides[1]))
 
 
-def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read an image file as IMAGE [1, H, W, 3], upright, transparent parts on white."""
-    return levels(on_white(open_image(path, max_pixels)))[None]
+def load_image(image: Path | str | Image.Image, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """A file or PIL image as IMAGE [1, H, W, 3], upright, transparent parts on white."""
+    return levels(on_white(open_image(image, max_pixels)))[None]
 
 
 def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -192,18 +177,11 @@ def read_image(image: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
         if len(rows) != len(image) or len({row.shape[1:] for row in rows}) != 1:
             raise GlideError("expected at least one image, and images of one size in a list")
         return torch.cat(rows)
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, Path, Image.Image)):
         return from_comfy(load_image(image, max_pixels))
-    if isinstance(image, Image.Image):
-        return from_comfy(levels(on_white(_given(image)))[None])
-    if isinstance(image, (Tensor, np.ndarray)):
-        values = _unit(image, "an image")
-        channels_first = isinstance(image, Tensor) and values.ndim in (3, 4)
-        return from_comfy(values.movedim(-3, -1) if channels_first else values)
-    raise GlideError(
-        f"an image cannot be a {type(image).__name__}: expected a PIL image, an array, a tensor "
-        "or a file"
-    )
+    values = _unit(image, "an image")
+    channels_first = isinstance(image, Tensor) and values.ndim in (3, 4)
+    return from_comfy(values.movedim(-3, -1) if channels_first else values)
 
 
 def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -211,25 +189,17 @@ def read_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> Tensor:
 
     Of an image white is inpainted; of one with transparency, what is transparent.
     """
-    if isinstance(mask, (str, Path)):
-        mask = open_image(mask, max_pixels)
-    if isinstance(mask, Image.Image):
-        mask = _given(mask)
-        if has_alpha(mask):
-            alpha = mask.convert("RGBA").getchannel("A")
+    if isinstance(mask, (str, Path, Image.Image)):
+        image = open_image(mask, max_pixels)
+        if image.mode == "RGBA":
+            alpha = image.getchannel("A")
             if alpha.getextrema() != (255, 255):  # an opaque alpha channel carries no mask
                 return invert_mask(levels(alpha)[None])
-        return levels(on_white(mask).convert("L"))[None]
-    what = f"a {type(mask).__name__}"
-    if isinstance(mask, (Tensor, np.ndarray)):
-        values = _unit(mask, "a mask")
-        if 2 <= values.ndim <= 4 and values.numel():
-            return values.reshape(-1, *values.shape[-2:])
-        what = f"of shape {list(values.shape)}"
-    raise GlideError(
-        f"a mask cannot be {what}: expected a PIL image, an array or tensor "
-        "[(batch,) height, width] in 0..1, or a file"
-    )
+        return levels(on_white(image).convert("L"))[None]
+    values = _unit(mask, "a mask")
+    if not 2 <= values.ndim <= 4 or not values.numel():
+        raise GlideError(f"a mask of shape {list(values.shape)}: expected [(batch,) height, width]")
+    return values.reshape(-1, *values.shape[-2:])
 
 
 def to_output(images: Tensor, output_type: str) -> Any:
@@ -238,20 +208,16 @@ def to_output(images: Tensor, output_type: str) -> Any:
     if output_type == "pil":
         return to_pil(images)
     unit = to_comfy(images).cpu()
-    if output_type == "np":
-        return unit.numpy()
-    if output_type == "pt":
-        return unit.movedim(-1, 1).contiguous()
-    raise GlideError(f"output_type is {output_type!r}: expected pil, np or pt")
+    return unit.numpy() if output_type == "np" else unit.movedim(-1, 1).contiguous()
 
 
-def _unit(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+def _unit(values: Any, what: str) -> Tensor:
     """Numbers in 0..1 as float32; uint8 is 0..255. GlideError for others, and for NaN."""
-    if isinstance(values, np.ndarray) and (
-        values.dtype.kind == "f" or values.dtype in (np.uint8, np.bool_)
-    ):
-        own = np.float32 if values.dtype.kind == "f" else values.dtype
-        values = torch.from_numpy(np.array(values, dtype=own))
+    found = f"{what} cannot be a {type(values).__name__} of {getattr(values, 'dtype', 'objects')}"
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    if isinstance(values, np.ndarray) and values.dtype in (np.float32, np.uint8, np.bool_):
+        values = torch.from_numpy(values.copy())
     if (
         not isinstance(values, Tensor)
         or not (values.is_floating_point() or values.dtype in (torch.uint8, torch.bool))
@@ -260,15 +226,12 @@ def _unit(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
         or values.is_meta
     ):
         raise GlideError(
-            f"{what} cannot hold {values.dtype}: expected floating point numbers from 0 to 1, "
-            "integers from 0 to 255 as uint8, or bool"
+            f"{found}: expected a file, a PIL image, or an array or tensor of floating point "
+            "numbers from 0 to 1, of integers from 0 to 255 as uint8, or of bool"
         )
     unit = values.float() / (255 if values.dtype == torch.uint8 else 1)
     if not bool(((unit > -1) & (unit < 2)).all()):  # resizing may overshoot 0..1 a little
-        raise GlideError(
-            f"{what} holds NaN or values far outside 0 to 1: expected floating point numbers from "
-            "0 to 1, or integers from 0 to 255 as uint8"
-        )
+        raise GlideError(f"{what} holds NaN or values far outside the expected 0 to 1")
     return unit
 
 
@@ -290,29 +253,20 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a file's first frame, turned as its EXIF data says, with at most 8 bits a channel.
+def open_image(image: Path | str | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The first frame of a file, turned as its EXIF data says, or a PIL image: L, RGB or RGBA.
 
-    GlideError for a missing, unsupported, damaged or not regular file, and for an image of more
-    than `max_pixels`.
+    GlideError for a missing, unsupported, damaged or not regular file, for an image of more than
+    `max_pixels`, and for numbers that are not finite.
     """
-    shown = shorten(path, 200)
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise GlideError(f"{shown} is not a regular file: expected an image file")
-        return decode(path, max_pixels)
-    except GlideError as error:
-        raise GlideError(f"{shown}: {error}" if shown not in str(error) else str(error)) from error
-    except FileNotFoundError as error:
-        raise GlideError(f"{shown} was not found: expected an image file") from error
-    except UnidentifiedImageError as error:
-        names = ", ".join(FORMATS)
-        raise GlideError(
-            f"{shown} is an unsupported or damaged image: expected one of {names}"
-        ) from error
-    except Exception as error:  # decoders raise nearly every type for damaged files
-        reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__
-        raise GlideError(f"{shown} cannot be read as an image: {reason}") from error
+    if isinstance(image, Image.Image):
+        with as_glide_error(f"a PIL image of mode {image.mode} cannot be used"):
+            return _plain(image)
+    # decoders raise nearly every type for damaged files
+    with as_glide_error(f"{shorten(image, 200)} cannot be read as {', '.join(FORMATS)}"):
+        if not stat.S_ISREG(os.stat(image).st_mode):
+            raise ValueError("it is not a regular file")
+        return decode(image, max_pixels)
 
 
 def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -323,9 +277,7 @@ def decode(file: Path | str | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.I
     with Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:  # known from the header, before anything is decoded
-            raise GlideError(
-                f"an image of {width}x{height} has more than the allowed {max_pixels:,} pixels"
-            )
+            raise ValueError(f"{width}x{height} has more than the allowed {max_pixels:,} pixels")
         image.load()
         upright = ImageOps.exif_transpose(image)
     return _plain(upright)  # here, since a palette or the transparency can be damaged too
@@ -335,24 +287,15 @@ def _plain(image: Image.Image) -> Image.Image:
     """Convert to L, RGB or RGBA; raises whatever PIL raises.
 
     16 bits and more, which PIL would clip at 255, are scaled; so are floating point numbers in
-    0..1. GlideError for NaN and infinity.
+    0..1.
     """
     if image.mode.startswith(("I", "F")):
         values = np.array(image, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise GlideError("the image contains NaN or infinity: expected finite values")
+            raise ValueError("the image contains NaN or infinity")
         most = values.max(initial=0)
         scale = 255 if image.mode == "F" and most <= 1 else 1 if most <= 255 else 255 / 65535
         return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     if has_alpha(image):
         return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _given(image: Image.Image) -> Image.Image:
-    """`_plain` for an image that a caller made."""
-    try:
-        return _plain(image)
-    except Exception as error:
-        reason = shorten(error) or type(error).__name__
-        raise GlideError(f"a PIL image of mode {image.mode} cannot be used: {reason}") from error

@@ -6,12 +6,14 @@ Imports no torch and no PIL at the top, so that a command can check its folders 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +41,7 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent, path.name)
+        _remove_stale(path)
         temporary, mode = create_temporary(path)
         try:
             yield temporary
@@ -79,11 +81,9 @@ def create_temporary(path: Path) -> tuple[Path, int]:
     name = f".{_start(path.name)}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(name)
     # os.open applies the process' umask, which could otherwise only be read by changing it
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with os.fdopen(descriptor):
         return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
 
 
 def _start(name: str) -> str:
@@ -91,14 +91,14 @@ def _start(name: str) -> str:
     return os.fsencode(name)[:180].decode(errors="ignore")
 
 
-def remove_stale(folder: Path, name: str = "") -> None:
-    """Remove temporary files of killed processes in a folder, those of one file name or all."""
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of killed processes that were writing to a path."""
+    own = f".{_start(path.name)}."
     with suppress(OSError):
-        for path in folder.iterdir():
-            found = _TEMPORARY.search(path.name)
-            if found and path.name.startswith(f".{_start(name)}") and _is_stale(path, found):
-                with suppress(OSError):
-                    path.unlink()
+        for other in path.parent.iterdir():
+            found = _TEMPORARY.search(other.name)
+            if found and other.name.startswith(own) and _is_stale(other, found):
+                other.unlink()
 
 
 def _is_stale(path: Path, found: re.Match[str]) -> bool:
@@ -126,33 +126,20 @@ def sha256_file(*paths: Path) -> str:
     """The hexadecimal SHA-256 of one or several files in turn; GlideError for an unreadable one."""
     digest = hashlib.sha256()
     for path in paths:
-        try:
+        with as_glide_error(f"cannot read {shorten(path, 200)}", OSError):
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for its writer
-                raise GlideError(f"cannot read {shorten(path, 200)}: it is not a regular file")
+                raise OSError("it is not a regular file")
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-        except OSError as error:
-            reason = error.strerror or error
-            raise GlideError(f"cannot read {shorten(path, 200)}: {reason}") from error
     return digest.hexdigest()
 
 
-def unique_path(base: Path, suffix: str) -> Path:
-    """Create an empty file <base>_00001_<suffix> under the next free number, and give its path.
-
-    Safe when several processes write to one folder. The caller replaces or removes the file.
-    """
-    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
-    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
-    number = max((int(match.group(1)) for match in found if match), default=0) + 1
-    while True:
-        path = base.with_name(f"{base.name}_{number:05d}_{suffix}")
-        try:
-            path.touch(exist_ok=False)
-            return path
-        except FileExistsError:
-            number += 1
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, with `~` for their folder."""
+    if not isinstance(path, (str, Path)):
+        raise GlideError(f"a path is {shorten(repr(path))}: expected a text or a Path")
+    return Path(os.path.expanduser(path))
 
 
 def check_new(path: Path) -> None:
@@ -163,26 +150,16 @@ def check_new(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise GlideError for an output folder that cannot be created or written; create nothing."""
-    nul, problem = "\0" in str(folder), ""
-    try:
-        if nul:
+    shown = shorten(repr(str(folder)), 200)
+    with as_glide_error(f"cannot write to {shown}", (OSError, ValueError), "out"):
+        if "\0" in str(folder):
             raise ValueError("a path cannot contain a NUL character")
         parents = (folder, *folder.absolute().parents)
         existing = next((p for p in parents if os.path.lexists(p)), folder)
-        place = existing.resolve()
-        # the permissions of these say nothing
-        virtual = place.parts[:2] in (("/", "proc"), ("/", "sys")) or place == Path("/dev")
         if not existing.is_dir():
-            problem = f"{shorten(existing, 200)} is not a folder"
-        elif virtual or not os.access(existing, os.W_OK | os.X_OK):
-            problem = f"{shorten(existing, 200)} is not writable"
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
-        problem = str(getattr(error, "strerror", None) or error)
-    if problem:
-        shown = shorten(repr(str(folder)) if nul else folder, 200)
-        raise GlideError(
-            f"cannot write to {shown}: {problem}. Expected a folder, existing or new", "out"
-        )
+            raise ValueError(f"{shorten(existing, 200)} is not a folder")
+        with tempfile.TemporaryFile(dir=existing):
+            pass
 
 
 def make_folder(folder: Path) -> None:
@@ -195,32 +172,28 @@ def save_images(
     images: Sequence[Image.Image],
     folder: Path,
     prefix: str = "glide",
-    text: Mapping[str, Any] | None = None,
     each: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Write PNGs as <folder>/<prefix>_00001_.png and so on, and give their paths.
 
-    text: text chunks of every PNG, `each`: of each one; a value that is not a str is written as
-    JSON. The prefix may hold folders; it cannot lead out of `folder`.
+    each: text chunks of each PNG; a value that is not a str is written as JSON. The prefix may hold
+    folders; it cannot lead out of `folder`.
     """
     if not images:
         return []
     base = folder / prefix
     try:
-        inside = "\0" not in prefix and base.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):
+        inside = base != folder and base.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL character
         inside = False
-    if not inside or base == folder:
+    if not inside:
         raise GlideError(
             f"the file name prefix {shorten(repr(prefix))} is empty or leads out of "
-            f"{shorten(folder, 200)}: expected a name, or a folder inside it"
+            f"{shorten(folder, 200)}"
         )
     make_folder(base.parent)
-    remove_stale(base.parent, base.name)
-    return [
-        _save_png(image, base, {**(text or {}), **(each[i] if each else {})})
-        for i, image in enumerate(images)
-    ]
+    texts = each or [{}] * len(images)
+    return [_save_png(image, base, text) for image, text in zip(images, texts, strict=True)]
 
 
 def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
@@ -246,13 +219,21 @@ def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
+    """Write <base>_00001_.png under the next free number, also if others write to the folder."""
     content = encode_png(image, text)
+    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
     with write_errors(base.parent):
-        path = unique_path(base, ".png")
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
-    except BaseException:  # Ctrl-C too: the empty file must not stay behind
-        path.unlink(missing_ok=True)
-        raise
-    return path
+        found = (pattern.match(entry.name) for entry in base.parent.iterdir())
+        last = max((int(match.group(1)) for match in found if match), default=0)
+        for number in itertools.count(last + 1):
+            path = base.with_name(f"{base.name}_{number:05d}_.png")
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                break
+        try:
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+        except BaseException:  # Ctrl-C too: the empty file must not stay behind
+            path.unlink(missing_ok=True)
+            raise
+        return path

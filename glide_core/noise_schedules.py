@@ -25,17 +25,9 @@ def named_betas(noise_schedule: str, steps: int = 1000) -> Table:
         scale = 1000 / steps
         return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
     if noise_schedule == "squaredcos_cap_v2":
-
-        def alpha_bar(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-        return np.array(
-            [
-                min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999)
-                for i in range(steps)
-            ],
-            dtype=np.float64,
-        )
+        angles = [(i / steps + 0.008) / 1.008 * math.pi / 2 for i in range(steps + 1)]
+        alphas_cumprod = np.array([math.cos(angle) ** 2 for angle in angles], dtype=np.float64)
+        return np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
     raise GlideError(
         f"unknown noise schedule {noise_schedule!r}: expected one of {', '.join(NOISE_SCHEDULES)}"
     )

@@ -6,9 +6,8 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,10 @@ from glide_core.components import (
     find_components,
     stage_roles,
 )
-from glide_core.devices import pick_device
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
-from glide_core.fields import short
 from glide_core.images import fit, read_image, read_mask, resize, to_output
-from glide_core.progress import step_bars
-from glide_core.prompt_check import warn_about
+from glide_core.io import user_path
 from glide_core.request import (
     CallOptions,
     GenerationRequest,
@@ -45,7 +41,9 @@ from glide_core.stages import (
     edit_inputs,
     generate,
     inpaint_inputs,
+    step_bars,
 )
+from glide_core.tokenizer import warn_about
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,7 +58,7 @@ class GlidePipelineOutput:
     """Generated images and what reproduces them."""
 
     images: Any  # list of PIL images, or [B, H, W, 3] or [B, 3, H, W] in 0..1
-    requests: list[GenerationRequest] = field(default_factory=list)
+    requests: list[GenerationRequest]
     interrupted: bool = False  # `images` are then the unfinished estimates of the last step
 
     @property
@@ -68,18 +66,8 @@ class GlidePipelineOutput:
         return [request.seed for request in self.requests]
 
 
-def _path(given: str | Path) -> Path:
-    if not isinstance(given, (str, Path)):
-        raise GlideError(f"a path is {short(given)}: expected a text or a Path")
-    return Path(os.path.expanduser(given))
-
-
 class _Interrupted(Exception):
-    """Leaves the sampler after `GlidePipeline.interrupt`."""
-
-    def __init__(self, x0: Tensor) -> None:
-        super().__init__()
-        self.x0 = x0
+    """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
 
 
 class GlidePipeline:
@@ -102,11 +90,8 @@ class GlidePipeline:
     ) -> None:
         """Each model is a loaded one, a file or a name; see `from_pretrained`."""
         given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
-        self.models = Components(
-            {role: source for role, source in given if source is not None},
-            device=device,
-            dtype=torch_dtype,
-        )
+        sources = {role: source for role, source in given if source is not None}
+        self.models = Components(sources, device=device, dtype=torch_dtype)
         self._interrupt = False
         self._progress_bar: dict[str, Any] = {}
 
@@ -197,26 +182,8 @@ class GlidePipeline:
             of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.
         batch_size: images computed at once (default: all); does not change them.
         """
-        own = CallOptions(
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            seed=seed,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            clip_guidance_scale=clip_guidance_scale,
-            clip_prompt=clip_prompt,
-            clip_guided=clip_guided,
-            sampler=sampler,
-            respacing=respacing,
-            eta=eta,
-            upsample=upsample,
-            upsample_steps=upsample_steps,
-            upsample_guidance_scale=upsample_guidance_scale,
-            batch_size=batch_size,
-        )
+        given = locals()
+        own = CallOptions(**{option.name: given[option.name] for option in fields(CallOptions)})
         request = own.request()
         if height is not None or width is not None:
             side = self.models.model("base").config.unet.image_size
@@ -239,21 +206,16 @@ class GlidePipeline:
         its size (cut to multiples of 8). Further options as in `__call__`.
         """
         own = CallOptions(**options)
-        request = replace(
-            own.request(),
-            base=None,
-            upsampler=upsample_settings(
-                num_inference_steps,
-                guidance_scale,
-                sampler=own.sampler,
-                eta=own.eta,
-                respacing=own.respacing,
-            ),
+        settings = upsample_settings(
+            num_inference_steps,
+            guidance_scale,
+            sampler=own.sampler,
+            eta=own.eta,
+            respacing=own.respacing,
         )
+        requests = own.each(replace(own.request(), base=None, upsampler=settings), prompt)
         low_res = fit(read_image(image), low_size)
-        return self._run(
-            own, own.each(request, prompt), (StageInputs(), StageInputs(low_res=low_res))
-        )
+        return self._run(own, requests, (StageInputs(), StageInputs(low_res=low_res)))
 
     def edit(
         self,
@@ -315,11 +277,7 @@ class GlidePipeline:
         Logs warnings about prompts and sizes that the first model will not handle well.
         """
         roles = stage_roles(inputs is not None and inputs[0].image is not None)
-        used = {
-            stage: role
-            for stage, role in zip(("base", "upsampler"), roles, strict=True)
-            if getattr(requests[0], stage) is not None
-        }
+        used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
         configs = {stage: self.models.model(role).config for stage, role in used.items()}
         first = next(iter(used))
         warn_about(requests, configs[first], self.models.metadata(used[first]))
@@ -332,12 +290,10 @@ class GlidePipeline:
         """Stop the running call after its current step; it returns the unfinished images."""
         self._interrupt = True
 
-    # --- models ---
-
     @property
     def components(self) -> dict[str, Model]:
         """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
-        return {role: self.models.get(role) for role in ROLES if role in self.models}
+        return self.models.components
 
     @property
     def device(self) -> torch.device:
@@ -352,32 +308,22 @@ class GlidePipeline:
         self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
     ) -> GlidePipeline:
         """Move all models to a device, and their heavy layers to a dtype; gives the pipeline."""
-        device = None
-        for each in where:
-            if isinstance(each, torch.dtype):
-                dtype = each
-            else:
-                device = pick_device(each)
-        self.models.to(device, dtype)
+        self.models.to(*where, dtype=dtype)
         return self
 
     def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
-        self.models.offload(pick_device(device))
+        self.models.offload(device)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self.models.save(_path(folder))
+        return self.models.save(user_path(folder))
 
     def load_lora_weights(
         self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
     ) -> None:
         """Merge a LoRA's file into a model; several add up."""
-        if component not in ROLES[:-1]:
-            raise GlideError(
-                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
-            )
-        self.models.add_lora(component, _path(path), strength)
+        self.models.add_lora(component, user_path(path), strength)
 
     def unload_lora_weights(self) -> None:
         """Restore the weights from before `load_lora_weights`, bit for bit."""
@@ -397,45 +343,39 @@ class GlidePipeline:
         self._interrupt = False
         requests = self.prepare(requests, inputs)
         done: list[Tensor] = []
-        ready: list[GenerationRequest] = []
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
                     step = self._step(bar, options.callback_on_step_end)
                     done.append(finish(self.generate(batch, inputs, step)))
             except _Interrupted as interrupted:
-                unfinished = finish(interrupted.x0.clamp(-1, 1))
+                unfinished = finish(interrupted.args[0].clamp(-1, 1))
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
                 done.append(unfinished)
-            ready += batch
             if self._interrupt:
                 break
-        images = to_output(torch.cat(done), options.output_type)
-        return GlidePipelineOutput(images, ready, self._interrupt)
+        images = torch.cat(done)
+        ready = list(requests[: len(images)])
+        return GlidePipelineOutput(to_output(images, options.output_type), ready, self._interrupt)
 
     def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
         def step(stage: str, info: StepInfo) -> None:
             bar(stage, info)
             if callback is not None:
-                state = {"latents": info.x_t, "x0": info.x0}
-                values = {**state, "stage": stage, "num_steps": info.total}
+                values: dict[str, Any] = {"latents": info.x_t, "x0": info.x0}
+                values |= {"stage": stage, "num_steps": info.total}
                 returned = callback(self, info.index, info.timestep, dict(values))
                 if returned is False:
                     self._interrupt = True
                 elif isinstance(returned, dict):
-                    check_unchanged(returned, values)
+                    changed = [key for key in returned if returned[key] is not values.get(key)]
+                    if changed:
+                        raise GlideError(
+                            "callback_on_step_end returned other values for "
+                            f"{', '.join(map(str, changed))}: a run does not use them"
+                        )
             if self._interrupt:
                 raise _Interrupted(info.x0)
 
         return step
-
-
-def check_unchanged(returned: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raise GlideError where a callback returned other values than it was given."""
-    changed = [str(key) for key, value in returned.items() if values.get(key) is not value]
-    if changed:
-        raise GlideError(
-            f"callback_on_step_end returned other values for {', '.join(changed)}, and a run does "
-            "not use them. Expected None, the unchanged values, or False to end the run"
-        )

@@ -29,11 +29,7 @@ StepEnd = Callable[..., Any]
 OutputType = Literal["pil", "np", "pt"]
 
 UPSCALE = 4  # 64x64 becomes 256x256
-BASE_SETTINGS = SamplerConfig()
-# The released notebooks' upsampling: DDIM, initial noise times 0.997, no guidance.
-UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)
-# ... and their inpainting: ddpm, so that known pixels and new ones mix.
-UPSAMPLE_INPAINT_SETTINGS = replace(UPSAMPLE_SETTINGS, sampler="ddpm")
+UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)  # the notebooks'
 
 _Text = Annotated[str, Field(strict=True, description="Unicode text")]
 _Seed = in_range(0, 2**64 - 1)
@@ -61,7 +57,7 @@ class GenerationRequest:
     size: Annotated[
         tuple[_Side, _Side] | None, Field(description="(height, width) in pixels, or None")
     ] = None
-    base: _Stage = BASE_SETTINGS  # 64x64 stage; None: input image goes to upsampler
+    base: _Stage = SamplerConfig()  # 64x64 stage; None: input image goes to upsampler
     upsampler: _Stage = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
     clip_guidance_scale: _Scale = 0.0  # of the noisy CLIP, in the first stage; 0 is off
     clip_prompt: _Text | None = None  # what CLIP guides towards; None: the prompt
@@ -72,8 +68,7 @@ class GenerationRequest:
         if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
             height, width = (short(side) for side in self.size)
             raise GlideError(
-                f"size {width}x{height} (first stage) is not possible: expected multiples of 8 "
-                f"from 8 to {MAX_SIDE}"
+                f"size {width}x{height} (first stage): expected multiples of 8 from 8 to {MAX_SIDE}"
             )
         if self.base is None and self.upsampler is None:
             raise GlideError("the request has no stage: expected settings for base or upsampler")
@@ -194,12 +189,13 @@ class CallOptions:
             return image_seeds(secrets.randbits(32) if self.seed is None else self.seed, count)
         if self.seed is not None:
             raise GlideError("generator and seed were both given: expected one of them")
-        given = list(self.generator) if isinstance(self.generator, Sequence) else None
-        if given is not None and len(given) != count:
+        one = not isinstance(self.generator, Sequence)
+        generators = [self.generator] * count if one else self.generator
+        if len(generators) != count:
             raise GlideError(
-                f"{len(given)} generators for {count} images: expected one, or one per image"
+                f"{len(generators)} generators for {count} images: expected one, or one per image"
             )
-        return [_next_seed(given[i] if given else self.generator) for i in range(count)]
+        return [_next_seed(generator) for generator in generators]
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -246,13 +242,14 @@ def upsample_settings(
     eta: float = 0.0,
     respacing: str = "",
 ) -> SamplerConfig:
-    """Settings of the 256x256 stage; steps, sampler: default the model's number, the notebooks'."""
-    own = UPSAMPLE_INPAINT_SETTINGS if inpaint else UPSAMPLE_SETTINGS
-    return replace(
-        own,
+    """Settings of the 256x256 stage; steps, sampler: default the model's own.
+
+    Inpainting takes ddpm, as in the released notebooks, so that known pixels and new ones mix.
+    """
+    return SamplerConfig(
         steps=steps,
         respacing=respacing,
-        sampler=sampler or own.sampler,
+        sampler=sampler or ("ddpm" if inpaint else None),
         eta=eta,
         guidance_scale=guidance_scale,
         temperature=temperature,
@@ -268,18 +265,6 @@ def first_size(side: int, height: int | None, width: int | None, upsample: bool)
             f"height is {short(height)} and width {short(width)}: expected multiples of {8 * scale}"
         )
     return sizes[0] // scale, sizes[1] // scale
-
-
-def shared_settings(requests: Sequence[GenerationRequest]) -> GenerationRequest:
-    """The settings that all requests of a batch share; GlideError if they differ."""
-    if not requests:
-        raise GlideError("a batch of 0 images was requested: expected 1 or more")
-    first = requests[0].settings
-    if any(request.settings != first for request in requests):
-        raise GlideError(
-            "requests of one batch differ in more than prompt and seed: group them with `batches`"
-        )
-    return first
 
 
 def _next_seed(generator: Any) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glide_core.config import GlideConfig, SamplerConfig
+from glide_core.devices import keep_freed_memory
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.denoiser import parse_model_output
 from glide_core.diffusion.types import (
@@ -25,7 +26,6 @@ from glide_core.diffusion.types import (
 )
 from glide_core.errors import GlideError
 from glide_core.guidance import GuidanceCallback, classifier_free
-from glide_core.memory import keep_freed_memory
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
 from glide_core.tokenizer import Tokens, get_tokenizer

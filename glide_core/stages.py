@@ -6,8 +6,11 @@ Text to image, upscaling, editing and inpainting differ only in the stages and i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +23,6 @@ from glide_core.errors import GlideError
 from glide_core.guidance import noisy_clip_guide
 from glide_core.images import (
     SOFT_EDGES,
-    check_mask_size,
     fit,
     from_comfy,
     quantize_8bit,
@@ -28,14 +30,7 @@ from glide_core.images import (
     to_comfy,
 )
 from glide_core.models.glide import GlideModel
-from glide_core.request import (
-    BASE_SETTINGS,
-    UPSAMPLE_INPAINT_SETTINGS,
-    UPSAMPLE_SETTINGS,
-    UPSCALE,
-    GenerationRequest,
-    shared_settings,
-)
+from glide_core.request import UPSCALE, GenerationRequest, upsample_settings
 from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
 
 log = logging.getLogger("glide")
@@ -69,16 +64,14 @@ def generate(
     The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
     callback: called after every step with the stage; raise from it to cancel.
     """
-    shared = shared_settings(requests)
+    if len({request.settings for request in requests}) != 1:
+        raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
+    shared = requests[0]
     first, second = inputs or (StageInputs(), StageInputs())
     prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
-    roles = dict(zip(("base", "upsampler"), stage_roles(first.image is not None), strict=True))
+    roles = stage_roles(first.image is not None)
 
     def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
-        def step(info: StepInfo) -> None:
-            if callback is not None:
-                callback(stage, info)
-
         with components.use(roles[stage]) as model:
             return sample_stage(
                 model,
@@ -88,21 +81,19 @@ def generate(
                 negative=shared.negative_prompt,
                 inputs=own,
                 cond_fn=guide,
-                callback=step,
+                callback=callback and partial(callback, stage),
             )
 
-    images, guide = second.low_res, None
+    images = second.low_res
     if first.init is not None:
         images = expand_batch(first.init, len(requests), "image")
         first = replace(first, strength=shared.strength)
     if shared.base is not None and first.strength > 0:
         if shared.clip_guidance_scale:
             with components.use("clip") as clip:
-                towards = prompts
-                if shared.clip_prompt is not None:
-                    towards = [shared.clip_prompt] * len(prompts)
+                other = shared.clip_prompt
                 with torch.no_grad():
-                    text = clip.encode_prompts(towards)
+                    text = clip.encode_prompts(prompts if other is None else [other] * len(prompts))
                 guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
                 images = sample("base", replace(first, size=shared.size), guide)
         else:
@@ -131,9 +122,11 @@ def inpaint_inputs(
     image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. Also returns the function that
     stitches patches back, with a feather in pixels: the whole image [B, 3, H, W] in [-1, 1].
     """
-    used = stage_roles(inpaint=True)[: 1 + upsample]
-    sides = tuple(models.model(role).config.unet.image_size for role in used)
-    check_mask_size(image, mask)
+    roles = list(stage_roles(inpaint=True).values())[: 1 + upsample]
+    sides = tuple(models.model(role).config.unet.image_size for role in roles)
+    if image.shape[-2:] != mask.shape[-2:]:
+        sizes = [f"{own.shape[-1]}x{own.shape[-2]}" for own in (mask, image)]
+        raise GlideError(f"the mask is {sizes[0]} and the image {sizes[1]}: expected one size")
     original = to_comfy(image)
     crop = crop_for_inpainting(original, mask, sides, context)
     if crop.soft:
@@ -171,20 +164,17 @@ def sample_stage(
     if inputs.low_res is not None:
         known["low_res"] = quantize_8bit(inputs.low_res)  # as the upsampler saw it in training
     if settings is None and config.is_upsampler:
-        settings = UPSAMPLE_INPAINT_SETTINGS if config.is_inpaint else UPSAMPLE_SETTINGS
-    settings = (settings or BASE_SETTINGS).for_model(config)
+        settings = upsample_settings(inpaint=config.is_inpaint)
+    settings = (settings or SamplerConfig()).for_model(config)
     if len(prompts) != len(seeds):
-        raise GlideError(
-            f"{len(prompts)} prompts for {len(seeds)} seeds: expected one prompt per seed"
-        )
+        raise GlideError(f"{len(prompts)} prompts for {len(seeds)} seeds: expected one per seed")
     size, image = inputs.size, inputs.init if inputs.image is None else inputs.image
     if size is None and image is not None:
         size = (image.shape[2], image.shape[3])
     elif size is None and inputs.low_res is not None:
         size = upsampled_size(inputs.low_res)
-    uncond = None  # not needed without guidance
-    if settings.guidance_scale != 1:
-        uncond = tokenize(config, [negative]) * len(seeds)
+    guided = settings.guidance_scale != 1
+    uncond = tokenize(config, [negative]) * len(seeds) if guided else None
     cond = tokenize(config, prompts)
     with torch.inference_mode():
         return sample_model(
@@ -201,3 +191,21 @@ def sample_stage(
 def upsampled_size(low_res: Tensor) -> tuple[int, int]:
     """(height, width) that an upsampler makes of low_res: four times its sides."""
     return low_res.shape[2] * UPSCALE, low_res.shape[3] * UPSCALE
+
+
+@contextmanager
+def step_bars(**tqdm_options: Any) -> Iterator[StageCallback]:
+    """A callback that shows one bar per stage, with the time left; options are tqdm's."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+    with ExitStack() as stack:
+
+        def step(stage: str, info: StepInfo) -> None:
+            if stage not in bars:
+                stack.close()  # the bar of the stage before
+                options = {"desc": stage, "unit": "step", "total": info.total, **tqdm_options}
+                bars[stage] = stack.enter_context(tqdm(**options))
+            bars[stage].update(1)
+
+        yield step

@@ -1,25 +1,37 @@
-"""Text to token ids: GLIDE's BPE, CLIP's BPE and the bundled models' own, all three byte-level."""
+"""Text to token ids: GLIDE's BPE, CLIP's BPE and the bundled models' own, all three byte-level.
+
+Also warnings about prompts: cut off, or without a subject that the model knows.
+"""
 
 from __future__ import annotations
 
 import gzip
 import html
 import importlib.util
+import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import regex  # type: ignore[import-untyped,unused-ignore]
 import torch
 from torch import Tensor
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
+
+if TYPE_CHECKING:
+    from glide_core.config import GlideConfig
+    from glide_core.request import GenerationRequest
 
 log = logging.getLogger("glide")
 
+VOCABULARY_KEY = "glide_vocabulary"  # of a file's metadata: JSON, {"subjects": [name, ...]}
+_SHOWN = 8  # subjects in a warning
 DATA = Path(__file__).parent / "vocabularies"
 TOKENIZERS = ("glide-bpe", "clip-bpe", "glide-small")
 
@@ -31,8 +43,6 @@ _CLIP_SPLIT = regex.compile(
     r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
-_CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-_CLIP_WORD_END = "</w>"
 _CACHED_WORDS = 65536
 _CLIP_MERGES = 49152 - 256 - 2  # the table is longer; CLIP uses this many
 
@@ -65,24 +75,22 @@ def warn_if_truncated(tokens: Tokens, what: str = "the prompt") -> None:
 
 
 class Tokenizer:
-    """A byte-pair encoding: ids of all symbols, and the merges' ranks (keyed "left right")."""
+    """GPT-2's byte-pair encoding as GLIDE uses it: lowercased, never stripped, no special tokens.
 
-    pads_with_end = False  # the end token is the padding, and does not count as text
+    The empty prompt is padding alone, which is the model's unconditional input.
+    """
 
-    def __init__(
-        self,
-        name: str,
-        first: Iterable[str],
-        merges: Sequence[str],
-        last: Iterable[str] = (),
-        word_end: str = "",
-    ) -> None:
-        """word_end: what marks the last symbol of a word."""
-        symbols = [*first, *(merge.replace(" ", "") for merge in merges), *last]
-        self.name, self.word_end = name, word_end
+    split = _GPT2_SPLIT
+    word_end = ""  # marks the last symbol of a word
+    special: tuple[str, ...] = ()  # around every prompt
+    pads_with_end = True  # the end token is the padding, and does not count as text
+
+    def __init__(self, first: Sequence[str], merges: Sequence[str]) -> None:
+        symbols = [*first, *(merge.replace(" ", "") for merge in merges), *self.special]
         self.ids = {symbol: i for i, symbol in enumerate(symbols)}
         self.ranks = {merge: rank for rank, merge in enumerate(merges)}
-        self._words: dict[str, list[int]] = {}
+        # as in OpenAI's tokenizers: training encodes the same words over and over
+        self.encode_word = lru_cache(_CACHED_WORDS)(self._encode_word)
 
     @property
     def n_vocab(self) -> int:
@@ -90,20 +98,28 @@ class Tokenizer:
 
     def encode(self, text: str, context_length: int) -> Tokens:
         """Encode, cut at `context_length` and pad; GlideError for text that is not Unicode."""
-        raise NotImplementedError
+        if context_length <= len(self.special):
+            raise GlideError(f"Context length {context_length} is too small.")
+        with as_glide_error("the prompt holds half a character", UnicodeEncodeError):
+            text.encode("utf-8")
+        ids = [i for word in self.split.findall(self.clean(text)) for i in self.encode_word(word)]
+        kept, padding = ids[: context_length - len(self.special)], len(self.ids)
+        if self.special:
+            start, end = (self.ids[special] for special in self.special)
+            kept, padding = [start, *kept, end], 0
+        unused = context_length - len(kept)
+        return Tokens(
+            text=text,
+            ids=torch.tensor(kept + [padding] * unused, dtype=torch.int64),
+            mask=torch.arange(context_length) < len(kept),
+            truncated=len(ids) + len(self.special) - len(kept),
+        )
 
-    def encode_word(self, word: str) -> list[int]:
-        """Merge the bytes of a word, lowest rank first.
+    def clean(self, text: str) -> str:
+        return text.lower()
 
-        Words are cached, as in OpenAI's tokenizers: training encodes the same ones over and over.
-        """
-        if word not in self._words:
-            if len(self._words) >= _CACHED_WORDS:
-                self._words.clear()
-            self._words[word] = self._merge_word(word)
-        return self._words[word]
-
-    def _merge_word(self, word: str) -> list[int]:
+    def _encode_word(self, word: str) -> list[int]:
+        """Merge the bytes of a word, lowest rank first."""
         symbols = [_BYTE_SYMBOLS[b] for b in word.encode("utf-8")]
         symbols[-1] += self.word_end
         while len(symbols) > 1:
@@ -117,64 +133,49 @@ class Tokenizer:
         return [self.ids[symbol] for symbol in symbols]
 
 
-class GlideTokenizer(Tokenizer):
-    """GPT-2's BPE as GLIDE uses it: lowercased, never stripped, no special tokens in the text.
-
-    The empty prompt is padding alone, which is the model's unconditional input.
-    """
-
-    pads_with_end = True
-
-    def encode(self, text: str, context_length: int) -> Tokens:
-        _check(text, context_length, least=1)
-        ids = [i for word in _GPT2_SPLIT.findall(text.lower()) for i in self.encode_word(word)]
-        # what pads is one past the last merge
-        return _pad(text, ids[:context_length], context_length, len(self.ids), len(ids))
-
-
 class ClipTokenizer(Tokenizer):
     """CLIP's SimpleTokenizer: cleaned text between a start and an end token, padded with 0.
 
     The start and end tokens are recognised inside the text too, as OpenAI's code does.
     """
 
-    def encode(self, text: str, context_length: int) -> Tokens:
-        _check(text, context_length, least=2)
-        start, end = (self.ids[special] for special in _CLIP_SPECIAL)
-        ids = [i for word in _CLIP_SPLIT.findall(_clean(text)) for i in self.encode_word(word)]
-        kept = [start, *ids[: context_length - 2], end]
-        return _pad(text, kept, context_length, 0, len(ids) + 2)
+    split = _CLIP_SPLIT
+    word_end = "</w>"
+    special = ("<|startoftext|>", "<|endoftext|>")
+    pads_with_end = False
 
-    def _merge_word(self, word: str) -> list[int]:
-        return [self.ids[word]] if word in _CLIP_SPECIAL else super()._merge_word(word)
+    def clean(self, text: str) -> str:
+        """Repair the encoding, html entities (twice) and spaces; lower case."""
+        import ftfy  # 40 ms, and only CLIP needs it
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+        return str(regex.sub(r"\s+", " ", text)).strip().lower()
+
+    def _encode_word(self, word: str) -> list[int]:
+        return [self.ids[word]] if word in self.special else super()._encode_word(word)
 
 
 @cache
 def get_tokenizer(name: str) -> Tokenizer:
     """Return the tokenizer called `name` (one of `TOKENIZERS`), its tables read at first use."""
-    if name == "glide-bpe":
-        merges = gzip.decompress((DATA / "gpt2_merges.txt.gz").read_bytes()).decode("utf-8")
-        # the first line is the version
-        return GlideTokenizer(name, _FIRST_SYMBOLS, merges.splitlines()[1:])
-    if name == "glide-small":
-        merges = (DATA / "small_merges.txt").read_text(encoding="utf-8")
-        return GlideTokenizer(name, _FIRST_SYMBOLS, merges.splitlines()[1:])
     if name == "clip-bpe":
-        first = [*_FIRST_SYMBOLS, *(symbol + _CLIP_WORD_END for symbol in _FIRST_SYMBOLS)]
-        return ClipTokenizer(name, first, _clip_merges(), _CLIP_SPECIAL, _CLIP_WORD_END)
-    raise GlideError(f"Unknown tokenizer {name!r}; expected one of {', '.join(TOKENIZERS)}.")
+        last = [symbol + ClipTokenizer.word_end for symbol in _FIRST_SYMBOLS]
+        return ClipTokenizer([*_FIRST_SYMBOLS, *last], _clip_merges())
+    if name == "glide-bpe":
+        table = gzip.decompress((DATA / "gpt2_merges.txt.gz").read_bytes()).decode("utf-8")
+    elif name == "glide-small":
+        table = (DATA / "small_merges.txt").read_text(encoding="utf-8")
+    else:
+        raise GlideError(f"Unknown tokenizer {name!r}; expected one of {', '.join(TOKENIZERS)}.")
+    return Tokenizer(_FIRST_SYMBOLS, table.splitlines()[1:])  # the first line is the version
 
 
 def _clip_merges() -> list[str]:
     spec = importlib.util.find_spec("open_clip")  # located, not imported: that takes seconds
-    path = Path((spec.origin if spec else None) or "").parent / "bpe_simple_vocab_16e6.txt.gz"
-    if spec is None or not path.is_file():
-        raise GlideError(
-            "CLIP's merges table was not found: it comes with the package open_clip_torch. "
-            "Install it with `pip install open_clip_torch`."
-        )
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
-    return lines[1 : _CLIP_MERGES + 1]
+    if spec is None or spec.origin is None:
+        raise GlideError("CLIP's merges table was not found: `pip install open_clip_torch` has it")
+    table = (Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    return gzip.decompress(table).decode("utf-8").splitlines()[1 : _CLIP_MERGES + 1]
 
 
 def _byte_symbols() -> tuple[str, ...]:
@@ -203,31 +204,55 @@ def _merge(symbols: list[str], left: str, right: str) -> list[str]:
     return merged
 
 
-def _clean(text: str) -> str:
-    """CLIP's clean-up: repaired encoding, html entities (twice), single spaces, lower case."""
-    import ftfy  # 40 ms, and only CLIP needs it
+def warn_about(
+    requests: Iterable[GenerationRequest], config: GlideConfig, metadata: Mapping[str, str]
+) -> None:
+    """Log one warning per cut prompt, one for all unknown prompts, and one for an untrained size.
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return str(regex.sub(r"\s+", " ", text)).strip().lower()
+    config, metadata: of the model of the first stage and of its file.
+    """
+    given = list(requests)
+    tokenizer, length = get_tokenizer(config.tokenizer), config.text.context_length
+    texts = {r.prompt: "the prompt" for r in given}
+    texts |= {r.negative_prompt: "the negative prompt" for r in given}
+    for text, what in texts.items():
+        warn_if_truncated(tokenizer.encode(text, length), what)
+    side = config.unet.image_size
+    if any(r.size not in (None, (side, side)) for r in given):
+        log.warning("this model was trained on %dx%d only: other sizes distort", side, side)
+    known = vocabulary(metadata)
+    if not known:
+        return
+    prompts = [r.prompt for r in given if r.prompt.strip()]
+    unknown = next((text for text in prompts if not names_subject(text, known)), None)
+    if unknown is not None:
+        log.warning(
+            "%r names no subject that this model knows (%s ... %d in all): expect a poor image",
+            shorten(unknown),
+            ", ".join(known[:_SHOWN]),
+            len(known),
+        )
 
 
-def _check(text: str, context_length: int, least: int) -> None:
-    if context_length < least:
-        raise GlideError(f"Context length {context_length} is too small; expected {least} or more.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise GlideError(
-            f"The prompt holds half a character (a lone surrogate) at position {error.start}; "
-            "expected Unicode text"
-        ) from error
+def vocabulary(metadata: Mapping[str, str]) -> list[str]:
+    """Subject names in a file's metadata; empty where there are none or they cannot be read."""
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        subjects = json.loads(metadata[VOCABULARY_KEY])["subjects"]
+        return [name for name in subjects if isinstance(name, str) and name]
+    return []
 
 
-def _pad(text: str, ids: list[int], context_length: int, padding: int, wanted: int) -> Tokens:
-    used = len(ids)
-    return Tokens(
-        text=text,
-        ids=torch.tensor(ids + [padding] * (context_length - used), dtype=torch.int64),
-        mask=torch.arange(context_length) < used,
-        truncated=wanted - used,
-    )
+def names_subject(prompt: str, known: Iterable[str]) -> bool:
+    """Whether a prompt contains one of the names as whole words, also in the plural."""
+    text = f" {_words(prompt)} "
+    plain = filter(None, map(_words, known))
+    return any(f" {name}{end} " in text for name in plain for end in ("", "s", "es"))
+
+
+def article(words: str) -> str:
+    """The indefinite article of some words: "an umbrella", "a unicorn"."""
+    return "an" if words.lower().startswith(("a", "e", "i", "o", "umbrella")) else "a"
+
+
+def _words(text: str) -> str:
+    return " ".join(regex.findall(r"[^\W_]+", text.lower()))

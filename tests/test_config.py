@@ -71,7 +71,7 @@ QUICK = settings(max_examples=150, deadline=None)
         (SamplerConfig(), {"eta": -math.inf}, "eta is -inf. Expected 0 to 1."),
         (SamplerConfig(), {"guidance_scale": 1e38}, "guidance_scale is 1e+38. Expected -1000 to"),
         (SamplerConfig(), {"temperature": math.nan}, "temperature is nan. Expected 0 to 10."),
-        (SamplerConfig(), {"guidance_interval": (2.0, 1.0)}, "guidance_interval is 2.0 to 1.0."),
+        (SamplerConfig(), {"guidance_interval": (2.0, 1.0)}, "is (2.0, 1.0). Expected the smaller"),
         (SamplerConfig(), {"guidance_interval": (2.0,)}, "Expected two sigmas"),
         (SamplerConfig(), {"respacing": "1," * 9999}, "Expected a respacing string"),
     ],
@@ -114,7 +114,7 @@ def test_names_of_older_files_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 60_000, "nested too deeply"),
+        ("[" * 60_000, "recursion depth"),
         ("[" * 100_000, "100,000 characters"),
         ("null", "not a JSON object"),
         ("{}", "it has no text"),

@@ -14,7 +14,6 @@ from PIL import Image
 from glide_core import images
 from glide_core.errors import GlideError
 from glide_core.images import (
-    check_mask_size,
     cycle,
     from_comfy,
     from_pil,
@@ -182,10 +181,10 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load", [load_image, read_mask])
 def test_unreadable_image_files_are_named(tmp_path: Path, load: object) -> None:
     assert callable(load)
-    with pytest.raises(GlideError, match="was not found: expected an image file"):
+    with pytest.raises(GlideError, match=r"missing\.png cannot be read as PNG, JPEG.*No such file"):
         load(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(GlideError, match=r"text\.png is an unsupported or damaged image"):
+    with pytest.raises(GlideError, match=r"text\.png cannot be read as PNG, JPEG"):
         load(tmp_path / "text.png")
     with pytest.raises(GlideError, match="not a regular file"):
         load(tmp_path)
@@ -211,7 +210,7 @@ def test_a_mask_with_an_opaque_alpha_channel_is_read_by_its_brightness(
 def test_a_format_that_starts_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
-    with pytest.raises(GlideError, match="unsupported or damaged"):
+    with pytest.raises(GlideError, match="cannot identify image file"):
         load_image(path)
 
 
@@ -238,11 +237,6 @@ def test_nan_is_refused() -> None:
         from_comfy(torch.full((1, 4, 4, 3), torch.nan))
     with pytest.raises(GlideError, match="NaN"):
         keep_mask(torch.full((4, 4), torch.nan))
-
-
-def test_a_mask_of_another_size_than_the_image_is_named() -> None:
-    with pytest.raises(GlideError, match="the mask is 6x4 and the image 8x8"):
-        check_mask_size(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 6))
 
 
 def test_only_the_first_frame_of_a_gif_is_read(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ PACKAGES = ("glide_core", "nodes", "recipes")
 # Parts of glide_core from the lowest layer to the highest: one may import its own and lower ones.
 LAYERS: tuple[set[str], ...] = (
     {"errors", "names", "fields", "text_values"},
-    {"config", "images", "io", "memory", "noise_schedules", "tokenizer"},
+    {"config", "images", "io", "noise_schedules", "tokenizer"},
     {"models", "devices", "crop", "data"},
     {"diffusion", "checkpoints"},
     {"guidance"},
     {"sampling"},
-    {"request", "prompt_check", "stages", "components", "progress"},
+    {"request", "stages", "components"},
     {"pipeline"},
     {"training", "evaluation"},
     {"batch"},

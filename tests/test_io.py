@@ -91,7 +91,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_error(tmp_path: Path)
 def test_images_are_numbered_and_nothing_is_overwritten(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 4))
     (tmp_path / "glide_00007_.png").touch()
-    paths = io.save_images([image, image], tmp_path, text={"a": {"b": 1}}, each=[{"n": "1"}, {}])
+    paths = io.save_images([image, image], tmp_path, each=[{"a": {"b": 1}, "n": "1"}, {}])
     assert [path.name for path in paths] == ["glide_00008_.png", "glide_00009_.png"]
     assert png_text(paths[0]) == {"a": '{"b": 1}', "n": "1"}
 

@@ -21,7 +21,6 @@ from glide_core.cli import main
 from glide_core.components import INDEX
 from glide_core.config import BASE, UPSAMPLER, SamplerConfig
 from glide_core.request import (
-    UPSAMPLE_INPAINT_SETTINGS,
     UPSAMPLE_SETTINGS,
     CallOptions,
     upsample_settings,
@@ -171,7 +170,8 @@ def test_a_callback_that_returns_other_values_is_an_error(pipe: GlidePipeline) -
 
 
 def test_an_inpainting_is_upsampled_with_ddpm() -> None:
-    assert CallOptions().request(inpaint=True).upsampler == UPSAMPLE_INPAINT_SETTINGS
+    assert CallOptions().request(inpaint=True).upsampler == upsample_settings(inpaint=True)
+    assert upsample_settings(inpaint=True).sampler == "ddpm"
     assert CallOptions().request().upsampler == UPSAMPLE_SETTINGS
     assert upsample_settings(inpaint=True, sampler="heun").sampler == "heun"
 
@@ -189,6 +189,8 @@ def test_upscale_edit_and_inpaint(pipe: GlidePipeline, image: Image.Image) -> No
     changed = (np.asarray(inpainted) != np.asarray(image)).any(axis=2)
     marked = np.asarray(mask) > 0
     assert changed[marked].any() and not changed[~marked].any()
+    with pytest.raises(GlideError, match="the mask is 6x4 and the image 90x60"):
+        pipe.inpaint(image, mask.resize((6, 4)), "a cat", **steps)
 
 
 def test_upscaled_image_i_equals_seed_plus_i_alone(pipe: GlidePipeline, image: Image.Image) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,8 @@ def generate_and_write(
 ) -> int:
     """Generate `-n` images, `--batch` at a time, write each PNG with its settings, print paths."""
     from glide_core.images import to_pil
-    from glide_core.progress import step_bars
     from glide_core.request import batches, image_seeds
+    from glide_core.stages import step_bars
 
     requests = [replace(request, seed=seed) for seed in image_seeds(arguments.seed, arguments.n)]
     requests = pipe.prepare(requests, inputs)
@@ -155,3 +156,17 @@ def _model_names(
     if guided:
         names["clip"] = arguments.clip or ["clip"]
     return names
+
+
+@contextmanager
+def counting_bar(**tqdm_options: Any) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback that is called with what is done and the total; options are tqdm's."""
+    from tqdm import tqdm
+
+    with tqdm(**tqdm_options) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

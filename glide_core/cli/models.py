@@ -105,7 +105,7 @@ def _megabytes(size: int) -> str:
 
 def _download(arguments: argparse.Namespace) -> None:
     from glide_core.checkpoints.download import download
-    from glide_core.progress import counting_bar
+    from glide_core.cli.common import counting_bar
 
     directory = arguments.to or models_directory()
     entries = [find(name) for name in arguments.name]  # all names are checked before any byte

@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.evaluation.sweep import combinations, generate_with, sweep
     from glide_core.evaluation.sweep_output import SweepFolder
     from glide_core.io import check_folder
-    from glide_core.progress import step_bars
     from glide_core.request import GenerationRequest
     from glide_core.sampling import model_schedule
+    from glide_core.stages import step_bars
 
     guided = any(scale > 0 for scale in arguments.clip_scale)
     samplers = arguments.sampler or (("ddpm",) if guided else ("ddim",))

@@ -239,9 +239,9 @@ def open_data(
     arguments: argparse.Namespace, config: TrainConfig, known: Path, accelerator: Accelerator
 ) -> ImageSource:
     """Open --data and check it in the first process, unless an earlier run has; report on it."""
+    from glide_core.cli.common import counting_bar
     from glide_core.data.check import DataReport, PixelCache, check
     from glide_core.data.source import open_source
-    from glide_core.progress import counting_bar
     from glide_core.training.distributed import on_main
 
     def run_check(listing: Listing, cache: PixelCache) -> DataReport:

@@ -21,8 +21,8 @@ from glide_core.errors import as_glide_error
 from glide_core.images import to_pil, to_uint8
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel
-from glide_core.prompt_check import VOCABULARY_KEY, article
 from glide_core.stages import StageInputs, sample_stage
+from glide_core.tokenizer import VOCABULARY_KEY, article
 from glide_core.training.distributed import on_main
 from glide_core.training.examples import random_keep_masks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glide_core.prompt_check import article
+from glide_core.tokenizer import article
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),

@@ -80,7 +80,7 @@ def test_interrupted_by_ctrl_c_it_keeps_its_rows_and_resumes(
 
         yield step
 
-    monkeypatch.setattr("glide_core.progress.step_bars", step_bars)
+    monkeypatch.setattr("glide_core.stages.step_bars", step_bars)
     assert sweep(prompts, "--cfg", "1,2,3") == 130
     assert recorded == [(0, 6), (1, 6), (2, 6)]  # at once, in the second cell
     (first,) = rows(prompts)

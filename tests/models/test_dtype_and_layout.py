@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from glide_core.checkpoints.loading import load_model, model_from_state_dict, save_model
 from glide_core.config import ModelKind
-from glide_core.memory import keep_freed_memory
+from glide_core.devices import keep_freed_memory
 from glide_core.models import layers
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext

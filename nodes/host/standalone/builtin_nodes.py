@@ -135,7 +135,9 @@ class SaveImage(_Placed):
 
         made = to_pil(from_comfy(images))
         prefix = _fill_fields(filename_prefix, *made[0].size)
-        self.place.written += io.save_images(made, self.place.out, prefix, self.place.text)
+        self.place.written += io.save_images(
+            made, self.place.out, prefix, [self.place.text] * len(made)
+        )
         return ()
 
 
