@@ -13,9 +13,10 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,21 +139,39 @@ def sha256_file(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def unique_path(base: Path, suffix: str) -> Path:
-    """Create an empty file <base>_00001_<suffix> under the next free number, and give its path.
+def write_new(content: bytes, names: Iterable[Path]) -> Path:
+    """Write a file under the first of `names`, all in one folder, that is free; gives its path.
 
-    Safe when several processes write to one folder. The caller replaces or removes the file.
+    Nothing is overwritten, also when several processes write to the folder, and a file has its
+    name only when it is complete.
     """
-    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
-    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
-    number = max((int(match.group(1)) for match in found if match), default=0) + 1
-    while True:
-        path = base.with_name(f"{base.name}_{number:05d}_{suffix}")
+    candidates = iter(names)
+    path = next(candidates)
+    with write_errors(path.parent):
+        temporary, _ = create_temporary(path)
         try:
-            path.touch(exist_ok=False)
-            return path
+            temporary.write_bytes(content)
+            while not _move_if_free(temporary, path):
+                path = next(candidates)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def _move_if_free(source: Path, target: Path) -> bool:
+    """Give a file another name unless that exists; returns whether it did."""
+    try:
+        os.link(source, target)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        return False
+    except OSError:  # file systems without links
+        try:
+            target.touch(exist_ok=False)
         except FileExistsError:
-            number += 1
+            return False
+        source.replace(target)
+    return True
 
 
 def check_new(path: Path) -> None:
@@ -217,10 +236,12 @@ def save_images(
         )
     make_folder(base.parent)
     remove_stale(base.parent, base.name)
-    return [
-        _save_png(image, base, {**(text or {}), **(each[i] if each else {})})
-        for i, image in enumerate(images)
-    ]
+    paths = []
+    for i, image in enumerate(images):
+        content = encode_png(image, {**(text or {}), **(each[i] if each else {})})
+        with write_errors(base.parent):
+            paths.append(write_new(content, _numbered(base)))
+    return paths
 
 
 def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
@@ -245,14 +266,9 @@ def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters": "\n".join(lines), "glide": dict(metadata)}
 
 
-def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
-    content = encode_png(image, text)
-    with write_errors(base.parent):
-        path = unique_path(base, ".png")
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
-    except BaseException:  # Ctrl-C too: the empty file must not stay behind
-        path.unlink(missing_ok=True)
-        raise
-    return path
+def _numbered(base: Path) -> Iterator[Path]:
+    """<base>_00001_.png and so on, from the number after the highest one in the folder."""
+    pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
+    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
+    highest = max((int(match.group(1)) for match in found if match), default=0)
+    return (base.with_name(f"{base.name}_{n:05d}_.png") for n in count(highest + 1))
