@@ -250,7 +250,9 @@ def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+        value = value if isinstance(value, str) else json.dumps(value)
+        # the name of an input file may hold bytes that are not text
+        info.add_text(key, value.encode(errors="backslashreplace").decode())
     content = BytesIO()
     image.save(content, format="PNG", pnginfo=info, compress_level=4)
     return content.getvalue()

@@ -112,6 +112,11 @@ def test_a_killed_run_leaves_no_image_under_a_final_name(call: str, tmp_path: Pa
     assert len(written) == 1 and all(Image.open(path).size == (4, 4) for path in tmp_path.iterdir())
 
 
+def test_metadata_may_name_a_file_whose_name_is_not_text(tmp_path: Path) -> None:
+    (path,) = io.save_images([Image.new("RGB", (4, 4))], tmp_path, text={"a": os.fsdecode(b"\xff")})
+    assert png_text(path) == {"a": "\\udcff"}
+
+
 def test_images_are_numbered_where_a_file_system_has_no_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,15 +117,17 @@ def _format(path: Path) -> Format:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GlideError(f"{shorten(path, 200)} cannot be read: {reason}.") from error
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # neither safetensors nor torch can open it
+        raise GlideError(
+            f"{path} has a name that is not UTF-8. Rename it or its folder."
+        ) from error
     if head[:4] == b"PK\x03\x04":
         return "zip"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return "pickle"
     if head[8:9] == b"{" and status.st_size > 8:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:  # safetensors cannot open it
-            raise GlideError(f"{path} has a name that is not UTF-8. Rename the file.") from error
         return "safetensors"
     raise GlideError(
         f"{path} is {_what_else(head, status.st_size)}. Expected a checkpoint in safetensors or "
