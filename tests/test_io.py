@@ -100,8 +100,8 @@ def test_images_are_numbered_and_nothing_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", ["os.link", "Path.unlink"])
 def test_a_killed_run_leaves_no_image_under_a_final_name(call: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from PIL import Image; from glide_core import io\n"
-        f"{call} = lambda *given, **more: os._exit(9)\n"
+        "import os, sys; from pathlib import Path; from PIL import Image\n"
+        f"from glide_core import io; {call} = lambda *given, **more: os._exit(9)\n"
         "io.save_images([Image.new('RGB', (4, 4))], Path(sys.argv[1]))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from glide_core.cli.options import number
+from glide_core.cli.options import scale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
     strength = "of the LoRA"
-    merge.add_argument("--strength", type=number, default=1.0, metavar="S", help=strength)
+    merge.add_argument("--strength", type=scale, default=1.0, metavar="S", help=strength)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -75,10 +75,10 @@ def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], floa
 
 
 whole, positive = integer(0, 10**9), integer(1, 10**9)
-number, not_negative, fraction = real(), real(0), real(0, 1)
+number, not_negative, fraction = real(-1e6, 1e6), real(0, 1e6), real(0, 1)
 scale, temperature = real(-1000, 1000), real(0, 10)
 seed, side_length = integer(0, 2**64 - 1), integer(0, MAX_SIDE)
-step_count = integer(1, TRAINED_STEPS)
+step_count, process_count = integer(1, TRAINED_STEPS), integer(0, 1024)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def lora(text: str) -> tuple[str, float]:
         value = float(strength)
     except ValueError:
         value = math.nan  # no strength, or a colon in the file's name
-    return (file, value) if file and math.isfinite(value) else (text, 1.0)
+    return (file, scale(strength)) if file and math.isfinite(value) else (text, 1.0)
 
 
 def folder_or_url(text: str) -> Path | str:
@@ -216,7 +216,7 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         help="CPU threads (default: the cores that other programs leave free)",
     ),
     "--workers": _Option(
-        type=whole,
+        type=process_count,
         default=0,
         metavar="N",
         help="processes that decode images; 0: the main process decodes",

@@ -27,6 +27,7 @@ from glide_core.evaluation.metrics import Statistics
 from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
 
+_MOST = 1e30  # of a feature: metrics have its sixth power
 _IDENTITY = ("name", "sha256", "dimension", "resize")
 
 
@@ -192,6 +193,8 @@ class FeatureSet:
                 raise ValueError("not a regular file")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
+            if any(array.dtype.kind == "c" for array in arrays.values()):
+                raise ValueError("complex numbers")
             mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
             about = json.loads(str(arrays["about"])) if "about" in arrays else {}
             features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
@@ -204,8 +207,8 @@ class FeatureSet:
             if features is not None and features.shape != (count, side):
                 raise ValueError(f"{count} features of shape {list(features.shape)}")
             given = [each for each in (mean, covariance, features) if each is not None]
-            if not all(each.isfinite().all() for each in given):
-                raise ValueError("a number is not finite")
+            if not all((each.abs() <= _MOST).all() for each in given):
+                raise ValueError(f"a number is not finite, or above {_MOST:g}")
         except FileNotFoundError as error:
             raise GlideError(f"{path} was not found.") from error
         except Exception as error:  # a damaged zip raises almost anything
