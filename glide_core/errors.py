@@ -24,7 +24,15 @@ class UsageError(GlideError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    signs = ("out of memory", "allocate memory", "not enough memory", "invalid buffer size")
+    signs = (
+        "out of memory",
+        "allocate memory",
+        "not enough memory",
+        "invalid buffer size",
+        "could not create a primitive",  # oneDNN's
+        "failed to map segment",  # of a library that is loaded
+        "can't start new thread",  # there is no room for its stack
+    )
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 

@@ -310,6 +310,8 @@ def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise GlideError(
             f"{shown} is an unsupported or damaged image: expected one of {names}"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise nearly every type for damaged files
         reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__
         raise GlideError(f"{shown} cannot be read as an image: {reason}") from error

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, is_out_of_memory, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
@@ -88,8 +88,6 @@ def _read(path: Path, meta: bool) -> TensorFile:
             return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
     except GlideError:
         raise
-    except MemoryError as error:
-        raise GlideError(f"{path} does not fit into memory.") from error
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _cut_short(path, error) from error
@@ -98,6 +96,8 @@ def _read(path: Path, meta: bool) -> TensorFile:
             "refused. Expected safetensors, or a dict of tensors as OpenAI released."
         ) from error
     except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
+        if is_out_of_memory(error):
+            raise GlideError(f"out of memory: {path} does not fit.") from error
         raise _cut_short(path, error) from error
 
 

@@ -99,13 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("glide: stopped.", file=sys.stderr)
         return 130
-    except OSError as error:  # a full disk, a file removed meanwhile
-        where = f": {shorten(error.filename, 200)}" if error.filename else ""
-        print(f"glide: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
         if not is_out_of_memory(error):
-            raise
+            if not isinstance(error, OSError):
+                raise
+            # a full disk, a file removed meanwhile
+            where = f": {shorten(error.filename, 200)}" if error.filename else ""
+            print(f"glide: {error.strerror or error}{where}", file=sys.stderr)
+            return 1
         detail = f" ({shorten(error, 200)})" if str(error) else ""
         print(
             f"glide: out of memory{detail}. Use a smaller --batch or --size, or another --dtype or "

@@ -33,11 +33,14 @@ class PixelCache:
 
     def __init__(self, most: int, budget: int) -> None:
         """most: number of images. budget: in bytes."""
-        self._most, self._budget = most, budget
         self._slots: list[tuple[int, int, int]] = []  # start, width, height
         self._end = 0
         # anonymous shared memory: not limited by the size of /dev/shm, committed when written
-        self._pixels = mmap.mmap(-1, max(1, budget))
+        try:
+            self._pixels = mmap.mmap(-1, max(1, budget))
+        except OSError:  # a limit on the address space: images are decoded each time
+            budget, self._pixels = 0, mmap.mmap(-1, 1)
+        self._most, self._budget = most, budget
         self._filled = mmap.mmap(-1, max(1, most))
         self.full = budget <= 0
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, is_out_of_memory
 
 _HUB_FILES = (
     "open_clip_model.safetensors",
@@ -56,6 +56,8 @@ def load_open_clip(
             )
             model = model.to(dtype).eval().requires_grad_(False)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise GlideError(
             f"{source} could not be loaded as open_clip's {architecture}: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Expected "

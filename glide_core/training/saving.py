@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.checkpoints.lora import fingerprint
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, is_out_of_memory, shorten
 from glide_core.io import atomic_write, write_errors
 from glide_core.models.glide import GlideModel
 from glide_core.training.config import TrainConfig
@@ -26,6 +26,8 @@ def read(path: Path, config: TrainConfig) -> dict[str, Any]:
         saved = state["config"]
         job, step = saved["job"], state["step"]
     except Exception as error:  # a damaged pickle raises almost anything
+        if is_out_of_memory(error):
+            raise
         reason = shorten(error) or type(error).__name__
         raise GlideError(
             f"{path} cannot be read as the checkpoint of a run ({reason}). Delete it to start "

@@ -325,6 +325,26 @@ def test_a_failed_write_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+@pytest.mark.parametrize("more_mib", [0, 48], ids=["loading", "sampling"])
+def test_real_lack_of_memory_is_one_line(
+    more_mib: int, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    words = ["generate", "x", *TWO_STAGES[:2], "--no-upsample", *QUICK, "--out", out]
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more_mib * 2**20, old[1]))
+    try:
+        code = glide(*words, "-n", 256, "--batch", 256, "--threads", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, old)
+    said = capsys.readouterr().err
+    assert code == 1 and said.startswith("glide: out of memory") and said.count("\n") == 1
+    assert not out.exists()
+
+
 def test_clip_guidance_uses_the_papers_sampler_by_default(out: Path) -> None:
     words = ["generate", "x", *TWO_STAGES[:2], "--no-upsample", *QUICK, "--out", out]
     clip = ["--clip-scale", 3, "--clip", "tiny_clip.safetensors"]
