@@ -64,8 +64,8 @@ def crop_for_inpainting(
 
     context: surroundings on each side, as a part of the mask's extent.
     """
-    if not context >= 0:
-        raise GlideError(f"context is {context}: expected 0 or more, usually 0.5")
+    if not 0 <= context <= 1e6:
+        raise GlideError(f"context is {context}: expected 0 to 1e6, usually 0.5")
     whole = from_comfy(image)
     batch, _, height, width = whole.shape
     keep, soft = keep_mask(mask, (height, width), batch)

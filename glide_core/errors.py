@@ -24,7 +24,15 @@ class UsageError(GlideError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    signs = ("out of memory", "allocate memory", "not enough memory", "invalid buffer size")
+    signs = (
+        "out of memory",
+        "allocate memory",
+        "not enough memory",
+        "invalid buffer size",
+        "could not create a primitive",  # oneDNN's
+        "failed to map segment",  # of a library that is loaded
+        "can't start new thread",  # there is no room for its stack
+    )
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
@@ -43,11 +51,16 @@ def as_glide_error(
     kinds: type[Exception] | tuple[type[Exception], ...] = Exception,
     setting: str = "",
 ) -> Iterator[None]:
-    """Turn exceptions of these kinds into a GlideError: "MESSAGE: reason"."""
+    """Turn exceptions of these kinds into a GlideError: "MESSAGE: reason".
+
+    Not those of a lack of memory, which says nothing of what was read.
+    """
     try:
         yield
     except GlideError:
         raise
     except kinds as error:
+        if is_out_of_memory(error):
+            raise
         reason = shorten(getattr(error, "strerror", None) or error, 200) or type(error).__name__
         raise GlideError(f"{message}: {reason}", setting) from error

@@ -6,7 +6,6 @@ Imports no torch and no PIL at the top, so that a command can check its folders 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        remove_stale(path.parent, path.name)
         temporary, mode = create_temporary(path)
         try:
             yield temporary
@@ -91,14 +91,13 @@ def _start(name: str) -> str:
     return os.fsencode(name)[:180].decode(errors="ignore")
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove temporary files of killed processes that were writing to a path."""
-    own = f".{_start(path.name)}."
+def remove_stale(folder: Path, start: str = "") -> None:
+    """Remove temporary files of killed processes, for targets whose names begin with `start`."""
     with suppress(OSError):
-        for other in path.parent.iterdir():
-            found = _TEMPORARY.search(other.name)
-            if found and other.name.startswith(own) and _is_stale(other, found):
-                other.unlink()
+        for path in folder.iterdir():
+            found = _TEMPORARY.search(path.name)
+            if found and path.name.startswith(f".{_start(start)}") and _is_stale(path, found):
+                path.unlink()
 
 
 def _is_stale(path: Path, found: re.Match[str]) -> bool:
@@ -140,6 +139,40 @@ def user_path(path: str | Path) -> Path:
     if not isinstance(path, (str, Path)):
         raise GlideError(f"a path is {shorten(repr(path))}: expected a text or a Path")
     return Path(os.path.expanduser(path))
+
+
+def write_new(content: bytes, folder: Path, names: Iterator[Path]) -> Path:
+    """Write a file under the first of `names`, all in one folder, that is free; gives its path.
+
+    Nothing is overwritten, also when several processes write to the folder, and a file has its
+    name only when it is complete.
+    """
+    with write_errors(folder):
+        path = next(names)
+        temporary, _ = create_temporary(path)
+        try:
+            temporary.write_bytes(content)
+            while not _move_if_free(temporary, path):
+                path = next(names)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def _move_if_free(source: Path, target: Path) -> bool:
+    """Give a file another name unless that exists; returns whether it did."""
+    try:
+        os.link(source, target)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        return False
+    except OSError:  # file systems without links
+        try:
+            target.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        source.replace(target)
+    return True
 
 
 def check_new(path: Path) -> None:
@@ -192,8 +225,12 @@ def save_images(
             f"{shorten(folder, 200)}"
         )
     make_folder(base.parent)
+    remove_stale(base.parent, base.name)
     texts = each or [{}] * len(images)
-    return [_save_png(image, base, text) for image, text in zip(images, texts, strict=True)]
+    return [
+        write_new(encode_png(image, text), base.parent, _numbered(base))
+        for image, text in zip(images, texts, strict=True)
+    ]
 
 
 def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
@@ -202,7 +239,9 @@ def encode_png(image: Image.Image, text: Mapping[str, Any]) -> bytes:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+        value = value if isinstance(value, str) else json.dumps(value)
+        # the name of an input file may hold bytes that are not text
+        info.add_text(key, value.encode(errors="backslashreplace").decode())
     content = BytesIO()
     image.save(content, format="PNG", pnginfo=info, compress_level=4)
     return content.getvalue()
@@ -218,22 +257,9 @@ def png_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters": "\n".join(lines), "glide": dict(metadata)}
 
 
-def _save_png(image: Image.Image, base: Path, text: Mapping[str, Any]) -> Path:
-    """Write <base>_00001_.png under the next free number, also if others write to the folder."""
-    content = encode_png(image, text)
+def _numbered(base: Path) -> Iterator[Path]:
+    """<base>_00001_.png and so on, from the number after the highest one in the folder."""
     pattern = re.compile(re.escape(base.name) + r"_(\d+)_?\.\w+$", re.IGNORECASE)
-    with write_errors(base.parent):
-        found = (pattern.match(entry.name) for entry in base.parent.iterdir())
-        last = max((int(match.group(1)) for match in found if match), default=0)
-        for number in itertools.count(last + 1):
-            path = base.with_name(f"{base.name}_{number:05d}_.png")
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                break
-        try:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
-        except BaseException:  # Ctrl-C too: the empty file must not stay behind
-            path.unlink(missing_ok=True)
-            raise
-        return path
+    found = (pattern.match(entry.name) for entry in base.parent.iterdir())
+    highest = max((int(match.group(1)) for match in found if match), default=0)
+    return (base.with_name(f"{base.name}_{n:05d}_.png") for n in count(highest + 1))

@@ -31,7 +31,7 @@ def _number(
 
 
 integer, real = partial(_number, int), partial(_number, float)
-number, fraction = real(), real(0, 1)
+number, fraction = real(-1e6, 1e6), real(0, 1)
 scale, temperature = real(-1000, 1000), real(0, 10)
 seed, step_count = integer(0, 2**64 - 1), integer(1, TRAINED_STEPS)
 

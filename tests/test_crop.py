@@ -146,6 +146,8 @@ def test_a_mask_of_another_size_and_with_soft_edges_is_fitted() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(GlideError, match=r"context is 1e\+308"):
+        crop_for_inpainting(torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8), context=1e308)
     with pytest.raises(GlideError, match="context is -1"):
         crop_for_inpainting(make_image(64, 64), torch.ones(64, 64), context=-1)
     with pytest.raises(GlideError, match="feather is -1"):

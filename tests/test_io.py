@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -94,6 +95,41 @@ def test_images_are_numbered_and_nothing_is_overwritten(tmp_path: Path) -> None:
     paths = io.save_images([image, image], tmp_path, each=[{"a": {"b": 1}, "n": "1"}, {}])
     assert [path.name for path in paths] == ["glide_00008_.png", "glide_00009_.png"]
     assert png_text(paths[0]) == {"a": '{"b": 1}', "n": "1"}
+
+
+@pytest.mark.parametrize("call", ["os.link", "Path.unlink"])
+def test_a_killed_run_leaves_no_image_under_a_final_name(call: str, tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from PIL import Image\n"
+        f"from glide_core import io; {call} = lambda *given, **more: os._exit(9)\n"
+        "io.save_images([Image.new('RGB', (4, 4))], Path(sys.argv[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    before = {path.name for path in tmp_path.iterdir()}
+    assert all(name.startswith(".") or (tmp_path / name).stat().st_size for name in before)
+    written = io.save_images([Image.new("RGB", (4, 4))], tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(written) == 1 and all(Image.open(path).size == (4, 4) for path in tmp_path.iterdir())
+
+
+def test_metadata_may_name_a_file_whose_name_is_not_text(tmp_path: Path) -> None:
+    (path,) = io.save_images(
+        [Image.new("RGB", (4, 4))], tmp_path, each=[{"a": os.fsdecode(b"\xff")}]
+    )
+    assert png_text(path) == {"a": "\\udcff"}
+
+
+def test_images_are_numbered_where_a_file_system_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    names = [tmp_path / "a", tmp_path / "b"]
+    names[0].write_bytes(b"kept")
+    assert io.write_new(b"new", tmp_path, iter(names)) == names[1]
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"kept", b"new"]
 
 
 def test_hashes_and_unreadable_files(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError, as_glide_error, shorten
+from glide_core.errors import GlideError, as_glide_error, is_out_of_memory, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
@@ -83,9 +83,9 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
         return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
     except GlideError:
         raise
-    except MemoryError as error:
-        raise GlideError(f"{path} does not fit into memory.") from error
     except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
+        if is_out_of_memory(error):
+            raise GlideError(f"out of memory: {path} does not fit.") from error
         if isinstance(error, pickle.UnpicklingError) and "truncated" not in str(error):
             raise GlideError(
                 f"{path} is refused: it holds pickled Python objects, which could run any code. "
@@ -119,6 +119,7 @@ def write_tensors(
 def _format(path: Path) -> Format:
     """Detect the format from the first bytes; the ending of a name proves nothing."""
     with as_glide_error(f"{shorten(path, 200)} cannot be read", (OSError, ValueError)):
+        str(path).encode()  # neither safetensors nor torch can open other names
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
             raise OSError("it is a folder, pipe or device, not a file")
@@ -129,7 +130,6 @@ def _format(path: Path) -> Format:
         if head[:1] == b"\x80" and head[1:2] <= b"\x05":
             return "pickle"
         if head[8:9] == b"{" and status.st_size > 8:
-            str(path).encode()  # safetensors can only open such names
             return "safetensors"
     what = "not a model file"
     if not head:

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (GlideError, OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         message, status = _explain(error, options)
         print(f"glide: {message}", file=sys.stderr)
         return status
@@ -106,14 +106,14 @@ def _explain(error: BaseException, options: argparse.Namespace) -> tuple[str, in
         named = hasattr(options, error.setting)  # the parameter to change is an option
         option = f" (--{error.setting.replace('_', '-')})" if named else ""
         return f"{str(error).removesuffix('.')}{option}{end}", 1
+    if is_out_of_memory(error):
+        detail = f" ({shorten(error, 200)})" if str(error) else ""
+        advice = "Use a smaller --batch or --size, or another --dtype or --device."
+        return f"out of memory{detail}. {advice}", 1
     if isinstance(error, OSError):  # a full disk, a file removed meanwhile
         where = f": {shorten(error.filename, 200)}" if error.filename else ""
         return f"{error.strerror or error}{where}", 1
-    if not is_out_of_memory(error):
-        raise error
-    detail = f" ({shorten(error, 200)})" if str(error) else ""
-    advice = "Use a smaller --batch or --size, or another --dtype or --device."
-    return f"out of memory{detail}. {advice}", 1
+    raise error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from glide_core.cli import options
 from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
-from glide_core.names import CROPS, METRICS
+from glide_core.names import CROPS, MAX_SIDE, METRICS
 
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
@@ -66,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="centre",
         help="cut out the largest centre square, as in the paper, or nothing",
     )
-    count("--size", help="resize all images to NxN first, PIL bicubic (default: unchanged)")
+    count(
+        "--size",
+        type=options.integer(1, MAX_SIDE),
+        help="resize all images to NxN first, PIL bicubic (default: unchanged)",
+    )
     group = parser.add_argument_group("metrics")
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--subsets", default=100, help="kid: number of random subsets")

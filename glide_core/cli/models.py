@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glide_core.checkpoints.catalog import ENTRIES, find, find_model, model_files, models_directory
-from glide_core.cli.options import number
+from glide_core.cli.options import scale
 from glide_core.errors import GlideError
 from glide_core.io import check_new
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
-    merge.add_argument("--strength", type=number, default=1.0, metavar="S", help="of the LoRA")
+    merge.add_argument("--strength", type=scale, default=1.0, metavar="S", help="of the LoRA")
 
 
 def run(arguments: argparse.Namespace) -> int:

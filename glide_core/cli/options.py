@@ -53,7 +53,8 @@ def real(low: float = -math.inf, high: float = math.inf) -> Callable[[str], floa
 
 
 whole, positive = integer(0, 10**9), integer(1, 10**9)
-not_negative, side_length = real(0), integer(0, MAX_SIDE)
+not_negative, process_count = real(0, 1e6), integer(0, 1024)
+side_length = integer(0, MAX_SIDE)
 number, fraction = option_type(text_values.number), option_type(text_values.fraction)
 scale, temperature = option_type(text_values.scale), option_type(text_values.temperature)
 seed, step_count = option_type(text_values.seed), option_type(text_values.step_count)
@@ -67,7 +68,7 @@ def lora(text: str) -> tuple[str, float]:
         value = float(strength)
     except ValueError:
         value = math.nan  # no strength, or a colon in the file's name
-    return (file, value) if file and math.isfinite(value) else (text, 1.0)
+    return (file, scale(strength)) if file and math.isfinite(value) else (text, 1.0)
 
 
 def folder_or_url(text: str) -> Path | str:
@@ -139,7 +140,7 @@ SHARED: dict[str, _Option] = {  # as most commands have them; see `add`
         help="CPU threads (default: the cores that other programs leave free)",
     ),
     "--workers": _Option(
-        type=whole,
+        type=process_count,
         default=0,
         metavar="N",
         help="processes that decode images; 0: the main process decodes",

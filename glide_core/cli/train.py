@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import options
 from glide_core.errors import GlideError, UsageError
-from glide_core.names import LORA_LAYERS, TIMESTEPS, WEIGHTINGS
+from glide_core.names import LORA_LAYERS, MAX_SIDE, TIMESTEPS, WEIGHTINGS
 from glide_core.training.config import JOBS, TrainConfig, fine_tuning, from_scratch
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     flag = partial(group.add_argument, action="store_true")
-    size = partial(group.add_argument, type=options.positive, metavar="N")
+    size = partial(group.add_argument, type=options.integer(1, MAX_SIDE), metavar="N")
     group.add_argument(
         "--data",
         type=Path,
@@ -93,7 +93,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     prediction = "prediction type, from scratch only (default: v_prediction)"
     group.add_argument("--prediction", choices=("epsilon", "v_prediction"), help=prediction)
     rank, alpha = "train a LoRA of this rank", "LoRA alpha (default: RANK)"
-    group.add_argument("--lora", type=options.positive, metavar="RANK", help=rank)
+    group.add_argument("--lora", type=options.integer(1, 4096), metavar="RANK", help=rank)
     group.add_argument("--lora-alpha", type=options.not_negative, metavar="A", help=alpha)
     layers = "layers the LoRA adapts (default: all)"
     group.add_argument("--lora-layers", choices=LORA_LAYERS, help=layers)
@@ -105,12 +105,12 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimization")
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--steps", help="optimizer steps")
-    count("--batch", help="images per step")
+    count("--batch", type=options.integer(1, 65_536), help="images per step")
     accumulation = "gradient accumulation steps: the same result in less memory (default: 1)"
     count("--grad-accum", dest="grad_accum_steps", help=accumulation)
     group.add_argument("--lr", type=options.real(0, 1000), help="peak learning rate")
     seed = "random seed of weights, data and noise (default: 0)"
-    group.add_argument("--seed", type=int, metavar="N", help=seed)
+    group.add_argument("--seed", type=options.seed, metavar="N", help=seed)
     weighting = "loss weighting of noise levels (default: uniform)"
     group.add_argument("--weighting", choices=WEIGHTINGS, help=weighting)
     chosen = "timestep sampling distribution (default: uniform; upsamplers from scratch: lowest)"

@@ -152,6 +152,8 @@ def read_image(data: bytes) -> Image.Image:
         raise Unusable(
             "is not a readable image: expected JPEG, PNG, WebP, GIF, BMP or TIFF"
         ) from error
+    except MemoryError:  # says nothing of the image
+        raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise Unusable(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 

@@ -30,6 +30,8 @@ from glide_core.io import atomic_write
 
 log = logging.getLogger("glide")
 
+_MOST = 1e30  # of a feature: metrics have its sixth power
+
 _MAX_NAMED = 20  # unreadable images named in a warning
 
 
@@ -186,6 +188,8 @@ class FeatureSet:
         with as_glide_error(message, setting="save_stats"):  # a damaged zip raises almost anything
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
+            if any(array.dtype.kind == "c" for array in arrays.values()):
+                raise ValueError("complex numbers")
             mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
             features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
             count, side = int(arrays.get("n", 0)), len(mean)
@@ -195,8 +199,8 @@ class FeatureSet:
             shapes = [(side,), (side, side), (count, side)][: len(given)]
             if side == 0 or [tuple(one.shape) for one in given] != shapes:
                 raise ValueError(f"the shapes are not {shapes}")
-            if not all(one.isfinite().all() for one in given):
-                raise ValueError("a number is not finite")
+            if not all((one.abs() <= _MOST).all() for one in given):
+                raise ValueError(f"a number is not finite, or above {_MOST:g}")
         return FeatureSet(
             features=features,
             n=count,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from glide_core.batch import rows as module
 from glide_core.batch.rows import COLUMNS, Row, read_rows
 from glide_core.cli.images import add_generate, request_of_row
+from glide_core.data.listing import list_images
 from glide_core.data.tables import read_table
 from glide_core.errors import GlideError
 
@@ -257,3 +260,35 @@ def test_parquet_values_that_python_does_not_have_are_one_error(tmp_path: Path) 
         parquet.write_table(pyarrow.table({"prompt": ["a"], "seed": seeds}), tmp_path / "x.parquet")
         with pytest.raises(GlideError, match=r"x\.parquet"):
             list(read_rows(tmp_path / "x.parquet"))
+
+
+def test_parquet_lists_of_any_form_are_read_or_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
+    tables: dict[str, dict[str, Any]] = {
+        "text that is not UTF-8": {"prompt": broken},
+        "bytes": {"prompt": pa.array([b"\xff"])},
+        "a struct": {"prompt": pa.array([{"a": 1}])},
+        "a list": {"prompt": pa.array([["a", "b"]])},
+        "a map": {"prompt": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))},
+        "a late date": {"prompt": ["a"], "seed": pa.array([2**31 - 1], pa.date32())},
+        "a late time": {"prompt": ["a"], "seed": pa.array([2**40], pa.timestamp("s"))},
+        "an unknown time zone": {"prompt": ["a"], "seed": pa.array([1], pa.timestamp("s", "X/Y"))},
+        "a long number": {"prompt": ["a"], "seed": pa.array([10**30], pa.decimal128(38, 0))},
+        "nothing but nulls": {"prompt": pa.nulls(3)},
+        "no rows": {"prompt": pa.array([], pa.string())},
+        "no columns": {},
+        "a column without a name": {"": ["a"]},
+        "a thousand columns": {f"c{i}": [1] for i in range(1000)},
+    }
+    for name, columns in tables.items():
+        path = tmp_path / "x.parquet"
+        parquet.write_table(pa.table(columns), path)
+        with pytest.raises(GlideError, match=r"x\.parquet") as caught:
+            print(name, list(read_rows(path)))
+        assert len(str(caught.value)) < 600
+        images = {{"prompt": "image"}.get(key, key): values for key, values in columns.items()}
+        parquet.write_table(pa.table({**images, "caption": images.get("image", ["a"])}), path)
+        with suppress(GlideError):
+            list_images(path)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,21 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.pt")
     assert "not a file" in refused(tmp_path / "x.pt")
     assert "not a file" in refused(Path(os.devnull))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_a_name_that_is_not_text_is_refused_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(STATE, tmp_path / "x.safetensors", metadata={"glide": SMALL.to_json()})
+    torch.save(STATE, tmp_path / "x.pt")
+    monkeypatch.setenv("GLIDE_MODELS", str(tmp_path))
+    for suffix in (".safetensors", ".pt"):
+        path = tmp_path / os.fsdecode(b"\xff" + suffix.encode())
+        (tmp_path / f"x{suffix}").rename(path)
+        assert "not UTF-8" in refused(path)
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.count("not a GLIDE model") == 2
 
 
 def test_one_bad_file_does_not_break_the_list(

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from glide_core.errors import GlideError
-from glide_core.io import atomic_write
+from glide_core.io import make_folder, remove_stale, write_new
 
 from .graph import plain, shown
 
@@ -113,25 +114,10 @@ def refusal(url: str, status: int, reason: str, content: bytes) -> str:
 def save_image(content: bytes, name: str, folder: Path) -> Path:
     """Write an image under its name, or a numbered one if that exists; GlideError if it is none."""
     path = folder / _file_name(name, image_format(content, name))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        numbered, number = path, 0
-        while True:
-            try:
-                numbered.touch(exist_ok=False)  # claims the name
-                break
-            except FileExistsError:
-                number += 1
-                numbered = path.with_stem(f"{path.stem}_{number}")
-    except OSError as error:
-        raise GlideError(f"an image cannot be written to {folder}: {error}.") from error
-    try:
-        with atomic_write(numbered) as temporary:
-            temporary.write_bytes(content)
-    except BaseException:  # Ctrl-C too: an empty file must not stay behind
-        numbered.unlink(missing_ok=True)
-        raise
-    return numbered
+    make_folder(folder)
+    remove_stale(folder)
+    names = chain([path], (path.with_stem(f"{path.stem}_{n}") for n in count(1)))
+    return write_new(content, path.parent, names)
 
 
 def image_format(content: bytes, name: str) -> str:

@@ -69,6 +69,7 @@ class Fake(ThreadingHTTPServer):
         self.posted: list[tuple[str, Any]] = []
         self.looks = 0
         self.image = PNG
+        self.withheld = 0  # bytes of the image that are announced and not sent
         self.refuse: dict[str, Any] | None = None
         self.status: dict[str, Any] = {"status_str": "success", "messages": []}
 
@@ -83,10 +84,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
-    def answer(self, value: Any, code: int = 200) -> None:
+    def answer(self, value: Any, code: int = 200, withheld: int = 0) -> None:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + withheld))
         self.end_headers()
         self.wfile.write(body)
 
@@ -108,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
         elif self.path.startswith("/view?filename=x_00001_.png"):
-            self.answer(fake.image)
+            self.answer(fake.image, withheld=fake.withheld)
         else:
             self.answer({"error": "no such page"}, 404)
 
@@ -232,6 +233,25 @@ def test_only_what_decodes_as_an_image_is_saved(
     fake.image = content
     assert run(fake, tmp_path) == 1
     assert "x_00001_.png is not an image that can be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # a cut TIFF gives one per tag
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_an_image_that_lacks_pixels_is_not_saved(image_format: str, tmp_path: Path) -> None:
+    content = encoded(image_format)
+    for length in range(0, len(content) * 9 // 10, 7):
+        with pytest.raises(GlideError, match="is not an image that can be read"):
+            save_image(content[:length], "x", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_ends_early_is_one_error(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.withheld = 9
+    assert run(fake, tmp_path, "--quiet") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
