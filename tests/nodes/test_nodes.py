@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from glide_pack.nodes import NODE_CLASS_MAPPINGS, host
-from glide_pack.nodes.host.standalone import StandaloneHost
+from glide_pack.nodes import NODE_CLASS_MAPPINGS
+from node_calls import base, call, make_image, prompts, sample, upsampler
 
 from glide_core.errors import GlideError
 
-
-@pytest.fixture(autouse=True)
-def standalone(model_folder: Path) -> Iterator[None]:
-    here = StandaloneHost(device="cpu", show_progress=False)
-    with host.using(here), torch.inference_mode():
-        yield
-
-
-def call(name: str, **inputs: Any) -> Any:
-    node: Any = NODE_CLASS_MAPPINGS[name]()
-    declared = node.INPUT_TYPES()
-    groups = {**declared["required"], **declared.get("optional", {})}
-    values = {
-        key: entry[1]["default"]
-        for key, entry in groups.items()
-        if len(entry) > 1 and "default" in entry[1]
-    }
-    result = getattr(node, node.FUNCTION)(**{**values, **inputs})
-    return result["result"] if isinstance(result, dict) else result
-
-
-def base(name: str = "tiny_base.safetensors") -> tuple[Any, Any, Any]:
-    return call("GlideLoader", checkpoint=name)
-
-
-def upsampler(name: str = "tiny_upsampler.safetensors") -> Any:
-    return call("GlideUpsamplerLoader", checkpoint=name)[0]
-
-
-def prompts(clip: Any, text: str = "a red apple") -> dict[str, Any]:
-    return {
-        "positive": call("GlideTextEncode", clip=clip, text=text)[0],
-        "negative": call("GlideTextEncode", clip=clip, text="")[0],
-    }
-
-
-def sample(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inputs: Any) -> Any:
-    loaded, clip, _ = base()
-    latent = call("GlideEmptyLatent", width=32, height=32, batch_size=batch)[0]
-    given = {"steps": 2, "latent_image": latent, **prompts(clip, text), **inputs}
-    return call("GlideSampler", model=model or loaded, **given)
-
-
-def make_image(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tensor:
-    return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(1))
+pytestmark = pytest.mark.usefixtures("standalone")
 
 
 def test_the_sampler_gives_images_and_the_same_images_as_a_latent() -> None:
