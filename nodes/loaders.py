@@ -12,7 +12,19 @@ SAME_FILE = "(in the same file)"
 BY_TAG = "(by tag)"
 
 
-class GlideLoader:
+class OneFile:
+    """A loader whose only file input is `checkpoint`."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
+        return inputs.checkpoint_problem(checkpoint)
+
+    @classmethod
+    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
+        return inputs.changed(checkpoint)
+
+
+class GlideLoader(OneFile):
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
         "Loads a GLIDE base or inpainting model from models/glide, or one of the small bundled "
@@ -34,20 +46,12 @@ class GlideLoader:
         return {
             "required": {
                 "checkpoint": inputs.checkpoint(
-                    ("base", "inpaint"),
+                    cls.KINDS,
                     "A base or inpainting model. The kind is read from the file itself.",
                 ),
                 "dtype": inputs.dtype(),
             }
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
-
-    @classmethod
-    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
-        return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any, Any, Any]:
         host = current()
@@ -56,7 +60,7 @@ class GlideLoader:
         return host.load_base(path, dtype)
 
 
-class GlideUpsamplerLoader:
+class GlideUpsamplerLoader(OneFile):
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
         "Loads GLIDE's second model, which enlarges 64x64 to 256x256: the plain one for GLIDE "
@@ -73,20 +77,12 @@ class GlideUpsamplerLoader:
         return {
             "required": {
                 "checkpoint": inputs.checkpoint(
-                    ("upsampler", "upsampler-inpaint"),
+                    cls.KINDS,
                     "An upsampler or upsampler-inpaint model.",
                 ),
                 "dtype": inputs.dtype(),
             }
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
-
-    @classmethod
-    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
-        return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any]:
         host = current()

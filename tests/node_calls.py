@@ -29,6 +29,10 @@ def upsampler(name: str = "tiny_upsampler.safetensors") -> Any:
     return call("GlideUpsamplerLoader", checkpoint=name)[0]
 
 
+def noisy_clip() -> Any:
+    return call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+
+
 def prompts(clip: Any, text: str = "a red apple") -> dict[str, Any]:
     return {
         "positive": call("GlideTextEncode", clip=clip, text=text)[0],

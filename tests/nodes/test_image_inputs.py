@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from node_calls import base, call, latent, make_image, prompts, sample, upsampler
+from node_calls import base, call, latent, make_image, noisy_clip, prompts, sample, upsampler
 
 from glide_core import images
 from glide_core.errors import GlideError
@@ -120,7 +120,7 @@ def test_an_image_that_does_not_fit_is_refused_by_name(node: str, make: Any, wor
     if node in ("GlideInpaint", "GlideInpaintConditioning"):
         inputs["mask"] = torch.ones(1, 64, 64)
     if node == "GlideClipScore":
-        inputs["clip"] = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+        inputs["clip"] = noisy_clip()
     else:
         inputs |= prompts(clip)
     if node == "GlideInpaint":

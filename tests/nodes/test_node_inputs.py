@@ -9,7 +9,7 @@ import pytest
 import torch
 from glide_pack.nodes import NODE_CLASS_MAPPINGS, host
 from glide_pack.nodes.inputs import PRESETS
-from node_calls import base, call, latent, make_image, sample
+from node_calls import base, call, latent, make_image, noisy_clip, sample
 
 from glide_core.errors import GlideError
 
@@ -109,7 +109,7 @@ def test_a_loader_with_a_linked_file_input_does_not_run_again_every_time() -> No
 
 def test_percentages_limit_guidance_like_noise_levels() -> None:
     model, _, _ = base()
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     given = {"model": model, "clip": clip, "text": "an apple", "scale": 5.0}
     (whole,) = call("GlideClipGuidance", **given)
     assert whole.guides[0].interval is None
@@ -125,7 +125,7 @@ def test_percentages_limit_guidance_like_noise_levels() -> None:
 def test_scores_come_in_chunks_with_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     from glide_pack.nodes import scoring
 
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     image = make_image(64, 64, batch=5)
     whole = call("GlideClipScore", image=image, clip=clip, text="an apple")[1]
     monkeypatch.setattr(scoring, "CHUNK", 2)
@@ -159,7 +159,7 @@ def test_an_unknown_preset_is_refused() -> None:
 
 def test_clip_guided_off_restores_the_references_estimates() -> None:
     model, _, _ = base()
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     (guided,) = call("GlideClipGuidance", model=model, clip=clip, text="an apple", scale=5.0)
     given = {"model": guided, "latent_image": latent(side=64), "steps": 3}
     clipped = sample(**given)[0]
