@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import inputs
-from .host import GlideClip, current
+from .host import GlideClip, Purpose, current
 from .open_clip_names import ARCHITECTURES, TAGS
 
 SAME_FILE = "(in the same file)"
@@ -39,7 +39,7 @@ class GlideLoader(OneFile):
         "Converts the range of values only: GLIDE has no latent space, so that VAE Decode and "
         "VAE Encode keep every pixel.",
     )
-    KINDS = ("base", "inpaint")
+    KINDS: tuple[Purpose, ...] = ("base", "inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class GlideUpsamplerLoader(OneFile):
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The upsampler, which contains its own text encoder.",)
-    KINDS = ("upsampler", "upsampler-inpaint")
+    KINDS: tuple[Purpose, ...] = ("upsampler", "upsampler-inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -248,8 +248,7 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[
     """
     model = load_model(folder / "inpaint.safetensors")
     scenes = scene_list(sprites, "seen", count)
-    captions = [sprites.caption(scene) for scene in scenes]
-    images = render_scenes(scenes, sprites)
+    captions, images = [sprites.caption(scene) for scene in scenes], render_scenes(scenes, sprites)
     flat = torch.stack([sprites.palette[scene.background] for scene in scenes])[:, :, None, None]
     results: dict[str, dict[str, float]] = {}
     for half, area in HALVES.items():
