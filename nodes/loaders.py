@@ -5,14 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from . import inputs
-from .host import GlideClip, current
+from .host import GlideClip, Purpose, current
 from .open_clip_names import ARCHITECTURES, TAGS
 
 SAME_FILE = "(in the same file)"
 BY_TAG = "(by tag)"
 
 
-class GlideLoader:
+class OneFile:
+    """A loader whose only file input is `checkpoint`."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
+        return inputs.checkpoint_problem(checkpoint)
+
+    @classmethod
+    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
+        return inputs.changed(checkpoint)
+
+
+class GlideLoader(OneFile):
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
         "Loads a GLIDE base or inpainting model from models/glide, or one of the small bundled "
@@ -27,27 +39,19 @@ class GlideLoader:
         "Converts the range of values only: GLIDE has no latent space, so that VAE Decode and "
         "VAE Encode keep every pixel.",
     )
-    KINDS = ("base", "inpaint")
+    KINDS: tuple[Purpose, ...] = ("base", "inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
                 "checkpoint": inputs.checkpoint(
-                    ("base", "inpaint"),
+                    cls.KINDS,
                     "A base or inpainting model. The kind is read from the file itself.",
                 ),
                 "dtype": inputs.dtype(),
             }
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
-
-    @classmethod
-    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
-        return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any, Any, Any]:
         host = current()
@@ -56,7 +60,7 @@ class GlideLoader:
         return host.load_base(path, dtype)
 
 
-class GlideUpsamplerLoader:
+class GlideUpsamplerLoader(OneFile):
     CATEGORY = "GLIDE/loaders"
     DESCRIPTION = (
         "Loads GLIDE's second model, which enlarges 64x64 to 256x256: the plain one for GLIDE "
@@ -66,27 +70,19 @@ class GlideUpsamplerLoader:
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The upsampler, which contains its own text encoder.",)
-    KINDS = ("upsampler", "upsampler-inpaint")
+    KINDS: tuple[Purpose, ...] = ("upsampler", "upsampler-inpaint")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
                 "checkpoint": inputs.checkpoint(
-                    ("upsampler", "upsampler-inpaint"),
+                    cls.KINDS,
                     "An upsampler or upsampler-inpaint model.",
                 ),
                 "dtype": inputs.dtype(),
             }
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, checkpoint: str | None = None) -> str | bool:
-        return inputs.checkpoint_problem(checkpoint)
-
-    @classmethod
-    def IS_CHANGED(cls, checkpoint: str | None = None, **unused: Any) -> str:
-        return inputs.changed(checkpoint)
 
     def load(self, checkpoint: str, dtype: str) -> tuple[Any]:
         host = current()

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from glide_core.checkpoints.loading import save_model
+from glide_core import GlidePipeline
+from glide_core.checkpoints.loading import load_model, save_model
+from glide_core.checkpoints.lora import LoraInfo, save_lora
 from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UNetConfig
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
@@ -26,6 +28,10 @@ TINY_FILES: dict[ModelKind, str] = {
     "inpaint": "tiny_inpaint.safetensors",
     "upsampler-inpaint": "tiny_upsampler_inpaint.safetensors",
 }
+
+# Options of a pipeline's call: both stages, and the base model's image alone.
+FAST = {"num_inference_steps": 2, "upsample_steps": 2}
+ONE = {"num_inference_steps": 2, "upsample": False, "output_type": "np"}
 
 
 def tiny_config(kind: ModelKind) -> GlideConfig:
@@ -84,6 +90,27 @@ def model_folder(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """Make the tiny models the only files in the user's model folder."""
     monkeypatch.setenv("GLIDE_MODELS", str(tiny_models))
     yield tiny_models
+
+
+@pytest.fixture
+def pipe(tiny_models: Path) -> GlidePipeline:
+    found = GlidePipeline.from_pretrained(tiny_models, device="cpu")
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.fixture
+def tiny_lora(tmp_path: Path, model_folder: Path) -> Path:
+    """A LoRA of rank 2 with random weights for one layer of the tiny base model."""
+    model = load_model(model_folder / "tiny_base.safetensors")
+    name = "unet.middle_block.1.qkv"
+    weight = model.get_submodule(name).get_parameter("weight")
+    torch.manual_seed(0)
+    down = torch.randn(2, *weight.shape[1:])
+    up = torch.randn(weight.shape[0], 2, 1)
+    return save_lora(
+        {name: (down, up)}, tmp_path / "lora.safetensors", LoraInfo.of(model, 2, 2.0, "tiny_base")
+    )
 
 
 @pytest.fixture

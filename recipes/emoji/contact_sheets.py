@@ -22,7 +22,14 @@ from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import LISTS, scene_list
-from recipes.emoji.score import BUNDLED, CLIP_ALONE, high_scenes, in_chunks, render_scenes
+from recipes.emoji.score import (
+    BUNDLED,
+    CLIP_ALONE,
+    bicubic,
+    high_scenes,
+    render_scenes,
+    sample_captions,
+)
 from recipes.emoji.subjects import score_scenes
 
 _LINE = 14  # height of a label in pixels
@@ -45,16 +52,8 @@ def text_sheet(folder: Path, sprites: Sprites, count: int = 24) -> Image.Image:
     """Sample a seeded list of prompts with base and upsampler at default settings."""
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
-    seeds = list(range(count))
-    low = sample_stage(load_model(folder / "base.safetensors"), captions, seeds)
-    upsampler = load_model(folder / "upsampler.safetensors")
-    high = in_chunks(
-        lambda s: sample_stage(
-            upsampler, captions[s], seeds[s], inputs=StageInputs(low_res=low[s])
-        ),
-        count,
-        size=4,
-    )
+    low = sample_captions(load_model(folder / "base.safetensors"), captions)
+    high = sample_captions(load_model(folder / "upsampler.safetensors"), captions, 4, low_res=low)
     return sheet(high, [_short(c) for c in captions], 6, 192)
 
 
@@ -118,7 +117,7 @@ def inpaint_sheet(folder: Path, sprites: Sprites, count: int = 8) -> Image.Image
         captions,
         seeds,
         inputs=StageInputs(
-            image=F.interpolate(images, scale_factor=4, mode="bicubic").clamp(-1, 1),
+            image=bicubic(images),
             keep_mask=F.interpolate(masks, scale_factor=4),
             low_res=low,
         ),
@@ -135,9 +134,8 @@ def upsample_sheet(folder: Path, sprites: Sprites, count: int = 5) -> Image.Imag
     low = F.avg_pool2d(images, 4)
     model = load_model(folder / "upsampler.safetensors")
     out = sample_stage(model, captions, list(range(count)), inputs=StageInputs(low_res=low))
-    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
     labels = [*["bicubic"] * count, *["upsampler"] * count, *["true"] * count]
-    return sheet(torch.cat([bicubic, out, images]), labels, count, 256)
+    return sheet(torch.cat([bicubic(low), out, images]), labels, count, 256)
 
 
 def _short(caption: str) -> str:

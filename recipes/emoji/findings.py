@@ -37,7 +37,7 @@ from glide_core.stages import StageInputs, sample_stage
 from recipes.emoji.curves import Curve, Point, plot_curves
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
-from recipes.emoji.score import BUNDLED, in_chunks, render_scenes
+from recipes.emoji.score import BUNDLED, hole_mse, in_chunks, render_scenes
 from recipes.emoji.subjects import score_scenes
 
 ANCESTRAL = SamplerConfig(steps=25, sampler="ddpm", guidance_scale=1.0)
@@ -203,8 +203,7 @@ def compare_inpainting(setup: Setup, out: Path) -> None:
 
         for kind, make in (("implicit", implicit), ("conditioned", conditioned)):
             found = in_chunks(make, len(images))
-            hole = 1 - keep
-            error = ((found - images).square() * hole).sum() / hole.sum() / 3
+            error = hole_mse(found, images, 1 - keep)
             values = {"hole_rms": float(error.sqrt()), "seam": seam(found, images, keep)}
             values |= measure(setup, found)
             curves.append(Curve(f"{kind}, {name}", [Point(1, values)]))

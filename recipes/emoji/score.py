@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import normalize
+from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.request import UPSAMPLE_SETTINGS
 from glide_core.sampling import model_schedule
 from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks
@@ -46,6 +47,32 @@ def in_chunks(make: Callable[[slice], Tensor], count: int, size: int = 20) -> Te
     return torch.cat([make(slice(i, min(i + size, count))) for i in range(0, count, size)])
 
 
+def sample_captions(
+    model: GlideModel, captions: Sequence[str], size: int = 20, **images: Tensor
+) -> Tensor:
+    """Sample at default settings, `size` at a time, with the seeds 0, 1, ...
+
+    images: fields of StageInputs, one row a caption.
+    """
+    seeds = range(len(captions))
+
+    def make(s: slice) -> Tensor:
+        part: dict[str, Any] = {name: rows[s] for name, rows in images.items()}
+        return sample_stage(model, captions[s], seeds[s], inputs=StageInputs(**part))
+
+    return in_chunks(make, len(captions), size)
+
+
+def bicubic(low: Tensor) -> Tensor:
+    """Enlarge images in [-1, 1] four times, as the upsampler is compared with."""
+    return F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
+
+
+def hole_mse(images: Tensor, drawings: Tensor, hole: Tensor) -> Tensor:
+    """Mean square error where `hole` [N, 1, H, W] is 1."""
+    return ((images - drawings).square() * hole).sum() / hole.sum() / 3
+
+
 def score_base(
     folder: Path,
     sprites: Sprites,
@@ -66,8 +93,7 @@ def score_base(
         plain = name in ("seen", "unseen-background", "unseen-style")
         scenes = scene_list(sprites, name, count if plain else count // 2)
         captions = [sprites.caption(scene) for scene in scenes]
-        seeds = list(range(len(scenes)))
-        out = in_chunks(lambda s: sample_stage(model, captions[s], seeds[s]), len(scenes))  # noqa: B023
+        out = sample_captions(model, captions)
         results[name] = {
             **_shares(score_scenes(out, scenes, sprites), scenes, sprites),
             "rms": rms(out, render_scenes(scenes, sprites)),
@@ -99,25 +125,14 @@ def score_two_stages(folder: Path, sprites: Sprites, count: int = 24) -> dict[st
     """Measure the RMS distance of upsampled base samples to the 256x256 drawings."""
     base, upsampler = (load_model(folder / f"{n}.safetensors") for n in ("base", "upsampler"))
     scenes = scene_list(sprites, "seen", count)
-    captions, seeds = [sprites.caption(scene) for scene in scenes], list(range(count))
-    low = in_chunks(lambda s: sample_stage(base, captions[s], seeds[s]), count)
-    high = in_chunks(
-        lambda s: sample_stage(
-            upsampler,
-            captions[s],
-            seeds[s],
-            UPSAMPLE_SETTINGS,
-            inputs=StageInputs(low_res=low[s]),
-        ),
-        count,
-        size=4,
-    )
-    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
+    captions = [sprites.caption(scene) for scene in scenes]
+    low = sample_captions(base, captions)
+    high = sample_captions(upsampler, captions, 4, low_res=low)
     true = torch.stack([sprites.render(scene, HIGH) for scene in scenes])
     return {
         "n": count,
         "upsampler": rms(high, true),
-        "bicubic": rms(bicubic, true),
+        "bicubic": rms(bicubic(low), true),
         "corner": corner_flatness(high, 32)["std"],
     }
 
@@ -139,15 +154,14 @@ def score_clip_guidance(folder: Path, sprites: Sprites, count: int) -> dict[str,
     scenes = scene_list(sprites, "seen", count)
     captions = [sprites.caption(scene) for scene in scenes]
     results: dict[str, object] = {}
+    with torch.no_grad():
+        text = clip.encode_prompts(captions)
     for scale in CLIP_SCALES:
-        with torch.no_grad():
-            text = clip.encode_prompts(captions)
 
-        def make(s: slice, scale: float = scale, text: Tensor = text) -> Tensor:
-            empty = [""] * len(captions[s])
+        def make(s: slice, scale: float = scale) -> Tensor:
             guide = noisy_clip_guide(clip, text[s], scale) if scale else None
-            seeds = list(range(count))[s]
-            return sample_stage(model, empty, seeds, CLIP_ALONE, cond_fn=guide)
+            empty = [""] * len(captions[s])
+            return sample_stage(model, empty, range(count)[s], CLIP_ALONE, cond_fn=guide)
 
         score = score_scenes(in_chunks(make, count), scenes, sprites)
         results[f"scale {scale:g}"] = {
@@ -172,11 +186,8 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
     captions = all_captions(sprites)
     results: dict[str, object] = {"captions": len(captions)}
     with torch.no_grad():
-        text = torch.cat(
-            [
-                normalize(clip.encode_prompts(captions[i : i + 256]))
-                for i in range(0, len(captions), 256)
-            ]
+        text = in_chunks(
+            lambda s: normalize(clip.encode_prompts(captions[s])), len(captions), size=256
         )
         for name in ("seen", "unseen-background"):
             scenes = scene_list(sprites, name, count)
@@ -206,28 +217,18 @@ def high_scenes(sprites: Sprites, count: int, seed: int = 1) -> tuple[Tensor, li
     return torch.stack(images), captions
 
 
-def score_upsampler(
-    folder: Path, sprites: Sprites, count: int, settings: SamplerConfig = UPSAMPLE_SETTINGS
-) -> dict[str, float]:
+def score_upsampler(folder: Path, sprites: Sprites, count: int) -> dict[str, float]:
     """Measure PSNR and edge strength of model and bicubic on held-out drawings."""
     model = load_model(folder / "upsampler.safetensors")
     images, captions = high_scenes(sprites, count)
     low = F.avg_pool2d(images, 4)
-    seeds = list(range(count))
-    out = in_chunks(
-        lambda s: sample_stage(
-            model, captions[s], seeds[s], settings, inputs=StageInputs(low_res=low[s])
-        ),
-        count,
-        4,
-    )
-    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
+    out, enlarged = sample_captions(model, captions, 4, low_res=low), bicubic(low)
     return {
         "n": count,
         "model": psnr(out, images),
-        "bicubic": psnr(bicubic, images),
+        "bicubic": psnr(enlarged, images),
         "model_edges": sharpness(out) / sharpness(images),
-        "bicubic_edges": sharpness(bicubic) / sharpness(images),
+        "bicubic_edges": sharpness(enlarged) / sharpness(images),
     }
 
 
@@ -247,29 +248,19 @@ def score_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[str, dict[
     """
     model = load_model(folder / "inpaint.safetensors")
     scenes = scene_list(sprites, "seen", count)
-    captions = [sprites.caption(scene) for scene in scenes]
-    images = render_scenes(scenes, sprites)
-    seeds = list(range(count))
+    captions, images = [sprites.caption(scene) for scene in scenes], render_scenes(scenes, sprites)
     flat = torch.stack([sprites.palette[scene.background] for scene in scenes])[:, :, None, None]
     results: dict[str, dict[str, float]] = {}
     for half, area in HALVES.items():
         keep = torch.ones(count, 1, 64, 64)
         keep[area] = 0
-        out = in_chunks(
-            lambda s: sample_stage(
-                model,
-                captions[s],
-                seeds[s],
-                inputs=StageInputs(image=images[s], keep_mask=keep[s]),  # noqa: B023
-            ),
-            count,
-        )
+        out = sample_captions(model, captions, image=images, keep_mask=keep)
         hole = 1 - keep
         across = (lambda x: x) if half in ("left", "right") else (lambda x: x.transpose(-1, -2))
         results[half] = {
             "n": count,
-            "hole_mse": float(((out - images).square() * hole).sum() / hole.sum() / 3),
-            "background_mse": float(((flat - images).square() * hole).sum() / hole.sum() / 3),
+            "hole_mse": float(hole_mse(out, images, hole)),
+            "background_mse": float(hole_mse(flat, images, hole)),
             "known_change": float(((out - images).abs() * keep).max()),
             # difference across the mask's edge; 1: as in the drawings
             "seam": float(_step(across(out), 32) / _step(across(images), 32)),
@@ -286,26 +277,11 @@ def score_upsampler_inpaint(folder: Path, sprites: Sprites, count: int) -> dict[
     images, captions = high_scenes(sprites, count, seed=2)
     keep = random_keep_masks(torch.Generator().manual_seed(2), count, 256)
     low = F.avg_pool2d(images, 4)
-    seeds = list(range(count))
-    out = in_chunks(
-        lambda s: sample_stage(
-            model,
-            captions[s],
-            seeds[s],
-            inputs=StageInputs(image=images[s], keep_mask=keep[s], low_res=low[s]),
-        ),
-        count,
-        4,
-    )
-    bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(-1, 1)
-    hole = 1 - keep
-
-    def inside(image: Tensor) -> float:
-        error = ((image - images).square() * hole).sum() / hole.sum() / 3
-        return float(10 * torch.log10(4 / error))
-
-    change = float(((out - images).abs() * keep).max())
-    return {"n": count, "model": inside(out), "bicubic": inside(bicubic), "known_change": change}
+    out = sample_captions(model, captions, 4, image=images, keep_mask=keep, low_res=low)
+    errors = {"model": hole_mse(out, images, 1 - keep)}
+    errors["bicubic"] = hole_mse(bicubic(low), images, 1 - keep)
+    inside = {name: float(10 * torch.log10(4 / error)) for name, error in errors.items()}
+    return {"n": count, **inside, "known_change": float(((out - images).abs() * keep).max())}
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

@@ -46,6 +46,10 @@ def members(content: bytes) -> list[tuple[str, bytes]]:
         return [(entry.name, tar.extractfile(entry).read()) for entry in tar]  # type: ignore[union-attr]
 
 
+def names(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
 def rows_of(out: Path) -> list[int]:
     return sorted(int(name.split(".")[0]) for name in samples(out) if name.endswith(".png"))
 

@@ -4,26 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints.tiny import LIKE_OPENAI
 
 from glide_core.checkpoints.catalog import ENTRIES, find, models_directory
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import convert, inspect, load_clip, load_model
-from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
+from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 
-MODEL = GlideConfig(
-    text=TextConfig(n_vocab=2048, context_length=8, width=64, layers=1, heads=1),
-    unet=UNetConfig(
-        image_size=16,
-        model_channels=64,
-        num_res_blocks=1,
-        channel_mult=(1, 1),
-        attention_factors=(2,),
-    ),
-    tokenizer="glide-small",
-)
 CLIP = ClipConfig(
     image_size=16,
     embedding=16,
@@ -77,11 +67,11 @@ def test_an_explicit_models_directory_comes_first(
 
 
 def test_a_pt_file_becomes_safetensors_with_its_config(tmp_path: Path) -> None:
-    state = GlideModel(MODEL).openai_state_dict()
+    state = GlideModel(LIKE_OPENAI).openai_state_dict()
     torch.save(state, tmp_path / "base.pt")
     path = convert(tmp_path / "base.pt")
     assert path == tmp_path / "base.safetensors"
-    assert inspect(path) == MODEL
+    assert inspect(path) == LIKE_OPENAI
     loaded = load_model(path).openai_state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
@@ -99,7 +89,7 @@ def test_a_clips_two_files_become_one(tmp_path: Path) -> None:
 
 
 def test_conversion_overwrites_nothing(tmp_path: Path) -> None:
-    torch.save(GlideModel(MODEL).openai_state_dict(), tmp_path / "base.pt")
+    torch.save(GlideModel(LIKE_OPENAI).openai_state_dict(), tmp_path / "base.pt")
     (tmp_path / "base.safetensors").write_bytes(b"mine")
     with pytest.raises(GlideError, match="not overwritten"):
         convert(tmp_path / "base.pt")
@@ -107,7 +97,7 @@ def test_conversion_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_an_incomplete_model_is_not_converted(tmp_path: Path) -> None:
-    state = GlideModel(MODEL).openai_state_dict()
+    state = GlideModel(LIKE_OPENAI).openai_state_dict()
     del state["final_ln.bias"]
     torch.save(state, tmp_path / "base.pt")
     with pytest.raises(GlideError, match=r"missing: final_ln\.bias"):

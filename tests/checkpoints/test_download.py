@@ -11,26 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints.tiny import TINY
 
 from glide_core.checkpoints.catalog import Entry
 from glide_core.checkpoints.download import download
 from glide_core.checkpoints.loading import load_model, save_model
-from glide_core.config import GlideConfig, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
-
-TINY = GlideConfig(
-    text=TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=2),
-    unet=UNetConfig(
-        image_size=16,
-        model_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 2),
-        attention_factors=(),
-        num_head_channels=32,
-    ),
-    tokenizer="glide-small",
-)
 
 
 @dataclass

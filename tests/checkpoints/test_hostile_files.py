@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints.tiny import TINY, TINY_CLIP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
@@ -20,38 +21,12 @@ from safetensors.torch import save, save_file
 from glide_core.checkpoints.files import read_shapes, read_tensors
 from glide_core.checkpoints.loading import inspect, load_clip, load_model
 from glide_core.cli import main
-from glide_core.config import ClipConfig, GlideConfig, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 
-SMALL = GlideConfig(
-    text=TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=2),
-    unet=UNetConfig(
-        image_size=16,
-        model_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 1),
-        attention_factors=(2,),
-        num_head_channels=16,
-    ),
-    tokenizer="glide-small",
-)
-CLIP = ClipConfig(
-    image_size=16,
-    embedding=16,
-    image_width=32,
-    image_heads=2,
-    image_layers=1,
-    n_vocab=2048,
-    context_length=8,
-    text_width=32,
-    text_heads=2,
-    text_layers=1,
-    tokenizer="glide-small",
-)
-STATE = {key: value.detach() for key, value in GlideModel(SMALL).openai_state_dict().items()}
-CLIP_STATE = dict(NoisyClip(CLIP).state_dict())
+STATE = {key: value.detach() for key, value in GlideModel(TINY).openai_state_dict().items()}
+CLIP_STATE = dict(NoisyClip(TINY_CLIP).state_dict())
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -125,7 +100,7 @@ def test_a_tensor_that_is_not_a_weight_is_refused(tensor: torch.Tensor, tmp_path
     for key in ("input_blocks.1.0.in_layers.2.weight", "input_blocks.0.0.weight"):
         torch.save({**STATE, key: tensor}, tmp_path / "x.pt")
         with pytest.raises(GlideError, match=r"x\.pt"):
-            load_model(tmp_path / "x.pt", config=SMALL)
+            load_model(tmp_path / "x.pt", config=TINY)
         with pytest.raises(GlideError, match=r"x\.pt"):
             load_model(tmp_path / "x.pt")
 
@@ -135,7 +110,7 @@ def test_every_tensor_is_checked_for_rank_before_it_is_used(key: str, tmp_path: 
     shape = list(STATE[key].shape)
     for wrong in ([], [0], shape[1:], [*shape, 1], [0, *shape[1:]], [n + 1 for n in shape]):
         state = {**STATE, key: torch.zeros(wrong)}
-        (tmp_path / "x").write_bytes(save(state, metadata={"glide": SMALL.to_json()}))
+        (tmp_path / "x").write_bytes(save(state, metadata={"glide": TINY.to_json()}))
         with pytest.raises(GlideError, match=r"/x "):
             load_model(tmp_path / "x")
 
@@ -172,7 +147,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 def test_a_name_that_is_not_text_is_refused_and_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file(STATE, tmp_path / "x.safetensors", metadata={"glide": SMALL.to_json()})
+    save_file(STATE, tmp_path / "x.safetensors", metadata={"glide": TINY.to_json()})
     torch.save(STATE, tmp_path / "x.pt")
     monkeypatch.setenv("GLIDE_MODELS", str(tmp_path))
     for suffix in (".safetensors", ".pt"):
@@ -187,8 +162,8 @@ def test_one_bad_file_does_not_break_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GLIDE_MODELS", str(tmp_path))
-    save_file(STATE, tmp_path / "good.safetensors", metadata={"glide": SMALL.to_json()})
-    bad = json.loads(SMALL.to_json())
+    save_file(STATE, tmp_path / "good.safetensors", metadata={"glide": TINY.to_json()})
+    bad = json.loads(TINY.to_json())
     bad["unet"]["patch_size"] = 0
     save_file(STATE, tmp_path / "bad.safetensors", metadata={"glide": json.dumps(bad)})
     for name, content in PICKLES.items():
@@ -217,7 +192,7 @@ JSON = st.recursive(
 def test_any_config_in_the_metadata_loads_or_is_a_glide_error(
     section: str, value: Any, data: st.DataObject, tmp_path: Path
 ) -> None:
-    raw = json.loads(SMALL.to_json())
+    raw = json.loads(TINY.to_json())
     raw[section][data.draw(st.sampled_from(sorted(raw[section])))] = value
     save_file(STATE, tmp_path / "x", metadata={"glide": json.dumps(raw)})
     try:

@@ -10,30 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints.tiny import LIKE_OPENAI
 from torch import Tensor, nn
 
 from glide_core.checkpoints.detect import config_of
 from glide_core.checkpoints.files import TensorFile, read_tensors
 from glide_core.checkpoints.loading import inspect, load_model, save_model
 from glide_core.cli import main
-from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+from glide_core.config import GlideConfig, ScheduleConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 
-SMALL = GlideConfig(  # all that OpenAI's models have in common, so that no metadata is needed
-    text=TextConfig(n_vocab=2048, context_length=8, width=64, layers=1, heads=1),
-    unet=UNetConfig(
-        image_size=16,
-        model_channels=64,
-        num_res_blocks=1,
-        channel_mult=(1, 1),
-        attention_factors=(2,),
-    ),
-    tokenizer="glide-small",
-)
 
-
-def made(config: GlideConfig = SMALL) -> GlideModel:
+def made(config: GlideConfig = LIKE_OPENAI) -> GlideModel:
     torch.manual_seed(0)
     model = GlideModel(config)
     for weight in model.parameters():
@@ -81,7 +70,7 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 def test_a_fine_tuned_model_loads(form: str, zipped: bool, tmp_path: Path) -> None:
     state = {key: value.detach() for key, value in made().openai_state_dict().items()}
     torch.save(FORMS[form](state), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-    assert inspect(tmp_path / "x.pt") == SMALL
+    assert inspect(tmp_path / "x.pt") == LIKE_OPENAI
     loaded = load_model(tmp_path / "x.pt").openai_state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
@@ -123,7 +112,7 @@ def test_the_schedule_can_be_overridden(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["inpaint", "upsampler-inpaint"])
 def test_an_inpainting_model_without_a_mask_channel_loads(kind: Any, tmp_path: Path) -> None:
-    model = made(replace(SMALL, kind=kind))
+    model = made(replace(LIKE_OPENAI, kind=kind))
     state = model.openai_state_dict()
     weight = state["input_blocks.0.0.weight"]
     kept = [i for i in range(weight.shape[1]) if i != 6]
@@ -142,13 +131,13 @@ def test_a_kind_with_other_input_channels_is_refused(tmp_path: Path) -> None:
 
 
 def test_conversion_stores_the_kind_and_schedule_asked_for(tmp_path: Path) -> None:
-    state = made(replace(SMALL, kind="upsampler")).openai_state_dict()
+    state = made(replace(LIKE_OPENAI, kind="upsampler")).openai_state_dict()
     torch.save(state, tmp_path / "x.pt")
     options = ["--kind", "inpaint", "--prediction-type", "v_prediction"]
     assert main(["models", "convert", str(tmp_path / "x.pt"), *options]) == 0
     config = inspect(tmp_path / "x.safetensors")
     assert config == replace(
-        SMALL, kind="inpaint", schedule=ScheduleConfig(prediction_type="v_prediction")
+        LIKE_OPENAI, kind="inpaint", schedule=ScheduleConfig(prediction_type="v_prediction")
     )
     first = read_tensors(tmp_path / "x.safetensors").tensors["input_blocks.0.0.weight"]
     assert first.shape[1] == 7

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comfyui.tiny import Checkpoints, write_checkpoints
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REASON = "no ComfyUI: set COMFYUI_PATH to a checkout (0.3.64 or newer) to run these tests"
@@ -62,3 +64,11 @@ def server(checkpoints: Checkpoints) -> Iterator[object]:
 
     with Server(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def photo(server: Any) -> None:
+    """An image whose right half is transparent; LoadImage returns that half as the mask."""
+    photo = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
+    photo.paste((0, 0, 0, 0), (48, 0, 96, 80))
+    photo.save(server.checkpoints.base_directory / "input" / "photo.png")

@@ -80,12 +80,7 @@ class Probes:
         return self.comfy.ksampler(model, self.positive, self.negative, steps=2)  # type: ignore[no-any-return]
 
     def guided(self, **more: Any) -> Any:
-        clip = self.comfy(
-            "GlideClipLoader",
-            checkpoint="clip.safetensors",
-            text_checkpoint="(in the same file)",
-            dtype="float32",
-        )
+        clip = self.comfy.load_clip()
         return self.comfy(
             "GlideClipGuidance", model=self.model, clip=clip, text="blue", scale=9.0, **more
         )

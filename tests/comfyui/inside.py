@@ -93,6 +93,10 @@ class Inside:
     def load_upsampler(self, name: str = "upsampler") -> Any:
         return self("GlideUpsamplerLoader", checkpoint=f"{name}.safetensors", dtype="float32")
 
+    def load_clip(self) -> Any:
+        """Load the tiny noisy CLIP."""
+        return self("GlideClipLoader", checkpoint="clip.safetensors", dtype="float32")
+
     def prompt(self, clip: Any, text: str) -> Any:
         return self("CLIPTextEncode", clip=clip, text=text)
 

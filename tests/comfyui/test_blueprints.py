@@ -5,17 +5,15 @@ That the files are well formed is in nodes/test_workflow_files.py.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui.conftest import REPOSITORY
 from glide_pack.nodes.host.standalone import workflow
 from glide_pack.nodes.host.standalone.schema import from_object_info
 from PIL import Image, ImageDraw
+from workflow_files import BLUEPRINTS, load
 
-BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 each_blueprint = pytest.mark.parametrize("path", BLUEPRINTS, ids=[p.stem for p in BLUEPRINTS])
 PHOTO, MASK = "blueprint.png", "blueprint_mask.png"
 SIZES = {
@@ -23,11 +21,6 @@ SIZES = {
     "GLIDE inpaint image 256": (96, 80),
     "GLIDE edit image 256": (320, 256),
 }
-
-
-def load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
 
 
 def used(path: Path, **widgets: Any) -> dict[str, Any]:

@@ -94,10 +94,7 @@ def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
     from glide_core.guidance import noisy_clip_guide
 
     model, _, positive, negative, glide_model = glide
-    noisy = comfy(
-        "GlideClipLoader",
-        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
-    )  # fmt: skip
+    noisy = comfy.load_clip()
     guided = comfy("GlideClipGuidance", model=model, clip=noisy, text="blue", scale=4.0)
     found = sample(comfy, guided, positive, negative, sampler_name="ddpm")
     clip = load_clip(comfy.checkpoints.path("clip.safetensors"))

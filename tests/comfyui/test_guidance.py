@@ -11,12 +11,7 @@ from comfyui.foreign import latent_model, open_clip_model
 
 @pytest.fixture(scope="module")
 def noisy(comfy: Any) -> Any:
-    return comfy(
-        "GlideClipLoader",
-        checkpoint="clip.safetensors",
-        text_checkpoint="(in the same file)",
-        dtype="float32",
-    )
+    return comfy.load_clip()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui.every_node import graph
 from comfyui.serving import Run
-from comfyui.test_server import graph
 from comfyui.tiny import Checkpoints
 from PIL import Image
 
@@ -152,10 +152,7 @@ def test_the_similarity_is_clip_s_cosine_at_the_noised_image(
     comfy: Any, checkpoints: Checkpoints, sent: list[dict[str, Any]]
 ) -> None:
     model, clip, _ = comfy.load()
-    noisy = comfy(
-        "GlideClipLoader",
-        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
-    )  # fmt: skip
+    noisy = comfy.load_clip()
     text = "a red fox"
     patched = comfy("GlideClipGuidance", model=model, clip=noisy, text=text, scale=5.0)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -183,10 +180,7 @@ def test_events_change_no_bit_of_an_image(comfy: Any, monkeypatch: pytest.Monkey
     from comfy_execution.utils import CurrentNodeContext
 
     model, clip, _ = comfy.load()
-    noisy = comfy(
-        "GlideClipLoader",
-        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
-    )  # fmt: skip
+    noisy = comfy.load_clip()
     positive, negative = comfy.prompt(clip, "a red fox"), comfy.prompt(clip, "")
 
     def images() -> list[torch.Tensor]:
@@ -219,11 +213,9 @@ def test_nan_is_sent_as_null(comfy: Any) -> None:
 # before and after
 
 
+@pytest.mark.usefixtures("photo")
 def test_the_nodes_that_change_images_give_both(server: Any) -> None:
     base = server.checkpoints.base_directory
-    photo = Image.new("RGBA", (96, 80), (200, 80, 40, 255))
-    photo.paste((0, 0, 0, 0), (48, 0, 96, 80))
-    photo.save(base / "input" / "photo.png")
     run = server.run(graph())
     assert run.end == "execution_success", run.events[-1]
     pairs = {

@@ -13,10 +13,7 @@ import torch
 @pytest.fixture(scope="module")
 def given(comfy: Any) -> dict[str, Any]:
     model, clip, _ = comfy.load()
-    noisy = comfy(
-        "GlideClipLoader",
-        checkpoint="clip.safetensors", text_checkpoint="(in the same file)", dtype="float32",
-    )  # fmt: skip
+    noisy = comfy.load_clip()
     return {
         "model": model,
         "positive": comfy.prompt(clip, "a red fox"),

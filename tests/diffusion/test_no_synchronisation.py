@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from diffusers import UniPCMultistepScheduler
-from guidance.test_clip_guidance import FULL, clean_clip, noisy_clip, text
+from guidance.tiny_clips import FULL, clean_clip, noisy_clip, text
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree

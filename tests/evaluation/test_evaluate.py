@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-import struct
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from evaluation.captioned import add_texts, fill
 
 from glide_core.cli import main
-from glide_core.errors import GlideError
-from glide_core.evaluation.features import FeatureExtractor, load_extractor
-from glide_core.evaluation.image_set import FeatureSet, LoadedImage, find_images, read_features
-
-CAPTIONS = ["a red apple", "a blue car", "a green fox", "a cat", "a dog", "a sun"]
 
 
 def glide(*words: object) -> int:
     return main(["evaluate", *map(str, words), "--quiet"])
 
 
-def image(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def fill(folder: Path, count: int, start: int = 0, **options: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        image(start + i, **options).save(folder / f"{i:03}.png")
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return fill(tmp_path / "images", 6)
-
-
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     return fill(tmp_path / "reference", 8, start=100)
-
-
-@pytest.fixture
-def clip(model_folder: Path) -> str:
-    return f"clip:{model_folder / 'tiny_clip.safetensors'}"
-
-
-def add_texts(folder: Path) -> None:
-    for path, caption in zip(sorted(folder.glob("*.png")), CAPTIONS, strict=True):
-        path.with_suffix(".txt").write_text(caption + "\nanother caption\n")
 
 
 def results(path: Path) -> dict[str, Any]:
@@ -150,75 +112,6 @@ def test_captions_beside_images_are_scored_and_found(
     assert len(found["clip-score"]["provenance"]["sha256"]) == 64
 
 
-def test_captions_come_from_text_json_png_list_and_shards_alike(
-    folder: Path, tmp_path: Path
-) -> None:
-    def read(where: object) -> list[tuple[str, str]]:
-        read = list(find_images(str(where)).read())
-        assert all(isinstance(one, LoadedImage) for one in read)
-        return [(Path(p.name).name, p.caption) for p in read if isinstance(p, LoadedImage)]
-
-    names = sorted(path.name for path in folder.glob("*.png"))
-    wanted = list(zip(names, CAPTIONS, strict=True))
-
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    for i, (name, caption) in enumerate(wanted):
-        info = PngInfo()
-        info.add_text("glide", json.dumps({"prompt": caption}))
-        image(i).save(inside / name, pnginfo=info)
-    assert read(inside) == wanted
-
-    beside = fill(tmp_path / "beside", 6)
-    for name, caption in wanted:
-        (beside / name).with_suffix(".json").write_text(json.dumps({"prompt": caption}))
-    assert read(beside) == wanted
-
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    for number, part in enumerate((wanted[:4], wanted[4:])):
-        with tarfile.open(shards / f"shard-{number:05}.tar", "w") as archive:
-            for name, caption in part:
-                for ending, data in (
-                    (".png", (folder / name).read_bytes()),
-                    (".json", json.dumps({"prompt": caption}).encode()),
-                ):
-                    member = tarfile.TarInfo(name.removesuffix(".png") + ending)
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    assert [caption for _, caption in read(shards)] == CAPTIONS
-    assert len(read(shards / "shard-00000.tar")) == 4
-    assert len(read(shards / "shard-{00000..00001}.tar")) == 6
-
-    listed = tmp_path / "list.jsonl"
-    rows = [{"image": f"images/{name}", "caption": caption} for name, caption in wanted]
-    listed.write_text("\n".join(json.dumps(row) for row in rows))
-    assert read(listed) == wanted
-
-    plain = tmp_path / "list.txt"
-    plain.write_text("\n".join(f"images/{name}" for name in names))
-    assert read(plain) == [(name, "") for name in names]
-
-    add_texts(folder)
-    assert read(folder) == wanted
-
-
-def test_a_captions_file_is_matched_by_line_or_by_name(folder: Path, tmp_path: Path) -> None:
-    lines, table = tmp_path / "captions.txt", tmp_path / "captions.csv"
-    lines.write_text("\n".join(CAPTIONS) + "\n")
-    rows = [f"{i:03}.png,{caption}" for i, caption in enumerate(CAPTIONS)]
-    table.write_text("\n".join(["image,caption", *reversed(rows)]))
-    for file in (lines, table):
-        found = find_images(folder).with_captions(file)
-        assert [entry.captions[0] for entry in found.entries] == CAPTIONS
-    lines.write_text("\n".join(CAPTIONS[:4]))
-    with pytest.raises(GlideError, match="4 captions for 6 images"):
-        find_images(folder).with_captions(lines)
-    table.write_text("image,caption\n000.png,a sun")
-    with pytest.raises(GlideError, match=r"no caption of 001\.png"):
-        find_images(folder).with_captions(table)
-
-
 def test_an_image_without_a_caption_is_named(
     folder: Path, clip: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,36 +135,6 @@ def test_unreadable_images_are_named_counted_and_left_out(
     provenance = results(out)["frechet"]["provenance"]
     assert (provenance["n"], provenance["skipped"]) == (4, 2)
     assert "4 images (2 unreadable) against 8" in said.out
-
-
-def test_batches_change_nothing_but_rounding(folder: Path, clip: str) -> None:
-    image(9, size=(90, 64)).save(folder / "0015.png")  # another size, in the middle
-    source, extractor = find_images(folder, crop="none"), load_extractor(clip)
-    one, many = (read_features(extractor, source, batch=b) for b in (1, 5))
-    assert one.size == many.size == "mixed"
-    assert one.features is not None and many.features is not None
-    assert torch.allclose(one.features, many.features, atol=1e-5)
-
-
-def test_the_middle_square_is_measured_and_resized_when_asked(tmp_path: Path) -> None:
-    wide = image(0, size=(100, 40))
-    (tmp_path / "in").mkdir()
-    wide.save(tmp_path / "in" / "a.png")
-    wide.crop((30, 0, 70, 40)).save(tmp_path / "in" / "b.png")
-    found = find_images(tmp_path / "in", size=16)
-    a, b = found.read()
-    assert isinstance(a, LoadedImage) and isinstance(b, LoadedImage)
-    assert a.pixels.shape == (3, 16, 16) and torch.equal(a.pixels, b.pixels)
-    assert found.crop_name == "centre square, PIL bicubic to 16x16"
-
-
-def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) -> None:
-    source = find_images(folder)
-    chosen = [[e.name for e in source.subset(4, seed).entries] for seed in (0, 0, 1)]
-    assert chosen[0] == chosen[1] == sorted(chosen[0]) and len(chosen[0]) == 4
-    assert chosen[2] != chosen[0]
-    with pytest.raises(GlideError, match="6 images, and 7 were requested"):
-        source.subset(7, 0)
 
 
 @pytest.mark.parametrize(
@@ -319,77 +182,6 @@ def test_an_impossible_measurement_is_an_error(
     assert glide(*given, *features) in (1, 2)
     said = capsys.readouterr()
     assert message in said.err and said.out == ""
-
-
-def test_an_extractor_that_gives_nan_names_the_image(folder: Path) -> None:
-    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
-        values = pixels.mean(dim=(2, 3))[:, :2]
-        values[1] = torch.nan
-        return values
-
-    broken = FeatureExtractor("broken", 2, "none", encode_image)
-    with pytest.raises(GlideError, match=r"broken gives NaN or infinity among 000\.png"):
-        read_features(broken, find_images(folder))
-
-
-def test_worker_processes_read_the_same_images(folder: Path) -> None:
-    (folder / "003.png").write_text("no image")
-    pixels, state = load_extractor("pixels:4"), torch.get_rng_state()
-    alone, workers = (read_features(pixels, find_images(folder), workers=n) for n in (0, 2))
-    assert alone.skipped == workers.skipped
-    assert alone.features is not None and workers.features is not None
-    assert torch.equal(alone.features, workers.features)
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_a_saved_feature_set_loads_as_it_was(folder: Path, tmp_path: Path) -> None:
-    saved = read_features(load_extractor("pixels:2"), find_images(folder, size=32))
-    saved.save(tmp_path / "set.npz")
-    loaded = FeatureSet.load(tmp_path / "set.npz")
-    assert loaded.features is not None and saved.features is not None
-    assert torch.equal(loaded.features, saved.features)
-    assert (loaded.n, loaded.crop, loaded.size) == (6, saved.crop, "32x32")
-    assert loaded.extractor == saved.extractor
-
-
-IDENTITY = np.eye(3)
-STATISTICS: dict[str, dict[str, Any]] = {
-    "mu and sigma of different sizes": {"sigma": np.eye(4)},
-    "no vector": {"mu": np.zeros((3, 1))},
-    "no numbers at all": {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
-    "a single number": {"mu": np.array(1.0)},
-    "objects": {"mu": np.array([1, None, 2], dtype=object)},
-    "text": {"mu": np.array(["a", "b", "c"])},
-    "complex": {"mu": np.zeros(3, complex)},
-    "NaN": {"mu": np.full(3, np.nan)},
-    "too large for its square": {"mu": np.full(3, 1e200)},
-    "several counts": {"n": np.zeros(3)},
-    "a negative count": {"n": np.array(-1)},
-    "features of another size": {"n": np.array(2), "features": np.zeros((2, 4))},
-    "features too large": {"n": np.array(2), "features": np.full((2, 3), 1e300)},
-    "about as a list": {"about": np.array("[1]")},
-}
-
-
-@pytest.mark.parametrize("case", STATISTICS)
-def test_statistics_of_another_form_are_refused(case: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", **{"mu": np.zeros(3), "sigma": IDENTITY, **STATISTICS[case]})
-    with pytest.raises(GlideError, match=r"x\.npz holds no statistics"):
-        FeatureSet.load(tmp_path / "x.npz")
-
-
-@pytest.mark.parametrize(
-    "shape",
-    ["(10000000000000,)", "(-3,)", f"({10**400},)", "(" * 5000, "(f(),)", "(3,)" + " " * 10**7],
-    ids=["huge", "negative", "overflow", "deep", "code", "long"],
-)
-def test_the_header_of_an_array_may_say_anything(shape: str, tmp_path: Path) -> None:
-    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    array = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header + bytes(24)
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-        archive.writestr("mu.npy", array)
-    with pytest.raises(GlideError, match=r"x\.npz holds no statistics"):
-        FeatureSet.load(tmp_path / "x.npz")
 
 
 def test_metrics_without_images_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_config, tiny_model
+from models.unet_calls import context, inputs, rms_over_std
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,35 +24,9 @@ from glide_core.sampling import tokenize
 BF16_RMS = 0.03
 
 
-def inputs(kind: ModelKind, batch: int = 2, side: int = 32) -> dict[str, Tensor]:
-    """x, t and what else the kind takes."""
-    generator = torch.Generator().manual_seed(1)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    given = {"x": noise(batch, 3, side, side), "t": torch.tensor([500, 20, 999][:batch])}
-    if kind.startswith("upsampler"):
-        given["low_res"] = noise(batch, 3, side // 4, side // 4).clamp(-1, 1)
-    if kind.endswith("inpaint"):
-        given["image"] = noise(batch, 3, side, side).clamp(-1, 1)
-        given["keep_mask"] = (noise(batch, 1, side, side) > 0).float()
-    return given
-
-
-def context(model: GlideModel, prompts: list[str]) -> TextContext:
-    tokens = tokenize(model.config, prompts)
-    ids, mask = torch.stack([t.ids for t in tokens]), torch.stack([t.mask for t in tokens])
-    return model.unet.context(model.encode(ids, mask))
-
-
 def loaded(model: GlideModel, dtype: torch.dtype = torch.float32) -> GlideModel:
     """The model as a file of it is loaded."""
     return model_from_state_dict(model.openai_state_dict(), model.config, dtype=dtype)
-
-
-def rms_over_std(got: Tensor, wanted: Tensor) -> float:
-    return ((got - wanted).square().mean().sqrt() / wanted.std()).item()
 
 
 @pytest.mark.parametrize("kind", ["base", "upsampler", "inpaint", "upsampler-inpaint"])

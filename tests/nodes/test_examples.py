@@ -15,11 +15,10 @@ from glide_pack.nodes.host.standalone.execute import Place, schemas
 from glide_pack.nodes.host.standalone.ui_format import NOTES
 from images_on_disk import png_text
 from PIL import Image
+from workflow_files import EXAMPLES, load
 
 from glide_core.cli import main
 
-FOLDER = Path(__file__).parents[2] / "example_workflows"
-EXAMPLES = sorted(FOLDER.glob("*.json"))
 NAMES = [path.stem for path in EXAMPLES]
 TINY = {  # what stands in for the bundled models here
     "bundled/base.safetensors": "tiny_base.safetensors",
@@ -28,19 +27,12 @@ TINY = {  # what stands in for the bundled models here
     "bundled/upsampler_inpaint.safetensors": "tiny_upsampler_inpaint.safetensors",
     "bundled/clip.safetensors": "tiny_clip.safetensors",
 }
-
-
 SIZES = {  # of an example's final images
     "glide_clip_guided": [(256, 256)],
     "glide_inpaint": [(256, 256)],
     "glide_text_to_image": [(256, 256)],
     "glide_upscale": [(256, 256), (256, 256), (64, 64)],
 }
-
-
-def load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
 
 
 def foreign_types(path: Path) -> set[str]:
@@ -96,7 +88,7 @@ def test_a_workflow_with_other_nodes_is_referred_to_a_server(
 def test_a_checkpoint_to_download_is_named_before_anything_runs(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = FOLDER / "glide_openai_checkpoints.json"
+    (path,) = (path for path in EXAMPLES if path.stem == "glide_openai_checkpoints")
     assert main(["run", str(path), "--out", str(tmp_path), "--quiet"]) == 1
     said = capsys.readouterr().err
     assert "Model file 'base.pt' was" in said and "Model file 'upsample.pt' was" in said

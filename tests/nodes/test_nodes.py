@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from glide_pack.nodes import NODE_CLASS_MAPPINGS, host
-from glide_pack.nodes.host.standalone import StandaloneHost
+from glide_pack.nodes import NODE_CLASS_MAPPINGS
+from node_calls import base, call, make_image, noisy_clip, prompts, sample, upsampler
 
 from glide_core.errors import GlideError
 
-
-@pytest.fixture(autouse=True)
-def standalone(model_folder: Path) -> Iterator[None]:
-    here = StandaloneHost(device="cpu", show_progress=False)
-    with host.using(here), torch.inference_mode():
-        yield
-
-
-def call(name: str, **inputs: Any) -> Any:
-    node: Any = NODE_CLASS_MAPPINGS[name]()
-    declared = node.INPUT_TYPES()
-    groups = {**declared["required"], **declared.get("optional", {})}
-    values = {
-        key: entry[1]["default"]
-        for key, entry in groups.items()
-        if len(entry) > 1 and "default" in entry[1]
-    }
-    result = getattr(node, node.FUNCTION)(**{**values, **inputs})
-    return result["result"] if isinstance(result, dict) else result
-
-
-def base(name: str = "tiny_base.safetensors") -> tuple[Any, Any, Any]:
-    return call("GlideLoader", checkpoint=name)
-
-
-def upsampler(name: str = "tiny_upsampler.safetensors") -> Any:
-    return call("GlideUpsamplerLoader", checkpoint=name)[0]
-
-
-def prompts(clip: Any, text: str = "a red apple") -> dict[str, Any]:
-    return {
-        "positive": call("GlideTextEncode", clip=clip, text=text)[0],
-        "negative": call("GlideTextEncode", clip=clip, text="")[0],
-    }
-
-
-def sample(batch: int = 1, *, text: str = "a red apple", model: Any = None, **inputs: Any) -> Any:
-    loaded, clip, _ = base()
-    latent = call("GlideEmptyLatent", width=32, height=32, batch_size=batch)[0]
-    given = {"steps": 2, "latent_image": latent, **prompts(clip, text), **inputs}
-    return call("GlideSampler", model=model or loaded, **given)
-
-
-def make_image(width: int = 40, height: int = 24, batch: int = 1) -> torch.Tensor:
-    return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(1))
+pytestmark = pytest.mark.usefixtures("standalone")
 
 
 def test_the_sampler_gives_images_and_the_same_images_as_a_latent() -> None:
@@ -100,7 +55,7 @@ def test_a_prompt_that_is_too_long_is_truncated_with_a_warning(
 
 def test_clip_guidance_changes_a_copy_and_not_the_model() -> None:
     model, _, _ = base()
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     (guided,) = call("GlideClipGuidance", model=model, clip=clip, text="an apple", scale=50.0)
     assert model.guides == () and len(guided.guides) == 1
     (twice,) = call("GlideClipGuidance", model=guided, clip=clip, text="a car", scale=1.0)
@@ -114,14 +69,14 @@ def test_clip_guidance_changes_a_copy_and_not_the_model() -> None:
 
 def test_an_interval_the_wrong_way_round_is_refused() -> None:
     model, _, _ = base()
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     with pytest.raises(GlideError, match=r"sigma_min 5.* is above sigma_max 1.*swap them"):
         call("GlideClipGuidance", model=model, clip=clip, text="x", sigma_min=5.0, sigma_max=1.0)
 
 
 def test_clip_guidance_of_scale_0_is_the_model_itself() -> None:
     model, _, _ = base()
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     assert call("GlideClipGuidance", model=model, clip=clip, text="x", scale=0.0)[0] is model
 
 
@@ -225,7 +180,7 @@ def test_editing_with_an_upsampler_is_four_times_as_large() -> None:
 
 
 def test_scores_rank_the_images() -> None:
-    clip = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    clip = noisy_clip()
     image = make_image(64, 64, batch=3)
     ranked, lines = call("GlideClipScore", image=image, clip=clip, text="an apple", keep=2)
     values = [float(line.split()[0]) for line in lines.splitlines()]
@@ -303,7 +258,7 @@ def test_a_loader_accepts_models_of_its_kind() -> None:
 
 def test_a_noisy_clip_does_not_guide_what_it_was_not_trained_for() -> None:
     _, clip, _ = base()
-    noisy = call("GlideClipLoader", checkpoint="tiny_clip.safetensors")[0]
+    noisy = noisy_clip()
     (guided,) = call("GlideClipGuidance", model=upsampler(), clip=noisy, text="x", scale=1.0)
     with pytest.raises(GlideError, match="trained on images of 64"):
         call(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from glide_pack.nodes import NODE_CLASS_MAPPINGS, host
 from glide_pack.nodes.host.standalone import StandaloneHost
+from node_calls import base, noisy_clip, prompts, upsampler
 
 from glide_core.diffusion.types import StepCallback, StepInfo
 from glide_core.errors import GlideError
@@ -50,12 +51,10 @@ def standalone(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def given() -> dict[str, Any]:
-    model, clip, _ = NODE_CLASS_MAPPINGS["GlideLoader"]().load("tiny_base.safetensors", "auto")  # type: ignore[attr-defined]
-    encode = NODE_CLASS_MAPPINGS["GlideTextEncode"]().encode  # type: ignore[attr-defined]
+    model, clip, _ = base()
     return {
         "model": model,
-        "positive": encode(clip, "a red apple")[0],
-        "negative": encode(clip, "")[0],
+        **prompts(clip),
         "cfg_scales": "1, 3",
         "clip_scales": "0",
         "steps": "2",
@@ -67,8 +66,7 @@ def given() -> dict[str, Any]:
 
 @pytest.fixture
 def noisy() -> Any:
-    loader: Any = NODE_CLASS_MAPPINGS["GlideClipLoader"]()
-    return loader.load("tiny_clip.safetensors", "(in the same file)", "auto")[0]
+    return noisy_clip()
 
 
 def run(given: dict[str, Any], **changes: Any) -> tuple[Any, Any, list[list[str]]]:
@@ -143,10 +141,8 @@ def test_an_invalid_input_is_named_before_sampling(
 
 
 def test_an_upsampler_in_the_base_s_place_is_an_error(given: dict[str, Any]) -> None:
-    loader: Any = NODE_CLASS_MAPPINGS["GlideUpsamplerLoader"]()
-    (up,) = loader.load("tiny_upsampler.safetensors", "auto")
     with pytest.raises(GlideError, match=r"'model' is GLIDE's upsampler.*Connect GLIDE Loader"):
-        run(given, model=up)
+        run(given, model=upsampler())
 
 
 def test_scale_1_needs_no_negative(given: dict[str, Any]) -> None:

@@ -20,10 +20,8 @@ from glide_pack.nodes.host.standalone.schema import (
     from_object_info,
 )
 from PIL import Image
+from workflow_files import BLUEPRINTS, EXAMPLES, ROOT, load
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
-BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 FILES = [*EXAMPLES, *BLUEPRINTS]
 RECORD = json.loads((Path(__file__).parent / "builtin_nodes.json").read_text())
 SCHEMAS: dict[str, NodeSchema] = {
@@ -43,11 +41,6 @@ class Level(NamedTuple):
     links: list[tuple[Any, ...]]  # id, from node, slot, to node, slot, type
     inputs: list[dict[str, Any]]  # of a subgraph: what comes from outside
     outputs: list[dict[str, Any]]
-
-
-def load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
 
 
 def definitions(path: Path) -> dict[str, dict[str, Any]]:

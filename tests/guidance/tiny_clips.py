@@ -1,0 +1,59 @@
+"""A noisy CLIP and an un-noised one of 16x16 pixels, with random weights."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from glide_core.config import ClipConfig
+from glide_core.diffusion import Schedule
+from glide_core.models.noisy_clip import NoisyClip
+
+FULL = Schedule.named("squaredcos_cap_v2")
+TINY = ClipConfig(
+    image_size=16,
+    patch_size=4,
+    embedding=8,
+    image_width=16,
+    image_heads=2,
+    image_layers=1,
+    n_vocab=32,
+    context_length=8,
+    text_width=16,
+    text_heads=2,
+    text_layers=1,
+)
+
+
+class CleanClip(nn.Module):
+    """Quacks like an open_clip model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = SimpleNamespace(image_size=(12, 12), image_mean=None, image_std=None)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Tanh(), nn.Flatten())
+        self.features.append(nn.Linear(72, 8))
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        assert x.shape[1:] == (3, 12, 12)
+        out: Tensor = self.features(x)
+        return out
+
+
+def noisy_clip() -> NoisyClip:
+    torch.manual_seed(0)
+    clip = NoisyClip(TINY)
+    for parameter in clip.parameters():  # as built, some weights are zero
+        nn.init.normal_(parameter, std=0.3)
+    return clip
+
+
+def clean_clip() -> CleanClip:
+    torch.manual_seed(0)
+    return CleanClip()
+
+
+def text(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 8, generator=torch.Generator().manual_seed(1)) * 3

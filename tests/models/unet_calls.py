@@ -1,0 +1,37 @@
+"""What a UNet takes, and how far apart two of its outputs are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glide_core.config import ModelKind
+from glide_core.models.glide import GlideModel
+from glide_core.models.unet import TextContext
+from glide_core.sampling import tokenize
+
+
+def inputs(kind: ModelKind, batch: int = 2, side: int = 32) -> dict[str, Tensor]:
+    """x, t and what else the kind takes."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    given = {"x": noise(batch, 3, side, side), "t": torch.tensor([500, 20, 999][:batch])}
+    if kind.startswith("upsampler"):
+        given["low_res"] = noise(batch, 3, side // 4, side // 4).clamp(-1, 1)
+    if kind.endswith("inpaint"):
+        given["image"] = noise(batch, 3, side, side).clamp(-1, 1)
+        given["keep_mask"] = (noise(batch, 1, side, side) > 0).float()
+    return given
+
+
+def context(model: GlideModel, prompts: list[str]) -> TextContext:
+    tokens = tokenize(model.config, prompts)
+    ids, mask = torch.stack([t.ids for t in tokens]), torch.stack([t.mask for t in tokens])
+    return model.unet.context(model.encode(ids, mask))
+
+
+def rms_over_std(got: Tensor, wanted: Tensor) -> float:
+    return ((got - wanted).square().mean().sqrt() / wanted.std()).item()
