@@ -15,7 +15,9 @@ def _number(
     kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf
 ) -> Callable[[str], Any]:
     """A function that reads an integer, or a finite number, from low to high."""
-    wanted = f"{'an integer' if kind is int else 'a number'} from {low:,} to {high:,}"
+    wanted = f"an integer from {low:,} to {high:,}"
+    if kind is float:
+        wanted = f"a number from {low:g} to {high:g}"
     wanted = wanted.replace(" from -inf", "").replace(" to inf", " up")
 
     def read(text: str) -> float:
@@ -31,7 +33,7 @@ def _number(
 
 
 integer, real = partial(_number, int), partial(_number, float)
-number, fraction = real(-1e6, 1e6), real(0, 1)
+number, fraction = real(-1e38, 1e38), real(0, 1)  # float32 ends at 3e38
 scale, temperature = real(-1000, 1000), real(0, 10)
 seed, step_count = integer(0, 2**64 - 1), integer(1, TRAINED_STEPS)
 

@@ -119,7 +119,8 @@ def write_tensors(
 def _format(path: Path) -> Format:
     """Detect the format from the first bytes; the ending of a name proves nothing."""
     with as_glide_error(f"{shorten(path, 200)} cannot be read", (OSError, ValueError)):
-        str(path).encode()  # neither safetensors nor torch can open other names
+        if str(path) != str(path).encode(errors="ignore").decode():
+            raise OSError("its name is not UTF-8, rename it or its folder")
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
             raise OSError("it is a folder, pipe or device, not a file")

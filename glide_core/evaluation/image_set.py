@@ -186,8 +186,11 @@ class FeatureSet:
             raise GlideError(f"{path} was not found, or is not a regular file.")
         message = f"{path} holds no statistics (.npz with mu and sigma)"
         with as_glide_error(message, setting="save_stats"):  # a damaged zip raises almost anything
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = dict(file)
+            except MemoryError as error:  # of a size that only the file's header says
+                raise ValueError(error) from error
             if any(array.dtype.kind == "c" for array in arrays.values()):
                 raise ValueError("complex numbers")
             mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
@@ -197,7 +200,7 @@ class FeatureSet:
             extractor = dict(about.get("extractor", {}))
             given = [mean, covariance, *([] if features is None else [features])]
             shapes = [(side,), (side, side), (count, side)][: len(given)]
-            if side == 0 or [tuple(one.shape) for one in given] != shapes:
+            if side == 0 or count < 0 or [tuple(one.shape) for one in given] != shapes:
                 raise ValueError(f"the shapes are not {shapes}")
             if not all((one.abs() <= _MOST).all() for one in given):
                 raise ValueError(f"a number is not finite, or above {_MOST:g}")

@@ -142,7 +142,7 @@ def test_unreadable_images_are_named_counted_and_left_out(
     [
         (["{folder}"], "Nothing to measure: give --metrics"),
         (["nowhere", "--metrics", "is"], "nowhere was not found"),
-        (["{empty}", "--metrics", "is"], "hold no images"),
+        (["{empty}", "--metrics", "is"], "holds no images"),
         (["{folder}", "--metrics", "kid"], "kid needs a second set"),
         (["{folder}", "--metrics", "clip-score", "--features", "pixels"], "needs a CLIP, not pixe"),
         (["{folder}", "--metrics", "is", "--features", "pixels"], "needs a classifier or a CLIP"),
