@@ -1,8 +1,8 @@
 """List the images of a folder, a table or webdataset shards without opening them.
 
-The format of a list is detected from its content. Shards are tars in which the members of a sample
-share a name up to the first dot. The webdataset package streams them; training needs random access,
-so they are indexed here: an image is a file, an offset and a size.
+The format is detected from the content. Shards are tars in which the members of a sample share a
+name up to the first dot. The webdataset package streams them; training needs random access, so they
+are indexed here: an image is a file, an offset and a size.
 """
 
 from __future__ import annotations
@@ -55,13 +55,18 @@ def list_images(path: Path, caption_key: str = TXT) -> Listing:
             raise GlideError(f"{path} was not found. {EXPECTED}.")
         elif suffix(path.name) in IMAGE_SUFFIXES:
             raise GlideError(f"{path} is a single image. {EXPECTED}: give its folder.")
-        elif ".tar" in path.suffixes:
+        elif ".tar" in path.suffixes or _is_tar(path):
             listing = list_shards([path], caption_key)
         else:
             listing = list_table(path, caption_key)
     if not listing.entries:
         raise GlideError(f"{path} holds no images. {EXPECTED}.")
     return listing
+
+
+def _is_tar(path: Path) -> bool:
+    with open_file(str(path)) as file:
+        return file.read(262)[257:] == b"ustar"
 
 
 def _list_directory(path: Path, caption_key: str) -> Listing:

@@ -76,6 +76,10 @@ def one_tar(root: Path) -> Path:
     return write_tar(root / "all.tar", FILES)
 
 
+def tar_under_another_name(root: Path) -> Path:
+    return write_tar(root / "all.data", FILES)
+
+
 def folder_of_tars(root: Path) -> Path:
     write_tar(root / "a.tar", dict(list(FILES.items())[:4]))
     write_tar(root / "b.tar", dict(list(FILES.items())[4:]))
@@ -105,6 +109,7 @@ def tar_with_json(root: Path) -> Path:
         parquet,
         hugging_face_folder,
         one_tar,
+        tar_under_another_name,
         folder_of_tars,
         brace_pattern,
         tar_with_json,

@@ -38,7 +38,7 @@ from glide_core.evaluation.sweep import (
     sweep,
 )
 from glide_core.evaluation.sweep_output import SweepFolder, to_csv
-from glide_core.images import to_pil
+from glide_core.images import quantize_8bit, to_pil
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
 from glide_core.sampling import model_schedule
@@ -182,13 +182,13 @@ def test_scores_of_known_images(tmp_path: Path) -> None:
     assert value(DIVERSITY, [black, grey, white, grey], list("abab")) == [1.0]
     assert math.isnan(value(DIVERSITY, [black, white], ["a", "b"])[0])
     near, far = torch.randn(2, 50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    near, far = (images.clamp(-1, 1) for images in (near, far))
+    near, far = (quantize_8bit(images.clamp(-1, 1)) for images in (near, far))
     for i, image in enumerate(to_pil(near)):
         image.save(tmp_path / f"{i:02}.png")
     distance = pixel_frechet(find_images(tmp_path))
-    assert value(distance, [near], ["a"] * 50)[0] == pytest.approx(0, abs=1e-3)
+    assert value(distance, [near], ["a"] * 50)[0] == pytest.approx(0, abs=1e-6)
     shifted = value(distance, [near + 1], ["a"] * 50)[0]
-    assert shifted == pytest.approx(3 * 8**2, rel=1e-3)  # |1|^2 in each number
+    assert shifted == pytest.approx(3 * 8**2, rel=1e-4)  # |1|^2 in each number
     assert value(distance, [far], ["a"] * 50)[0] > 0
     with pytest.raises(GlideError, match="pixels:8 is not a CLIP"):
         clip_scorer(pixel_features())
