@@ -80,7 +80,9 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
             content = _unpickle(path, file_format, meta)
             found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
         _check_sizes(found, meta)
-        return TensorFile(path, _without_prefixes(found.tensors), found.metadata)
+        # empty tensors are marks, such as ComfyUI's "v_pred"
+        tensors = {key: tensor for key, tensor in found.tensors.items() if tensor.numel()}
+        return TensorFile(path, _without_prefixes(tensors), found.metadata)
     except GlideError:
         raise
     except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
@@ -230,10 +232,10 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
             or tensor.is_quantized
             or tensor.is_nested
             or (tensor.is_meta and not meta)
-            or not 0 < size <= tensor.untyped_storage().nbytes()
+            or tensor.untyped_storage().nbytes() < size
         ):
             raise GlideError(
-                f"{file.path} holds {key} as a sparse, quantized, repeated or empty tensor."
+                f"{file.path} holds {key} as a sparse, quantized or repeated tensor or without data"
             )
 
 
