@@ -7,7 +7,7 @@ two-stage loop in `glide_core.stages`; the command line and the batch driver do 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from glide_core.components import (
     Role,
     Source,
     find_components,
-    stage_roles,
 )
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
@@ -30,6 +29,7 @@ from glide_core.io import user_path
 from glide_core.request import (
     CallOptions,
     GenerationRequest,
+    GlidePipelineOutput,
     batches,
     first_size,
     upsample_settings,
@@ -41,9 +41,9 @@ from glide_core.stages import (
     edit_inputs,
     generate,
     inpaint_inputs,
+    prepare,
     step_bars,
 )
-from glide_core.tokenizer import warn_about
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,19 +51,6 @@ if TYPE_CHECKING:
     from glide_core.request import CommonOptions, Generators, Options, OutputType, StepEnd
 
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
-
-
-@dataclass(frozen=True)
-class GlidePipelineOutput:
-    """Generated images and what reproduces them."""
-
-    images: Any  # list of PIL images, or [B, H, W, 3] or [B, 3, H, W] in 0..1
-    requests: list[GenerationRequest]
-    interrupted: bool = False  # `images` are then the unfinished estimates of the last step
-
-    @property
-    def seeds(self) -> list[int]:
-        return [request.seed for request in self.requests]
 
 
 class _Interrupted(Exception):
@@ -276,15 +263,7 @@ class GlidePipeline:
 
         Logs warnings about prompts and sizes that the first model will not handle well.
         """
-        roles = stage_roles(inputs is not None and inputs[0].image is not None)
-        used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
-        configs = {stage: self.models.model(role).config for stage, role in used.items()}
-        first = next(iter(used))
-        warn_about(requests, configs[first], self.models.metadata(used[first]))
-        return [
-            replace(r, **{stage: getattr(r, stage).for_model(c) for stage, c in configs.items()})
-            for r in requests
-        ]
+        return prepare(self.models, requests, inputs)
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""

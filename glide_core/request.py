@@ -5,6 +5,7 @@ Imports no torch, so that a list of a million requests can be checked quickly.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -196,6 +197,19 @@ class CallOptions:
                 f"{len(generators)} generators for {count} images: expected one, or one per image"
             )
         return [_next_seed(generator) for generator in generators]
+
+
+@dataclasses.dataclass(frozen=True)
+class GlidePipelineOutput:
+    """Generated images and what reproduces them."""
+
+    images: Any  # list of PIL images, or [B, H, W, 3] or [B, 3, H, W] in 0..1
+    requests: list[GenerationRequest]
+    interrupted: bool = False  # `images` are then the unfinished estimates of the last step
+
+    @property
+    def seeds(self) -> list[int]:
+        return [request.seed for request in self.requests]
 
 
 def image_seed(seed: int, index: int) -> int:

@@ -32,6 +32,7 @@ from glide_core.images import (
 from glide_core.models.glide import GlideModel
 from glide_core.request import UPSCALE, GenerationRequest, upsample_settings
 from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
+from glide_core.tokenizer import warn_about
 
 log = logging.getLogger("glide")
 
@@ -105,6 +106,24 @@ def generate(
     if shared.upsampler is not None and second.strength > 0:
         images = sample("upsampler", replace(second, low_res=images))
     return images
+
+
+def prepare(
+    models: Components, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
+) -> list[GenerationRequest]:
+    """Give requests the models' guidance scales and numbers of steps where they have none.
+
+    Logs warnings about prompts and sizes that the first model will not handle well.
+    """
+    roles = stage_roles(inputs is not None and inputs[0].image is not None)
+    used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
+    configs = {stage: models.model(role).config for stage, role in used.items()}
+    first = next(iter(used))
+    warn_about(requests, configs[first], models.metadata(used[first]))
+    return [
+        replace(r, **{stage: getattr(r, stage).for_model(c) for stage, c in configs.items()})
+        for r in requests
+    ]
 
 
 def edit_inputs(models: Components, image: Tensor, upsample: bool = True) -> PipelineInputs:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from glide_core import text_values
 from glide_core.config import SamplerConfig
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.schedule import space_timesteps
@@ -24,7 +25,7 @@ from glide_core.errors import GlideError, shorten
 from glide_core.evaluation.features import FeatureExtractor, cosines, pixel_features
 from glide_core.evaluation.image_set import ImageSet, read_features
 from glide_core.evaluation.metrics import frechet, statistics
-from glide_core.names import SAMPLERS, TRAINED_STEPS, canonical_sampler
+from glide_core.names import TRAINED_STEPS
 from glide_core.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -137,24 +138,13 @@ def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
 
 def _read_value(axis: str, part: str) -> float | str:
     if axis == "sampler":
-        if canonical_sampler(part) not in SAMPLERS:
-            raise GlideError(
-                f"unknown sampler {shorten(repr(part))}. Allowed: {', '.join(SAMPLERS)}"
-            )
-        return canonical_sampler(part)
+        return text_values.sampler(part)
     if axis == "steps":
         spec = part.replace(" ", "")
         space_timesteps(TRAINED_STEPS, spec)
         return str(int(spec)) if spec.isdigit() else spec
-    try:
-        value = float(part)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= MAX_SCALE:  # also false for NaN
-        raise GlideError(
-            f"{shorten(repr(part))} is not a scale. Allowed: numbers from 0 to {MAX_SCALE:g}"
-        )
-    return value
+    scale: float = text_values.real(0, MAX_SCALE)(part)
+    return scale
 
 
 def generate_with(

@@ -261,15 +261,15 @@ def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> Non
     [
         ("clip_scale", "", "is not a list"),
         ("clip_scale", "1,,2", "is not a list"),
-        ("clip_scale", "1, two", "'two' is not a scale"),
-        ("clip_scale", "nan", "is not a scale"),
-        ("clip_scale", "-1", "is not a scale"),
+        ("clip_scale", "1, two", "'two' is not possible: expected a number from 0"),
+        ("clip_scale", "nan", "is not possible: expected a number from 0"),
+        ("clip_scale", "-1", "is not possible: expected a number from 0"),
         ("clip_scale", "1, 1.0", "twice"),
         ("steps", "0", "no step"),
         ("steps", "2000", "2000"),
         ("steps", "swift27", "swift27"),
         ("steps", "10, 010", "twice"),
-        ("sampler", "ddim, magic", "unknown sampler 'magic'"),
+        ("sampler", "ddim, magic", "'magic' is not a sampler"),
     ],
 )
 def test_an_error_in_a_list_begins_with_its_name(axis: str, text: str, words: str) -> None:

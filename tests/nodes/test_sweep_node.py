@@ -126,8 +126,8 @@ def test_cancelling_stops_within_a_step(given: dict[str, Any]) -> None:
             r"clip_scales contains 2.*'clip'.*Connect GLIDE Noisy CLIP Loader",
         ),
         ({"negative": None}, r"cfg_scales contains 3.*'negative'.*Connect GLIDE Text Encode"),
-        ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is not a scale"),
-        ({"samplers": "magic"}, "samplers: unknown sampler 'magic'"),
+        ({"cfg_scales": "1; two"}, "cfg_scales: 'two' is not possible"),
+        ({"samplers": "magic"}, "samplers: 'magic' is not a sampler"),
         ({"steps": ", ".join(map(str, range(1, 200)))}, "398 combinations.*at most 256"),
     ],
 )
