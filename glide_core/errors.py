@@ -23,17 +23,28 @@ class UsageError(GlideError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, SystemError):  # C code failed without an exception: elsewhere it is a bug
+        return _address_space_is_limited()
     text = str(error).lower()
     signs = (
         "out of memory",
         "allocate memory",
         "not enough memory",
         "invalid buffer size",
+        "bad_alloc",  # C++
         "could not create a primitive",  # oneDNN's
         "failed to map segment",  # of a library that is loaded
         "can't start new thread",  # there is no room for its stack
     )
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def _address_space_is_limited() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def shorten(value: object, length: int = 80) -> str:

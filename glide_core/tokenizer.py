@@ -110,8 +110,8 @@ class Tokenizer:
         unused = context_length - len(kept)
         return Tokens(
             text=text,
-            ids=torch.tensor(kept + [padding] * unused, dtype=torch.int64),
-            mask=torch.arange(context_length) < len(kept),
+            ids=torch.tensor(kept + [padding] * unused, dtype=torch.int64, device="cpu"),
+            mask=torch.arange(context_length, device="cpu") < len(kept),
             truncated=len(ids) + len(self.special) - len(kept),
         )
 

@@ -96,6 +96,7 @@ class GlideEdit:
 
         host = current()
         config = inputs.require_kind(host, model, ("base",), node=NODE)
+        inputs.require_shares(NODE, denoise=denoise, upsample_denoise=upsample_denoise)
         upsamples = upsampler is not None and upsample_denoise > 0
         if upsamples:
             inputs.require_kind(host, upsampler, ("upsampler",), node=NODE, name="upsampler")
@@ -105,23 +106,23 @@ class GlideEdit:
         small = images.fit(original, config.unet.image_size)
         inputs.log_resize(NODE, original, small, "the size that the model works at")
         prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
+        settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
+        enlarging = upsample_settings(upsample_steps, temperature=temperature)
         with host.progress(NODE, 2 if upsamples else 1) as callback:
             if denoise > 0:
-                settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
                 begin = StageInputs(
                     init=small, strength=denoise, size=(small.shape[2], small.shape[3])
                 )
                 small = stages.sample(model, prompts, settings, seeds, begin, callback)
             size = upsampled_size(small)
             if upsamples:
-                settings = upsample_settings(upsample_steps, temperature=temperature)
                 begin = StageInputs(
                     low_res=images.quantize_8bit(small),
                     init=images.resize(original, size),
                     strength=upsample_denoise,
                     size=size,
                 )
-                edited = stages.sample(upsampler, prompts, settings, seeds, begin, callback)
+                edited = stages.sample(upsampler, prompts, enlarging, seeds, begin, callback)
             else:
                 # connected but at 0 (then never computed), or not connected
                 edited = images.resize(small, size) if upsample_denoise == 0 else small

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from glide_core.errors import GlideError
 
+from . import inputs
 from .host import ClipGuide, GlideClip, current
 
 ANY_SIGMA = 100000.0  # above the largest of any schedule: no upper end
@@ -134,8 +136,15 @@ class GlideClipGuidance:
     ) -> tuple[Any]:
         interval = interval_of(NODE, sigma_min=sigma_min, sigma_max=sigma_max)
         ordered(NODE, start_percent=start_percent, end_percent=end_percent)
-        if scale == 0 or clip is None:
+        if scale == 0:
             return (model,)
+        if not math.isfinite(scale):
+            raise GlideError(f"{NODE}: scale is {scale}. Expected a finite number.")
+        clip, text = inputs.require_clip(clip, node=NODE), inputs.require_text(text, node=NODE)
+        if not hasattr(model, "model"):  # as MODELs of both hosts have
+            raise GlideError(
+                f"{NODE}: 'model' is {type(model).__name__}, not a MODEL. Connect a loader's."
+            )
         host = current()
         if start_percent > 0 or end_percent < 1:
             low, high = interval or (0.0, ANY_SIGMA)

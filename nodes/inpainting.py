@@ -6,6 +6,8 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from glide_core.errors import GlideError
+
 from . import inputs, stages
 from .host import Conditioning, current
 from .host.values import INPAINT_IMAGE, INPAINT_MASK, with_extras
@@ -134,6 +136,8 @@ class GlideInpaint:
             configs.append(
                 inputs.require_kind(host, upsampler, wanted, node=NODE, name="upsampler")
             )
+        if mask_blur < 0 or feather < 0:  # possible where the inputs are connected
+            raise GlideError(f"{NODE}: mask_blur is {mask_blur}, feather {feather}. Expected 0 up.")
         image = inputs.require_image(image, node=NODE)
         hole = _hole(NODE, inputs.require_mask(mask, node=NODE), image)
         hole, weight = masks.widened(hole, mask_grow, mask_blur)
@@ -155,13 +159,13 @@ class GlideInpaint:
             for stage, side in enumerate(sides)
         ]
         prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
+        settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
+        enlarging = upsample_settings(upsample_steps, inpaint=True, temperature=temperature)
         with host.progress(NODE, len(configs)) as callback:
-            settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
             patch = stages.sample(model, prompts, settings, seeds, known[0], callback)
             if upsampler is not None:
-                settings = upsample_settings(upsample_steps, inpaint=True, temperature=temperature)
                 begin = replace(known[1], low_res=images.quantize_8bit(patch))
-                patch = stages.sample(upsampler, prompts, settings, seeds, begin, callback)
+                patch = stages.sample(upsampler, prompts, enlarging, seeds, begin, callback)
         image, mask = images.cycle(image, batch), images.cycle(mask, batch)
         if len(crops) == 1:
             stitched = crop.stitch(image, patch, crops[0].region, mask, feather)
@@ -233,6 +237,7 @@ class GlideInpaintConditioning:
         from .latents import RATIO
 
         node = "GLIDE Inpaint Conditioning"
+        inputs.require_prompts(positive, negative, node=node)
         image, mask = masks.paired(
             inputs.require_image(image, node=node), inputs.require_mask(mask, node=node), node=node
         )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 from glide_core.names import DTYPES, HOST_DTYPES, PRESETS, SAMPLER_ALIASES, SAMPLERS
 
-from .host import Host, Purpose, current
+from .host import Conditioning, GlideClip, Host, Purpose, current
 from .host.files import fingerprint
-from .host.values import one_of
+from .host.values import one_of, part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -291,6 +291,36 @@ def require_mask(mask: Any, *, node: str, name: str = "mask") -> Tensor:
         )
     require_finite(mask, f"{node}: the MASK on '{name}'")
     return mask
+
+
+def require_clip(clip: Any, *, node: str) -> GlideClip:
+    """Give a GLIDE_CLIP; GlideError for anything else, as a switch node may give."""
+    if not isinstance(clip, GlideClip):
+        raise GlideError(
+            f"{node}: 'clip' is {type(clip).__name__}, not a GLIDE_CLIP. Connect GLIDE Noisy CLIP "
+            "Loader or GLIDE Open CLIP Loader."
+        )
+    return clip
+
+
+def require_prompts(positive: Conditioning, negative: Conditioning, *, node: str) -> None:
+    """GlideError, naming the input, where one of two CONDITIONINGs is not a GLIDE prompt."""
+    part(positive, where=f"{node}: 'positive'")
+    part(negative, where=f"{node}: 'negative'")
+
+
+def require_text(text: Any, *, node: str) -> str:
+    """Give a STRING; GlideError for anything else, as a switch node may give."""
+    if not isinstance(text, str):
+        raise GlideError(f"{node}: 'text' is {shorten(repr(text))}. Expected a STRING.")
+    return text
+
+
+def require_shares(node: str, **shares: float) -> None:
+    """GlideError for a connected number out of 0 to 1: ComfyUI checks the range of widgets only."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise GlideError(f"{node}: {name} is {value}. Expected 0 to 1.")
 
 
 def require_finite(values: Tensor, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 from . import inputs
 
@@ -36,10 +36,13 @@ def read(latent: dict[str, Any], config: GlideConfig, *, content: bool, node: st
     content: whether the samples themselves are used, and not only their size. An empty LATENT of
     another kind of model takes GLIDE's channels, and its size in pixels where it says its ratio.
     """
+    import torch
+
     where = f"{node}: the LATENT on 'latent_image'"
-    samples = latent.get("samples") if isinstance(latent, dict) else None
-    shape = list(getattr(samples, "shape", ())) or type(samples).__name__
-    if samples is None or getattr(samples, "ndim", 0) != 4:
+    samples: Any = latent.get("samples") if isinstance(latent, dict) else None
+    plain = isinstance(samples, torch.Tensor) and not samples.is_nested
+    shape = list(samples.shape) if plain else type(samples).__name__
+    if not plain or samples.ndim != 4:
         raise GlideError(
             f"{where} has the shape {shape}. Expected [batch, channels, height, "
             "width], as GLIDE Empty Latent makes it."
@@ -49,7 +52,7 @@ def read(latent: dict[str, Any], config: GlideConfig, *, content: bool, node: st
     inputs.require_finite(samples, where)
     channels, mask = config.unet.channels, latent.get("noise_mask")
     if not samples.any():
-        samples = _empty(samples, channels, latent.get(RATIO))
+        samples = _empty(samples, channels, latent.get(RATIO), where)
     elif (content or mask is not None) and samples.shape[1] != channels:
         raise GlideError(
             f"{where} has {samples.shape[1]} channels. Expected GLIDE's {channels} (RGB). Encode "
@@ -70,7 +73,10 @@ def write(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
     return {**{key: v for key, v in latent.items() if key != RATIO}, "samples": samples}
 
 
-def _empty(samples: Tensor, channels: int, ratio: float | None) -> Tensor:
+def _empty(samples: Tensor, channels: int, ratio: Any, where: str) -> Tensor:
+    if not isinstance(ratio, (int, float, type(None))) or not 0 <= (ratio or 1) <= 64:
+        shown = shorten(repr(ratio))
+        raise GlideError(f"{where} has the {RATIO} {shown}. Expected a number up to 64.")
     sides = (round(side * (ratio or 1)) for side in samples.shape[2:])
     return samples.new_zeros(len(samples), channels, *sides)
 
@@ -83,14 +89,17 @@ def _keep_mask(mask: Any, samples: Tensor, where: str) -> Tensor | None:
 
     from glide_core.images import cycle, invert_mask
 
-    mask = inputs.require_mask(mask.float(), node=where, name="noise_mask")[:, None]
+    mask = inputs.require_mask(mask, node=where, name="noise_mask")[:, None].float()
     if mask.shape[2:] != samples.shape[2:]:
         mask = F.interpolate(mask, samples.shape[2:], mode="bilinear")  # as ComfyUI resizes it
     return invert_mask(cycle(mask, len(samples)).clamp(0, 1))
 
 
 def _indices(latent: dict[str, Any], batch: int, where: str) -> tuple[int, ...]:
-    indices = tuple(int(i) for i in latent.get("batch_index") or range(batch))
+    try:
+        indices = tuple(int(i) for i in latent.get("batch_index") or range(batch))
+    except (TypeError, ValueError) as error:
+        raise GlideError(f"{where} has a 'batch_index' that is not a list of numbers.") from error
     if len(indices) != batch:
         raise GlideError(
             f"{where} holds {batch} images and {len(indices)} numbers in 'batch_index'. Expected "

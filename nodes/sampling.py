@@ -43,6 +43,11 @@ class GlideEmptyLatent:
     def make(self, width: int, height: int, batch_size: int) -> tuple[dict[str, Any]]:
         import torch
 
+        if min(width, height, batch_size) < 1:  # possible where the inputs are connected
+            raise GlideError(
+                f"GLIDE Empty Latent: width is {width}, height {height}, batch_size {batch_size}. "
+                "Expected 1 or more of each."
+            )
         samples = torch.zeros(batch_size, 3, height, width)
         return ({"samples": samples, latents.RATIO: 1},)
 
@@ -188,6 +193,7 @@ class GlideSampler:
 
         host = current()
         config = inputs.require_kind(host, model, ("base", "inpaint"), node=NODE)
+        inputs.require_shares(NODE, denoise=denoise)
         start = latents.read(latent_image, config, content=denoise < 1, node=NODE)
         if denoise == 0:
             return images.to_comfy(start.samples), latents.write(latent_image, start.samples)

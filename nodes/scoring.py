@@ -58,6 +58,7 @@ class GlideClipScore:
         from glide_core import images
 
         image = inputs.require_image(image, node=NODE)
+        clip, text = inputs.require_clip(clip, node=NODE), inputs.require_text(text, node=NODE)
         scores = score_in_chunks(current(), clip, images.from_comfy(image), text)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[: keep or None]
         lines = "\n".join(f"{scores[i]:.4f}  image {i + 1}" for i in order)

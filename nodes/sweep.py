@@ -9,7 +9,6 @@ from glide_core.errors import GlideError
 
 from . import inputs, stages
 from .host import ClipGuide, Conditioning, GlideClip, Host, current
-from .host.clip_guidance import check_noisy
 from .host.values import GLIDE_TEXT, part
 from .scoring import cosines
 
@@ -147,11 +146,13 @@ class GlideGuidanceSweep:
         host = current()
         cells = _cells((cfg_scales, clip_scales, steps, samplers))
         _check(cells, negative, clip)
+        if images < 1:  # possible where the input is connected
+            raise GlideError(f"{NODE}: images is {images}. Expected 1 or more.")
         config = inputs.require_kind(host, model, ("base",), node=NODE)
         prompt = str(part(positive, where=f"{NODE}: 'positive'")[GLIDE_TEXT])
-        clip_text = text.strip() or prompt
+        clip_text = inputs.require_text(text, node=NODE).strip() or prompt
         models = {
-            scale: _guided(host, model, config, clip, clip_text, scale)
+            scale: _guided(host, model, clip, clip_text, scale)
             for scale in {cell.clip_scale for cell in cells}
         }
         prompts = stages.Prompts(NODE, positive, negative)
@@ -201,6 +202,8 @@ def _cells(lists: Sequence[str]) -> list[Cell]:
 def _check(cells: Sequence[Cell], negative: Conditioning | None, clip: GlideClip | None) -> None:
     """Raise GlideError for settings that need an input that is not connected."""
     clip_scales = [cell.clip_scale for cell in cells if cell.clip_scale > 0]
+    if clip is not None:
+        inputs.require_clip(clip, node=NODE)
     if clip_scales and clip is None:
         raise GlideError(
             f"{NODE}: clip_scales contains {clip_scales[0]:g}, and 'clip' is not connected. "
@@ -214,16 +217,11 @@ def _check(cells: Sequence[Cell], negative: Conditioning | None, clip: GlideClip
         )
 
 
-def _guided(
-    host: Host, model: Any, config: Any, clip: GlideClip | None, text: str, scale: float
-) -> Any:
+def _guided(host: Host, model: Any, clip: GlideClip | None, text: str, scale: float) -> Any:
     """Return a copy of the MODEL with CLIP guidance, or the MODEL itself at scale 0."""
     if clip is None or scale == 0:
         return model
-    guide = ClipGuide(clip, text, scale)
-    if clip.kind == "noisy":
-        check_noisy(guide, config)
-    return host.add_guide(model, guide)
+    return host.add_guide(model, ClipGuide(clip, text, scale))
 
 
 def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:

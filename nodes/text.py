@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import inputs
 from .host import Conditioning, current
 
 
@@ -38,4 +39,5 @@ class GlideTextEncode:
         }
 
     def encode(self, clip: Any, text: str) -> tuple[Conditioning]:
+        text = inputs.require_text(text, node="GLIDE Text Encode")
         return (current().encode_text(clip, text),)

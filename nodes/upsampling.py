@@ -144,7 +144,9 @@ class GlideUpsampleConditioning:
 
         from .latents import RATIO
 
-        low_res = small("GLIDE Upsample Conditioning", image, low_size)
+        node = "GLIDE Upsample Conditioning"
+        inputs.require_prompts(positive, negative, node=node)
+        low_res = small(node, image, low_size)
         batch, channels, *_ = low_res.shape
         samples = torch.zeros(batch, channels, *upsampled_size(low_res))
         extras = {LOW_RES: low_res}

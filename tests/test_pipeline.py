@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, ONE
+from conftest import FAST, ONE, TINY_FILES
 from PIL import Image
 
 from glide_core import GlideError, GlidePipeline
+from glide_core.checkpoints.loading import load_model
 from glide_core.request import (
     UPSAMPLE_SETTINGS,
     CallOptions,
     upsample_settings,
 )
+from glide_core.stages import StageInputs, sample_stage
 
 
 @pytest.fixture
@@ -223,23 +225,43 @@ def test_impossible_options_are_named(
         pipe.edit(Image.new("RGB", (64, 64)), "a cat", steps=3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
-def test_the_default_dtype_and_the_global_generator_do_not_change_a_guided_image(
-    dtype: torch.dtype, model_folder: Path
-) -> None:
-    def image() -> Any:
-        pipe = GlidePipeline(base="tiny_base.safetensors", clip="tiny_clip.safetensors")
-        pipe.set_progress_bar_config(disable=True)
-        options: Any = {"upsample": False, "output_type": "np", "sampler": "ddim"}
-        return pipe("a", num_inference_steps=2, seed=3, clip_guidance_scale=2.0, **options).images
+def made_by_every_call(folder: Path, *samplers: str) -> list[Any]:
+    """Images of text to image with these samplers, CLIP guidance, and the other calls."""
+    pipe = GlidePipeline.from_pretrained(folder, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    mask[20:40] = 255
+    one: Any = {"num_inference_steps": 1, "output_type": "np", "seed": 3, "upsample": False}
+    upsampler = load_model(folder / TINY_FILES["upsampler"])
+    small = StageInputs(low_res=torch.zeros(1, 3, 16, 16, dtype=torch.float32, device="cpu"))
+    return [
+        *(pipe("a", sampler=name, **{**one, "num_inference_steps": 2}).images for name in samplers),
+        pipe("a", sampler="ddim", clip_guidance_scale=2.0, **one).images,
+        pipe.inpaint(image, mask, "a", **one).images,
+        pipe.edit(image, "a", **one).images,
+        sample_stage(upsampler, ["a"], [3], upsample_settings(2), inputs=small).numpy(),
+    ]
 
-    expected, before = image(), torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+
+@pytest.mark.parametrize("default", [torch.float16, torch.float64, "meta"], ids=str)
+def test_torch_s_defaults_and_global_generator_change_no_image(
+    default: torch.dtype | str, tiny_models: Path
+) -> None:
+    samplers = ["ddpm", "unipc"] if default == "meta" else ["ddpm"]
+    expected, before = made_by_every_call(tiny_models, *samplers), torch.get_default_dtype()
     torch.manual_seed(9)
+    state = torch.get_rng_state()
     try:
-        assert np.array_equal(image(), expected)
+        if isinstance(default, str):
+            torch.set_default_device(default)
+        else:
+            torch.set_default_dtype(default)
+        found = made_by_every_call(tiny_models, *samplers)
     finally:
         torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_more_input_images_than_prompts_are_one_error(model_folder: Path) -> None:

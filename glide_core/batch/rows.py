@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glide_core import text_values
+from glide_core.data.tables import MAX_LINE, lines, open_file, read_table
 from glide_core.data.tables import Row as TableRow
-from glide_core.data.tables import lines, open_file, read_table
 from glide_core.errors import GlideError, shorten
 from glide_core.names import TRAINED_STEPS
 
@@ -38,6 +38,8 @@ class Row:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise GlideError(f"{shorten(ascii(value), 60)} is not a string")
+    if len(value) > MAX_LINE:  # as in the other formats, which are read by line
+        raise GlideError(f"the text is longer than {MAX_LINE:,} characters")
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can hold half a character

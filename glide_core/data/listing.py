@@ -122,8 +122,8 @@ def list_table(path: Path, caption_key: str = TXT) -> Listing:
         if not {*names} & {*IMAGE_KEYS} or not {*names} & {*keys}:
             found = ", ".join(names)[:200] if "".join(names).isprintable() else "no text"
             raise GlideError(
-                f"The first line of a CSV must name a column {' or '.join(IMAGE_KEYS)} and a "
-                f"column {' or '.join(keys)}; it holds: {found or 'nothing'}."
+                f"Expected a column {' or '.join(IMAGE_KEYS)} and a column {' or '.join(keys)} (of "
+                f"a CSV, in its first line); the columns are: {found or 'none'}."
             )
         return names
 

@@ -75,10 +75,11 @@ def _scheduler(solver: Solver, schedule: Schedule, indices: Sequence[int]) -> An
     """Build the solver's scheduler over our timesteps and sigmas, one entry per model call."""
     import diffusers  # slow to import and only needed here
 
-    scheduler = getattr(diffusers, solver.scheduler)(
-        num_train_timesteps=len(schedule.full), prediction_type="sample", **solver.options
-    )
-    scheduler.set_timesteps(len(indices))  # resets its history; the tables are replaced below
+    with torch.device("cpu"):  # whatever torch's default device is
+        scheduler = getattr(diffusers, solver.scheduler)(
+            num_train_timesteps=len(schedule.full), prediction_type="sample", **solver.options
+        )
+        scheduler.set_timesteps(len(indices))  # resets its history; the tables are replaced below
     sigmas = np.append(schedule.sqrt_recipm1_alphas_cumprod[indices], 0.0)
     # On the CPU, where diffusers keeps them: single numbers, read without waiting for a device.
     scheduler.sigmas = torch.from_numpy(sigmas).float()

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ from glide_core.io import atomic_write
 log = logging.getLogger("glide")
 
 _MOST = 1e30  # of a feature: metrics have its sixth power
+_MOST_UNPACKED = 1 << 30  # bytes of a compressed file; numbers rarely shrink to a tenth
 
 _MAX_NAMED = 20  # unreadable images named in a warning
 
@@ -186,6 +188,10 @@ class FeatureSet:
             raise GlideError(f"{path} was not found, or is not a regular file.")
         message = f"{path} holds no statistics (.npz with mu and sigma)"
         with as_glide_error(message, setting="save_stats"):  # a damaged zip raises almost anything
+            with zipfile.ZipFile(path) as archive:  # what a small file unpacks to may be huge
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(_MOST_UNPACKED, 10 * path.stat().st_size):
+                raise ValueError(f"it unpacks to {unpacked:,} bytes")
             try:
                 with np.load(path, allow_pickle=False) as file:
                     arrays = dict(file)

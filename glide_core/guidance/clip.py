@@ -141,10 +141,11 @@ def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
     side = getattr(visual, "image_size", 224)
     with torch.inference_mode(False):
         mean, std = (
-            torch.tensor(getattr(visual, name, None) or default, dtype=torch.float32).reshape(
-                3, 1, 1
+            torch.tensor(values, dtype=torch.float32, device="cpu").reshape(3, 1, 1)
+            for values in (
+                getattr(visual, "image_mean", None) or _CLIP_MEAN,
+                getattr(visual, "image_std", None) or _CLIP_STD,
             )
-            for name, default in (("image_mean", _CLIP_MEAN), ("image_std", _CLIP_STD))
         )
     return side if isinstance(side, int) else int(side[0]), mean, std
 

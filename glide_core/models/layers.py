@@ -153,7 +153,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoids of raw timesteps [B] -> [B, dim], float32, cosines first (reference nn.py)."""
     half = dim // 2
-    exponent = torch.arange(half, dtype=torch.float32) / half
+    exponent = torch.arange(half, dtype=torch.float32, device="cpu") / half
     freqs = torch.exp(-math.log(10000) * exponent).to(t.device, non_blocking=True)
     args = t[:, None].float() * freqs[None]  # [B, half]
     return torch.cat([args.cos(), args.sin()], dim=-1)

@@ -113,7 +113,7 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         mean, std = (
-            torch.tensor(values, dtype=torch.float32)[None, :, None, None].to(
+            torch.tensor(values, dtype=torch.float32, device="cpu")[None, :, None, None].to(
                 x.device, non_blocking=True
             )
             for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
@@ -208,7 +208,7 @@ class NoisyClip(nn.Module):
         rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
         for row in {row.text: row for row in rows}.values():
             warn_if_truncated(row, "the text for CLIP")
-        lengths = torch.tensor([length_with_end(row, self.config) for row in rows])
+        lengths = torch.tensor([length_with_end(row, self.config) for row in rows], device="cpu")
         return torch.stack([row.ids for row in rows]), lengths
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

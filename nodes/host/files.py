@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from glide_core.checkpoints.catalog import BUNDLED, ENTRIES, model_files
-from glide_core.errors import GlideError
+from glide_core.errors import GlideError, shorten
 
 BUNDLED_PREFIX = "bundled/"
 
@@ -23,6 +23,8 @@ def bundled_names(purposes: Sequence[str]) -> list[str]:
 
 def bundled_path(name: str) -> Path | None:
     """Resolve "bundled/<file>"; None when the name is not of that form."""
+    if not isinstance(name, str):
+        raise GlideError(f"the name of a model file is {shorten(repr(name))}: expected a text")
     if not name.startswith(BUNDLED_PREFIX):
         return None
     path = BUNDLED / name[len(BUNDLED_PREFIX) :]

@@ -62,12 +62,14 @@ def part(conditioning: Conditioning, *, where: str) -> Mapping[str, Any]:
 
     GLIDE has one prompt per image: of a combined CONDITIONING the exact sampler uses the first.
     """
-    if not isinstance(conditioning, Sequence) or not conditioning:
+    if not isinstance(conditioning, Sequence) or not conditioning or isinstance(conditioning, str):
         raise GlideError(
             f"{where} is empty. Expected a CONDITIONING from GLIDE Text Encode (or CLIP Text "
             "Encode with a GLIDE CLIP). Connect one."
         )
-    extras = conditioning[0][1]
+    first = conditioning[0]
+    pair = isinstance(first, Sequence) and not isinstance(first, str) and len(first) == 2
+    extras = first[1] if pair else None
     if not isinstance(extras, Mapping) or GLIDE_TEXT not in extras:
         raise GlideError(
             f"{where} was not made by a GLIDE text encoder: it carries no GLIDE tokens. Expected a "

@@ -269,6 +269,7 @@ def test_parquet_lists_of_any_form_are_read_or_refused(tmp_path: Path) -> None:
     tables: dict[str, dict[str, Any]] = {
         "text that is not UTF-8": {"prompt": broken},
         "bytes": {"prompt": pa.array([b"\xff"])},
+        "more text than a line may have": {"prompt": ["a " * 2**20]},
         "a struct": {"prompt": pa.array([{"a": 1}])},
         "a list": {"prompt": pa.array([["a", "b"]])},
         "a map": {"prompt": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))},

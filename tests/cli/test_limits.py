@@ -10,6 +10,7 @@ import pytest
 from cli.commands import QUICK, TWO_STAGES, glide
 
 from glide_core.cli import build_parser
+from glide_core.errors import is_out_of_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
@@ -30,6 +31,21 @@ def test_real_lack_of_memory_is_one_line(
     said = capsys.readouterr().err
     assert code == 1 and said.startswith("glide: out of memory") and said.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+def test_an_error_of_c_code_is_a_lack_of_memory_only_under_a_limit() -> None:
+    import resource
+
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    error, limit = SystemError("error return without exception set"), resource.RLIMIT_AS
+    before = resource.getrlimit(limit)
+    assert is_out_of_memory(error) == (before[0] != resource.RLIM_INFINITY)
+    resource.setrlimit(limit, (2**46, before[1]))  # more than the test needs
+    try:
+        assert is_out_of_memory(error)
+    finally:
+        resource.setrlimit(limit, before)
 
 
 NUMBERS = ["nan", "inf", "-inf", "1e308", "-1e308", "1e400", str(10**400), "9" * 5000]

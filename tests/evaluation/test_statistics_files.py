@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from glide_core.errors import GlideError
+from glide_core.evaluation import image_set
 from glide_core.evaluation.image_set import FeatureSet
 
 IDENTITY = np.eye(3)
@@ -50,4 +51,14 @@ def test_the_header_of_an_array_may_say_anything(shape: str, tmp_path: Path) -> 
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("mu.npy", array)
     with pytest.raises(GlideError, match=r"x\.npz holds no statistics"):
+        FeatureSet.load(tmp_path / "x.npz")
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_set, "_MOST_UNPACKED", 1 << 20)
+    np.savez_compressed(tmp_path / "x.npz", mu=np.zeros(3), sigma=IDENTITY, n=np.zeros(1 << 20))
+    monkeypatch.setattr(np, "load", None)  # not reached
+    with pytest.raises(GlideError, match=r"x\.npz holds no statistics.*unpacks to 8,\d+,\d+ bytes"):
         FeatureSet.load(tmp_path / "x.npz")

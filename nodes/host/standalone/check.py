@@ -58,7 +58,9 @@ def _check_node(
     node: Node, graph: Graph, schemas: Mapping[str, NodeSchema]
 ) -> tuple[dict[str, Any], list[str]]:
     schema = schemas[node.class_type]
-    values, problems = dict(node.inputs), []
+    declared = {spec.name for spec in schema.inputs}
+    values = {name: value for name, value in node.inputs.items() if name in declared}
+    problems: list[str] = []
     for spec in schema.inputs:
         where = f"{node.label}, input '{spec.name}'"
         if spec.name not in values:

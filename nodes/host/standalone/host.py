@@ -15,7 +15,7 @@ from glide_core.checkpoints.catalog import models_directory
 from glide_core.errors import GlideError
 
 from .. import files
-from ..clip_guidance import condition
+from ..clip_guidance import check_noisy, condition
 from ..values import (
     GLIDE_IDS,
     GLIDE_MASK,
@@ -165,6 +165,8 @@ class StandaloneHost:
     def add_guide(self, model: Any, guide: ClipGuide) -> StandaloneModel:
         if not isinstance(model, StandaloneModel):
             raise GlideError("the MODEL is not GLIDE's. Expected one from GLIDE Loader.")
+        if guide.clip.kind == "noisy":
+            check_noisy(guide, model.model.config)
         return replace(model, guides=(*model.guides, guide))
 
     def sample(
@@ -231,6 +233,8 @@ class StandaloneHost:
     def sigma_at(self, model: Any, percent: float) -> float:
         from glide_core.sampling import model_schedule
 
+        if not isinstance(model, StandaloneModel):
+            raise GlideError("the MODEL is not GLIDE's. Expected one from GLIDE Loader.")
         if percent <= 0 or percent >= 1:
             return 0.0 if percent > 0 else math.inf
         schedule = model_schedule(model.model.config)

@@ -106,3 +106,13 @@ def test_any_bytes_are_json_or_refused(content: bytes) -> None:
         json.dumps(workflow.parse_json(content, "file", "")).encode()
     except GlideError as error:
         assert len(str(error)) < 500
+
+
+def test_an_input_that_the_node_does_not_declare_is_left_out() -> None:
+    """As ComfyUI does: its link may lead nowhere."""
+    extra = {"image": ["1", 0], "gone": ["99", 0], "slot": ["1", 5], "value": 3}
+    nodes = {key: {"class_type": "Both", "inputs": {}} for key in "12"}
+    nodes["2"]["inputs"] = extra
+    graph, _ = check(workflow.read(nodes, SCHEMAS), SCHEMAS)
+    assert "image" in graph.nodes["2"].inputs
+    assert not {"gone", "slot", "value"} & graph.nodes["2"].inputs.keys()
