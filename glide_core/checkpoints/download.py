@@ -135,7 +135,7 @@ def _receive(
 ) -> None:
     """Append an answer to a partial file of `done` bytes."""
     if done and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-        raise GlideError(f"{entry.url} sent another part than the one asked for. Try again.")
+        raise GlideError(f"{entry.url} sent another part than requested. Try again.")
     length = response.headers.get("Content-Length", "")
     total = done + int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
     limit = entry.size or _MAX_SIZE

@@ -1,4 +1,4 @@
-"""Files that are no complete checkpoint of the right kind are refused, with what is wrong."""
+"""Files that are not a complete checkpoint of the right kind are refused, with what is wrong."""
 
 import os
 import struct
