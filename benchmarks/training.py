@@ -3,8 +3,8 @@
 Variants of the same step are measured one after the other, each in its own process, with random
 weights and random images held in memory; "disk" reads JPEGs from a folder:
 
-    python benchmarks/training.py --job base --batch 32 --threads 1
-    python benchmarks/training.py --job base --ways disk --workers 0,1
+    python -m benchmarks.training --job base --batch 32 --threads 1
+    python -m benchmarks.training --job base --ways disk --workers 0,1
 """
 
 from __future__ import annotations
