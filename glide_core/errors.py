@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "bad_alloc",  # C++
         "could not create a primitive",  # oneDNN's
         "failed to map segment",  # of a library that is loaded
-        "can't start new thread",  # there is no room for its stack
+        "can't start new thread",  # its stack does not fit
     )
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
