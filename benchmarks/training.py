@@ -4,7 +4,7 @@ Variants of the same step are measured one after the other, each in its own proc
 weights and random images held in memory; "disk" reads JPEGs from a folder:
 
     python -m benchmarks.training --job base --batch 32 --threads 1
-    python -m benchmarks.training --job base --ways disk --workers 0,1
+    python -m benchmarks.training --job base --ways disk,kept --workers 0,1
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from recipes.emoji.presets import RUNS
 WAYS = {
     "float32": "float32",
     "bfloat16": "bfloat16 autocast: what `glide train` does",
-    "fused": "bfloat16 with the fused norm of recipes/emoji",
-    "compile": "bfloat16, torch.compile",
-    "disk": "bfloat16, JPEGs of 1024x768 from disk, decoded at every use",
+    "fused": "with the fused norm of recipes/emoji",
+    "compile": "with torch.compile",
+    "disk": "JPEGs of 1024x768 from disk, decoded at every use",
+    "kept": "JPEGs of 1024x768 from disk, decoded once and kept in memory",
 }
 
 
@@ -69,11 +70,14 @@ def write_photos(folder: Path, count: int = 64) -> Path:
 def measure(args: argparse.Namespace, way: str, workers: int, folder: str, queue: Any) -> None:
     """Measure one variant in its own process: two warm-up steps, then `--repeats` timed steps."""
     torch.set_num_threads(args.threads)
-    config = replace(RUNS[args.job].config, batch=args.batch, bf16=way != "float32")
+    config = replace(
+        RUNS[args.job].config, batch=args.batch, bf16=way != "float32" and not args.fp32
+    )
     source: Source = Noise()
-    if way == "disk":
+    if way in ("disk", "kept"):
         side = 256 if args.job.startswith("upsampler") else 64
-        source = open_source(write_photos(Path(folder)), side=side, memory_mb=0)
+        memory = {"disk": 0, "kept": 1024}[way]
+        source = open_source(write_photos(Path(folder)), side=side, memory_mb=memory)
     run = RunConfig(Path(folder) / "run", sample_every=0, workers=workers)
     factory = make_muon if args.optimizer == "muon" else make_adamw
     trainer = Trainer(config, run, source, optimizer_factory=factory)
@@ -102,6 +106,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--ways", default="float32,bfloat16,fused", help=", ".join(WAYS))
+    fp32 = "float32 in all ways, for processors without bfloat16 (default: bfloat16)"
+    parser.add_argument("--fp32", action="store_true", help=fp32)
     parser.add_argument("--json", action="store_true", help="one JSON line per measurement")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
