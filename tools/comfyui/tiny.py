@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,3 +97,10 @@ def write_checkpoints(base_directory: Path) -> Checkpoints:
     torch.manual_seed(7)
     save_model(NoisyClip(replace(CLIP)), found.path("clip.safetensors"), dtype=torch.float32)
     return found
+
+
+@contextmanager
+def temporary_checkpoints() -> Iterator[Checkpoints]:
+    """`write_checkpoints` into a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_checkpoints(Path(folder))
