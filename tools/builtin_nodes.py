@@ -15,7 +15,7 @@ from typing import Any
 
 from tools.comfyui import REPOSITORY
 from tools.comfyui.inside import Inside
-from tools.comfyui.tiny import temporary_checkpoints
+from tools.comfyui.checkpoints import temporary_checkpoints
 
 RECORD = REPOSITORY / "tests" / "nodes" / "builtin_nodes.json"
 KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")

@@ -23,7 +23,7 @@ from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
 from tools.comfyui.inside import Inside
-from tools.comfyui.tiny import temporary_checkpoints
+from tools.comfyui.checkpoints import temporary_checkpoints
 
 BATCH = 10
 WAYS = ("area", "mask bounds", "whole mask")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tools.comfyui import REPOSITORY, comfyui_path
-from tools.comfyui.tiny import Checkpoints
+from tools.comfyui.checkpoints import Checkpoints
 
 
 def import_comfyui() -> Any:

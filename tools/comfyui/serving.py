@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tools.comfyui import REPOSITORY, comfyui_path
-from tools.comfyui.tiny import Checkpoints
+from tools.comfyui.checkpoints import Checkpoints
 
 RECORDED = ("progress", "executing", "executed", "glide.step")  # beside how a prompt ended
 
