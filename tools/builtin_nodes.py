@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tools.comfyui import REPOSITORY
-from tools.comfyui.inside import Inside
 from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 
 RECORD = REPOSITORY / "tests" / "nodes" / "builtin_nodes.json"
 KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")

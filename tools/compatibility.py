@@ -25,8 +25,8 @@ from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import SceneList, scene_list
 from recipes.emoji.subjects import score_scenes
 from tools import compatibility_patches
-from tools.comfyui.inside import Inside
 from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 from tools.compatibility_cases import CASES, CFG, STEPS
 from tools.compatibility_patches import Row, patches
 

@@ -22,8 +22,8 @@ from glide_core.images import to_pil
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
-from tools.comfyui.inside import Inside
 from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 
 BATCH = 10
 WAYS = ("area", "mask bounds", "whole mask")

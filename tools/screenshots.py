@@ -18,8 +18,8 @@ from PIL import Image
 
 from tools.comfyui import REPOSITORY
 from tools.comfyui.browser import editor, find_chromium
-from tools.comfyui.serving import Server
 from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.serving import Server
 
 EXAMPLES = REPOSITORY / "example_workflows"
 NEEDS_OTHER_WEIGHTS = {"glide_guide_any_model", "glide_openai_checkpoints"}

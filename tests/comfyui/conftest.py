@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tools.comfyui import NO_COMFYUI, REPOSITORY, MissingError, browser
+from tools.comfyui.checkpoints import Checkpoints, write_checkpoints
 from tools.comfyui.inside import Inside, import_comfyui
 from tools.comfyui.serving import Server
-from tools.comfyui.checkpoints import Checkpoints, write_checkpoints
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
+from tools.comfyui.checkpoints import temporary_checkpoints
 from tools.comfyui.foreign import latent_model, open_clip_model
 from tools.comfyui.inside import Inside
-from tools.comfyui.checkpoints import temporary_checkpoints
 
 FREED: collections.Counter[tuple[str, Any]] = collections.Counter()
 
