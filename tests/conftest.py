@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ from PIL import Image
 from glide_core import GlidePipeline
 from glide_core.checkpoints.loading import load_model, save_model
 from glide_core.checkpoints.lora import LoraInfo, save_lora
-from glide_core.config import ClipConfig, GlideConfig, ModelKind, TextConfig, UNetConfig
-from glide_core.models.glide import GlideModel
+from glide_core.config import ModelKind
 from glide_core.models.noisy_clip import NoisyClip
-from glide_core.tokenizer import get_tokenizer
+from tools.tiny_models import TINY_CLIP, tiny_model
 
 # Each of pytest-xdist's processes uses its share of the cores.
 processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -34,33 +34,6 @@ FAST = {"num_inference_steps": 2, "upsample_steps": 2}
 ONE = {"num_inference_steps": 2, "upsample": False, "output_type": "np"}
 
 
-def tiny_config(kind: ModelKind) -> GlideConfig:
-    upsampler = kind in ("upsampler", "upsampler-inpaint")
-    vocabulary = get_tokenizer("glide-small").n_vocab
-    return GlideConfig(
-        kind=kind,
-        text=TextConfig(n_vocab=vocabulary, context_length=24, width=32, layers=1, heads=2),
-        unet=UNetConfig(
-            image_size=256 if upsampler else 64,
-            model_channels=32,
-            num_res_blocks=1,
-            channel_mult=(1, 1, 1, 1) if upsampler else (1, 1),
-            attention_factors=(8,) if upsampler else (2,),
-            num_head_channels=16,
-        ),
-        tokenizer="glide-small",
-    )
-
-
-def tiny_model(kind: ModelKind, seed: int = 0) -> GlideModel:
-    torch.manual_seed(seed)
-    model = GlideModel(tiny_config(kind))
-    for weight in model.parameters():  # the output layers start at zero otherwise
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.05)
-    return model.requires_grad_(False).eval()
-
-
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one tiny checkpoint of every kind: `TINY_FILES`, and tiny_clip.safetensors."""
@@ -68,19 +41,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind, name in TINY_FILES.items():
         save_model(tiny_model(kind), folder / name)
     torch.manual_seed(0)
-    clip = ClipConfig(
-        patch_size=16,
-        embedding=16,
-        image_width=32,
-        image_heads=2,
-        image_layers=1,
-        n_vocab=get_tokenizer("glide-small").n_vocab,
-        context_length=24,
-        text_width=32,
-        text_heads=2,
-        text_layers=1,
-        tokenizer="glide-small",
-    )
+    clip = replace(TINY_CLIP, image_size=64, patch_size=16, context_length=24)
     save_model(NoisyClip(clip), folder / "tiny_clip.safetensors")
     return folder
 

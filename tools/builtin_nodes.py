@@ -1,6 +1,6 @@
 """Record the inputs and outputs of the built-in nodes in our workflows: builtin_nodes.json.
 
-    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.builtin_nodes
+    COMFYUI_PATH=... python -m tools.builtin_nodes
 
 Run it from the repository's root when a workflow uses another node of ComfyUI. Tests check
 the workflow files against tests/nodes/builtin_nodes.json, without ComfyUI. It holds only what a
@@ -10,24 +10,20 @@ file can get wrong: names, types, order, and the options that add widgets.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from comfyui.inside import Inside
-from comfyui.tiny import write_checkpoints
+from tools.comfyui import REPOSITORY
+from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECORD = REPOSITORY / "tests" / "nodes" / "builtin_nodes.json"
 KEPT = ("forceInput", "control_after_generate", "image_upload", "min", "max")
 
 
-def types_in_files() -> set[str]:
+def types_in_files(comfy: Inside) -> set[str]:
     """Return the types of nodes in our workflows and blueprints, without ours and the editor's."""
-    from glide_pack.nodes.host.standalone.ui_format import NOTES
-
+    notes = comfy.module("nodes.host.standalone.ui_format").NOTES
     found: set[str] = set()
     for folder in ("example_workflows", "subgraphs"):
         for path in (REPOSITORY / folder).glob("*.json"):
@@ -36,7 +32,7 @@ def types_in_files() -> set[str]:
             types = {node["type"] for graph in (data, *inner) for node in graph["nodes"]}
             found |= types - {graph["id"] for graph in inner}
     return {name for name in found if not name.startswith("Glide")} - {
-        *NOTES,
+        *notes,
         "Reroute",
         "PrimitiveNode",
     }
@@ -71,11 +67,9 @@ def entry_of(entry: Any) -> list[Any]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        comfy = Inside(
-            Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
-        )
-        text = json.dumps(recorded(comfy, types_in_files()), indent=1)
+    with temporary_checkpoints() as checkpoints:
+        comfy = Inside(checkpoints)
+        text = json.dumps(recorded(comfy, types_in_files(comfy)), indent=1)
         RECORD.write_text(text + "\n", encoding="utf-8")
     print(RECORD, len(text))
 

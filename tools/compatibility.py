@@ -1,6 +1,6 @@
 """Measure ComfyUI's samplers, schedulers and nodes on the bundled base model, as Markdown tables.
 
-    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.compatibility STORE.npz [TABLE...]
+    COMFYUI_PATH=... python -m tools.compatibility STORE.npz [TABLE...]
 
 (from the repository's root; --count N, --sheet FILE, --packs FOLDER...). It prints the tables of
 docs/compatibility.md. STORE.npz is the bundled models' data (recipes/emoji/README.md): an image's
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui.inside import Inside
-from comfyui.tiny import write_checkpoints
 from PIL import Image, ImageDraw
 
 from glide_core.images import to_pil
@@ -29,10 +25,11 @@ from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import SceneList, scene_list
 from recipes.emoji.subjects import score_scenes
 from tools import compatibility_patches
+from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 from tools.compatibility_cases import CASES, CFG, STEPS
 from tools.compatibility_patches import Row, patches
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 EXACT = ("ddpm", "ddim", "plms", "dpmpp_2m", "unipc", "deis", "heun")
 HEAD = "| {} | subject | background | roughness | distance | s/image |\n|---|---|---|---|---|---|"
 # combinations recommended for a sampler instead of normal
@@ -221,10 +218,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--packs", type=Path, nargs="+", default=[], help="other node packs to try")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        comfy = Inside(
-            Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
-        )
+    with temporary_checkpoints() as checkpoints:
+        comfy = Inside(checkpoints)
         torch.set_num_threads(options.threads)
         for pack in options.packs:
             asyncio.run(comfy.nodes.load_custom_node(str(pack)))

@@ -1,6 +1,6 @@
 """Measure regional prompts on the bundled base model: two subjects side by side.
 
-    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.regions SPRITES.npz [--count N] [--sheet FILE]
+    COMFYUI_PATH=... python -m tools.regions SPRITES.npz [--count N] [--sheet FILE]
 
 Seeded pairs of scenes; an image of 128x64 pixels, each half with its own prompt.
 An image is right when both halves show the asked subject on the asked background. Not a test: the
@@ -10,15 +10,11 @@ numbers in docs/compatibility.md come from it.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui.inside import Inside
-from comfyui.tiny import write_checkpoints
 from PIL import Image
 from torch import Tensor
 
@@ -26,8 +22,9 @@ from glide_core.images import to_pil
 from recipes.emoji.drawings import Scene, Sprites
 from recipes.emoji.scenes import scene_list
 from recipes.emoji.subjects import score_scenes
+from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.inside import Inside
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH = 10
 WAYS = ("area", "mask bounds", "whole mask")
 
@@ -98,10 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     sprites = Sprites(options.sprites)
     asked = pairs(sprites, options.count)
-    with tempfile.TemporaryDirectory() as folder:
-        comfy = Inside(
-            Path(os.environ["COMFYUI_PATH"]), REPOSITORY, write_checkpoints(Path(folder))
-        )
+    with temporary_checkpoints() as checkpoints:
+        comfy = Inside(checkpoints)
         bench = Bench(comfy, options.checkpoint)
         for way in options.ways:
             found = torch.cat(

@@ -1,6 +1,6 @@
 """Run the example workflows in ComfyUI's interface and save screenshots for docs/workflows.md.
 
-    COMFYUI_PATH=... PYTHONPATH=tests python -m tools.screenshots FOLDER [NAME...]
+    COMFYUI_PATH=... python -m tools.screenshots FOLDER [NAME...]
 
 (from the repository's root, with that ComfyUI's Python, Playwright and a Chromium). Without names:
 all that run on the bundled models. Stops at a workflow that does not succeed.
@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from comfyui.browser import editor
-from comfyui.serving import Server
-from comfyui.tiny import write_checkpoints
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tools.comfyui import REPOSITORY
+from tools.comfyui.browser import editor, find_chromium
+from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.serving import Server
+
 EXAMPLES = REPOSITORY / "example_workflows"
 NEEDS_OTHER_WEIGHTS = {"glide_guide_any_model", "glide_openai_checkpoints"}
 WIDTH = 1600  # pixels of the image
@@ -87,17 +86,15 @@ def main() -> None:
     known = {path.stem for path in EXAMPLES.glob("*.json")}
     names = options.names or sorted(known - NEEDS_OTHER_WEIGHTS)
     options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as base:
-        checkpoints = write_checkpoints(Path(base))
-
-        comfyui = Path(os.environ["COMFYUI_PATH"])
-        with (
-            Server(comfyui, REPOSITORY, checkpoints) as server,
-            editor(server.url, size=SIZE, settings=SETTINGS) as page,
-        ):
-            page.set_default_timeout(600_000)
-            for name in names:
-                photograph(page, name, options.folder)
+    find_chromium()  # fails before the server starts
+    with (
+        temporary_checkpoints() as checkpoints,
+        Server(checkpoints) as server,
+        editor(server.url, size=SIZE, settings=SETTINGS) as page,
+    ):
+        page.set_default_timeout(600_000)
+        for name in names:
+            photograph(page, name, options.folder)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checkpoints.tiny import TINY, TINY_CLIP
 
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY, TINY_CLIP
 
 
 @pytest.fixture

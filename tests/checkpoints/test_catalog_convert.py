@@ -4,29 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints.tiny import LIKE_OPENAI
 
 from glide_core.checkpoints.catalog import ENTRIES, find, models_directory
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import convert, inspect, load_clip, load_model
-from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
-
-CLIP = ClipConfig(
-    image_size=16,
-    embedding=16,
-    image_width=64,
-    image_heads=1,
-    image_layers=1,
-    n_vocab=2048,
-    context_length=8,
-    text_width=64,
-    text_heads=1,
-    text_layers=1,
-    tokenizer="glide-small",
-)
+from tools.tiny_models import CLIP_LIKE_OPENAI, LIKE_OPENAI
 
 
 def test_six_files_are_openais_three_laions_and_five_ours() -> None:
@@ -77,12 +62,12 @@ def test_a_pt_file_becomes_safetensors_with_its_config(tmp_path: Path) -> None:
 
 
 def test_a_clips_two_files_become_one(tmp_path: Path) -> None:
-    clip = NoisyClip(CLIP)
+    clip = NoisyClip(CLIP_LIKE_OPENAI)
     torch.save(clip.image.state_dict(), tmp_path / "clip_image_enc.pt")
     torch.save(clip.text.state_dict(), tmp_path / "clip_text_enc.pt")
     files = [tmp_path / "clip_image_enc.pt", tmp_path / "clip_text_enc.pt"]
     path = convert(files, tmp_path / "clip.safetensors", dtype=torch.float16)
-    assert inspect(path) == CLIP
+    assert inspect(path) == CLIP_LIKE_OPENAI
     assert {t.dtype for t in read_tensors(path).tensors.values()} == {torch.float16}
     both = load_clip(path).state_dict()
     assert all(torch.equal(both[k], v.half().float()) for k, v in clip.state_dict().items())

@@ -20,15 +20,13 @@ from glide_core.config import (
     RELEASED,
     UPSAMPLER,
     UPSAMPLER_INPAINT,
-    ClipConfig,
     GlideConfig,
     ScheduleConfig,
-    TextConfig,
-    UNetConfig,
 )
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY_CLIP, tiny_variant
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -80,18 +78,15 @@ def count(shapes: Shapes) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes.values())
 
 
-SMALL = GlideConfig(
-    text=TextConfig(n_vocab=2048, context_length=32, width=64, layers=2, heads=2),
-    unet=UNetConfig(
-        image_size=64,
-        model_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 2, 2, 2),
-        attention_factors=(4, 8),
-        num_head_channels=32,
-    ),
+SMALL = tiny_variant(
+    text={"context_length": 32, "width": 64, "layers": 2},
+    unet={
+        "image_size": 64,
+        "channel_mult": (1, 2, 2, 2),
+        "attention_factors": (4, 8),
+        "num_head_channels": 32,
+    },
     schedule=ScheduleConfig(prediction_type="v_prediction"),
-    tokenizer="glide-small",
 )
 
 
@@ -149,20 +144,14 @@ def test_metadata_supplies_what_shapes_do_not_determine() -> None:
 
 
 def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
-    config = ClipConfig(
+    config = replace(
+        TINY_CLIP,
         image_size=32,
         patch_size=8,
-        embedding=64,
         image_width=96,
         image_heads=3,
         image_layers=2,
-        n_vocab=2048,
-        context_length=32,
-        text_width=32,
-        text_heads=2,
-        text_layers=1,
         logit_scale=20.0,
-        tokenizer="glide-small",
     )
     shapes = shapes_of(NoisyClip(config, device="meta").state_dict())
     assert config_of(shaped(shapes, {"glide": config.to_json()})) == config

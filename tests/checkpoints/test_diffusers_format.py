@@ -11,28 +11,22 @@ from glide_core.checkpoints.diffusers_format import (
     from_diffusers,
     to_diffusers,
 )
-from glide_core.config import KINDS, RELEASED, GlideConfig, ModelKind, TextConfig, UNetConfig
+from glide_core.config import KINDS, RELEASED, ModelKind
 from glide_core.errors import GlideError
 from glide_core.models.conditions import joined, spatial_conditions
 from glide_core.models.glide import GlideModel
 from glide_core.models.text_encoder import TextFeatures
+from tools.tiny_models import tiny_variant
 
-TINY = GlideConfig(
-    text=TextConfig(n_vocab=64, context_length=6, width=48, layers=1, heads=2),
-    unet=UNetConfig(
-        image_size=16,
-        model_channels=32,
-        num_res_blocks=2,
-        channel_mult=(1, 1, 2),
-        attention_factors=(2, 4),
-        num_head_channels=16,
-    ),
+CONFIG = tiny_variant(
+    text={"context_length": 6, "width": 48},
+    unet={"num_res_blocks": 2, "channel_mult": (1, 1, 2), "attention_factors": (2, 4)},
 )
 
 
 def random_model(kind: ModelKind, **unet: object) -> GlideModel:
     generator = torch.Generator().manual_seed(3)
-    model = GlideModel(replace(TINY, kind=kind, unet=replace(TINY.unet, **unet)))
+    model = GlideModel(replace(CONFIG, kind=kind, unet=replace(CONFIG.unet, **unet)))
     with torch.no_grad():
         for name, p in model.named_parameters():
             fan_in = p[0].numel() if p.ndim > 1 else 25
@@ -114,11 +108,11 @@ def test_missing_tensors_and_another_architecture_are_named() -> None:
         from_diffusers(state, random_model("base", attention_factors=(1, 2, 4)))
     with pytest.raises(GlideError, match="another shape: conv_in"):
         from_diffusers(state, random_model("inpaint"))
-    narrow = GlideModel(replace(TINY, text=replace(TINY.text, width=32)))
+    narrow = GlideModel(replace(CONFIG, text=replace(CONFIG.text, width=32)))
     with pytest.raises(GlideError, match="add_k_proj"):
         from_diffusers(state, narrow)
 
 
 def test_a_wider_first_level_has_no_counterpart() -> None:
     with pytest.raises(GlideError, match="begins with 1"):
-        diffusers_config(replace(TINY, unet=replace(TINY.unet, channel_mult=(2, 2))))
+        diffusers_config(replace(CONFIG, unet=replace(CONFIG.unet, channel_mult=(2, 2))))

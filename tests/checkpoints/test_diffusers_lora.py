@@ -14,23 +14,10 @@ from glide_core.checkpoints.diffusers_format import from_diffusers, to_diffusers
 from glide_core.checkpoints.loading import save_model
 from glide_core.checkpoints.lora import apply_lora, convert_lora
 from glide_core.cli import main
-from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from tools.tiny_models import TINY
 
-CONFIG = GlideConfig(
-    kind="base",
-    text=TextConfig(n_vocab=64, context_length=8, width=32, layers=1, heads=2),
-    unet=UNetConfig(
-        model_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 2),
-        attention_factors=(2,),
-        num_head_channels=16,
-    ),
-    schedule=ScheduleConfig(),
-    tokenizer="glide-bpe",
-)
 STYLES = {
     "peft": ("unet.{}", ".lora_A.weight", ".lora_B.weight"),
     "plain": ("{}", ".lora.down.weight", ".lora.up.weight"),
@@ -49,7 +36,7 @@ LAYERS = (
 
 def made() -> GlideModel:
     torch.manual_seed(0)
-    return GlideModel(CONFIG).eval()
+    return GlideModel(TINY).eval()
 
 
 def write(model: GlideModel, style: str, path: Path) -> dict[str, torch.Tensor]:
@@ -100,14 +87,14 @@ def test_a_layer_missing_in_the_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GlideError, match="LoRA"):
         apply_lora(made(), tmp_path / "lora.safetensors")
     with pytest.raises(GlideError, match="LoRA"):
-        convert_lora(CONFIG, tmp_path / "lora.safetensors", tmp_path / "ours.safetensors")
+        convert_lora(TINY, tmp_path / "lora.safetensors", tmp_path / "ours.safetensors")
     assert not (tmp_path / "ours.safetensors").exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     write(made(), "peft", tmp_path / "lora.safetensors")
     with pytest.raises(GlideError, match="already"):
-        convert_lora(CONFIG, tmp_path / "lora.safetensors", tmp_path / "lora.safetensors")
+        convert_lora(TINY, tmp_path / "lora.safetensors", tmp_path / "lora.safetensors")
 
 
 def test_the_command_converts_for_a_model(
@@ -180,7 +167,7 @@ def test_parts_that_do_not_fit_each_other_are_one_error(
     with pytest.raises(GlideError):
         apply_lora(made(), tmp_path / "x.safetensors")
     with pytest.raises(GlideError):
-        convert_lora(CONFIG, tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+        convert_lora(TINY, tmp_path / "x.safetensors", tmp_path / "y.safetensors")
     assert not (tmp_path / "y.safetensors").exists()
 
 

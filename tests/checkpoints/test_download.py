@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints.tiny import TINY
 
 from glide_core.checkpoints.catalog import Entry
 from glide_core.checkpoints.download import download
 from glide_core.checkpoints.loading import load_model, save_model
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from tools.tiny_models import TINY
 
 
 @dataclass

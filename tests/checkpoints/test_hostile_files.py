@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints.tiny import TINY, TINY_CLIP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
@@ -24,6 +23,7 @@ from glide_core.cli import main
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY, TINY_CLIP
 
 STATE = {key: value.detach() for key, value in GlideModel(TINY).openai_state_dict().items()}
 CLIP_STATE = dict(NoisyClip(TINY_CLIP).state_dict())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints.tiny import TINY, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
 from glide_core.checkpoints.files import read_tensors
@@ -19,6 +18,7 @@ from glide_core.checkpoints.loading import (
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY, TINY_CLIP
 
 
 def test_a_saved_model_comes_back_bit_for_bit(model: GlideModel, tmp_path: Path) -> None:

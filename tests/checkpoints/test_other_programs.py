@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints.tiny import LIKE_OPENAI
 from torch import Tensor, nn
 
 from glide_core.checkpoints.detect import config_of
@@ -20,6 +19,7 @@ from glide_core.cli import main
 from glide_core.config import GlideConfig, ScheduleConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
+from tools.tiny_models import LIKE_OPENAI
 
 
 def made(config: GlideConfig = LIKE_OPENAI) -> GlideModel:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints.tiny import TINY, TINY_CLIP
 from safetensors.torch import save_file
 
 from glide_core.checkpoints.loading import (
@@ -20,6 +19,7 @@ from glide_core.checkpoints.loading import (
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY, TINY_CLIP
 
 
 def test_half_a_clip_is_not_enough(clip: NoisyClip, tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui.tiny import Checkpoints, write_checkpoints
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REASON = "no ComfyUI: set COMFYUI_PATH to a checkout (0.3.64 or newer) to run these tests"
+from tools.comfyui import NO_COMFYUI, REPOSITORY, MissingError, browser
+from tools.comfyui.checkpoints import Checkpoints, write_checkpoints
+from tools.comfyui.inside import Inside, import_comfyui
+from tools.comfyui.serving import Server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "COMFYUI_PATH" not in os.environ:
         for item in items:
-            item.add_marker(pytest.mark.skip(reason=REASON))
+            item.add_marker(pytest.mark.skip(reason=NO_COMFYUI))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -37,9 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "builtin_sampler" in metafunc.fixturenames:
         names = ["euler"]  # skipped: no ComfyUI to ask
         if "COMFYUI_PATH" in os.environ:
-            from comfyui.inside import import_comfyui
-
-            names = import_comfyui(Path(os.environ["COMFYUI_PATH"])).KSampler.SAMPLERS
+            names = import_comfyui().KSampler.SAMPLERS
         metafunc.parametrize("builtin_sampler", names)
 
 
@@ -50,20 +48,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 
 @pytest.fixture(scope="session")
-def comfy(checkpoints: Checkpoints) -> Iterator[object]:
+def comfy(checkpoints: Checkpoints) -> Inside:
     """ComfyUI imported into this process, with the pack loaded the way it loads custom nodes."""
-    from comfyui.inside import Inside
-
-    yield Inside(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints)
+    return Inside(checkpoints)
 
 
 @pytest.fixture(scope="session")
-def server(checkpoints: Checkpoints) -> Iterator[object]:
-    """A ComfyUI server whose only custom node is this repository."""
-    from comfyui.serving import Server
-
-    with Server(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints) as running:
+def server(checkpoints: Checkpoints) -> Iterator[Server]:
+    with Server(checkpoints) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def editor() -> Any:
+    """The function that opens the interface in a browser; skips the tests where there is none."""
+    try:
+        browser.find_chromium()
+    except MissingError as error:
+        pytest.skip(str(error))
+    return browser.editor
 
 
 @pytest.fixture(scope="session")

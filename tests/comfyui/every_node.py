@@ -11,6 +11,22 @@ def graph() -> dict[str, Any]:
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
 
+    def ksampler(model: str, conditioning: str, cfg: float, sampler: str) -> dict[str, Any]:
+        """KSampler on a node whose outputs are positive, negative and a latent."""
+        return node(
+            "KSampler",
+            model=[model, 0],
+            positive=[conditioning, 0],
+            negative=[conditioning, 1],
+            latent_image=[conditioning, 2],
+            seed=0,
+            steps=2,
+            cfg=cfg,
+            sampler_name=sampler,
+            scheduler="normal",
+            denoise=1.0,
+        )
+
     prompts: dict[str, Any] = {"positive": ["positive", 0], "negative": ["negative", 0]}
     few: dict[str, Any] = {**prompts, "seed": 0, "steps": 2, "sampler_name": "ddim", "cfg": 3.0}
     return {
@@ -42,12 +58,7 @@ def graph() -> dict[str, Any]:
         "small": node(
             "GlideUpsampleConditioning", image=["scored", 0], low_size=32, **prompts
         ),
-        "enlarged": node(
-            "KSampler",
-            model=["up", 0], positive=["small", 0], negative=["small", 1],
-            latent_image=["small", 2], seed=0, steps=2, cfg=1.0, sampler_name="euler",
-            scheduler="normal", denoise=1.0,
-        ),
+        "enlarged": ksampler("up", "small", 1.0, "euler"),
         "shown": node("VAEDecode", samples=["enlarged", 0], vae=["base", 2]),
         "swept": node(
             "GlideGuidanceSweep",
@@ -62,12 +73,7 @@ def graph() -> dict[str, Any]:
             "GlideInpaintConditioning",
             image=["photo", 0], mask=["photo", 1], width=64, height=64, noise_mask=True, **prompts,
         ),
-        "ksampler": node(
-            "KSampler",
-            model=["inpainter", 0], positive=["hidden", 0], negative=["hidden", 1],
-            latent_image=["hidden", 2], seed=0, steps=2, cfg=3.0, sampler_name="dpmpp_2m",
-            scheduler="normal", denoise=1.0,
-        ),
+        "ksampler": ksampler("inpainter", "hidden", 3.0, "dpmpp_2m"),
         "decoded": node("VAEDecode", samples=["ksampler", 0], vae=["base", 2]),
         "edited": node(
             "GlideEdit", model=["base", 0], image=["photo", 0], denoise=0.5, **few

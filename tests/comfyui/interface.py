@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from comfyui.browser import PATIENCE
-from comfyui.conftest import REPOSITORY
+from tools.comfyui import REPOSITORY
+from tools.comfyui.browser import PATIENCE
 
 STEPS, FEWER, UPSAMPLE_STEPS, IMAGE_COUNT = 6, 4, 2, 2
 GUIDANCE, SAMPLER, UPSAMPLER, LATENT = 7, 6, 9, 5  # node ids of the example

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfyui.browser import PATIENCE, READY, editor
 from comfyui.interface import (
     FEWER,
     GUIDANCE,
@@ -17,6 +16,8 @@ from comfyui.interface import (
     Interface,
     workflow,
 )
+
+from tools.comfyui.browser import PATIENCE, READY
 
 VUE = "Comfy.VueNodes.Enabled"  # the setting of the new renderer
 # Does this version of the interface show the DOM widgets of packs in its Vue nodes at all?
@@ -35,7 +36,7 @@ SHOWS_DOM_WIDGETS = """async () => {
 
 
 @pytest.fixture(scope="module", params=["canvas", "vue"])
-def interface(request: Any, server: Any) -> Iterator[Interface]:
+def interface(request: Any, editor: Any, server: Any) -> Iterator[Interface]:
     """The example after its run."""
     vue = request.param == "vue"
     with editor(server.url, size=(1500, 1000), settings={VUE: vue}) as page:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from comfyui.inside import Inside
-
 from tools.builtin_nodes import RECORD, recorded, types_in_files
+from tools.comfyui.inside import Inside
 
 # with the inputs that glide_train_lora needs; its note says so
 SINCE_0_24 = ("TrainLoraNode", "LoraModelLoader", "SaveLoRA")
@@ -21,7 +20,7 @@ def named(node: dict[str, Any]) -> list[tuple[str, str]]:
 def test_every_builtin_node_of_our_workflows_matches_its_record(comfy: Inside) -> None:
     """A newer ComfyUI may have appended inputs and outputs: files without them stay good."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    assert set(record) >= types_in_files()
+    assert set(record) >= types_in_files(comfy)
     train = comfy.find("TrainLoraNode")
     if train is None or "quantized_backward" not in train.INPUT_TYPES()["required"]:
         record = {name: node for name, node in record.items() if name not in SINCE_0_24}

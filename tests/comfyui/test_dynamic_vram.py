@@ -1,17 +1,15 @@
-"""The probes of `dynamic_vram.py`, in a process of their own."""
+"""The probes of `tools/comfyui/dynamic_vram.py`, in a process of their own."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
+from tools.comfyui import REPOSITORY
 
 
 def test_glide_works_under_dynamic_vram(comfy: Any) -> None:
@@ -20,9 +18,8 @@ def test_glide_works_under_dynamic_vram(comfy: Any) -> None:
         pytest.skip("this ComfyUI has no DynamicVRAM (0.16 and newer)")
     pytest.importorskip("comfy_aimdo")
     run = subprocess.run(
-        [sys.executable, "-m", "comfyui.dynamic_vram"],
-        cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), *sys.path])},
+        [sys.executable, "-m", "tools.comfyui.dynamic_vram"],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=300,

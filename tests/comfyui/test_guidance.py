@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui.foreign import latent_model, open_clip_model
+
+from tools.comfyui.foreign import latent_model, open_clip_model
 
 
 @pytest.fixture(scope="module")

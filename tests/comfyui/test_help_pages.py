@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui.browser import HELP, add_node, editor
-from comfyui.conftest import REPOSITORY
+
+from tools.comfyui import REPOSITORY
+from tools.comfyui.browser import HELP, add_node
 
 PAGES = sorted(Path(REPOSITORY / "web" / "docs").glob("*.md"))
 NAMES = [path.stem for path in PAGES]
 
 
 @pytest.fixture(scope="module")
-def page(server: Any) -> Iterator[Any]:
+def page(editor: Any, server: Any) -> Iterator[Any]:
     with editor(server.url) as opened:
         yield opened
 

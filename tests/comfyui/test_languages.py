@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfyui.browser import HELP, add_node, editor
-from comfyui.conftest import REPOSITORY
+
+from tools.comfyui import REPOSITORY
+from tools.comfyui.browser import HELP, add_node
 
 # the languages of the interface's own setting
 OFFERED = """() => {
@@ -31,7 +32,7 @@ def language(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(server: Any, language: str) -> Iterator[Any]:
+def page(editor: Any, server: Any, language: str) -> Iterator[Any]:
     settings = {"Comfy.Locale": language, "LiteGraph.Node.TooltipDelay": 0}
     with editor(server.url, settings=settings) as opened:
         if language not in opened.evaluate(OFFERED):

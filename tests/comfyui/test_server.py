@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui.conftest import REPOSITORY
 from comfyui.every_node import graph
 from PIL import Image
+
+from tools.comfyui import REPOSITORY
 
 NODES = [
     "GlideClipGuidance",

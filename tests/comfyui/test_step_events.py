@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from comfyui.every_node import graph
-from comfyui.serving import Run
-from comfyui.tiny import Checkpoints
 from PIL import Image
 
 from glide_core.checkpoints.loading import load_clip
 from glide_core.diffusion.schedule import Schedule
 from glide_core.guidance.clip import normalize
+from tools.comfyui.checkpoints import Checkpoints
+from tools.comfyui.serving import Run
 
 STEPS = 4
 CORE = ("euler", "heun", "dpm_2", "dpmpp_2m_sde", "uni_pc", "lcm", "dpm_adaptive")

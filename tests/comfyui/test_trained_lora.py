@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui.tiny import Checkpoints
 
 from glide_core.checkpoints.loading import load_model
 from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
 from glide_core.sampling import tokenize
 from glide_core.training import lora
 from glide_core.training.config import TrainConfig
+from tools.comfyui.checkpoints import Checkpoints
 
 
 def make_lora(checkpoint: Path, path: Path) -> Path:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from diffusers import UniPCMultistepScheduler
 from guidance.tiny_clips import FULL, clean_clip, noisy_clip, text
 from torch import Tensor
@@ -28,6 +27,7 @@ from glide_core.diffusion.types import StepInfo
 from glide_core.guidance import add_guides, limit_to_interval, noisy_clip_guide, open_clip_guide
 from glide_core.models.glide import GlideModel
 from glide_core.names import SAMPLERS
+from tools.tiny_models import tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 

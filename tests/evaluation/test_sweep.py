@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_model
 from torch import Tensor
 
 from glide_core.checkpoints.loading import load_clip
@@ -43,6 +42,7 @@ from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
 from glide_core.sampling import model_schedule
 from glide_core.stages import sample_stage
+from tools.tiny_models import tiny_config, tiny_model
 
 PROMPTS = ["a red apple", "a blue car"]
 SEEDS = [3, 4]

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from glide_core.config import ClipConfig
 from glide_core.diffusion import Schedule
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY_CLIP
 
 FULL = Schedule.named("squaredcos_cap_v2")
-TINY = ClipConfig(
-    image_size=16,
-    patch_size=4,
-    embedding=8,
-    image_width=16,
-    image_heads=2,
-    image_layers=1,
-    n_vocab=32,
-    context_length=8,
-    text_width=16,
-    text_heads=2,
-    text_layers=1,
-)
+TINY = replace(TINY_CLIP, embedding=8, image_width=16, n_vocab=32, text_width=16)
 
 
 class CleanClip(nn.Module):
-    """Quacks like an open_clip model."""
+    """Has the methods and attributes of an open_clip model that guidance uses."""
 
     def __init__(self) -> None:
         super().__init__()

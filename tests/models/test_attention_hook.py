@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_model
 from torch import Tensor
 
 from glide_core.models.unet import AttentionBlock, AttentionHook
+from tools.tiny_models import tiny_model
 
 
 class Joint:

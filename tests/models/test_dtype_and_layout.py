@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_model
 from models.unet_calls import context, inputs, rms_over_std
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from glide_core.models import layers
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
 from glide_core.sampling import tokenize
+from tools.tiny_models import tiny_config, tiny_model
 
 # Of the output's standard deviation. The released models' is under 0.011 (benchmarks/README.md);
 # in these, each channel is a norm group of its own, which magnifies what was rounded.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
 from models.unet_calls import context, inputs, rms_over_std
 from safetensors.torch import load_file
 
@@ -20,6 +19,7 @@ from glide_core.errors import GlideError
 from glide_core.models import int8
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import Int8Conv, Quantized, group_norm, quantize
+from tools.tiny_models import tiny_model
 
 pytestmark = pytest.mark.skipif(bool(int8.why_not_int8()), reason=int8.why_not_int8() or "-")
 

@@ -11,31 +11,28 @@ from torch import Tensor
 
 from glide_core.checkpoints.diffusers_format import diffusers_config
 from glide_core.checkpoints.loading import load_model, save_model
-from glide_core.config import GlideConfig, ScheduleConfig, TextConfig, UNetConfig
+from glide_core.config import GlideConfig, ScheduleConfig
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models.conditions import Precondition
 from glide_core.models.glide import GlideModel
 from glide_core.models.layers import coord_channels
 from glide_core.training.jobs import widened
+from tools.tiny_models import tiny_variant
 
-V = ScheduleConfig("linear", prediction_type="v_prediction")
-SMALL = GlideConfig(
+SMALL = tiny_variant(
     kind="upsampler",
-    text=TextConfig(n_vocab=2048, context_length=6, width=16, layers=1, heads=1),
-    unet=UNetConfig(
-        image_size=32,
-        model_channels=16,
-        num_res_blocks=1,
-        channel_mult=(1, 1),
-        attention_factors=(),
-        num_head_channels=16,
-        norm_groups=4,
-        patch_size=2,
-        sigma_data=0.1,
-    ),
-    schedule=V,
-    tokenizer="glide-small",
+    text={"context_length": 6, "width": 16, "heads": 1},
+    unet={
+        "image_size": 32,
+        "model_channels": 16,
+        "channel_mult": (1, 1),
+        "attention_factors": (),
+        "norm_groups": 4,
+        "patch_size": 2,
+        "sigma_data": 0.1,
+    },
+    schedule=ScheduleConfig("linear", prediction_type="v_prediction"),
 )
 
 

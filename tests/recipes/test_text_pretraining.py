@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 from training_runs import Colours
 
-from glide_core.config import TextConfig
 from glide_core.models.glide import GlideModel
 from glide_core.training.jobs import initialise, small_architecture
 from recipes.emoji import text_pretraining
 from recipes.emoji.text_pretraining import Stopped, pretrain_text
+from tools.tiny_models import TINY
 
 
 def tiny() -> GlideModel:
-    config = small_architecture("base")
-    text = TextConfig(n_vocab=2048, context_length=8, width=32, layers=1, heads=1)
-    model = GlideModel(replace(config, text=text))
+    model = GlideModel(replace(small_architecture("base"), text=TINY.text))
     initialise(model, 0)
     return model
 

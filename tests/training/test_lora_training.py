@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import save_file
 from torch import Tensor
 from training_runs import TINY, quiet, trainer
@@ -20,6 +19,7 @@ from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 from glide_core.training import lora
 from glide_core.training.trainer import Trainer
+from tools.tiny_models import tiny_model
 
 LORA = replace(TINY, steps=2, lora=2, lora_alpha=4.0, lr=1e-2)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_model
 from training_runs import TINY, quiet, trainer
 
 from glide_core.checkpoints.catalog import find
@@ -19,6 +18,7 @@ from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.training.config import JobName, TrainConfig
 from glide_core.training.jobs import initialise, make_job, small_architecture, widened
+from tools.tiny_models import LIKE_OPENAI, tiny_config, tiny_model
 
 FRESH = replace(TINY, size=None)
 
@@ -82,10 +82,7 @@ def test_a_bundled_model_keeps_its_config(kind: ModelKind) -> None:
 
 def test_a_released_checkpoint_without_metadata_predicts_eps(tmp_path: Path) -> None:
     """OpenAI's files are state dicts: their kind, sizes and prediction follow from shapes."""
-    config = tiny_config("base")
-    unet = replace(config.unet, num_head_channels=64, model_channels=64, channel_mult=(1, 1, 1, 1))
-    text = replace(config.text, width=64, heads=1)
-    model = GlideModel(replace(config, unet=unet, text=text))
+    model = GlideModel(LIKE_OPENAI)
     initialise(model, 0)
     torch.save(model.openai_state_dict(), tmp_path / "base.pt")
     found = make_model(replace(FRESH, job="inpaint"), [tmp_path / "base.pt"])

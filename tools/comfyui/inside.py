@@ -1,4 +1,4 @@
-"""ComfyUI inside the test process, called as its executor calls it: under inference mode."""
+"""ComfyUI inside this process, called as its executor calls it: under inference mode."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui.tiny import Checkpoints
+
+from tools.comfyui import REPOSITORY, comfyui_path
+from tools.comfyui.checkpoints import Checkpoints
 
 
-def import_comfyui(comfyui: Path) -> Any:
-    """Import a ComfyUI into this process, for the CPU; gives its `comfy.samplers`."""
-    sys.path.insert(0, str(comfyui))  # before this repository, which has a `nodes`, too
+def import_comfyui() -> Any:
+    """Import $COMFYUI_PATH into this process, for the CPU; gives its `comfy.samplers`."""
+    sys.path.insert(0, str(comfyui_path()))  # before this repository, which has a `nodes`, too
     args = importlib.import_module("comfy.cli_args").args
     args.cpu = True  # before comfy.model_management looks for a GPU
     return importlib.import_module("comfy.samplers")
@@ -30,9 +32,9 @@ def _defaults(cls: Any) -> dict[str, Any]:
 class Inside:
     """Nodes of ComfyUI and of the pack as functions: `comfy("KSampler", seed=0, ...)`."""
 
-    def __init__(self, comfyui: Path, repository: Path, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints) -> None:
         torch.set_num_threads(1)
-        self.samplers = import_comfyui(comfyui)
+        self.samplers = import_comfyui()
         args = importlib.import_module("comfy.cli_args").args
         args.preview_method = type(args.preview_method)("auto")
         self.args = args
@@ -44,14 +46,14 @@ class Inside:
         self.management = importlib.import_module("comfy.model_management")
         self.utils = importlib.import_module("comfy.utils")
         before = set(self.nodes.NODE_CLASS_MAPPINGS)
-        loaded = asyncio.run(self.nodes.load_custom_node(str(repository)))
+        loaded = asyncio.run(self.nodes.load_custom_node(str(REPOSITORY)))
         assert loaded, "ComfyUI could not load the pack; its log says why"
         self.ours = sorted(set(self.nodes.NODE_CLASS_MAPPINGS) - before)
-        self.extras = Path(comfyui) / "comfy_extras"
+        self.extras = comfyui_path() / "comfy_extras"
         for name in ("custom_sampler", "model_merging"):
             self.load_extra(self.extras / f"nodes_{name}.py")
         self.checkpoints = checkpoints
-        self.package = str(repository).replace(".", "_x_")  # the name ComfyUI gives the pack
+        self.package = str(REPOSITORY).replace(".", "_x_")  # the name ComfyUI gives the pack
 
     def module(self, name: str) -> Any:
         """Import a module of the loaded pack, such as "nodes.host"."""
@@ -78,7 +80,7 @@ class Inside:
                 result = cls.execute(**inputs)
                 result = getattr(result, "result", result)
             else:
-                if node in self.ours:  # widgets that a test does not set keep their defaults
+                if node in self.ours:  # widgets that the caller does not set keep their defaults
                     inputs = {**_defaults(cls), **inputs}
                 result = getattr(cls(), cls.FUNCTION)(**inputs)
         if isinstance(result, dict):
@@ -101,7 +103,7 @@ class Inside:
         return self("CLIPTextEncode", clip=clip, text=text)
 
     def ksampler(self, model: Any, positive: Any, negative: Any, **changes: Any) -> torch.Tensor:
-        """Core's KSampler on an empty latent of one image; gives the samples."""
+        """ComfyUI's KSampler on an empty latent of one image; gives the samples."""
         inputs = {
             "seed": 0,
             "steps": 4,

@@ -1,60 +1,49 @@
-"""Random-weight models, small enough to sample in a second."""
+"""A ComfyUI base directory with tiny checkpoints, small enough to sample in a second."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from glide_core.checkpoints.loading import save_model
-from glide_core.config import (
-    KINDS,
-    ClipConfig,
-    GlideConfig,
-    ModelKind,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-)
+from glide_core.config import KINDS, GlideConfig, ModelKind, ScheduleConfig
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
+from tools.tiny_models import TINY_CLIP, tiny_variant
 
 
 def config(kind: ModelKind, prediction_type: str = "epsilon") -> GlideConfig:
     """A GLIDE of two levels; the upsamplers' image is 128 pixels wide, to save time."""
     up = "upsampler" in kind
-    return GlideConfig(
+    return tiny_variant(
         kind=kind,
-        text=TextConfig(n_vocab=2048, context_length=24, width=64, layers=1, heads=1),
-        unet=UNetConfig(
-            image_size=128 if up else 64,
-            model_channels=32,
-            num_res_blocks=1,
-            channel_mult=(1, 1) if up else (1, 2),
-            attention_factors=() if up else (2,),
-            num_head_channels=32,
-        ),
+        text={"context_length": 24, "width": 64, "heads": 1},
+        unet={
+            "image_size": 128 if up else 64,
+            "channel_mult": (1, 1) if up else (1, 2),
+            "attention_factors": () if up else (2,),
+            "num_head_channels": 32,
+        },
         schedule=ScheduleConfig(
             noise_schedule="linear" if up else "squaredcos_cap_v2",
             prediction_type=prediction_type,  # type: ignore[arg-type]
         ),
-        tokenizer="glide-small",
     )
 
 
-CLIP = ClipConfig(
+CLIP = replace(
+    TINY_CLIP,
+    image_size=64,
     patch_size=16,
     embedding=32,
     image_width=64,
-    image_heads=2,
-    image_layers=1,
-    n_vocab=2048,
     context_length=24,
     text_width=64,
-    text_heads=2,
-    text_layers=1,
-    tokenizer="glide-small",
 )
 
 
@@ -92,5 +81,12 @@ def write_checkpoints(base_directory: Path) -> Checkpoints:
     v = model("base", "v_prediction", seed=9)
     save_model(v, found.path("base_v.safetensors"), dtype=torch.float32)
     torch.manual_seed(7)
-    save_model(NoisyClip(replace(CLIP)), found.path("clip.safetensors"), dtype=torch.float32)
+    save_model(NoisyClip(CLIP), found.path("clip.safetensors"), dtype=torch.float32)
     return found
+
+
+@contextmanager
+def temporary_checkpoints() -> Iterator[Checkpoints]:
+    """`write_checkpoints` into a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_checkpoints(Path(folder))

@@ -1,10 +1,10 @@
 """What DynamicVRAM (default on NVIDIA since 0.16) does to the pack, on a machine without a GPU.
 
-    COMFYUI_PATH=... PYTHONPATH=.. python -m comfyui.dynamic_vram
+    COMFYUI_PATH=... python -m tools.comfyui.dynamic_vram
 
-(from tests/). A stub replaces aimdo's native library and counts what is freed; the dynamic patchers
-run on the CPU without a native buffer, so that whole images are sampled through them. Prints a line
-a probe and exits 1 if one fails; `test_dynamic_vram.py` runs it in a process of its own, since the
+A stub replaces aimdo's native library and counts what is freed; the dynamic patchers run on the CPU
+without a native buffer, so that whole images are sampled through them. Prints a line a probe and
+exits 1 if one fails. tests/comfyui/test_dynamic_vram.py runs it in a process of its own, since the
 stub must be there before ComfyUI is imported.
 """
 
@@ -13,19 +13,18 @@ from __future__ import annotations
 import collections
 import gc
 import importlib
-import os
 import sys
-import tempfile
 import traceback
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui.tiny import write_checkpoints
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tools.comfyui.checkpoints import temporary_checkpoints
+from tools.comfyui.foreign import latent_model, open_clip_model
+from tools.comfyui.inside import Inside
+
 FREED: collections.Counter[tuple[str, Any]] = collections.Counter()
 
 
@@ -153,8 +152,6 @@ class Probes:
 
     def probe_glide_beside_a_latent_model(self) -> None:
         """An SD-class model and its VAE, guided through a copy of it, between two GLIDE runs."""
-        from comfyui.foreign import latent_model, open_clip_model
-
         alone = self.sample(self.model)
         model, vae, conditioning = latent_model()
         module, tokenizer = open_clip_model()
@@ -181,13 +178,9 @@ def main() -> int:
     from comfy_aimdo import control
 
     control.lib, control.devctxs = StubLibrary(), [7]
-    from comfyui.inside import Inside
-
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints = write_checkpoints(Path(folder))
-        comfy = Inside(Path(os.environ["COMFYUI_PATH"]), REPOSITORY, checkpoints)
-        probes = Probes(comfy)
+    with temporary_checkpoints() as checkpoints:
+        probes = Probes(Inside(checkpoints))
         names = [name for name in dir(Probes) if name.startswith("probe_")]
         for name in names:
             run: Callable[[], None] = getattr(probes, name)

@@ -12,11 +12,11 @@ import time
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from comfyui.tiny import Checkpoints
+from tools.comfyui import REPOSITORY, comfyui_path
+from tools.comfyui.checkpoints import Checkpoints
 
 RECORDED = ("progress", "executing", "executed", "glide.step")  # beside how a prompt ended
 
@@ -38,16 +38,19 @@ class Run:
 
 
 class Server:
-    """Start with `with`; a temporary base directory keeps the checkout clean."""
+    """A server of $COMFYUI_PATH whose only custom node is this repository; start with `with`.
 
-    def __init__(self, comfyui: Path, repository: Path, checkpoints: Checkpoints) -> None:
-        self.comfyui, self.checkpoints = comfyui, checkpoints
+    The checkpoints' base directory is the server's, so that the checkout is not written to.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.comfyui, self.checkpoints = comfyui_path(), checkpoints
         base = checkpoints.base_directory
         for folder in ("custom_nodes", "user", "temp"):
             (base / folder).mkdir(exist_ok=True)
         link = base / "custom_nodes" / "glide"
         if not link.exists():
-            link.symlink_to(repository, target_is_directory=True)
+            link.symlink_to(REPOSITORY, target_is_directory=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

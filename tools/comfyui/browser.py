@@ -1,4 +1,4 @@
-"""ComfyUI's interface in a headless Chromium, for tests of the user interface.
+"""ComfyUI's interface in a headless Chromium.
 
 Playwright's synchronous calls keep an event loop running in this thread: inside `editor`, queue
 prompts from the page (`app.queuePrompt(0)`), not with `Server.run`, which starts a loop of its own.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
+from tools.comfyui import MissingError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 READY = "() => window.app?.graph && window.app.extensionManager && window.LiteGraph"
@@ -23,12 +23,16 @@ PATIENCE = 180_000  # milliseconds, on a machine with other work
 DEFAULTS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
 
 
-def chromium() -> str:
-    """Path of an installed Chromium: $CHROMIUM, or the first that is found. Skips without one."""
+def find_chromium() -> tuple[Any, str]:
+    """Playwright's module, and the path of a Chromium: $CHROMIUM, or the first that is found."""
+    try:
+        from playwright import sync_api
+    except ImportError:
+        raise MissingError("no Playwright: pip install playwright") from None
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip("no Chromium: install one, or set CHROMIUM to its path, to run these tests")
-    return found
+        raise MissingError("no Chromium: install one, or set CHROMIUM to its path")
+    return sync_api, found
 
 
 @contextmanager
@@ -38,13 +42,9 @@ def editor(
     """Open the server's interface; returns Playwright's Page when it is ready to use.
 
     settings: of the interface, by id ("Comfy.Locale": "zh"), stored before it is opened; language
-    and first visit are as they were afterwards. Nothing but the server can be reached. Skips where
-    Playwright or Chromium is missing.
+    and first visit are as they were afterwards. Nothing but the server can be reached.
     """
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="no Playwright: pip install playwright to run these tests"
-    )
-    program = chromium()
+    sync_api, program = find_chromium()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-gpu"]
