@@ -12,7 +12,7 @@ from pathlib import Path
 from glide_core.cli import options
 from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
-from glide_core.names import CROPS, MAX_SIDE, METRICS
+from glide_core.names import CROPS, MAX_SIDE, METRICS, REFERENCE_METRICS
 
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("metrics")
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--subsets", default=100, help="kid: number of random subsets")
-    count("--subset-size", default=1000, help="kid: maximum images per subset")
+    size = options.integer(2, 10**9)
+    count("--subset-size", type=size, default=1000, help="kid: maximum images per subset")
     count("--neighbours", default=3, help="precision, recall: k for the k-NN manifold")
     count("--splits", default=10, help="is: number of parts for mean and std")
     group = parser.add_argument_group("output")
@@ -99,11 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.devices import pick_device
     from glide_core.evaluation import evaluate
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import FeatureSet, find_images, read_features
+    from glide_core.evaluation.image_set import FeatureSet, ImageSet, find_images, read_features
+    from glide_core.evaluation.metrics import Statistics
 
     where, wanted = arguments.reference, arguments.metrics
     if wanted is None:
-        wanted = [] if where is None else evaluate.AGAINST_REFERENCE
+        wanted = [] if where is None else REFERENCE_METRICS
     params = evaluate.MetricParams(
         arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
     )
@@ -113,7 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    captions = evaluate.check_metrics(wanted, extractor, reference=where is not None)
+    reference: ImageSet | FeatureSet | Statistics | None = None
+    if where is not None:
+        stored = where.lower().endswith(".npz")
+        reference = FeatureSet.load(Path(where)) if stored else find(where)
+    captions = evaluate.check_metrics(wanted, extractor, source, reference, params)
 
     read = partial(
         read_features,
@@ -122,14 +128,12 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         progress=not arguments.quiet,
     )
-    reference = None
-    if where is not None:
-        stored = where.lower().endswith(".npz")
-        reference = FeatureSet.load(Path(where)) if stored else read(find(where))
     found = read(source, captions=captions)
     if arguments.save_stats is not None:
         found.save(arguments.save_stats)
         print(arguments.save_stats)
+    if isinstance(reference, ImageSet):
+        reference = read(reference)
     results = []
     for one in evaluate.measure(
         wanted,

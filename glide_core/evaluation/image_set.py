@@ -23,9 +23,8 @@ from glide_core.data.entries import Entry, Piece, Unusable, few, read_image, suf
 from glide_core.data.listing import list_images, list_table
 from glide_core.data.tables import read_lines
 from glide_core.errors import GlideError, as_glide_error
-from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
-from glide_core.evaluation.metrics import Statistics
+from glide_core.evaluation.metrics import Statistics, statistics
 from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
 
@@ -33,8 +32,6 @@ log = logging.getLogger("glide")
 
 _MOST = 1e30  # of a feature: metrics have its sixth power
 _MOST_UNPACKED = 1 << 30  # bytes of a compressed file; numbers rarely shrink to a tenth
-
-_MAX_NAMED = 20  # unreadable images named in a warning
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,8 @@ def find_images(where: str | Path, *, crop: str = "centre", size: int | None = N
         entries = [Entry(line, Piece(path.parent / line)) for line in read_lines(path)]
     else:
         entries = list_images(path).entries
-    if not entries:
-        raise GlideError(f"{where} names no images. Expected one path per line.")
+    if len(entries) < 2:
+        raise GlideError(f"{where} has fewer than 2 images.")
     return ImageSet(str(where), tuple(entries), crop, size)
 
 
@@ -150,40 +147,37 @@ def _png_prompt(data: bytes) -> str:
 class FeatureSet:
     """Features of a set of images, and how they were made."""
 
-    features: Tensor | None  # [n, D] on the CPU; None: a file held only mean and covariance
-    n: int  # 0: unknown
-    extractor: Mapping[str, Any]  # name, sha256, dimension, resize; {}: unknown
+    features: Tensor  # [n, D] on the CPU
+    extractor: Mapping[str, Any]  # name, sha256, dimension, resize
     crop: str
     size: str  # "64x64" or "mixed"
     captions: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # unreadable files, with the reason
-    stored: Statistics | None = None  # read from a file
+
+    def __len__(self) -> int:
+        return len(self.features)
 
     @cached_property
     def statistics(self) -> Statistics:
         """Mean and covariance; computed on first use, since they hold D^2 numbers."""
-        if self.stored is not None:
-            return self.stored
-        assert self.features is not None
-        return metrics.statistics(self.features)
+        return statistics(self.features)
 
     def save(self, path: Path) -> None:
         """Write features, mean (mu), covariance (sigma) and provenance as .npz, atomically."""
-        assert self.features is not None
         about = {"extractor": dict(self.extractor), "crop": self.crop, "size": self.size}
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 mu=self.statistics.mean.numpy(),
                 sigma=self.statistics.covariance.numpy(),
-                n=np.array(self.n),
+                n=np.array(len(self)),
                 features=self.features.numpy(),
                 about=np.array(json.dumps(about)),
             )
 
     @staticmethod
-    def load(path: Path) -> FeatureSet:
-        """Read what `save` wrote, or a file with mu and sigma only (pytorch-fid's)."""
+    def load(path: Path) -> FeatureSet | Statistics:
+        """Read what `save` wrote, or the statistics in a file without features (pytorch-fid's)."""
         if not path.is_file():  # a pipe would wait for its writer
             raise GlideError(f"{path} was not found, or is not a regular file.")
         message = f"{path} holds no statistics (.npz with mu and sigma)"
@@ -210,14 +204,10 @@ class FeatureSet:
                 raise ValueError(f"the shapes are not {shapes}")
             if not all((one.abs() <= _MOST).all() for one in given):
                 raise ValueError(f"a number is not finite, or above {_MOST:g}")
-        return FeatureSet(
-            features=features,
-            n=count,
-            extractor=extractor,
-            crop=about.get("crop", "unknown"),
-            size=about.get("size", "unknown"),
-            stored=Statistics(mean, covariance, count),
-        )
+        if features is None or not extractor:
+            return Statistics(mean, covariance, count)
+        crop, size = about.get("crop", "unknown"), about.get("size", "unknown")
+        return FeatureSet(features, extractor, crop, size)
 
 
 def read_features(
@@ -258,19 +248,18 @@ def read_features(
         while group := list(itertools.islice(same_size, batch)):
             stacked = torch.stack([one.pixels for one in group])
             values = extractor.encode_image(stacked).cpu()
-            if not values.isfinite().all():
-                names = few([one.name for one in group])
-                raise GlideError(f"{extractor.name} gives NaN or infinity among {names}.")
+            pairs = zip(group, values.isfinite().all(dim=1), strict=True)
+            if bad := [one.name for one, finite in pairs if not finite]:
+                raise GlideError(f"{extractor.name} gives NaN or infinity for {few(bad)}.")
             parts.append(values)
             texts += [one.caption for one in group]
             sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
     if skipped:
-        log.warning("left out: %s", few(skipped, _MAX_NAMED))
+        log.warning("left out: %s", few(skipped, 20))
     if len(texts) < 2:
         raise GlideError(f"{source.where} has fewer than 2 readable images.")
     return FeatureSet(
         features=torch.cat(parts),
-        n=len(texts),
         extractor=extractor.identity,
         crop=source.crop_name,
         size=sizes.pop() if len(sizes) == 1 else "mixed",

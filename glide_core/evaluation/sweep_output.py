@@ -9,11 +9,12 @@ import csv
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -53,8 +54,8 @@ def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     header = list(SETTINGS)
     for scorer in scorers:
-        unit = f"{scorer.unit}, mean" if scorer.unit else "mean"
-        header += [f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]"]
+        name = scorer.name
+        header += [f"{name} [{scorer.unit}, mean]", f"{name} [standard error of the mean]"]
     writer.writerow(header)
     for result in results:
         cell, numbers = result.cell, [result.seconds]
@@ -85,9 +86,7 @@ class SweepFolder:
         stored: dict[str, Any] = {}
         results: list[CellResult] = []
         if self._state.exists():
-            with as_glide_error(
-                f"{self._state} is damaged", (OSError, ValueError, TypeError, RecursionError), "out"
-            ):
+            with as_glide_error(f"{self._state} is damaged", setting="out"):
                 stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
                 results = _RESULTS.validate_python(stored.pop("results", []))
         elif self.table.exists():
@@ -124,6 +123,21 @@ class SweepFolder:
         sides = whole.shape[1] // rows, whole.shape[2] // columns
         tiles = whole.reshape(3, rows, sides[0], columns, sides[1])
         return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+
+    def draw(self, cells: Sequence[Cell], title: str, shown: int) -> list[Path]:
+        """Write grid.png, with `shown` images per cell, and the plots of some cells.
+
+        Returns all paths, the table first.
+        """
+        results = [self.results[cell] for cell in cells]
+        images = {cell: self.images(cell) for cell in cells}
+        grid = image_grid(images, results[0].count, title=title, shown=shown)
+        paths = [self.table, save(grid, self.path / "grid.png")]
+        for x, y in axes_of(results, self.scorers):
+            stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
+            figure = plot(results, x, y, title=title)
+            paths += [save(figure, self.path / f"{stem}{end}") for end in (".png", ".svg")]
+        return paths
 
     def _file(self, cell: Cell) -> Path:
         return self.path / "images" / f"{cell.name}.png"
@@ -207,10 +221,9 @@ def axes_of(
 ) -> list[tuple[Quantity, Quantity]]:
     """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
     found = []
-    for scorer in scorers:
-        label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
-        means = [result.scores[scorer.name].mean for result in results]
-        found.append(Quantity(scorer.name, label, means, scorer.higher_is_better))
+    for one in scorers:
+        means = [result.scores[one.name].mean for result in results]
+        found.append(Quantity(one.name, f"{one.name} [{one.unit}]", means, one.higher_is_better))
     evaluations = [float(result.evaluations) for result in results]
     cost = Quantity("evaluations", "network evaluations per image", evaluations, False)
     changing = varying(result.cell for result in results) or AXES[:1]
@@ -289,21 +302,21 @@ def pareto_front(
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as .png or .svg, by the suffix; equal figures give equal bytes."""
     with atomic_write(path) as temporary:
-        _write_figure(figure, temporary, path.suffix[1:])
+        temporary.write_bytes(_render(figure, path.suffix[1:]))
     return path
 
 
 def to_image(figure: Figure) -> Image.Image:
     """Render a figure as an RGB image."""
-    content = io.BytesIO()
-    _write_figure(figure, content, "png")
-    return Image.open(content).convert("RGB")
+    return Image.open(io.BytesIO(_render(figure, "png"))).convert("RGB")
 
 
-def _write_figure(figure: Figure, file: Path | BinaryIO, kind: str) -> None:
+def _render(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
+    content = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     # the salt of SVG ids can only be set globally, so it is set for this call
     with matplotlib.rc_context({"svg.hashsalt": "glide"}):
-        figure.savefig(file, format=kind, metadata=metadata, bbox_inches="tight")
+        figure.savefig(content, format=kind, metadata=metadata, bbox_inches="tight")
+    return content.getvalue()

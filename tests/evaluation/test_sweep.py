@@ -19,7 +19,7 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import cosines, noisy_clip_features, pixel_features
+from glide_core.evaluation.features import cosines, load_extractor, pixel_features
 from glide_core.evaluation.image_set import find_images
 from glide_core.evaluation.sweep import (
     AXES,
@@ -29,10 +29,10 @@ from glide_core.evaluation.sweep import (
     CellResult,
     Score,
     Scorer,
-    clip_scorer,
     combinations,
     cost,
     generate_with,
+    load_scorer,
     pixel_frechet,
     read_list,
     sweep,
@@ -41,6 +41,7 @@ from glide_core.evaluation.sweep_output import SweepFolder, to_csv
 from glide_core.images import quantize_8bit, to_pil
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
+from glide_core.request import GenerationRequest
 from glide_core.sampling import model_schedule
 from glide_core.stages import sample_stage
 
@@ -68,7 +69,9 @@ def generated(
 ) -> list[tuple[CellResult, Tensor]]:
     models = {"base": MODEL} if clip is None else {"base": MODEL, "clip": clip}
     pipe = GlidePipeline(device="cpu", **models)
-    generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
+    pairs = zip(PROMPTS, SEEDS, strict=True)
+    requests = [GenerationRequest(prompt, seed=seed, upsampler=None) for prompt, seed in pairs]
+    generate = generate_with(pipe, requests)
     return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
 
 
@@ -114,14 +117,15 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
 
 
 def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
-    clip = load_clip(model_folder / "tiny_clip.safetensors")
+    path = model_folder / "tiny_clip.safetensors"
     cells = grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
-    scorer = clip_scorer(noisy_clip_features(clip))
-    (plain, images), (guided, _) = generated(cells, [scorer], clip=clip)
-    assert guided.scores["clip"].mean > plain.scores["clip"].mean
-    extractor = noisy_clip_features(clip)
-    each = [cosines(extractor, images[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
-    assert plain.scores["clip"].mean == pytest.approx(sum(each) / 2, abs=1e-5)
+    scorer = load_scorer(f"clip:{path}")
+    (plain, images), (guided, _) = generated(cells, [scorer], clip=load_clip(path))
+    scores = [one.scores[scorer.name].mean for one in (plain, guided)]
+    assert scores[1] > scores[0]
+    extractor = load_extractor(f"clip:{path}")
+    each = [float(cosines(extractor, images[i, None], [PROMPTS[i]])) for i in (0, 1)]
+    assert scores[0] == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
 def test_a_clip_scale_without_a_clip_is_an_error() -> None:
@@ -165,9 +169,11 @@ def test_a_scorer_returns_one_value_per_image_or_one_in_all() -> None:
         ((found, _),) = sweep([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
         return found
 
-    assert rows(Scorer("one", lambda p, t: torch.tensor(7.0))).scores["one"].mean == 7
-    spread = rows(Scorer("two", lambda p, t: torch.tensor([1.0, 3.0]))).scores["two"]
+    assert rows(Scorer("one", lambda p, t: torch.tensor(7.0), "unit")).scores["one"].mean == 7
+    spread = rows(Scorer("two", lambda p, t: torch.tensor([1.0, 3.0]), "unit")).scores["two"]
     assert (spread.mean, spread.error) == (2.0, pytest.approx(1.0))
+    with pytest.raises(GlideError, match="bad gave 3 scores for 2 images"):
+        rows(Scorer("bad", lambda p, t: torch.zeros(3), "unit"))
 
 
 def test_scores_of_known_images(tmp_path: Path) -> None:
@@ -191,7 +197,7 @@ def test_scores_of_known_images(tmp_path: Path) -> None:
     assert shifted == pytest.approx(3 * 8**2, rel=1e-4)  # |1|^2 in each number
     assert value(distance, [far], ["a"] * 50)[0] > 0
     with pytest.raises(GlideError, match="pixels:8 is not a CLIP"):
-        clip_scorer(pixel_features())
+        cosines(pixel_features(), near, ["a"])
     with pytest.raises(GlideError, match="fewer than 2 readable"):
         pixel_frechet(find_images(tmp_path).subset(1, 0))
 
@@ -252,7 +258,7 @@ def test_lists_are_read_from_text() -> None:
 def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> None:
     levels = torch.linspace(-1, 1, count).reshape(count, 1, 1, 1).expand(count, 3, 4, 6)
     folder = SweepFolder(tmp_path, ())
-    folder.add(CellResult(Cell(), count, 1, 0.1), levels)
+    folder.add(CellResult(Cell(), count, 1, 0.1, {}), levels)
     assert torch.allclose(folder.images(Cell()), levels, atol=0.005)  # half of 1/127.5
 
 
