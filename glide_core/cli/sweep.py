@@ -140,10 +140,7 @@ def read_requests(path: Path, count: int, seed: int, negative: str = "") -> list
     for row in read_rows(path):
         if row.settings:
             names = ", ".join(name for name, _ in row.settings)
-            raise GlideError(
-                f"{path}, row {row.number} sets {names}. A sweep allows only the columns prompt "
-                "and seed."
-            )
+            raise GlideError(f"{path}, row {row.number} sets {names}: expected prompt and seed.")
         if row.seed is None and any(one.prompt == row.prompt for one in found):
             raise GlideError(f"{path} lists {shorten(row.prompt)!r} twice. Use -n for more images.")
         first = (seed + len(found)) % 2**64 if row.seed is None else row.seed

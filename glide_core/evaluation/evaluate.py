@@ -86,10 +86,7 @@ def check_metrics(
                 raise GlideError(f"{metric} needs a second set of images.", "reference")
             if isinstance(reference, Statistics):
                 if metric != "frechet":
-                    raise GlideError(
-                        f"{metric} needs the features of every reference image, and the file holds "
-                        "only their mean and covariance. Give images, or a file of --save-stats."
-                    )
+                    raise GlideError(f"{metric} needs features, not only mean and covariance.")
             elif metric in ("precision", "recall"):
                 metrics.check_neighbours(min(len(images), len(reference)), params.neighbours)
         if metric in ("clip-score", "retrieval") or (metric == "is" and extractor.logits is None):
@@ -102,11 +99,8 @@ def check_metrics(
     if isinstance(reference, FeatureSet):
         theirs, own = reference.extractor, extractor.identity
         if {**theirs, "name": ""} != {**own, "name": ""}:
-            names = [f"{x.get('name')} (sha256 {str(x.get('sha256'))[:12]})" for x in (theirs, own)]
-            raise GlideError(
-                f"The reference was measured with {names[0]}, the images with {names[1]}. Use the "
-                "same extractor for both."
-            )
+            shown = [f"{x.get('name')} {str(x.get('sha256'))[:12]}" for x in (theirs, own)]
+            raise GlideError(f"The reference was measured with {shown[0]}, not {shown[1]}.")
     return captions
 
 

@@ -82,9 +82,7 @@ class ImageSet(Dataset[LoadedImage | str]):
         if count is None:
             return self
         if count > len(self):
-            raise GlideError(
-                f"{self.where} holds {len(self)} images, and {count} were requested.", "n"
-            )
+            raise GlideError(f"{self.where} holds {len(self)} images, not {count}.", "n")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         kept = sorted(order[:count].tolist())
         return replace(self, entries=tuple(self.entries[i] for i in kept))
@@ -99,9 +97,7 @@ class ImageSet(Dataset[LoadedImage | str]):
         else:
             captions = read_lines(path)
         if len(captions) != len(self):
-            raise GlideError(
-                f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}."
-            )
+            raise GlideError(f"{path} holds {len(captions)} captions for {len(self)} images.")
         pairs = zip(self.entries, captions, strict=True)
         return replace(self, entries=tuple(replace(e, captions=(c,)) for e, c in pairs))
 
@@ -115,12 +111,10 @@ class ImageSet(Dataset[LoadedImage | str]):
 def find_images(where: str | Path, *, crop: str = "centre", size: int | None = None) -> ImageSet:
     """List the images of a folder, a list or shards without opening them.
 
-    where: a folder (with subfolders), with captions in a .txt or .json beside each image or in PNGs
-        that `glide` wrote; a folder of tars, one tar, or a brace pattern of tars
-        (a-{0000..0003}.tar) with .txt or .json members; a .csv or .jsonl with the columns image and
-        caption; a .txt with one path per line. The first of several captions is used.
+    where: a folder, with captions in a .txt or .json beside each image or in PNGs of `glide`; tars
+        or a brace pattern of tars; a .csv or .jsonl with the columns image and caption; a .txt with
+        one path per line. The first of several captions is used.
     crop: "centre" cuts out the largest centre square (paper, App. A.2); "none".
-    GlideError if there are no images.
     """
     path = Path(where)
     if path.is_file() and suffix(path.name) == "txt":
@@ -191,23 +185,21 @@ class FeatureSet:
                     arrays = dict(file)
             except MemoryError as error:  # of a size that only the file's header says
                 raise ValueError(error) from error
-            if any(array.dtype.kind == "c" for array in arrays.values()):
-                raise ValueError("complex numbers")
-            mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
-            features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
-            count, side = int(arrays.get("n", 0)), len(mean)
+            keys = ("mu", "sigma", "features")[: 2 + ("features" in arrays)]
+            numbers = [arrays[key].astype(np.float64, casting="same_kind") for key in keys]
+            given = [torch.from_numpy(array) for array in numbers]
+            count, side = int(arrays.get("n", 0)), len(given[0])
             about = json.loads(str(arrays.get("about", "{}")))
             extractor = dict(about.get("extractor", {}))
-            given = [mean, covariance, *([] if features is None else [features])]
             shapes = [(side,), (side, side), (count, side)][: len(given)]
             if side == 0 or count < 0 or [tuple(one.shape) for one in given] != shapes:
                 raise ValueError(f"the shapes are not {shapes}")
             if not all((one.abs() <= _MOST).all() for one in given):
                 raise ValueError(f"a number is not finite, or above {_MOST:g}")
-        if features is None or not extractor:
-            return Statistics(mean, covariance, count)
-        crop, size = about.get("crop", "unknown"), about.get("size", "unknown")
-        return FeatureSet(features, extractor, crop, size)
+        if len(given) == 2 or not extractor:
+            return Statistics(given[0], given[1], count)
+        crop, size = (about.get(key, "unknown") for key in ("crop", "size"))
+        return FeatureSet(given[2], extractor, crop, size)
 
 
 def read_features(
@@ -222,8 +214,8 @@ def read_features(
     """Read images in order and extract their features, `batch` at a time.
 
     captions: an image without one is an error. workers: processes that decode images; 0: this one.
-    progress: show a bar. Unreadable images are left out, with a warning, and listed in `skipped`.
-    GlideError if fewer than two remain or a feature is not finite.
+    Unreadable images are left out, with a warning. GlideError if fewer than two remain or a feature
+    is not finite.
     """
     from tqdm import tqdm
 
@@ -236,11 +228,7 @@ def read_features(
             if isinstance(one, str):
                 skipped.append(one)
             elif captions and not one.caption:
-                raise GlideError(
-                    f"{one.name} has no caption in a .txt or .json beside it, or as a PNG of "
-                    "`glide generate`. Give a file of captions.",
-                    "captions",
-                )
+                raise GlideError(f"{one.name} has no caption (.txt, .json or prompt).", "captions")
             else:
                 yield one
 

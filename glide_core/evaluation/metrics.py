@@ -50,18 +50,16 @@ def frechet(one: Statistics, other: Statistics) -> Value:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel 2017, eq. 6; Dowson and Landau 1982).
 
     With S = L^T L, the trace of the root is the sum of the singular values of L1 L2^T. This needs
-    no matrix root and is exact for singular covariances (fewer images than features). The distance
-    is then far above its limit, which a warning says.
+    no matrix root and is exact for singular covariances. Those of fewer images than features give a
+    distance far above its limit, which a warning says.
     """
     check_dimensions(len(one.mean), len(other.mean))
     fewest = min((n for n in (one.n, other.n) if n), default=0)
     if fewest and fewest <= len(one.mean):
-        log.warning(
-            "the Frechet distance of %d images in %d dimensions has a large upward bias: compare "
-            "it only at equal n, or use kid, which is unbiased",
-            fewest,
-            len(one.mean),
+        bias = (
+            "frechet of %d images in %d dimensions is far too high: compare at equal n or use kid"
         )
+        log.warning(bias, fewest, len(one.mean))
     root = torch.linalg.svdvals(_factor(one.covariance) @ _factor(other.covariance).T).sum()
     traces = one.covariance.trace() + other.covariance.trace()
     distance = (one.mean - other.mean).square().sum() + traces - 2 * root
@@ -208,17 +206,13 @@ def check_splits(count: int, splits: int) -> None:
 def check_neighbours(count: int, neighbours: int) -> None:
     """count: images of the smaller set."""
     if not 1 <= neighbours < count:
-        raise GlideError(
-            f"{neighbours} nearest neighbours among {count} images: expected 1 or more, and fewer "
-            "than the images of both sets."
-        )
+        allowed = f"expected 1 to {count - 1}"
+        raise GlideError(f"{neighbours} nearest neighbours among {count} images: {allowed}.")
 
 
 def check_dimensions(own: int, reference: int) -> None:
     if own != reference:
-        raise GlideError(
-            f"The images have {own} features and the reference {reference}. Use one extractor."
-        )
+        raise GlideError(f"The images have {own} features and the reference {reference}.")
 
 
 def checked(features: Tensor, what: str = "features") -> Tensor:

@@ -23,7 +23,7 @@ from glide_core.diffusion.schedule import space_timesteps
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError, shorten
 from glide_core.evaluation.features import cosines, load_extractor, pixel_features
-from glide_core.evaluation.image_set import ImageSet, find_images, read_features
+from glide_core.evaluation.image_set import find_images, read_features
 from glide_core.evaluation.metrics import frechet, statistics
 from glide_core.names import TRAINED_STEPS
 from glide_core.request import GenerationRequest
@@ -244,14 +244,25 @@ def load_scorer(spec: str, *, device: torch.device | str = "cpu") -> Scorer:
     """Load the scorer that a specification names. Nothing is downloaded.
 
     spec: diversity, clipped, clip:... or open_clip:... (cosine of each image with its prompt, see
-        `load_extractor`), or frechet:FOLDER (8x8 pixels, to the images in the folder).
+        `load_extractor`), or frechet:FOLDER (Frechet distance to the images of a folder over 8x8
+        mean colours: colour and layout without detail. With fewer than about 200 images it is
+        biased upwards: compare it only at equal counts).
     """
     kind, _, rest = spec.partition(":")
     if kind in ("clip", "open_clip") and rest:
         extractor = load_extractor(spec, device=device)
         return Scorer(extractor.name, partial(cosines, extractor), "cosine")
     if kind == "frechet" and rest:
-        return pixel_frechet(find_images(rest, crop="none", size=REFERENCE_SIDE), spec)
+        images = find_images(rest, crop="none", size=REFERENCE_SIDE)
+        pixels = pixel_features(8)
+        reference = read_features(pixels, images).statistics
+
+        def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+            if len(made) < 2:
+                return torch.tensor(math.nan)
+            return torch.tensor(frechet(statistics(pixels.encode_image(made)), reference).value)
+
+        return Scorer(spec, score, "Frechet distance of 8x8 pixels", higher_is_better=False)
     for scorer in (DIVERSITY, CLIPPED):
         if spec == scorer.name:
             return scorer
@@ -260,20 +271,3 @@ def load_scorer(spec: str, *, device: torch.device | str = "cpu") -> Scorer:
         "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER.",
         "scorer",
     )
-
-
-def pixel_frechet(images: ImageSet, name: str = "frechet") -> Scorer:
-    """Frechet distance to reference images over 8x8 mean colours.
-
-    Measures colour and layout, not detail, without a network. With fewer than about 200 images it
-    is biased upwards: compare it only at equal counts.
-    """
-    pixels = pixel_features(8)
-    reference = read_features(pixels, images).statistics
-
-    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        if len(made) < 2:
-            return torch.tensor(math.nan)
-        return torch.tensor(frechet(statistics(pixels.encode_image(made)), reference).value)
-
-    return Scorer(name, score, "Frechet distance of 8x8 pixels", higher_is_better=False)

@@ -29,15 +29,6 @@ from glide_core.io import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTINGS = (
-    "guidance_scale [1 is off]",
-    "clip_scale [0 is off]",
-    "steps [number or respacing]",
-    "sampler",
-    "images",
-    "evaluations [of the network per image]",
-    "time [s per image]",
-)
 _RESULTS = TypeAdapter(list[CellResult])
 
 SIZE = (8.0, 5.6)  # inches
@@ -50,22 +41,28 @@ MAX_SIDE = 60_000  # pixels of the image grid; matplotlib draws fewer than 2^16
 def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     """Format results as CSV (RFC 4180 with LF line ends): settings, then mean and standard error of
     each score; an empty field means no value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    header = list(SETTINGS)
-    for scorer in scorers:
-        name = scorer.name
-        header += [f"{name} [{scorer.unit}, mean]", f"{name} [standard error of the mean]"]
-    writer.writerow(header)
+    rows = []
     for result in results:
-        cell, numbers = result.cell, [result.seconds]
+        cell = result.cell
+        numbers = {"time [s per image]": result.seconds}
         for scorer in scorers:
-            score = result.scores[scorer.name]
-            numbers += [score.mean, score.error]
-        scales = f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}"
-        shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
-        settings = [*scales, cell.steps, cell.sampler, result.count, result.evaluations]
-        writer.writerow([*settings, *shown])
+            name, score = scorer.name, result.scores[scorer.name]
+            numbers[f"{name} [{scorer.unit}, mean]"] = score.mean
+            numbers[f"{name} [standard error of the mean]"] = score.error
+        shown = {k: "" if math.isnan(number) else f"{number:.6g}" for k, number in numbers.items()}
+        settings = {
+            "guidance_scale [1 is off]": f"{cell.guidance_scale:.12g}",
+            "clip_scale [0 is off]": f"{cell.clip_scale:.12g}",
+            "steps [number or respacing]": cell.steps,
+            "sampler": cell.sampler,
+            "images": result.count,
+            "evaluations [of the network per image]": result.evaluations,
+        }
+        rows.append({**settings, **shown})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -90,16 +87,11 @@ class SweepFolder:
                 stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
                 results = _RESULTS.validate_python(stored.pop("results", []))
         elif self.table.exists():
-            raise GlideError(
-                f"{path} holds a sweep.csv without its sweep.json. Choose another folder.", "out"
-            )
+            raise GlideError(f"{path} holds a sweep.csv without its sweep.json.", "out")
         given = json.loads(json.dumps(identity or {}))
         agreed = {key: value for key, value in given.items() if value != [] or key not in stored}
         if changed := [key for key in agreed if stored.get(key, []) not in ([], agreed[key])]:
-            raise GlideError(
-                f"{path} holds a sweep with other {', '.join(changed)}. Choose another folder.",
-                "out",
-            )
+            raise GlideError(f"{path} holds a sweep with other {', '.join(changed)}.", "out")
         self.identity = {**stored, **agreed}
         # without its images a cell is made again
         self.results = {one.cell: one for one in results if self._file(one.cell).is_file()}

@@ -20,7 +20,6 @@ from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
 from glide_core.evaluation.features import cosines, load_extractor, pixel_features
-from glide_core.evaluation.image_set import find_images
 from glide_core.evaluation.sweep import (
     AXES,
     CLIPPED,
@@ -33,7 +32,6 @@ from glide_core.evaluation.sweep import (
     cost,
     generate_with,
     load_scorer,
-    pixel_frechet,
     read_list,
     sweep,
 )
@@ -187,19 +185,21 @@ def test_scores_of_known_images(tmp_path: Path) -> None:
     assert value(DIVERSITY, [black, white], ["a", "a"]) == [2.0]
     assert value(DIVERSITY, [black, grey, white, grey], list("abab")) == [1.0]
     assert math.isnan(value(DIVERSITY, [black, white], ["a", "b"])[0])
-    near, far = torch.randn(2, 50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    near, far = torch.randn(2, 50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     near, far = (quantize_8bit(images.clamp(-1, 1)) for images in (near, far))
     for i, image in enumerate(to_pil(near)):
         image.save(tmp_path / f"{i:02}.png")
-    distance = pixel_frechet(find_images(tmp_path))
+    distance = load_scorer(f"frechet:{tmp_path}")
     assert value(distance, [near], ["a"] * 50)[0] == pytest.approx(0, abs=1e-6)
     shifted = value(distance, [near + 1], ["a"] * 50)[0]
     assert shifted == pytest.approx(3 * 8**2, rel=1e-4)  # |1|^2 in each number
     assert value(distance, [far], ["a"] * 50)[0] > 0
     with pytest.raises(GlideError, match="pixels:8 is not a CLIP"):
         cosines(pixel_features(), near, ["a"])
-    with pytest.raises(GlideError, match="fewer than 2 readable"):
-        pixel_frechet(find_images(tmp_path).subset(1, 0))
+    for path in list(tmp_path.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(GlideError, match="fewer than 2 images"):
+        load_scorer(f"frechet:{tmp_path}")
 
 
 def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
