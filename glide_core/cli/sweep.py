@@ -34,22 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, "--batch", "--seed")
     options.add(parser, "--model", default="base")
     group = parser.add_argument_group("grid", "lists separated by commas: 1,2,3")
+    steps = (
+        "numbers of steps or respacings: 10,30,fast27. If the list contains a semicolon, "
+        "semicolons separate: '30; 10,10,3,2,2'"
+    )
+    samplers = f"any of {', '.join(SAMPLERS)} (default: ddim; ddpm with CLIP guidance)"
     for name, default, axis, text in (
         ("--cfg", "1,2,3,5", "guidance_scale", "classifier-free guidance scales; 1 is off"),
         ("--clip-scale", "0", "clip_scale", "CLIP guidance scales of a noisy CLIP; 0 is off"),
-        (
-            "--steps",
-            "30",
-            "steps",
-            "numbers of steps or respacings: 10,30,fast27. If the list contains a semicolon, "
-            "semicolons separate: '30; 10,10,3,2,2'",
-        ),
-        (
-            "--sampler",
-            None,
-            "sampler",
-            f"any of {', '.join(SAMPLERS)} (default: ddim; ddpm with CLIP guidance)",
-        ),
+        ("--steps", "30", "steps", steps),
+        ("--sampler", None, "sampler", samplers),
     ):
         kind = options.option_type(partial(_read_list, axis))
         group.add_argument(name, type=kind, default=default, metavar="LIST", help=text)

@@ -101,12 +101,6 @@ class ImageSet(Dataset[LoadedImage | str]):
         pairs = zip(self.entries, captions, strict=True)
         return replace(self, entries=tuple(replace(e, captions=(c,)) for e, c in pairs))
 
-    @property
-    def crop_name(self) -> str:
-        """The crop and resize, for the provenance."""
-        cut = "centre square" if self.crop == "centre" else "none"
-        return cut if self.size is None else f"{cut}, PIL bicubic to {self.size}x{self.size}"
-
 
 def find_images(where: str | Path, *, crop: str = "centre", size: int | None = None) -> ImageSet:
     """List the images of a folder, a list or shards without opening them.
@@ -244,12 +238,15 @@ def read_features(
             sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
     if skipped:
         log.warning("left out: %s", few(skipped, 20))
+    crop = "centre square" if source.crop == "centre" else "none"
+    if source.size is not None:
+        crop += f", PIL bicubic to {source.size}x{source.size}"
     if len(texts) < 2:
         raise GlideError(f"{source.where} has fewer than 2 readable images.")
     return FeatureSet(
         features=torch.cat(parts),
         extractor=extractor.identity,
-        crop=source.crop_name,
+        crop=crop,
         size=sizes.pop() if len(sizes) == 1 else "mixed",
         captions=tuple(texts),
         skipped=tuple(skipped),

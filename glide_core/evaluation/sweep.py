@@ -31,10 +31,7 @@ from glide_core.request import GenerationRequest
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
 
-MAX_SCALE = 1000.0
 AXES = ("guidance_scale", "clip_scale", "steps", "sampler")  # fields of Cell
-AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
-REFERENCE_SIDE = 64  # pixels that the reference images of frechet:FOLDER are resized to
 
 
 @dataclass(frozen=True)
@@ -137,15 +134,14 @@ def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
     return found
 
 
-def _read_value(axis: str, part: str) -> float | str:
+def _read_value(axis: str, part: str) -> Any:
     if axis == "sampler":
         return text_values.sampler(part)
     if axis == "steps":
         spec = part.replace(" ", "")
         space_timesteps(TRAINED_STEPS, spec)
         return str(int(spec)) if spec.isdigit() else spec
-    scale: float = text_values.real(0, MAX_SCALE)(part)
-    return scale
+    return text_values.real(0, 1000)(part)
 
 
 def generate_with(
@@ -233,7 +229,7 @@ def _diversity(made: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def _clipped(made: Tensor, prompts: Sequence[str]) -> Tensor:
     """Share of pixel values at the limits of the range: oversaturation caused by guidance."""
-    return (made.abs() >= AT_LIMIT).float().mean(dim=(1, 2, 3))
+    return (made.abs() >= 0.999).float().mean(dim=(1, 2, 3))
 
 
 DIVERSITY = Scorer("diversity", _diversity, "RMS pixel difference within a prompt, range -1..1")
@@ -253,9 +249,8 @@ def load_scorer(spec: str, *, device: torch.device | str = "cpu") -> Scorer:
         extractor = load_extractor(spec, device=device)
         return Scorer(extractor.name, partial(cosines, extractor), "cosine")
     if kind == "frechet" and rest:
-        images = find_images(rest, crop="none", size=REFERENCE_SIDE)
         pixels = pixel_features(8)
-        reference = read_features(pixels, images).statistics
+        reference = read_features(pixels, find_images(rest, crop="none", size=64)).statistics
 
         def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
             if len(made) < 2:

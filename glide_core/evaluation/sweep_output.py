@@ -34,7 +34,6 @@ _RESULTS = TypeAdapter(list[CellResult])
 SIZE = (8.0, 5.6)  # inches
 DPI = 120
 MARKERS = "os^DvPX*"
-GAP = 4  # pixels between cells of the image grid, before it is enlarged
 MAX_SIDE = 60_000  # pixels of the image grid; matplotlib draws fewer than 2^16
 
 
@@ -69,9 +68,7 @@ def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
 class SweepFolder:
     """The folder of a sweep: sweep.csv, sweep.json, images/<cell>.png."""
 
-    def __init__(
-        self, path: Path, scorers: Sequence[Scorer], identity: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, path: Path, scorers: Sequence[Scorer], identity: Mapping[str, Any]) -> None:
         """Start a sweep in a folder, or resume the one that the folder holds.
 
         identity: everything that makes rows comparable (prompts, seeds, model hashes, scorers). The
@@ -88,7 +85,7 @@ class SweepFolder:
                 results = _RESULTS.validate_python(stored.pop("results", []))
         elif self.table.exists():
             raise GlideError(f"{path} holds a sweep.csv without its sweep.json.", "out")
-        given = json.loads(json.dumps(identity or {}))
+        given = json.loads(json.dumps(identity))
         agreed = {key: value for key, value in given.items() if value != [] or key not in stored}
         if changed := [key for key in agreed if stored.get(key, []) not in ([], agreed[key])]:
             raise GlideError(f"{path} holds a sweep with other {', '.join(changed)}.", "out")
@@ -117,10 +114,7 @@ class SweepFolder:
         return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
 
     def draw(self, cells: Sequence[Cell], title: str, shown: int) -> list[Path]:
-        """Write grid.png, with `shown` images per cell, and the plots of some cells.
-
-        Returns all paths, the table first.
-        """
+        """Write grid.png and the plots of some cells; return all paths, the table first."""
         results = [self.results[cell] for cell in cells]
         images = {cell: self.images(cell) for cell in cells}
         grid = image_grid(images, results[0].count, title=title, shown=shown)
@@ -175,7 +169,7 @@ def image_grid(
     rows, columns = (list(dict.fromkeys(labels)) for labels in zip(*tiles, strict=True))
     blank = torch.ones_like(next(iter(tiles.values())))
     cells = [tiles.get((row, column), blank) for row in rows for column in columns]
-    whole = make_grid(torch.stack(cells), len(columns), padding=GAP, pad_value=1.0)
+    whole = make_grid(torch.stack(cells), len(columns), padding=4, pad_value=1.0)
     height, width = whole.shape[1:]
     side = min(size for some in images.values() for size in some.shape[2:])
     scale = min(max(1, -(-128 // side)), MAX_SIDE / max(height, width))

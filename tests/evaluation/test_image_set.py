@@ -98,7 +98,8 @@ def test_the_middle_square_is_measured_and_resized_when_asked(tmp_path: Path) ->
     a, b = found.read()
     assert isinstance(a, LoadedImage) and isinstance(b, LoadedImage)
     assert a.pixels.shape == (3, 16, 16) and torch.equal(a.pixels, b.pixels)
-    assert found.crop_name == "centre square, PIL bicubic to 16x16"
+    measured = read_features(load_extractor("pixels"), found)
+    assert measured.crop == "centre square, PIL bicubic to 16x16"
 
 
 def test_n_images_are_selected_by_the_seed_and_keep_their_order(folder: Path) -> None:

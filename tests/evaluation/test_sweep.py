@@ -205,9 +205,9 @@ def test_scores_of_known_images(tmp_path: Path) -> None:
 def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     cell = Cell(0.3, 0.0, "10,10,3,2,2", "ddim")
     scores = {"mean": Score(0.5, math.nan)}
-    folder = SweepFolder(tmp_path, (MEAN,))
+    folder = SweepFolder(tmp_path, (MEAN,), {})
     folder.add(CellResult(cell, 2, 54, 0.25, scores), torch.zeros(2, 3, 4, 4))
-    back = SweepFolder(tmp_path, (MEAN,)).results[cell]
+    back = SweepFolder(tmp_path, (MEAN,), {}).results[cell]
     assert (back.cell, back.count, back.evaluations, back.seconds) == (cell, 2, 54, 0.25)
     assert back.scores["mean"].mean == 0.5 and math.isnan(back.scores["mean"].error)
     _, row = csv.reader(io.StringIO(folder.table.read_text()))
@@ -215,10 +215,10 @@ def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     for content in ("{", "[1]", '{"results": [{"cell": {"steps": 1}}]}', '{"results": [1]}'):
         (tmp_path / "sweep.json").write_text(content)
         with pytest.raises(GlideError, match=r"sweep\.json is damaged"):
-            SweepFolder(tmp_path, (MEAN,))
+            SweepFolder(tmp_path, (MEAN,), {})
     (tmp_path / "sweep.json").unlink()
     with pytest.raises(GlideError, match=r"without its sweep\.json"):
-        SweepFolder(tmp_path, (MEAN,))
+        SweepFolder(tmp_path, (MEAN,), {})
 
 
 def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_lists_are_read_from_text() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> None:
     levels = torch.linspace(-1, 1, count).reshape(count, 1, 1, 1).expand(count, 3, 4, 6)
-    folder = SweepFolder(tmp_path, ())
+    folder = SweepFolder(tmp_path, (), {})
     folder.add(CellResult(Cell(), count, 1, 0.1, {}), levels)
     assert torch.allclose(folder.images(Cell()), levels, atol=0.005)  # half of 1/127.5
 
