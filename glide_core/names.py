@@ -40,7 +40,8 @@ PRESETS: dict[str, Preset] = {
     "reference": Preset(250, "ddpm"),  # the paper's sampler, with as many steps as it took
 }
 
-METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")
+REFERENCE_METRICS = ("frechet", "kid", "precision", "recall")  # which compare two sets
+METRICS = (*REFERENCE_METRICS, "is", "clip-score", "retrieval")
 CROPS = ("centre", "none")  # of images before they are measured
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16", "int8")  # of the heavy layers
 HOST_DTYPES = ("auto", "float32", "bfloat16", "float16")  # where ComfyUI casts the weights itself

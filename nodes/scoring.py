@@ -73,13 +73,13 @@ def score_in_chunks(host: Host, clip: GlideClip, pixels: Tensor, text: str) -> l
     found: list[float] = []
     with host.clip_loaded(clip) as device, host.progress(NODE) as callback:
         for i, chunk in enumerate(chunks):
-            found += cosines(clip, chunk.to(device), text)
+            found += cosines(clip, chunk.to(device), text).tolist()
             callback(StepInfo(i, len(chunks), 0, chunk, chunk))
     return found
 
 
-def cosines(clip: GlideClip, pixels: Tensor, text: str) -> list[float]:
-    """Cosines of images [B, C, H, W] in [-1, 1] with a text."""
+def cosines(clip: GlideClip, pixels: Tensor, text: str) -> Tensor:
+    """Cosines [B] of images [B, C, H, W] in [-1, 1] with a text."""
     from glide_core.evaluation import features
 
     if clip.kind == "noisy":

@@ -225,13 +225,11 @@ def _guided(host: Host, model: Any, clip: GlideClip | None, text: str, scale: fl
 
 
 def _clip_scorer(host: Host, clip: GlideClip, clip_text: str) -> Scorer:
-    import torch
-
     from glide_core.evaluation.sweep import Scorer
 
     def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
         with host.clip_loaded(clip) as device:
-            return torch.tensor(cosines(clip, made.to(device), clip_text))
+            return cosines(clip, made.to(device), clip_text)
 
     return Scorer("clip", score, "cosine")
 

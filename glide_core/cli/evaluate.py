@@ -12,7 +12,7 @@ from pathlib import Path
 from glide_core.cli import options
 from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
-from glide_core.names import CROPS, MAX_SIDE, METRICS
+from glide_core.names import CROPS, MAX_SIDE, METRICS, REFERENCE_METRICS
 
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
@@ -29,11 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, a .tar or a folder of them (as `glide generate --prompts` writes), a list "
         "of paths (.txt), or a list of images with captions (.csv, .jsonl)",
     )
-    parser.add_argument(
-        "--reference",
-        metavar="IMAGES|STATS.npz",
-        help="images to compare with, or a file written by --save-stats",
-    )
+    text = "images to compare with, or a file written by --save-stats"
+    parser.add_argument("--reference", metavar="IMAGES|STATS.npz", help=text)
     parser.add_argument(
         "--captions",
         type=Path,
@@ -41,13 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one caption per line in the order of the image names, or by name (.csv, .jsonl); "
         "default: the .txt or .json beside each image, or the prompt in PNGs that glide wrote",
     )
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        choices=METRICS,
-        metavar="METRIC",
-        help=f"any of {', '.join(METRICS)} (default: the first four if --reference is given)",
-    )
+    text = f"any of {', '.join(METRICS)} (default: the first four if --reference is given)"
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, metavar="METRIC", help=text)
     parser.add_argument(
         "--features",
         default="clip:bundled",
@@ -60,27 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--n", help="measure N of the images, selected by the seed (default: all)")
-    group.add_argument(
-        "--crop",
-        choices=CROPS,
-        default="centre",
-        help="cut out the largest centre square, as in the paper, or nothing",
-    )
-    count(
-        "--size",
-        type=options.integer(1, MAX_SIDE),
-        help="resize all images to NxN first, PIL bicubic (default: unchanged)",
-    )
+    text = "cut out the largest centre square, as in the paper, or nothing"
+    group.add_argument("--crop", choices=CROPS, default="centre", help=text)
+    text = "resize all images to NxN first, PIL bicubic (default: unchanged)"
+    count("--size", type=options.integer(1, MAX_SIDE), help=text)
     group = parser.add_argument_group("metrics")
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--subsets", default=100, help="kid: number of random subsets")
-    count("--subset-size", default=1000, help="kid: maximum images per subset")
+    size = options.integer(2, 10**9)
+    count("--subset-size", type=size, default=1000, help="kid: maximum images per subset")
     count("--neighbours", default=3, help="precision, recall: k for the k-NN manifold")
     count("--splits", default=10, help="is: number of parts for mean and std")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, metavar="FILE.json", help="write results as JSON")
-    features = "write the features of IMAGES, for --reference"
-    group.add_argument("--save-stats", type=Path, metavar="FILE.npz", help=features)
+    text = "write the features of IMAGES, for --reference"
+    group.add_argument("--save-stats", type=Path, metavar="FILE.npz", help=text)
     options.add(group, "--quiet", help="no progress bars")
     group = parser.add_argument_group("device")
     options.add(group, "--device")
@@ -99,11 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.devices import pick_device
     from glide_core.evaluation import evaluate
     from glide_core.evaluation.features import load_extractor
-    from glide_core.evaluation.image_set import FeatureSet, find_images, read_features
+    from glide_core.evaluation.image_set import FeatureSet, ImageSet, find_images, read_features
+    from glide_core.evaluation.metrics import Statistics
 
     where, wanted = arguments.reference, arguments.metrics
     if wanted is None:
-        wanted = [] if where is None else evaluate.AGAINST_REFERENCE
+        wanted = () if where is None else REFERENCE_METRICS
     params = evaluate.MetricParams(
         arguments.subsets, arguments.subset_size, arguments.neighbours, arguments.splits
     )
@@ -113,7 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
         source = source.with_captions(arguments.captions)
     source = source.subset(arguments.n, arguments.seed)
     extractor = load_extractor(arguments.features, device=pick_device(arguments.device))
-    captions = evaluate.check_metrics(wanted, extractor, reference=where is not None)
+    reference: ImageSet | FeatureSet | Statistics | None = None
+    if where is not None:
+        stored = where.lower().endswith(".npz")
+        reference = FeatureSet.load(Path(where)) if stored else find(where)
+    captions = evaluate.check_metrics(wanted, extractor, source, reference, params)
 
     read = partial(
         read_features,
@@ -122,24 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         progress=not arguments.quiet,
     )
-    reference = None
-    if where is not None:
-        stored = where.lower().endswith(".npz")
-        reference = FeatureSet.load(Path(where)) if stored else read(find(where))
     found = read(source, captions=captions)
     if arguments.save_stats is not None:
         found.save(arguments.save_stats)
         print(arguments.save_stats)
+    if isinstance(reference, ImageSet):
+        reference = read(reference)
     results = []
-    for one in evaluate.measure(
-        wanted,
-        extractor,
-        found,
-        reference,
-        seed=arguments.seed,
-        params=params,
-        command=command_of(arguments),
-    ):
+    how = {"seed": arguments.seed, "params": params, "command": command_of(arguments)}
+    for one in evaluate.measure(wanted, extractor, found, reference, **how):
         print(one.line(), flush=True)
         results.append(one)
     for line in dict.fromkeys(one.provenance_line() for one in results):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -15,13 +15,11 @@ from glide_core import __version__
 from glide_core.errors import GlideError
 from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
-from glide_core.evaluation.image_set import FeatureSet
-from glide_core.evaluation.metrics import Value
-from glide_core.names import METRICS
+from glide_core.evaluation.image_set import FeatureSet, ImageSet
+from glide_core.evaluation.metrics import Statistics, Value
+from glide_core.names import METRICS, REFERENCE_METRICS
 
 log = logging.getLogger("glide")
-
-AGAINST_REFERENCE = ("frechet", "kid", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,14 @@ class MetricParams:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One value of one metric. Values compare only if their provenance is equal."""
+class Measurement(Value):
+    """The value of one metric. Values compare only if their provenance is equal."""
 
-    metric: str
-    value: float
-    std: float | None  # over subsets, splits or images; None: there is none
+    metric: str = ""
     # n, n_reference (None: no reference), crop, size, extractor with sha256, dimension and resize,
     # seed (of the image selection, the KID subsets and the splits), skipped (unreadable images),
     # versions, command
-    provenance: Mapping[str, Any]
-    details: Mapping[str, Any]  # parameters of the metric
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return name, value and the metric's own parameters in one line."""
@@ -71,22 +66,41 @@ class Measurement:
         )
 
 
-def check_metrics(wanted: Sequence[str], extractor: FeatureExtractor, *, reference: bool) -> bool:
+def check_metrics(
+    wanted: Sequence[str],
+    extractor: FeatureExtractor,
+    images: ImageSet | FeatureSet,
+    reference: ImageSet | FeatureSet | Statistics | None = None,
+    params: MetricParams = MetricParams(),
+) -> bool:
     """Return whether these metrics need a caption for every image.
 
-    GlideError for metrics that this extractor or a missing reference rule out.
+    GlideError for metrics that the extractor or the sets rule out, also before the sets are read.
     """
     captions = False
     for metric in wanted:
         if metric not in METRICS:
             raise GlideError(f"Unknown metric {metric!r}. Allowed: {', '.join(METRICS)}.")
-        if metric in AGAINST_REFERENCE and not reference:
-            raise GlideError(f"{metric} needs a second set of images.", "reference")
+        if metric in REFERENCE_METRICS:
+            if reference is None:
+                raise GlideError(f"{metric} needs a second set of images.", "reference")
+            if isinstance(reference, Statistics):
+                if metric != "frechet":
+                    raise GlideError(f"{metric} needs features, not only mean and covariance.")
+            elif metric in ("precision", "recall"):
+                metrics.check_neighbours(min(len(images), len(reference)), params.neighbours)
         if metric in ("clip-score", "retrieval") or (metric == "is" and extractor.logits is None):
             captions = True
             if extractor.encode_text is None:
                 needed = "a classifier or a CLIP" if metric == "is" else "a CLIP"
                 raise GlideError(f"{metric} needs {needed}, not {extractor.name}.", "features")
+        if metric == "is":
+            metrics.check_splits(len(images), params.splits)
+    if isinstance(reference, FeatureSet):
+        theirs, own = reference.extractor, extractor.identity
+        if {**theirs, "name": ""} != {**own, "name": ""}:
+            shown = [f"{x.get('name')} {str(x.get('sha256'))[:12]}" for x in (theirs, own)]
+            raise GlideError(f"The reference was measured with {shown[0]}, not {shown[1]}.")
     return captions
 
 
@@ -94,91 +108,55 @@ def measure(
     wanted: Sequence[str],
     extractor: FeatureExtractor,
     found: FeatureSet,
-    reference: FeatureSet | None = None,
+    reference: FeatureSet | Statistics | None = None,
     *,
     seed: int = 0,
-    params: MetricParams | None = None,
+    params: MetricParams = MetricParams(),
     command: str = "",
 ) -> Iterator[Measurement]:
     """Compute metrics one after the other, each with its provenance."""
-    params = params or MetricParams()
-    captions = check_metrics(wanted, extractor, reference=reference is not None)
-    if reference is not None:
-        _check_same(extractor, found, reference)
+    captions = check_metrics(wanted, extractor, found, reference, params)
+    if captions and (known := len([one for one in found.captions if one])) < len(found):
+        raise GlideError(f"There are {known} captions for {len(found)} images.", "captions")
+    if isinstance(reference, Statistics):
+        log.warning("the reference file does not say which extractor made it")
+    elif reference is not None:
+        for what in ("crop", "size"):
+            here, there = getattr(found, what), getattr(reference, what)
+            if here != there:
+                log.warning("%s %s, of the reference %s: this changes values", what, here, there)
     place = {caption: i for i, caption in enumerate(dict.fromkeys(found.captions))}
     own = torch.tensor([place[one] for one in found.captions])
     text = torch.empty(0)  # features of the distinct captions
     if captions and extractor.encode_text is not None:
         text = extractor.encode_text(list(place))
 
-    def compute(metric: str) -> dict[str, Value]:
-        if metric == "frechet" and reference is not None:
-            return {metric: metrics.frechet(found.statistics, reference.statistics)}
-        x = _features(found, metric)
-        if metric == "retrieval":
-            return metrics.retrieval(x, text, own)
-        if metric == "clip-score":
-            return {metric: metrics.clip_score(x, text[own], scale=extractor.logit_scale)}
-        if metric == "is":
-            if extractor.logits is None:
-                logits = extractor.logit_scale * metrics.cosines(x, text)
-            else:
-                logits = extractor.logits(x)
-            return {metric: metrics.inception_score(logits, splits=params.splits, seed=seed)}
-        assert reference is not None
-        y = _features(reference, metric)
-        if metric == "kid":
-            subsets, size = params.subsets, params.subset_size
-            return {metric: metrics.kid(x, y, subsets=subsets, size=size, seed=seed)}
-        if metric == "recall":
-            x, y = y, x
-        return {metric: metrics.precision(x, y, neighbours=params.neighbours)}
+    def logits() -> Tensor:
+        if extractor.logits is not None:
+            return extractor.logits(x)
+        return extractor.logit_scale * metrics.cosines(x, text)
 
-    provenance = _provenance(extractor, found, seed, command)
-    for metric in dict.fromkeys(wanted):
-        against = reference.n if reference and metric in AGAINST_REFERENCE else None
-        how = {**provenance, "n_reference": against}
-        for name, one in compute(metric).items():  # retrieval has four values
-            yield Measurement(name, one.value, one.std, how, one.details)
-
-
-def _features(one: FeatureSet, metric: str) -> Tensor:
-    if one.features is None:
-        raise GlideError(
-            f"{metric} needs the features of every reference image, and the file holds only their "
-            "mean and covariance. Give images, or a file that `FeatureSet.save` wrote.",
-            "save_stats",
-        )
-    return one.features
-
-
-def _check_same(extractor: FeatureExtractor, found: FeatureSet, reference: FeatureSet) -> None:
-    theirs = reference.extractor
-    if not theirs:
-        log.warning("the reference file does not say which extractor made it")
-        return
-    if any(theirs.get(key) != extractor.identity[key] for key in ("sha256", "resize", "dimension")):
-        raise GlideError(
-            f"The reference was measured with {theirs.get('name')} "
-            f"(sha256 {str(theirs.get('sha256'))[:12]}), the images with {extractor.name} "
-            f"(sha256 {extractor.sha256[:12]}). Use the same extractor for both."
-        )
-    for what in ("crop", "size"):
-        one, other = getattr(found, what), getattr(reference, what)
-        if one != other:
-            message = "the %s of the images is %s and that of the reference %s: this changes values"
-            log.warning(message, what, one, other)
-
-
-def _provenance(
-    extractor: FeatureExtractor, found: FeatureSet, seed: int, command: str
-) -> dict[str, Any]:
+    x, other = found.features, found if reference is None else reference
+    y = x if isinstance(other, Statistics) else other.features
+    compute: dict[str, Callable[[], Value | dict[str, Value]]] = {
+        "frechet": lambda: metrics.frechet(
+            found.statistics, other if isinstance(other, Statistics) else other.statistics
+        ),
+        "kid": lambda: metrics.kid(
+            x, y, subsets=params.subsets, size=params.subset_size, seed=seed
+        ),
+        "precision": lambda: metrics.precision(x, y, neighbours=params.neighbours),
+        "recall": lambda: metrics.precision(y, x, neighbours=params.neighbours),
+        "is": lambda: metrics.inception_score(logits(), splits=params.splits, seed=seed),
+        "clip-score": lambda: metrics.clip_score(x, text[own], scale=extractor.logit_scale),
+        "retrieval": lambda: metrics.retrieval(x, text, own),
+    }
+    identity = extractor.identity
     versions = {"glide": __version__, "torch": str(torch.__version__)}
     if library := extractor.library:
         versions[library] = version(library)
-    identity = extractor.identity
-    return {
-        "n": found.n,
+    provenance = {
+        "n": len(found),
         "crop": found.crop,
         "size": found.size,
         "extractor": identity.pop("name"),
@@ -188,3 +166,10 @@ def _provenance(
         "versions": versions,
         "command": command,
     }
+    against = other.n if isinstance(other, Statistics) else len(other)
+    for metric in dict.fromkeys(wanted):
+        how = {**provenance, "n_reference": against if metric in REFERENCE_METRICS else None}
+        value = compute[metric]()
+        values = {metric: value} if isinstance(value, Value) else value  # retrieval has four
+        for name, one in values.items():
+            yield Measurement(one.value, one.std, one.details, name, how)

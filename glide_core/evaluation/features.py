@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from glide_core.errors import GlideError, as_glide_error
 from glide_core.guidance.clip import LOGIT_SCALE, clip_preprocessing
 from glide_core.images import to_uint8
-from glide_core.io import sha256_file
+from glide_core.io import sha256_file, user_path
 from glide_core.models.noisy_clip import NoisyClip
 
 _CAPTION_BATCH = 64
@@ -59,7 +58,13 @@ def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureE
             raise GlideError(f"{spec!r} has an invalid size. Allowed: pixels:1 to pixels:64.")
         return pixel_features(int(rest or 8))
     if kind == "clip":
-        return _load_noisy_clip(rest or "bundled", device)
+        from glide_core.checkpoints.catalog import find_model
+        from glide_core.checkpoints.loading import load_clip
+
+        names = (rest or "bundled").split(",")
+        paths = [find_model("clip" if name == "bundled" else name) for name in names]
+        clip = load_clip(paths, device=device)
+        return noisy_clip_features(clip, f"clip:{','.join(names)}", sha256_file(*paths))
     if kind == "open_clip" and rest:
         architecture, _, weights = rest.partition(":")
         return _load_open_clip(architecture, weights, device)
@@ -71,13 +76,13 @@ def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureE
     )
 
 
-def cosines(extractor: FeatureExtractor, pixels: Tensor, captions: Sequence[str]) -> list[float]:
-    """Cosine of each image [n, 3, H, W] with its caption, or with the only one. By a CLIP."""
-    assert extractor.encode_text is not None
+def cosines(extractor: FeatureExtractor, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+    """Cosine [n] of each image [n, 3, H, W] with its caption, or with the only one. By a CLIP."""
+    if extractor.encode_text is None:
+        raise GlideError(f"{extractor.name} is not a CLIP, so it cannot score prompts.")
     known = list(dict.fromkeys(captions))
     text = extractor.encode_text(known)[[known.index(caption) for caption in captions]]
-    found: list[float] = F.cosine_similarity(extractor.encode_image(pixels).cpu(), text).tolist()
-    return found
+    return F.cosine_similarity(extractor.encode_image(pixels).cpu(), text)
 
 
 def pixel_features(side: int = 8) -> FeatureExtractor:
@@ -97,9 +102,9 @@ def noisy_clip_features(clip: NoisyClip, name: str = "clip", sha256: str = "") -
         t = torch.zeros(len(square), dtype=torch.int64, device=square.device)
         return clip.encode_image(square, t)
 
-    config = clip.config
-    made = _clip_features(clip, config.image_size, encode_square, clip.encode_prompts)
-    return replace(made, name=name, sha256=sha256, logit_scale=float(config.logit_scale))
+    side, scale = clip.config.image_size, float(clip.config.logit_scale)
+    made = _clip_features(clip, side, encode_square, clip.encode_prompts)
+    return replace(made, name=name, sha256=sha256, logit_scale=scale)
 
 
 def open_clip_features(
@@ -112,17 +117,14 @@ def open_clip_features(
 
     def encode_square(square: Tensor) -> Tensor:
         views = ((square + 1) / 2 - mean.to(square)) / std.to(square)
-        features: Tensor = clip.encode_image(views.to(weight.dtype))
-        return features
+        return cast(Tensor, clip.encode_image(views.to(weight.dtype)))
 
     def encode_captions(captions: list[str]) -> Tensor:
-        features: Tensor = clip.encode_text(tokenizer(captions).to(weight.device))
-        return features
+        return cast(Tensor, clip.encode_text(tokenizer(captions).to(weight.device)))
 
     made = _clip_features(model, side, encode_square, encode_captions)
-    if (scale := getattr(model, "logit_scale", None)) is not None:
-        made = replace(made, logit_scale=float(scale.detach().exp()))
-    return replace(made, name=name, sha256=sha256, library="open_clip_torch")
+    scale = float(clip.logit_scale.detach().exp())
+    return replace(made, name=name, sha256=sha256, library="open_clip_torch", logit_scale=scale)
 
 
 def _clip_features(
@@ -179,8 +181,7 @@ def _load_inception(path: Path, device: torch.device | str) -> FeatureExtractor:
 
     @torch.no_grad()
     def encode_image(pixels: Tensor) -> Tensor:
-        features: Tensor = network(to_uint8(pixels.to(device)))[0]
-        return features
+        return cast(Tensor, network(to_uint8(pixels.to(device)))[0])
 
     def logits(features: Tensor) -> Tensor:
         weight: Tensor = network.fc.weight  # [1008, 2048]
@@ -197,14 +198,6 @@ def _load_inception(path: Path, device: torch.device | str) -> FeatureExtractor:
     )
 
 
-def _load_noisy_clip(name: str, device: torch.device | str) -> FeatureExtractor:
-    from glide_core.checkpoints.catalog import find_model
-    from glide_core.checkpoints.loading import load_clip
-
-    paths = [find_model("clip" if part == "bundled" else part) for part in name.split(",")]
-    return noisy_clip_features(load_clip(paths, device=device), f"clip:{name}", sha256_file(*paths))
-
-
 def _load_open_clip(
     architecture: str, weights: str, device: torch.device | str
 ) -> FeatureExtractor:
@@ -213,18 +206,19 @@ def _load_open_clip(
 
     from glide_core.guidance.open_clip import cached_weights, load_open_clip
 
-    path, tag = Path(os.path.expanduser(weights)), ""
-    file = path if weights and path.is_file() else None
-    if file is None:
+    file, tag = user_path(weights), weights
+    if weights and file.is_file():
+        tag = ""
+    elif not weights:
         known = open_clip.list_pretrained_tags_by_model(architecture)
-        tags = [weights] if weights else [one for one in known if cached_weights(architecture, one)]
+        tags = [one for one in known if cached_weights(architecture, one)]
         if len(tags) != 1:
             raise GlideError(
                 f"open_clip's cache holds {', '.join(tags) or 'no weights'} for {architecture}. "
                 f"Name the weights: open_clip:{architecture}:{tags[0] if tags else 'FILE'}."
             )
         tag = tags[0]
-    model, tokenizer = load_open_clip(architecture, file, tag, device=device)
-    file = file or cached_weights(architecture, tag)
-    name = f"open_clip:{architecture}:{tag or path.name}"
-    return open_clip_features(model, tokenizer, name, sha256_file(file) if file else "")
+    model, tokenizer = load_open_clip(architecture, None if tag else file, tag, device=device)
+    file = cached_weights(architecture, tag) or file
+    name = f"open_clip:{architecture}:{tag or file.name}"
+    return open_clip_features(model, tokenizer, name, sha256_file(file))

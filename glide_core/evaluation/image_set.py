@@ -23,9 +23,8 @@ from glide_core.data.entries import Entry, Piece, Unusable, few, read_image, suf
 from glide_core.data.listing import list_images, list_table
 from glide_core.data.tables import read_lines
 from glide_core.errors import GlideError, as_glide_error
-from glide_core.evaluation import metrics
 from glide_core.evaluation.features import FeatureExtractor
-from glide_core.evaluation.metrics import Statistics
+from glide_core.evaluation.metrics import Statistics, statistics
 from glide_core.images import FORMATS, from_pil, resize
 from glide_core.io import atomic_write
 
@@ -33,8 +32,6 @@ log = logging.getLogger("glide")
 
 _MOST = 1e30  # of a feature: metrics have its sixth power
 _MOST_UNPACKED = 1 << 30  # bytes of a compressed file; numbers rarely shrink to a tenth
-
-_MAX_NAMED = 20  # unreadable images named in a warning
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,7 @@ class ImageSet(Dataset[LoadedImage | str]):
         if count is None:
             return self
         if count > len(self):
-            raise GlideError(
-                f"{self.where} holds {len(self)} images, and {count} were requested.", "n"
-            )
+            raise GlideError(f"{self.where} holds {len(self)} images, not {count}.", "n")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         kept = sorted(order[:count].tolist())
         return replace(self, entries=tuple(self.entries[i] for i in kept))
@@ -102,36 +97,26 @@ class ImageSet(Dataset[LoadedImage | str]):
         else:
             captions = read_lines(path)
         if len(captions) != len(self):
-            raise GlideError(
-                f"{path} holds {len(captions)} captions for {len(self)} images of {self.where}."
-            )
+            raise GlideError(f"{path} holds {len(captions)} captions for {len(self)} images.")
         pairs = zip(self.entries, captions, strict=True)
         return replace(self, entries=tuple(replace(e, captions=(c,)) for e, c in pairs))
-
-    @property
-    def crop_name(self) -> str:
-        """The crop and resize, for the provenance."""
-        cut = "centre square" if self.crop == "centre" else "none"
-        return cut if self.size is None else f"{cut}, PIL bicubic to {self.size}x{self.size}"
 
 
 def find_images(where: str | Path, *, crop: str = "centre", size: int | None = None) -> ImageSet:
     """List the images of a folder, a list or shards without opening them.
 
-    where: a folder (with subfolders), with captions in a .txt or .json beside each image or in PNGs
-        that `glide` wrote; a folder of tars, one tar, or a brace pattern of tars
-        (a-{0000..0003}.tar) with .txt or .json members; a .csv or .jsonl with the columns image and
-        caption; a .txt with one path per line. The first of several captions is used.
+    where: a folder, with captions in a .txt or .json beside each image or in PNGs of `glide`; tars
+        or a brace pattern of tars; a .csv or .jsonl with the columns image and caption; a .txt with
+        one path per line. The first of several captions is used.
     crop: "centre" cuts out the largest centre square (paper, App. A.2); "none".
-    GlideError if there are no images.
     """
     path = Path(where)
     if path.is_file() and suffix(path.name) == "txt":
         entries = [Entry(line, Piece(path.parent / line)) for line in read_lines(path)]
     else:
         entries = list_images(path).entries
-    if not entries:
-        raise GlideError(f"{where} names no images. Expected one path per line.")
+    if len(entries) < 2:
+        raise GlideError(f"{where} has fewer than 2 images.")
     return ImageSet(str(where), tuple(entries), crop, size)
 
 
@@ -150,40 +135,37 @@ def _png_prompt(data: bytes) -> str:
 class FeatureSet:
     """Features of a set of images, and how they were made."""
 
-    features: Tensor | None  # [n, D] on the CPU; None: a file held only mean and covariance
-    n: int  # 0: unknown
-    extractor: Mapping[str, Any]  # name, sha256, dimension, resize; {}: unknown
+    features: Tensor  # [n, D] on the CPU
+    extractor: Mapping[str, Any]  # name, sha256, dimension, resize
     crop: str
     size: str  # "64x64" or "mixed"
     captions: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # unreadable files, with the reason
-    stored: Statistics | None = None  # read from a file
+
+    def __len__(self) -> int:
+        return len(self.features)
 
     @cached_property
     def statistics(self) -> Statistics:
         """Mean and covariance; computed on first use, since they hold D^2 numbers."""
-        if self.stored is not None:
-            return self.stored
-        assert self.features is not None
-        return metrics.statistics(self.features)
+        return statistics(self.features)
 
     def save(self, path: Path) -> None:
         """Write features, mean (mu), covariance (sigma) and provenance as .npz, atomically."""
-        assert self.features is not None
         about = {"extractor": dict(self.extractor), "crop": self.crop, "size": self.size}
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 mu=self.statistics.mean.numpy(),
                 sigma=self.statistics.covariance.numpy(),
-                n=np.array(self.n),
+                n=np.array(len(self)),
                 features=self.features.numpy(),
                 about=np.array(json.dumps(about)),
             )
 
     @staticmethod
-    def load(path: Path) -> FeatureSet:
-        """Read what `save` wrote, or a file with mu and sigma only (pytorch-fid's)."""
+    def load(path: Path) -> FeatureSet | Statistics:
+        """Read what `save` wrote, or the statistics in a file without features (pytorch-fid's)."""
         if not path.is_file():  # a pipe would wait for its writer
             raise GlideError(f"{path} was not found, or is not a regular file.")
         message = f"{path} holds no statistics (.npz with mu and sigma)"
@@ -197,27 +179,21 @@ class FeatureSet:
                     arrays = dict(file)
             except MemoryError as error:  # of a size that only the file's header says
                 raise ValueError(error) from error
-            if any(array.dtype.kind == "c" for array in arrays.values()):
-                raise ValueError("complex numbers")
-            mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
-            features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
-            count, side = int(arrays.get("n", 0)), len(mean)
+            keys = ("mu", "sigma", "features")[: 2 + ("features" in arrays)]
+            numbers = [arrays[key].astype(np.float64, casting="same_kind") for key in keys]
+            given = [torch.from_numpy(array) for array in numbers]
+            count, side = int(arrays.get("n", 0)), len(given[0])
             about = json.loads(str(arrays.get("about", "{}")))
             extractor = dict(about.get("extractor", {}))
-            given = [mean, covariance, *([] if features is None else [features])]
             shapes = [(side,), (side, side), (count, side)][: len(given)]
             if side == 0 or count < 0 or [tuple(one.shape) for one in given] != shapes:
                 raise ValueError(f"the shapes are not {shapes}")
             if not all((one.abs() <= _MOST).all() for one in given):
                 raise ValueError(f"a number is not finite, or above {_MOST:g}")
-        return FeatureSet(
-            features=features,
-            n=count,
-            extractor=extractor,
-            crop=about.get("crop", "unknown"),
-            size=about.get("size", "unknown"),
-            stored=Statistics(mean, covariance, count),
-        )
+        if len(given) == 2 or not extractor:
+            return Statistics(given[0], given[1], count)
+        crop, size = (about.get(key, "unknown") for key in ("crop", "size"))
+        return FeatureSet(given[2], extractor, crop, size)
 
 
 def read_features(
@@ -232,8 +208,8 @@ def read_features(
     """Read images in order and extract their features, `batch` at a time.
 
     captions: an image without one is an error. workers: processes that decode images; 0: this one.
-    progress: show a bar. Unreadable images are left out, with a warning, and listed in `skipped`.
-    GlideError if fewer than two remain or a feature is not finite.
+    Unreadable images are left out, with a warning. GlideError if fewer than two remain or a feature
+    is not finite.
     """
     from tqdm import tqdm
 
@@ -246,11 +222,7 @@ def read_features(
             if isinstance(one, str):
                 skipped.append(one)
             elif captions and not one.caption:
-                raise GlideError(
-                    f"{one.name} has no caption in a .txt or .json beside it, or as a PNG of "
-                    "`glide generate`. Give a file of captions.",
-                    "captions",
-                )
+                raise GlideError(f"{one.name} has no caption (.txt, .json or prompt).", "captions")
             else:
                 yield one
 
@@ -258,21 +230,23 @@ def read_features(
         while group := list(itertools.islice(same_size, batch)):
             stacked = torch.stack([one.pixels for one in group])
             values = extractor.encode_image(stacked).cpu()
-            if not values.isfinite().all():
-                names = few([one.name for one in group])
-                raise GlideError(f"{extractor.name} gives NaN or infinity among {names}.")
+            pairs = zip(group, values.isfinite().all(dim=1), strict=True)
+            if bad := [one.name for one, finite in pairs if not finite]:
+                raise GlideError(f"{extractor.name} gives NaN or infinity for {few(bad)}.")
             parts.append(values)
             texts += [one.caption for one in group]
             sizes.add(f"{stacked.shape[3]}x{stacked.shape[2]}")
     if skipped:
-        log.warning("left out: %s", few(skipped, _MAX_NAMED))
+        log.warning("left out: %s", few(skipped, 20))
+    crop = "centre square" if source.crop == "centre" else "none"
+    if source.size is not None:
+        crop += f", PIL bicubic to {source.size}x{source.size}"
     if len(texts) < 2:
         raise GlideError(f"{source.where} has fewer than 2 readable images.")
     return FeatureSet(
         features=torch.cat(parts),
-        n=len(texts),
         extractor=extractor.identity,
-        crop=source.crop_name,
+        crop=crop,
         size=sizes.pop() if len(sizes) == 1 else "mixed",
         captions=tuple(texts),
         skipped=tuple(skipped),

@@ -42,27 +42,24 @@ class Statistics:
 def statistics(features: Tensor) -> Statistics:
     """Return mean and unbiased covariance (divided by n - 1) of features [n, D]."""
     values = checked(features)
-    mean = values.mean(dim=0)
-    centred = values - mean
-    return Statistics(mean, centred.T @ centred / (len(values) - 1), len(values))
+    shape = 2 * values.shape[1:]  # of one feature, cov returns a scalar
+    return Statistics(values.mean(dim=0), torch.cov(values.T).reshape(shape), len(values))
 
 
 def frechet(one: Statistics, other: Statistics) -> Value:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel 2017, eq. 6; Dowson and Landau 1982).
 
     With S = L^T L, the trace of the root is the sum of the singular values of L1 L2^T. This needs
-    no matrix root and is exact for singular covariances (fewer images than features). The distance
-    is then far above its limit, which a warning says.
+    no matrix root and is exact for singular covariances. Those of fewer images than features give a
+    distance far above its limit, which a warning says.
     """
     check_dimensions(len(one.mean), len(other.mean))
     fewest = min((n for n in (one.n, other.n) if n), default=0)
     if fewest and fewest <= len(one.mean):
-        log.warning(
-            "the Frechet distance of %d images in %d dimensions has a large upward bias: compare "
-            "it only at equal n, or use kid, which is unbiased",
-            fewest,
-            len(one.mean),
+        bias = (
+            "frechet of %d images in %d dimensions is far too high: compare at equal n or use kid"
         )
+        log.warning(bias, fewest, len(one.mean))
     root = torch.linalg.svdvals(_factor(one.covariance) @ _factor(other.covariance).T).sum()
     traces = one.covariance.trace() + other.covariance.trace()
     distance = (one.mean - other.mean).square().sum() + traces - 2 * root
@@ -95,15 +92,11 @@ def kid(
     if len(x) == len(y) == size:
         subsets = 1  # all subsets would be equal
     rng = torch.Generator().manual_seed(seed)
-    found = torch.stack(
-        [
-            _mmd2(
-                x[torch.randperm(len(x), generator=rng)[:size]],
-                y[torch.randperm(len(y), generator=rng)[:size]],
-            )
-            for _ in range(subsets)
-        ]
-    )
+
+    def some(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=rng)[:size]]
+
+    found = torch.stack([_mmd2(some(x), some(y)) for _ in range(subsets)])
     std = float(found.std(unbiased=False)) if subsets > 1 else None
     return Value(float(found.mean()), std, {"subsets": subsets, "subset_size": size})
 
@@ -127,8 +120,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Value
     """
     logits = checked(logits, "logits")
     count = len(logits)
-    if not 1 <= splits <= count // 2:
-        raise GlideError(f"{count} images cannot be split into {splits} parts of 2 or more.")
+    check_splits(count, splits)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     log_p = logits[order].log_softmax(dim=1)
     scores = []
@@ -149,23 +141,14 @@ def precision(features: Tensor, reference: Tensor, *, neighbours: int = 3) -> Va
     points with the distance to their k-th nearest neighbour as radius.
     """
     x, y = checked_pair(features, reference)
-    if not 1 <= neighbours < min(len(x), len(y)):
-        raise GlideError(
-            f"{neighbours} nearest neighbours among {min(len(x), len(y))} images: expected 1 or "
-            "more, and fewer than the images of both sets."
-        )
+    check_neighbours(min(len(x), len(y)), neighbours)
     centre = y.mean(dim=0)  # does not change distances and loses fewer digits
     x, y = x - centre, y - centre
-    radii = _radii(y, neighbours)
-    inside = [(_squared(part, y) <= radii * _TIE).any(dim=1) for part in torch.split(x, 2048)]
+    # squared; + 1: the nearest is the point itself
+    nearest = [_squared(p, y).kthvalue(neighbours + 1).values for p in torch.split(y, 2048)]
+    radii = torch.cat(nearest) * _TIE
+    inside = [(_squared(part, y) <= radii).any(dim=1) for part in torch.split(x, 2048)]
     return Value(float(torch.cat(inside).double().mean()), None, {"neighbours": neighbours})
-
-
-def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Return the squared distance of each point [n, D] to its k-th nearest other point."""
-    rows = torch.split(points, 2048)
-    # + 1: the nearest is the point itself
-    return torch.cat([_squared(row, points).kthvalue(neighbours + 1).values for row in rows])
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
@@ -215,19 +198,28 @@ def cosines(image: Tensor, text: Tensor) -> Tensor:
     return F.normalize(image.double()) @ F.normalize(text.double()).T
 
 
+def check_splits(count: int, splits: int) -> None:
+    if not 1 <= splits <= count // 2:
+        raise GlideError(f"{count} images cannot be split into {splits} parts of 2 or more.")
+
+
+def check_neighbours(count: int, neighbours: int) -> None:
+    """count: images of the smaller set."""
+    if not 1 <= neighbours < count:
+        allowed = f"expected 1 to {count - 1}"
+        raise GlideError(f"{neighbours} nearest neighbours among {count} images: {allowed}.")
+
+
 def check_dimensions(own: int, reference: int) -> None:
     if own != reference:
-        raise GlideError(
-            f"The images have {own} features and the reference {reference}. Use one extractor."
-        )
+        raise GlideError(f"The images have {own} features and the reference {reference}.")
 
 
 def checked(features: Tensor, what: str = "features") -> Tensor:
     """Return features [n, D] in float64 on the CPU; GlideError if they cannot be measured."""
     if features.ndim != 2 or len(features) < 2 or features.shape[1] == 0:
         raise GlideError(
-            f"The {what} have shape {list(features.shape)}. Expected [images, D] of 2 or more "
-            "images."
+            f"The {what} are {list(features.shape)}. Expected [images, D] of 2 or more images."
         )
     if not features.isfinite().all():
         raise GlideError(f"The {what} contain NaN or infinity.")

@@ -1,7 +1,6 @@
-"""A guidance sweep: the same prompts and the same noise under every combination of settings.
+"""A guidance sweep (paper, Fig. 6): one list of prompts and one noise under many settings.
 
-As in the paper's Fig. 6: guidance improves one score at the cost of another, so each combination (a
-cell) is a point and the best ones form a Pareto front (`sweep_output`).
+Every combination of settings is a cell.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +22,8 @@ from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.schedule import space_timesteps
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError, shorten
-from glide_core.evaluation.features import FeatureExtractor, cosines, pixel_features
-from glide_core.evaluation.image_set import ImageSet, read_features
+from glide_core.evaluation.features import cosines, load_extractor, pixel_features
+from glide_core.evaluation.image_set import find_images, read_features
 from glide_core.evaluation.metrics import frechet, statistics
 from glide_core.names import TRAINED_STEPS
 from glide_core.request import GenerationRequest
@@ -31,9 +31,7 @@ from glide_core.request import GenerationRequest
 if TYPE_CHECKING:
     from glide_core.pipeline import GlidePipeline
 
-MAX_SCALE = 1000.0
 AXES = ("guidance_scale", "clip_scale", "steps", "sampler")  # fields of Cell
-AT_LIMIT = 0.999  # absolute value from which a pixel value counts as clipped
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Scorer:
 
     name: str  # column of the CSV and axis of the plots
     score: Callable[[Tensor, Sequence[str]], Tensor]
-    unit: str = ""
+    unit: str
     higher_is_better: bool | None = True  # None: neither; its plot has then no Pareto front
 
 
@@ -101,7 +99,7 @@ class CellResult:
     count: int  # images
     evaluations: int  # network evaluations per image; guidance needs two per step
     seconds: float  # sampling time per image on this machine and at this batch size
-    scores: Mapping[str, Score] = field(default_factory=dict)  # by scorer name
+    scores: Mapping[str, Score]  # by scorer name
 
 
 def varying(cells: Iterable[Cell]) -> list[str]:
@@ -136,35 +134,25 @@ def read_list(axis: str, text: str, name: str) -> tuple[Any, ...]:
     return found
 
 
-def _read_value(axis: str, part: str) -> float | str:
+def _read_value(axis: str, part: str) -> Any:
     if axis == "sampler":
         return text_values.sampler(part)
     if axis == "steps":
         spec = part.replace(" ", "")
         space_timesteps(TRAINED_STEPS, spec)
         return str(int(spec)) if spec.isdigit() else spec
-    scale: float = text_values.real(0, MAX_SCALE)(part)
-    return scale
+    return text_values.real(0, 1000)(part)
 
 
 def generate_with(
-    pipe: GlidePipeline, prompts: Sequence[str], seeds: Sequence[int], negative: str, eta: float
+    pipe: GlidePipeline, requests: Sequence[GenerationRequest], eta: float = 0.0
 ) -> Generate:
-    """Generate with a pipeline's base model; image i has prompt i and seed i in every cell."""
+    """Generate the images of requests without an upsampler, with the settings of a cell."""
 
     def generate(cell: Cell, part: slice, callback: StepCallback) -> Tensor:
-        requests = [
-            GenerationRequest(
-                prompt,
-                negative,
-                seed,
-                base=cell.settings(eta),
-                upsampler=None,
-                clip_guidance_scale=cell.clip_scale,
-            )
-            for prompt, seed in zip(prompts[part], seeds[part], strict=True)
-        ]
-        return pipe.generate(requests, callback=lambda stage, info: callback(info))
+        base, scale = cell.settings(eta), cell.clip_scale
+        batch = [replace(one, base=base, clip_guidance_scale=scale) for one in requests[part]]
+        return pipe.generate(batch, callback=lambda stage, info: callback(info))
 
     return generate
 
@@ -177,7 +165,7 @@ def sweep(
     *,
     schedule: Schedule,
     batch: int = 4,
-    callback: StepCallback | None = None,
+    callback: StepCallback = lambda info: None,
 ) -> Iterator[tuple[CellResult, Tensor]]:
     """Generate and score every cell, one after the other; yields results and images.
 
@@ -190,8 +178,7 @@ def sweep(
     index = itertools.count()
 
     def step(info: StepInfo) -> None:
-        if callback is not None:
-            callback(info._replace(index=next(index), total=total))
+        callback(info._replace(index=next(index), total=total))
 
     for cell, (_, evaluations) in zip(cells, costs, strict=True):
         start = time.perf_counter()
@@ -208,20 +195,15 @@ def cost(cell: Cell, schedule: Schedule) -> tuple[int, int]:
     """
     evaluations: list[Tensor] = []
     steps: list[StepInfo] = []
+    pixel, noise = torch.zeros(1, 1, 1, 1), SeededNoise([0])
+    respaced = schedule.respaced(cell.steps)
 
     def denoiser(x_t: Tensor, t: Tensor, /) -> Prediction:
         evaluations.append(t)
-        return Prediction(torch.zeros_like(x_t), torch.zeros_like(x_t))
+        return Prediction(pixel, pixel)
 
     with torch.inference_mode():
-        sample(
-            cell.sampler,
-            denoiser,
-            torch.zeros(1, 1, 1, 1),
-            schedule.respaced(cell.steps),
-            noise=SeededNoise([0]),
-            callback=steps.append,
-        )
+        sample(cell.sampler, denoiser, pixel, respaced, noise=noise, callback=steps.append)
     return len(steps), len(evaluations) * (1 if cell.guidance_scale == 1 else 2)
 
 
@@ -230,19 +212,10 @@ def _mean_score(scorer: Scorer, made: Tensor, prompts: Sequence[str]) -> Score:
         values = scorer.score(made, prompts).double().cpu()
     if values.ndim == 0:
         return Score(float(values))
+    if len(values) != len(made):
+        raise GlideError(f"{scorer.name} gave {len(values)} scores for {len(made)} images.")
     std = float(values.std()) if len(values) > 1 else math.nan
     return Score(float(values.mean()), std / math.sqrt(len(values)))
-
-
-def clip_scorer(extractor: FeatureExtractor) -> Scorer:
-    """Score each image by the cosine with its prompt."""
-    if extractor.encode_text is None:
-        raise GlideError(f"{extractor.name} is not a CLIP, so it cannot score prompts.")
-
-    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.tensor(cosines(extractor, made, prompts))
-
-    return Scorer(extractor.name, score, "cosine")
 
 
 def _diversity(made: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -256,25 +229,40 @@ def _diversity(made: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def _clipped(made: Tensor, prompts: Sequence[str]) -> Tensor:
     """Share of pixel values at the limits of the range: oversaturation caused by guidance."""
-    return (made.abs() >= AT_LIMIT).float().mean(dim=(1, 2, 3))
+    return (made.abs() >= 0.999).float().mean(dim=(1, 2, 3))
 
 
 DIVERSITY = Scorer("diversity", _diversity, "RMS pixel difference within a prompt, range -1..1")
 CLIPPED = Scorer("clipped", _clipped, "share of values at -1 or 1", higher_is_better=False)
 
 
-def pixel_frechet(images: ImageSet, name: str = "frechet") -> Scorer:
-    """Frechet distance to reference images over 8x8 mean colours.
+def load_scorer(spec: str, *, device: torch.device | str = "cpu") -> Scorer:
+    """Load the scorer that a specification names. Nothing is downloaded.
 
-    Measures colour and layout, not detail, without a network. With fewer than about 200 images it
-    is biased upwards: compare it only at equal counts.
+    spec: diversity, clipped, clip:... or open_clip:... (cosine of each image with its prompt, see
+        `load_extractor`), or frechet:FOLDER (Frechet distance to the images of a folder over 8x8
+        mean colours: colour and layout without detail. With fewer than about 200 images it is
+        biased upwards: compare it only at equal counts).
     """
-    pixels = pixel_features(8)
-    reference = read_features(pixels, images).statistics
+    kind, _, rest = spec.partition(":")
+    if kind in ("clip", "open_clip") and rest:
+        extractor = load_extractor(spec, device=device)
+        return Scorer(extractor.name, partial(cosines, extractor), "cosine")
+    if kind == "frechet" and rest:
+        pixels = pixel_features(8)
+        reference = read_features(pixels, find_images(rest, crop="none", size=64)).statistics
 
-    def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
-        if len(made) < 2:
-            return torch.tensor(math.nan)
-        return torch.tensor(frechet(statistics(pixels.encode_image(made)), reference).value)
+        def score(made: Tensor, prompts: Sequence[str]) -> Tensor:
+            if len(made) < 2:
+                return torch.tensor(math.nan)
+            return torch.tensor(frechet(statistics(pixels.encode_image(made)), reference).value)
 
-    return Scorer(name, score, "Frechet distance of 8x8 pixels", higher_is_better=False)
+        return Scorer(spec, score, "Frechet distance of 8x8 pixels", higher_is_better=False)
+    for scorer in (DIVERSITY, CLIPPED):
+        if spec == scorer.name:
+            return scorer
+    raise GlideError(
+        f"Unknown scorer {shorten(spec)!r}. Allowed: clip:bundled, clip:MODEL, "
+        "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER.",
+        "scorer",
+    )

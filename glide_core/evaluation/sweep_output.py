@@ -9,11 +9,12 @@ import csv
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -28,52 +29,46 @@ from glide_core.io import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTINGS = (
-    "guidance_scale [1 is off]",
-    "clip_scale [0 is off]",
-    "steps [number or respacing]",
-    "sampler",
-    "images",
-    "evaluations [of the network per image]",
-    "time [s per image]",
-)
 _RESULTS = TypeAdapter(list[CellResult])
 
 SIZE = (8.0, 5.6)  # inches
 DPI = 120
 MARKERS = "os^DvPX*"
-GAP = 4  # pixels between cells of the image grid, before it is enlarged
 MAX_SIDE = 60_000  # pixels of the image grid; matplotlib draws fewer than 2^16
 
 
 def to_csv(results: Iterable[CellResult], scorers: Sequence[Scorer]) -> str:
     """Format results as CSV (RFC 4180 with LF line ends): settings, then mean and standard error of
     each score; an empty field means no value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    header = list(SETTINGS)
-    for scorer in scorers:
-        unit = f"{scorer.unit}, mean" if scorer.unit else "mean"
-        header += [f"{scorer.name} [{unit}]", f"{scorer.name} [standard error of the mean]"]
-    writer.writerow(header)
+    rows = []
     for result in results:
-        cell, numbers = result.cell, [result.seconds]
+        cell = result.cell
+        numbers = {"time [s per image]": result.seconds}
         for scorer in scorers:
-            score = result.scores[scorer.name]
-            numbers += [score.mean, score.error]
-        scales = f"{cell.guidance_scale:.12g}", f"{cell.clip_scale:.12g}"
-        shown = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
-        settings = [*scales, cell.steps, cell.sampler, result.count, result.evaluations]
-        writer.writerow([*settings, *shown])
+            name, score = scorer.name, result.scores[scorer.name]
+            numbers[f"{name} [{scorer.unit}, mean]"] = score.mean
+            numbers[f"{name} [standard error of the mean]"] = score.error
+        shown = {k: "" if math.isnan(number) else f"{number:.6g}" for k, number in numbers.items()}
+        settings = {
+            "guidance_scale [1 is off]": f"{cell.guidance_scale:.12g}",
+            "clip_scale [0 is off]": f"{cell.clip_scale:.12g}",
+            "steps [number or respacing]": cell.steps,
+            "sampler": cell.sampler,
+            "images": result.count,
+            "evaluations [of the network per image]": result.evaluations,
+        }
+        rows.append({**settings, **shown})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
 class SweepFolder:
     """The folder of a sweep: sweep.csv, sweep.json, images/<cell>.png."""
 
-    def __init__(
-        self, path: Path, scorers: Sequence[Scorer], identity: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, path: Path, scorers: Sequence[Scorer], identity: Mapping[str, Any]) -> None:
         """Start a sweep in a folder, or resume the one that the folder holds.
 
         identity: everything that makes rows comparable (prompts, seeds, model hashes, scorers). The
@@ -85,22 +80,15 @@ class SweepFolder:
         stored: dict[str, Any] = {}
         results: list[CellResult] = []
         if self._state.exists():
-            with as_glide_error(
-                f"{self._state} is damaged", (OSError, ValueError, TypeError, RecursionError), "out"
-            ):
+            with as_glide_error(f"{self._state} is damaged", setting="out"):
                 stored = dict(json.loads(self._state.read_text(encoding="utf-8")))
                 results = _RESULTS.validate_python(stored.pop("results", []))
         elif self.table.exists():
-            raise GlideError(
-                f"{path} holds a sweep.csv without its sweep.json. Choose another folder.", "out"
-            )
-        given = json.loads(json.dumps(identity or {}))
+            raise GlideError(f"{path} holds a sweep.csv without its sweep.json.", "out")
+        given = json.loads(json.dumps(identity))
         agreed = {key: value for key, value in given.items() if value != [] or key not in stored}
         if changed := [key for key in agreed if stored.get(key, []) not in ([], agreed[key])]:
-            raise GlideError(
-                f"{path} holds a sweep with other {', '.join(changed)}. Choose another folder.",
-                "out",
-            )
+            raise GlideError(f"{path} holds a sweep with other {', '.join(changed)}.", "out")
         self.identity = {**stored, **agreed}
         # without its images a cell is made again
         self.results = {one.cell: one for one in results if self._file(one.cell).is_file()}
@@ -124,6 +112,18 @@ class SweepFolder:
         sides = whole.shape[1] // rows, whole.shape[2] // columns
         tiles = whole.reshape(3, rows, sides[0], columns, sides[1])
         return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+
+    def draw(self, cells: Sequence[Cell], title: str, shown: int) -> list[Path]:
+        """Write grid.png and the plots of some cells; return all paths, the table first."""
+        results = [self.results[cell] for cell in cells]
+        images = {cell: self.images(cell) for cell in cells}
+        grid = image_grid(images, results[0].count, title=title, shown=shown)
+        paths = [self.table, save(grid, self.path / "grid.png")]
+        for x, y in axes_of(results, self.scorers):
+            stem = re.sub(r"\W", "_", f"plot_{y.name}_over_{x.name}")
+            figure = plot(results, x, y, title=title)
+            paths += [save(figure, self.path / f"{stem}{end}") for end in (".png", ".svg")]
+        return paths
 
     def _file(self, cell: Cell) -> Path:
         return self.path / "images" / f"{cell.name}.png"
@@ -169,7 +169,7 @@ def image_grid(
     rows, columns = (list(dict.fromkeys(labels)) for labels in zip(*tiles, strict=True))
     blank = torch.ones_like(next(iter(tiles.values())))
     cells = [tiles.get((row, column), blank) for row in rows for column in columns]
-    whole = make_grid(torch.stack(cells), len(columns), padding=GAP, pad_value=1.0)
+    whole = make_grid(torch.stack(cells), len(columns), padding=4, pad_value=1.0)
     height, width = whole.shape[1:]
     side = min(size for some in images.values() for size in some.shape[2:])
     scale = min(max(1, -(-128 // side)), MAX_SIDE / max(height, width))
@@ -207,10 +207,9 @@ def axes_of(
 ) -> list[tuple[Quantity, Quantity]]:
     """Return the (x, y) to plot: the first score over the others, the cost and the first axis."""
     found = []
-    for scorer in scorers:
-        label = f"{scorer.name} [{scorer.unit}]" if scorer.unit else scorer.name
-        means = [result.scores[scorer.name].mean for result in results]
-        found.append(Quantity(scorer.name, label, means, scorer.higher_is_better))
+    for one in scorers:
+        means = [result.scores[one.name].mean for result in results]
+        found.append(Quantity(one.name, f"{one.name} [{one.unit}]", means, one.higher_is_better))
     evaluations = [float(result.evaluations) for result in results]
     cost = Quantity("evaluations", "network evaluations per image", evaluations, False)
     changing = varying(result.cell for result in results) or AXES[:1]
@@ -289,21 +288,21 @@ def pareto_front(
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as .png or .svg, by the suffix; equal figures give equal bytes."""
     with atomic_write(path) as temporary:
-        _write_figure(figure, temporary, path.suffix[1:])
+        temporary.write_bytes(_render(figure, path.suffix[1:]))
     return path
 
 
 def to_image(figure: Figure) -> Image.Image:
     """Render a figure as an RGB image."""
-    content = io.BytesIO()
-    _write_figure(figure, content, "png")
-    return Image.open(content).convert("RGB")
+    return Image.open(io.BytesIO(_render(figure, "png"))).convert("RGB")
 
 
-def _write_figure(figure: Figure, file: Path | BinaryIO, kind: str) -> None:
+def _render(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
+    content = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     # the salt of SVG ids can only be set globally, so it is set for this call
     with matplotlib.rc_context({"svg.hashsalt": "glide"}):
-        figure.savefig(file, format=kind, metadata=metadata, bbox_inches="tight")
+        figure.savefig(content, format=kind, metadata=metadata, bbox_inches="tight")
+    return content.getvalue()

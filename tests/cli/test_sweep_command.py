@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from glide_core.cli import main
-from glide_core.cli.sweep import read_prompts
+from glide_core.cli.sweep import read_requests
 from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
 
@@ -169,13 +169,13 @@ def test_a_bad_list_is_wrong_usage(
 def test_prompts_are_the_lists_of_generate(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content)
-    prompts, seeds = read_prompts(path, 2, 100)
-    assert prompts == ["a red apple"] * 2 + ["a blue car"] * 2
-    assert seeds == [5, 6, 102, 103]
+    found = [(one.prompt, one.seed) for one in read_requests(path, 2, 100)]
+    apple, car = "a red apple", "a blue car"
+    assert found == [(apple, 5), (apple, 6), (car, 102), (car, 103)]
 
 
 def test_a_column_that_the_grid_sets_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("prompt,cfg\na red apple,3\n")
-    with pytest.raises(GlideError, match=r"row 1 sets cfg.*only the columns prompt and seed"):
-        read_prompts(path, 1, 0)
+    with pytest.raises(GlideError, match=r"row 1 sets cfg: expected prompt and seed"):
+        read_requests(path, 1, 0)

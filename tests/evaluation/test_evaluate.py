@@ -11,6 +11,10 @@ import pytest
 from evaluation.captioned import add_texts, fill
 
 from glide_core.cli import main
+from glide_core.errors import GlideError
+from glide_core.evaluation import image_set
+from glide_core.evaluation.evaluate import MetricParams, measure
+from glide_core.evaluation.features import load_extractor
 
 
 def glide(*words: object) -> int:
@@ -93,7 +97,7 @@ def test_statistics_of_other_programs_are_enough_for_frechet(
     assert glide(*words, "frechet") == 0
     assert "does not say which extractor" in capsys.readouterr().err
     assert glide(*words, "kid") == 1
-    assert "only their mean and covariance" in capsys.readouterr().err
+    assert "not only mean and covariance" in capsys.readouterr().err
 
 
 def test_captions_beside_images_are_scored_and_found(
@@ -156,7 +160,7 @@ def test_unreadable_images_are_named_counted_and_left_out(
         (["{folder}", "--metrics", "is", "--captions", "no.txt"], "no.txt cannot be read"),
         (["{folder}", "--metrics", "is", "--splits", "4"], "split into 4 parts"),
         (["{folder}/000.png", "--metrics", "is"], "is a single image"),
-        (["{one}", "--metrics", "kid", "--reference", "{folder}"], "has fewer than 2 readable"),
+        (["{one}", "--metrics", "kid", "--reference", "{folder}"], "has fewer than 2 images"),
     ],
 )
 def test_an_impossible_measurement_is_an_error(
@@ -182,6 +186,54 @@ def test_an_impossible_measurement_is_an_error(
     assert glide(*given, *features) in (1, 2)
     said = capsys.readouterr()
     assert message in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metrics", "is", "--splits", "4"], "6 images cannot be split into 4 parts"),
+        (["--metrics", "recall", "--neighbours", "6"], "6 nearest neighbours among 6 images"),
+        (["--metrics", "precision", "--reference", "three"], "3 nearest neighbours among 3"),
+        (["--metrics", "kid", "--reference", "bare.npz"], "not only mean and covariance"),
+        (["--metrics", "kid", "--reference", "other.npz"], "was measured with pixels:2"),
+        (["--metrics", "kid", "--subset-size", "1"], "expected an integer from 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_reported_before_any_feature_is_computed(
+    words: list[str],
+    message: str,
+    folder: Path,
+    reference: Path,
+    clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_texts(folder)
+    fill(tmp_path / "three", 3)
+    monkeypatch.chdir(tmp_path)
+    np.savez("bare.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert glide(folder, "--features", "pixels:2", "--save-stats", "other.npz") == 0
+    monkeypatch.setattr(image_set, "read_features", None)
+    if "--reference" not in words:
+        words = [*words, "--reference", str(reference)]
+    try:
+        assert glide(folder, "--features", clip, *words) == 1
+    except SystemExit as stopped:
+        assert stopped.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_stored_features_without_captions_are_not_scored(
+    folder: Path, tmp_path: Path, clip: str
+) -> None:
+    extractor = load_extractor(clip)
+    image_set.read_features(extractor, image_set.find_images(folder)).save(tmp_path / "x.npz")
+    stored = image_set.FeatureSet.load(tmp_path / "x.npz")
+    assert isinstance(stored, image_set.FeatureSet)
+    for metric in ("clip-score", "retrieval", "is"):
+        with pytest.raises(GlideError, match="0 captions for 6 images"):
+            list(measure([metric], extractor, stored, params=MetricParams(splits=2)))
 
 
 def test_metrics_without_images_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,21 @@ def test_statistics_of_another_form_are_refused(case: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("case", "shapes"),
+    [
+        ("mu and sigma of different sizes", r"\[\(3,\), \(3, 3\)\]"),
+        ("features of another size", r"\[\(3,\), \(3, 3\), \(2, 3\)\]"),
+    ],
+)
+def test_the_shapes_that_statistics_must_have_are_named(
+    case: str, shapes: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", **{"mu": np.zeros(3), "sigma": IDENTITY, **STATISTICS[case]})
+    with pytest.raises(GlideError, match=f"the shapes are not {shapes}"):
+        FeatureSet.load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
     "shape",
     ["(10000000000000,)", "(-3,)", f"({10**400},)", "(" * 5000, "(f(),)", "(3,)" + " " * 10**7],
     ids=["huge", "negative", "overflow", "deep", "code", "long"],

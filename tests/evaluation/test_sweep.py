@@ -18,8 +18,7 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.evaluation.features import cosines, noisy_clip_features, pixel_features
-from glide_core.evaluation.image_set import find_images
+from glide_core.evaluation.features import cosines, load_extractor, pixel_features
 from glide_core.evaluation.sweep import (
     AXES,
     CLIPPED,
@@ -28,11 +27,10 @@ from glide_core.evaluation.sweep import (
     CellResult,
     Score,
     Scorer,
-    clip_scorer,
     combinations,
     cost,
     generate_with,
-    pixel_frechet,
+    load_scorer,
     read_list,
     sweep,
 )
@@ -40,6 +38,7 @@ from glide_core.evaluation.sweep_output import SweepFolder, to_csv
 from glide_core.images import quantize_8bit, to_pil
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.pipeline import GlidePipeline
+from glide_core.request import GenerationRequest
 from glide_core.sampling import model_schedule
 from glide_core.stages import sample_stage
 from tools.tiny_models import tiny_config, tiny_model
@@ -68,7 +67,9 @@ def generated(
 ) -> list[tuple[CellResult, Tensor]]:
     models = {"base": MODEL} if clip is None else {"base": MODEL, "clip": clip}
     pipe = GlidePipeline(device="cpu", **models)
-    generate = generate_with(pipe, PROMPTS, SEEDS, "", 0.0)
+    pairs = zip(PROMPTS, SEEDS, strict=True)
+    requests = [GenerationRequest(prompt, seed=seed, upsampler=None) for prompt, seed in pairs]
+    generate = generate_with(pipe, requests)
     return list(sweep(cells, generate, PROMPTS, scorers, schedule=SCHEDULE, **options))
 
 
@@ -114,14 +115,15 @@ def test_every_cell_uses_the_same_seeds_in_any_batch() -> None:
 
 
 def test_clip_guides_each_image_to_its_own_prompt(model_folder: Path) -> None:
-    clip = load_clip(model_folder / "tiny_clip.safetensors")
+    path = model_folder / "tiny_clip.safetensors"
     cells = grid((1.0,), (0.0, 300.0), ("4",), ("ddpm",))
-    scorer = clip_scorer(noisy_clip_features(clip))
-    (plain, images), (guided, _) = generated(cells, [scorer], clip=clip)
-    assert guided.scores["clip"].mean > plain.scores["clip"].mean
-    extractor = noisy_clip_features(clip)
-    each = [cosines(extractor, images[i, None], [PROMPTS[i]])[0] for i in (0, 1)]
-    assert plain.scores["clip"].mean == pytest.approx(sum(each) / 2, abs=1e-5)
+    scorer = load_scorer(f"clip:{path}")
+    (plain, images), (guided, _) = generated(cells, [scorer], clip=load_clip(path))
+    scores = [one.scores[scorer.name].mean for one in (plain, guided)]
+    assert scores[1] > scores[0]
+    extractor = load_extractor(f"clip:{path}")
+    each = [float(cosines(extractor, images[i, None], [PROMPTS[i]])) for i in (0, 1)]
+    assert scores[0] == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
 def test_a_clip_scale_without_a_clip_is_an_error() -> None:
@@ -165,9 +167,11 @@ def test_a_scorer_returns_one_value_per_image_or_one_in_all() -> None:
         ((found, _),) = sweep([Cell()], black, PROMPTS, [scorer], schedule=SCHEDULE)
         return found
 
-    assert rows(Scorer("one", lambda p, t: torch.tensor(7.0))).scores["one"].mean == 7
-    spread = rows(Scorer("two", lambda p, t: torch.tensor([1.0, 3.0]))).scores["two"]
+    assert rows(Scorer("one", lambda p, t: torch.tensor(7.0), "unit")).scores["one"].mean == 7
+    spread = rows(Scorer("two", lambda p, t: torch.tensor([1.0, 3.0]), "unit")).scores["two"]
     assert (spread.mean, spread.error) == (2.0, pytest.approx(1.0))
+    with pytest.raises(GlideError, match="bad gave 3 scores for 2 images"):
+        rows(Scorer("bad", lambda p, t: torch.zeros(3), "unit"))
 
 
 def test_scores_of_known_images(tmp_path: Path) -> None:
@@ -181,27 +185,29 @@ def test_scores_of_known_images(tmp_path: Path) -> None:
     assert value(DIVERSITY, [black, white], ["a", "a"]) == [2.0]
     assert value(DIVERSITY, [black, grey, white, grey], list("abab")) == [1.0]
     assert math.isnan(value(DIVERSITY, [black, white], ["a", "b"])[0])
-    near, far = torch.randn(2, 50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    near, far = torch.randn(2, 50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     near, far = (quantize_8bit(images.clamp(-1, 1)) for images in (near, far))
     for i, image in enumerate(to_pil(near)):
         image.save(tmp_path / f"{i:02}.png")
-    distance = pixel_frechet(find_images(tmp_path))
+    distance = load_scorer(f"frechet:{tmp_path}")
     assert value(distance, [near], ["a"] * 50)[0] == pytest.approx(0, abs=1e-6)
     shifted = value(distance, [near + 1], ["a"] * 50)[0]
     assert shifted == pytest.approx(3 * 8**2, rel=1e-4)  # |1|^2 in each number
     assert value(distance, [far], ["a"] * 50)[0] > 0
     with pytest.raises(GlideError, match="pixels:8 is not a CLIP"):
-        clip_scorer(pixel_features())
-    with pytest.raises(GlideError, match="fewer than 2 readable"):
-        pixel_frechet(find_images(tmp_path).subset(1, 0))
+        cosines(pixel_features(), near, ["a"])
+    for path in list(tmp_path.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(GlideError, match="fewer than 2 images"):
+        load_scorer(f"frechet:{tmp_path}")
 
 
 def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     cell = Cell(0.3, 0.0, "10,10,3,2,2", "ddim")
     scores = {"mean": Score(0.5, math.nan)}
-    folder = SweepFolder(tmp_path, (MEAN,))
+    folder = SweepFolder(tmp_path, (MEAN,), {})
     folder.add(CellResult(cell, 2, 54, 0.25, scores), torch.zeros(2, 3, 4, 4))
-    back = SweepFolder(tmp_path, (MEAN,)).results[cell]
+    back = SweepFolder(tmp_path, (MEAN,), {}).results[cell]
     assert (back.cell, back.count, back.evaluations, back.seconds) == (cell, 2, 54, 0.25)
     assert back.scores["mean"].mean == 0.5 and math.isnan(back.scores["mean"].error)
     _, row = csv.reader(io.StringIO(folder.table.read_text()))
@@ -209,10 +215,10 @@ def test_the_table_has_gaps_and_the_results_read_back(tmp_path: Path) -> None:
     for content in ("{", "[1]", '{"results": [{"cell": {"steps": 1}}]}', '{"results": [1]}'):
         (tmp_path / "sweep.json").write_text(content)
         with pytest.raises(GlideError, match=r"sweep\.json is damaged"):
-            SweepFolder(tmp_path, (MEAN,))
+            SweepFolder(tmp_path, (MEAN,), {})
     (tmp_path / "sweep.json").unlink()
     with pytest.raises(GlideError, match=r"without its sweep\.json"):
-        SweepFolder(tmp_path, (MEAN,))
+        SweepFolder(tmp_path, (MEAN,), {})
 
 
 def test_a_folder_holds_one_sweep_whose_grid_may_grow(tmp_path: Path) -> None:
@@ -251,8 +257,8 @@ def test_lists_are_read_from_text() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_images_of_a_cell_are_stored_in_order(tmp_path: Path, count: int) -> None:
     levels = torch.linspace(-1, 1, count).reshape(count, 1, 1, 1).expand(count, 3, 4, 6)
-    folder = SweepFolder(tmp_path, ())
-    folder.add(CellResult(Cell(), count, 1, 0.1), levels)
+    folder = SweepFolder(tmp_path, (), {})
+    folder.add(CellResult(Cell(), count, 1, 0.1, {}), levels)
     assert torch.allclose(folder.images(Cell()), levels, atol=0.005)  # half of 1/127.5
 
 

@@ -22,7 +22,7 @@ from glide_core.evaluation.sweep_output import image_grid, pareto_front, to_imag
 GRID = combinations([(1.0, 2.0, 5.0), (0.0, 3.0), ("10", "fast27"), ("ddim",)])
 SCORERS = [
     Scorer("clip", lambda made, prompts: made, "cosine"),
-    Scorer("frechet", lambda made, prompts: made, higher_is_better=False),
+    Scorer("frechet", lambda made, prompts: made, "8x8 pixels", higher_is_better=False),
 ]
 
 
@@ -112,7 +112,7 @@ def test_every_point_is_labelled_with_its_scale_and_every_curve_is_in_the_legend
     curves = ["clip 0, 10 steps", "clip 0, fast27", "clip 3, 10 steps", "clip 3, fast27"]
     assert axes.get_legend_handles_labels()[1] == [*curves, "Pareto front"]
     assert "clip [cosine], higher is better" in axes.get_ylabel()
-    assert "frechet, lower is better" in axes.get_xlabel()
+    assert "frechet [8x8 pixels], lower is better" in axes.get_xlabel()
 
 
 def test_the_svg_is_xml_and_the_same_every_time(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_one_cell_and_one_score_still_make_a_plot() -> None:
     nan = [CellResult(one.cell, 1, 5, 0.1, {"clip": Score(math.nan)}) for one in results]
     (x, y), *_ = sweep_output.axes_of(nan, SCORERS[:1])
     sweep_output.to_image(sweep_output.plot(nan, x, y))
-    undefined = Scorer("clip", SCORERS[0].score), Scorer("frechet", SCORERS[1].score)
+    undefined = [Scorer(one.name, one.score, "unit") for one in SCORERS]
     both = [CellResult(one.cell, 1, 5, 0.1, dict.fromkeys(("clip", "frechet"), Score(math.nan)))
             for one in results]  # fmt: skip
     for x, y in sweep_output.axes_of(both, undefined):
