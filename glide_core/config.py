@@ -212,7 +212,6 @@ class ClipConfig:
 
 
 BASE = GlideConfig(kind="base")
-INPAINT = replace(BASE, kind="inpaint")
 UPSAMPLER = GlideConfig(
     kind="upsampler",
     unet=UNetConfig(
@@ -223,15 +222,7 @@ UPSAMPLER = GlideConfig(
     ),
     schedule=ScheduleConfig(noise_schedule="linear"),
 )
-UPSAMPLER_INPAINT = replace(UPSAMPLER, kind="upsampler-inpaint")
 CLIP = ClipConfig()
-RELEASED: dict[ModelKind, GlideConfig] = {
-    "base": BASE,
-    "upsampler": UPSAMPLER,
-    "inpaint": INPAINT,
-    "upsampler-inpaint": UPSAMPLER_INPAINT,
-}
-
 
 _Sigma = Annotated[float, in_range(0, 1_000_000)]
 
@@ -264,10 +255,11 @@ class SamplerConfig:
     clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
 
-    def for_model(self, model: GlideConfig) -> SamplerConfig:
+    def for_model(self, model: GlideConfig, clip: bool = False) -> SamplerConfig:
         """The settings with the steps, the sampler and the guidance scale they have for a model.
 
-        An upsampler's 27 steps have the paper's uneven spacing.
+        clip: under CLIP guidance the default is ddpm, as in the paper: it weights CLIP's gradient
+        by each step's variance. An upsampler's 27 steps have the paper's uneven spacing.
         """
         respacing, steps = self.respacing, self.steps or model.steps
         if not respacing:
@@ -275,6 +267,9 @@ class SamplerConfig:
             respacing = "fast27" if model.is_upsampler and steps == 27 else ""
         # only ddim reads eta
         sampler = self.sampler or ("ddim" if self.eta else model.sampler)
+        # ddpm mixes known pixels and new ones at 256x256, as in the released notebooks
+        if self.sampler is None and (clip or model.kind == "upsampler-inpaint"):
+            sampler = "ddpm"
         scale = model.guidance_scale if self.guidance_scale is None else self.guidance_scale
         own = replace(self, respacing=respacing, sampler=sampler, guidance_scale=scale)
         return replace(own, steps=None if respacing else steps)

@@ -71,8 +71,10 @@ def generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.prompts is not None:
         return _generate_list(arguments)
+    from glide_core.stages import TEXT_ONLY
+
     pipe = common.load_pipeline(arguments, "base", "upsampler")
-    return common.generate_and_write(pipe, common.request_of(arguments), arguments)
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments, TEXT_ONLY)
 
 
 def _generate_list(arguments: argparse.Namespace) -> int:
@@ -200,9 +202,9 @@ def inpaint(arguments: argparse.Namespace) -> int:
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
     pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
-    request = common.request_of(arguments, inpaint=True)
+    request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
-    inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
+    inputs, stitched = inpaint_inputs(pipe, image, mask, upsample, context)
     return common.generate_and_write(
         pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
     )
@@ -234,7 +236,7 @@ def edit(arguments: argparse.Namespace) -> int:
         strength=arguments.strength,
         upsample_strength=arguments.upsample_strength,
     )
-    inputs = edit_inputs(pipe.models, original, not arguments.no_upsample)
+    inputs = edit_inputs(pipe, original)
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 

@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                 generate_with(pipe, prompts, seeds, arguments.negative, arguments.eta),
                 prompts,
                 folder.scorers,
-                schedule=model_schedule(pipe.models.model("base").config),
+                schedule=model_schedule(pipe.model("base").config),
                 batch=arguments.batch,
                 callback=partial(bar, "sweep"),
             )
