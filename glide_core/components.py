@@ -113,10 +113,8 @@ class Components:
     def paths(self, role: Role) -> list[Path]:
         """The files of a role; GlideError says how to get one that is missing."""
         if not self._files.get(role):
-            raise GlideError(
-                f"this pipeline has no model for {role!r}. Expected one of its files, for example "
-                f"GlidePipeline.from_pretrained(..., {role}=FILE)"
-            )
+            hint = f"expected from_pretrained(..., {role}=FILE)"
+            raise GlideError(f"this pipeline has no model for {role!r}: {hint}")
         return [find_model(str(name)) for name in self._files[role]]
 
     def model(self, role: Role) -> Any:
@@ -240,7 +238,7 @@ class Components:
         return folder
 
 
-def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Source]:
+def find_components(source: str | Path | Sequence[str | Path]) -> Mapping[Role, Source]:
     """Roles and files of "bundled", "openai", a folder, or checkpoint files by their kinds."""
     if source == "bundled":
         return {role: role.replace("_", "-") for role in ROLES}
@@ -279,22 +277,15 @@ def _indexed(folder: Path) -> dict[Role, Source]:
     return {role: folder / name for role, name in named.items()}
 
 
-def _by_kind(paths: Sequence[Path]) -> dict[Role, Source]:
-    found: dict[Role, Source] = {}
-    clips = []
+def _by_kind(paths: Sequence[Path]) -> Mapping[Role, Source]:
+    found: dict[Role, list[Path]] = {}
     for path in paths:
         config = inspect(path)
-        if isinstance(config, ClipConfig):
-            clips.append(path)
-            continue
-        role = cast(Role, config.kind.replace("-", "_"))
-        if role in found:
-            raise GlideError(
-                f"{found[role]} and {path} are both {config.kind} models: expected one"
-            )
-        found[role] = path
-    if clips:
-        found["clip"] = clips
+        kind = "clip" if isinstance(config, ClipConfig) else config.kind
+        files = found.setdefault(cast(Role, kind.replace("-", "_")), [])
+        files.append(path)
+        if len(files) > 1 and kind != "clip":
+            raise GlideError(f"{files[0]} and {path} are both {kind} models: expected one")
     return found
 
 

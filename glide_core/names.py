@@ -21,11 +21,6 @@ SAMPLERS: dict[str, str] = {
 SAMPLER_ALIASES: dict[str, str] = {"ancestral": "ddpm"}  # accepted wherever a sampler is named
 
 
-def canonical_sampler(name: str) -> str:
-    """Resolve an alias; any other name comes back unchanged."""
-    return SAMPLER_ALIASES.get(name, name)
-
-
 @dataclass(frozen=True)
 class Preset:
     """How the first stage is sampled; everything else stays as it is."""

@@ -6,11 +6,11 @@ two-stage loop, `generate`; the command line and the batch driver do the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,18 +51,6 @@ if TYPE_CHECKING:
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
 
-class _Task(NamedTuple):
-    """How a call differs from text to image."""
-
-    inputs: PipelineInputs = TEXT_ONLY
-    strength: float = 1.0  # of an edit, as in its requests
-    upsample_strength: float = 1.0
-    finish: Callable[[Tensor], Tensor] = lambda images: images  # after the last stage
-
-
-_TEXT_TO_IMAGE = _Task()
-
-
 class _Interrupted(Exception):
     """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
 
@@ -101,7 +89,7 @@ class GlidePipeline(Components):
         upsample_steps: int | None = None,
         upsample_guidance_scale: float = 1.0,
         batch_size: int | None = None,
-        _task: _Task = _TEXT_TO_IMAGE,
+        _inputs: PipelineInputs = TEXT_ONLY,
     ) -> GlidePipelineOutput:
         """Generate images from text.
 
@@ -151,12 +139,12 @@ class GlidePipeline(Components):
         second = replace(
             UPSAMPLE_SETTINGS, steps=upsample_steps, guidance_scale=upsample_guidance_scale
         )
-        enlarges = _task.inputs[1].low_res is not None
+        enlarges = _inputs.second.low_res is not None
         if enlarges:
             second = replace(first, temperature=UPSAMPLE_SETTINGS.temperature)
         size = None
         if height is not None or width is not None:
-            if _task is not _TEXT_TO_IMAGE:
+            if _inputs is not TEXT_ONLY:
                 raise GlideError("height and width are for text to image: the image sets the size")
             size = first_size(self.model("base").config.unet.image_size, height, width, upsample)
         request = GenerationRequest(
@@ -166,11 +154,11 @@ class GlidePipeline(Components):
             upsampler=second if upsample or enlarges else None,
             clip_guidance_scale=clip_guidance_scale,
             clip_prompt=clip_prompt,
-            strength=_task.strength,
-            upsample_strength=_task.upsample_strength,
+            strength=_inputs.first.strength,
+            upsample_strength=_inputs.second.strength,
         )
         requests = image_requests(request, prompt, num_images_per_prompt, seed, generator)
-        return self._run(requests, _task, options)
+        return self._run(requests, _inputs, options)
 
     def upscale(
         self,
@@ -188,7 +176,8 @@ class GlidePipeline(Components):
         """
         low_res = fit(read_image(image), low_size)
         given: Options = {"guidance_scale": 1.0, **options}
-        return self(prompt, **given, _task=_Task((StageInputs(), StageInputs(low_res=low_res))))
+        inputs = PipelineInputs(second=StageInputs(low_res=low_res))
+        return self(prompt, **given, _inputs=inputs)
 
     def edit(
         self,
@@ -205,8 +194,8 @@ class GlidePipeline(Components):
         the same in the second stage, where 1 takes no detail from the image. Further options as in
         `__call__`.
         """
-        task = _Task(edit_inputs(self, read_image(image)), strength, upsample_strength)
-        return self(prompt, **options, _task=task)
+        inputs = edit_inputs(self, read_image(image), strength, upsample_strength)
+        return self(prompt, **options, _inputs=inputs)
 
     def inpaint(
         self,
@@ -225,11 +214,9 @@ class GlidePipeline(Components):
         which the old image fades into the new one. Further options as in `__call__`.
         """
         upsample = options.get("upsample", True)
-        inputs, stitched = inpaint_inputs(
-            self, read_image(image), read_mask(mask), upsample, context
-        )
-        task = _Task(inputs, finish=lambda new: stitched(new, feather))
-        return self(prompt, **options, _task=task)
+        original, marked = read_image(image), read_mask(mask)
+        inputs = inpaint_inputs(self, original, marked, upsample, context, feather)
+        return self(prompt, **options, _inputs=inputs)
 
     def generate(
         self,
@@ -245,7 +232,7 @@ class GlidePipeline(Components):
         if len({request.settings for request in requests}) != 1:
             raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
         shared = requests[0]
-        first, second = inputs
+        first, second = inputs.first, inputs.second
         prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
         roles = stage_roles(first.image is not None)
 
@@ -270,12 +257,10 @@ class GlidePipeline(Components):
             with ExitStack() as stack:
                 guide = None
                 if shared.clip_guidance_scale:
-                    clip = stack.enter_context(self.use("clip"))
-                    towards = shared.clip_prompt
+                    clip, own = stack.enter_context(self.use("clip")), shared.clip_prompt
+                    towards = prompts if own is None else [own] * len(prompts)
                     with torch.no_grad():
-                        text = clip.encode_prompts(
-                            prompts if towards is None else [towards] * len(prompts)
-                        )
+                        text = clip.encode_prompts(towards)
                     guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
                 images = sample("base", first, guide)
         if images is None:
@@ -292,7 +277,7 @@ class GlidePipeline(Components):
 
         Logs warnings about prompts and sizes that the first model will not handle well.
         """
-        roles = stage_roles(inputs[0].image is not None)
+        roles = stage_roles(inputs.first.image is not None)
         used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
         configs = {stage: self.model(role).config for stage, role in used.items()}
         first = next(iter(used))
@@ -313,42 +298,42 @@ class GlidePipeline(Components):
         self._progress_bar = tqdm_options
 
     def _run(
-        self, requests: Sequence[GenerationRequest], task: _Task, options: RunOptions
+        self, requests: list[GenerationRequest], inputs: PipelineInputs, options: RunOptions
     ) -> GlidePipelineOutput:
         self._interrupt = False
-        requests = self.prepare(requests, task.inputs)
+        requests = self.prepare(requests, inputs)
         done: list[Tensor] = []
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
                     step = self._step(bar, options.callback_on_step_end)
-                    done.append(task.finish(self.generate(batch, task.inputs, step)))
+                    done.append(inputs.finish(self.generate(batch, inputs, step)))
             except _Interrupted as interrupted:
-                unfinished = task.finish(interrupted.args[0].clamp(-1, 1))
+                unfinished = inputs.finish(interrupted.args[0].clamp(-1, 1))
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
                 done.append(unfinished)
             if self._interrupt:
                 break
         images = torch.cat(done)
-        ready = list(requests[: len(images)])
-        return GlidePipelineOutput(to_output(images, options.output_type), ready, self._interrupt)
+        output = to_output(images, options.output_type)
+        return GlidePipelineOutput(output, requests[: len(images)], self._interrupt)
 
     def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
         def step(stage: str, info: StepInfo) -> None:
             bar(stage, info)
             if callback is not None:
-                values: dict[str, Any] = {"latents": info.x_t, "x0": info.x0}
-                values |= {"stage": stage, "num_steps": info.total}
+                images = {"latents": info.x_t, "x0": info.x0}
+                values = {**images, "stage": stage, "num_steps": info.total}
                 returned = callback(self, info.index, info.timestep, dict(values))
                 if returned is False:
                     self._interrupt = True
                 elif isinstance(returned, dict):
-                    changed = [key for key in returned if returned[key] is not values.get(key)]
+                    changed = [str(k) for k in returned if returned[k] is not values.get(k)]
                     if changed:
                         raise GlideError(
-                            "callback_on_step_end returned other values for "
-                            f"{', '.join(map(str, changed))}: a run does not use them"
+                            f"callback_on_step_end returned other values for {', '.join(changed)}: "
+                            "a run does not use them"
                         )
             if self._interrupt:
                 raise _Interrupted(info.x0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import Field
@@ -81,14 +81,12 @@ class GenerationRequest:
 
     def metadata(self) -> dict[str, Any]:
         """Flat JSON values for a PNG or a .json file; defaults that are off are left out."""
-        stages = {"base": "", "upsampler": "upsample_"}
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in stages}
-        for stage, prefix in stages.items():
-            settings = getattr(self, stage)
-            if settings is not None:
-                own |= {prefix + name: value for name, value in asdict(settings).items()}
-        if own.pop("size") is not None and self.size is not None:
-            own["base_size"] = f"{self.size[1]}x{self.size[0]}"
+        own = asdict(self)
+        base, upsampler, size = (own.pop(name) for name in ("base", "upsampler", "size"))
+        own |= base or {}
+        own |= {f"upsample_{name}": value for name, value in (upsampler or {}).items()}
+        if size is not None:
+            own["base_size"] = f"{size[1]}x{size[0]}"
         defaults = {**asdict(GenerationRequest()), "guidance_rescale": 0.0}
         kept = ("prompt", "seed")
         return {

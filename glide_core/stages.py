@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,25 +48,35 @@ class StageInputs:
     size: tuple[int, int] | None = None  # (height, width); default: from the images or the model
 
 
-PipelineInputs = tuple[StageInputs, StageInputs]  # of the base model and of the upsampler
-TEXT_ONLY: PipelineInputs = (StageInputs(), StageInputs())
+class PipelineInputs(NamedTuple):
+    """Images that a pipeline's stages start from; none for text to image."""
+
+    first: StageInputs = StageInputs()
+    second: StageInputs = StageInputs()
+    finish: Callable[[Tensor], Tensor] = lambda images: images  # called with the last stage's
 
 
-def edit_inputs(models: Components, image: Tensor) -> PipelineInputs:
+TEXT_ONLY = PipelineInputs()
+
+
+def edit_inputs(
+    models: Components, image: Tensor, strength: float, upsample_strength: float
+) -> PipelineInputs:
     """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
     small = fit(image, models.model("base").config.unet.image_size)
-    return StageInputs(init=small), StageInputs(init=resize(image, upsampled_size(small)))
+    large = resize(image, upsampled_size(small))
+    first = StageInputs(init=small, strength=strength)
+    return PipelineInputs(first, StageInputs(init=large, strength=upsample_strength))
 
 
 def inpaint_inputs(
-    models: Components, image: Tensor, mask: Tensor, upsample: bool = True, context: float = 0.5
-) -> tuple[PipelineInputs, Callable[[Tensor, int], Tensor]]:
-    """Cut a square around the mask out for each stage, for `generate`.
+    models: Components, image: Tensor, mask: Tensor, upsample: bool, context: float, feather: int
+) -> PipelineInputs:
+    """Cut a square around the mask out for each stage, for `generate`, and stitch it back after.
 
-    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. Also returns the function that
-    stitches patches back, with a feather in pixels: the whole image [B, 3, H, W] in [-1, 1].
+    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. feather: in pixels.
     """
-    roles = list(stage_roles(inpaint=True).values())[: 1 + upsample]
+    roles = list(stage_roles(inpaint=True).values())[: 2 if upsample else 1]
     sides = tuple(models.model(role).config.unet.image_size for role in roles)
     if image.shape[-2:] != mask.shape[-2:]:
         sizes = [f"{own.shape[-1]}x{own.shape[-2]}" for own in (mask, image)]
@@ -79,10 +89,10 @@ def inpaint_inputs(
         StageInputs(image=crop.images[i], keep_mask=crop.keep_masks[i]) for i in (0, -1)
     )
 
-    def stitched(patches: Tensor, feather: int) -> Tensor:
+    def stitched(patches: Tensor) -> Tensor:
         return from_comfy(stitch(original, patches.cpu(), crop.region, mask, feather))
 
-    return (first, second), stitched
+    return PipelineInputs(first, second, stitched)
 
 
 def sample_stage(

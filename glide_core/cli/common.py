@@ -14,8 +14,6 @@ from glide_core import io
 from glide_core.names import PRESETS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from glide_core.components import Role
     from glide_core.config import SamplerConfig
     from glide_core.pipeline import GlidePipeline
@@ -90,7 +88,6 @@ def generate_and_write(
     request: GenerationRequest,
     arguments: argparse.Namespace,
     inputs: PipelineInputs,
-    finish: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> int:
     """Generate `-n` images, `--batch` at a time, write each PNG with its settings, print paths."""
     from glide_core.images import to_pil
@@ -102,7 +99,7 @@ def generate_and_write(
     about = model_metadata(arguments)
     for batch in batches(requests, arguments.batch, lambda each: each):
         with step_bars(disable=arguments.quiet) as step:
-            images = to_pil(finish(pipe.generate(batch, inputs, step)))
+            images = to_pil(inputs.finish(pipe.generate(batch, inputs, step)))
         each = [
             io.png_text({**own.metadata(), **about, "size": f"{image.width}x{image.height}"})
             for own, image in zip(batch, images, strict=True)

@@ -155,7 +155,7 @@ def upscale(arguments: argparse.Namespace) -> int:
     """Enlarge an image four times."""
     from glide_core.images import fit, read_image
     from glide_core.request import GenerationRequest
-    from glide_core.stages import StageInputs
+    from glide_core.stages import PipelineInputs, StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments, "upsampler")
@@ -165,7 +165,7 @@ def upscale(arguments: argparse.Namespace) -> int:
         base=None,
         upsampler=replace(common.sampling_of(arguments), temperature=arguments.temperature),
     )
-    inputs = (StageInputs(), StageInputs(low_res=low_res))
+    inputs = PipelineInputs(second=StageInputs(low_res=low_res))
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 
@@ -204,10 +204,8 @@ def inpaint(arguments: argparse.Namespace) -> int:
     pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
     request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
-    inputs, stitched = inpaint_inputs(pipe, image, mask, upsample, context)
-    return common.generate_and_write(
-        pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
-    )
+    inputs = inpaint_inputs(pipe, image, mask, upsample, context, arguments.feather)
+    return common.generate_and_write(pipe, request, arguments, inputs)
 
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
@@ -231,12 +229,10 @@ def edit(arguments: argparse.Namespace) -> int:
 
     original = read_image(arguments.image, arguments.max_pixels)
     pipe = common.load_pipeline(arguments, "base", "upsampler")
-    request = replace(
-        common.request_of(arguments, steps=EDIT_STEPS),
-        strength=arguments.strength,
-        upsample_strength=arguments.upsample_strength,
-    )
-    inputs = edit_inputs(pipe, original)
+    request = common.request_of(arguments, steps=EDIT_STEPS)
+    strengths = (arguments.strength, arguments.upsample_strength)
+    request = replace(request, strength=strengths[0], upsample_strength=strengths[1])
+    inputs = edit_inputs(pipe, original, *strengths)
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 
