@@ -197,9 +197,7 @@ class Components:
     ) -> None:
         """Merge a LoRA's file into a model; several add up."""
         if component not in ROLES[:-1]:
-            raise GlideError(
-                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
-            )
+            raise GlideError(f"component is {short(component)}: expected {', '.join(ROLES[:-1])}")
         model, lora = self.model(component), (user_path(path), strength)
         loras = [*self._loras.get(component, ()), lora]
         if model.is_int8:

@@ -36,12 +36,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 METRICS = ("frechet", "kid", "precision", "recall", "is", "clip-score", "retrieval")
-CROPS = ("centre", "none")  # of images before they are measured
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16", "int8")  # of the heavy layers
 HOST_DTYPES = ("auto", "float32", "bfloat16", "float16")  # where ComfyUI casts the weights itself
 MAX_SIDE = 4096  # pixels of the first stage; memory grows with the square
 TRAINED_STEPS = 1000  # of the noise schedules that the models were trained on
-SHARD_FORMATS = ("tar", "parquet")
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")  # of the training loss
 TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")  # as training samples them
 LORA_LAYERS = ("attention", "all")

@@ -33,10 +33,9 @@ UPSCALE = 4  # 64x64 becomes 256x256
 UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)  # the notebooks'
 
 _Text = Annotated[str, Field(strict=True, description="Unicode text")]
-_Seed = in_range(0, 2**64 - 1)
 _Stage = Annotated[SamplerConfig | None, Field(description="a SamplerConfig or None")]
-_Flag = Annotated[bool, Field(strict=True, description="True or False")]
-_Side = Annotated[int, Field(strict=True)]
+_Side = Annotated[int, Field(strict=True, ge=8, le=MAX_SIDE, multiple_of=8)]
+_SIZE = f"(height, width) of the first stage in multiples of 8 from 8 to {MAX_SIDE}, or None"
 _Count = in_range(1, 1_000_000)
 _Share = Annotated[float, in_range(0, 1)]
 _Scale = Annotated[float, Field(strict=True, description="a finite number")]
@@ -53,11 +52,9 @@ class GenerationRequest:
 
     prompt: _Text = ""
     negative_prompt: _Text = ""
-    seed: Annotated[int, _Seed] = 0
+    seed: Annotated[int, in_range(0, 2**64 - 1)] = 0
     # (height, width) of the first stage; None: the model's
-    size: Annotated[
-        tuple[_Side, _Side] | None, Field(description="(height, width) in pixels, or None")
-    ] = None
+    size: Annotated[tuple[_Side, _Side] | None, Field(description=_SIZE)] = None
     base: _Stage = SamplerConfig()  # 64x64 stage; None: input image goes to upsampler
     upsampler: _Stage = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
     clip_guidance_scale: _Scale = 0.0  # of the noisy CLIP, in the first stage; 0 is off
@@ -66,11 +63,6 @@ class GenerationRequest:
     upsample_strength: _Share = 1.0  # of an edit in the second stage
 
     def __post_init__(self) -> None:
-        if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
-            height, width = (short(side) for side in self.size)
-            raise GlideError(
-                f"size {width}x{height} (first stage): expected multiples of 8 from 8 to {MAX_SIDE}"
-            )
         if self.base is None and self.upsampler is None:
             raise GlideError("the request has no stage: expected settings for base or upsampler")
 
@@ -124,7 +116,7 @@ class Options(TypedDict, total=False):
 class RunOptions:
     """The options of a call that are no part of its requests, checked."""
 
-    upsample: _Flag
+    upsample: Annotated[bool, Field(strict=True, description="True or False")]
     num_images_per_prompt: Annotated[int, _Count]
     batch_size: Annotated[int | None, _Count]
     output_type: Annotated[OutputType, one_of(OutputType)]

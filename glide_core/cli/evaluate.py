@@ -12,7 +12,7 @@ from pathlib import Path
 from glide_core.cli import options
 from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
-from glide_core.names import CROPS, MAX_SIDE, METRICS
+from glide_core.names import MAX_SIDE, METRICS
 
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count("--n", help="measure N of the images, selected by the seed (default: all)")
     group.add_argument(
         "--crop",
-        choices=CROPS,
+        choices=("centre", "none"),
         default="centre",
         help="cut out the largest centre square, as in the paper, or nothing",
     )

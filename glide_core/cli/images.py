@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import common, options
 from glide_core.errors import UsageError, shorten
-from glide_core.names import SHARD_FORMATS
 
 if TYPE_CHECKING:
     from glide_core.batch.rows import Row
@@ -48,7 +47,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     count("--shard-size", help="rows per shard (default: 64)")
     group.add_argument(
         "--format",
-        choices=SHARD_FORMATS,
+        choices=("tar", "parquet"),
         help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
     )
     group.add_argument(
