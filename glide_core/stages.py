@@ -1,6 +1,6 @@
-"""The two-stage loop: 64x64 from the base model, 256x256 from the upsampler.
+"""The stages of a pipeline: 64x64 from the base model, 256x256 from the upsampler.
 
-Text to image, upscaling, editing and inpainting differ only in the stages and input images.
+Text to image, upscaling, editing and inpainting differ only in the images that stages start from.
 """
 
 from __future__ import annotations
