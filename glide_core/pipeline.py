@@ -306,7 +306,7 @@ class GlidePipeline(Components):
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
-                    step = self._step(bar, options.callback_on_step_end)
+                    step = partial(self._step, bar, options.callback_on_step_end)
                     done.append(inputs.finish(self.generate(batch, inputs, step)))
             except _Interrupted as interrupted:
                 unfinished = inputs.finish(interrupted.args[0].clamp(-1, 1))
@@ -319,23 +319,22 @@ class GlidePipeline(Components):
         output = to_output(images, options.output_type)
         return GlidePipelineOutput(output, requests[: len(images)], self._interrupt)
 
-    def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
-        def step(stage: str, info: StepInfo) -> None:
-            bar(stage, info)
-            if callback is not None:
-                images = {"latents": info.x_t, "x0": info.x0}
-                values = {**images, "stage": stage, "num_steps": info.total}
-                returned = callback(self, info.index, info.timestep, dict(values))
-                if returned is False:
-                    self._interrupt = True
-                elif isinstance(returned, dict):
-                    changed = [str(k) for k in returned if returned[k] is not values.get(k)]
-                    if changed:
-                        raise GlideError(
-                            f"callback_on_step_end returned other values for {', '.join(changed)}: "
-                            "a run does not use them"
-                        )
-            if self._interrupt:
-                raise _Interrupted(info.x0)
-
-        return step
+    def _step(
+        self, bar: StageCallback, callback: StepEnd | None, stage: str, info: StepInfo
+    ) -> None:
+        bar(stage, info)
+        if callback is not None:
+            images = {"latents": info.x_t, "x0": info.x0}
+            values = {**images, "stage": stage, "num_steps": info.total}
+            returned = callback(self, info.index, info.timestep, dict(values))
+            if returned is False:
+                self._interrupt = True
+            elif isinstance(returned, dict):
+                changed = [str(k) for k in returned if returned[k] is not values.get(k)]
+                if changed:
+                    raise GlideError(
+                        f"callback_on_step_end returned other values for {', '.join(changed)}: "
+                        "a run does not use them"
+                    )
+        if self._interrupt:
+            raise _Interrupted(info.x0)
