@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,15 @@ from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import NoisyClip
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Role = Literal["base", "upsampler", "inpaint", "upsampler_inpaint", "clip"]
 Source = str | Path | Sequence[str | Path]  # a name or a file; two for OpenAI's noisy CLIP
 Model = GlideModel | NoisyClip
 
 ROLES: tuple[Role, ...] = get_args(Role)
 INDEX = "model_index.json"
-_OPENAI: dict[Role, Source] = {
-    "base": "openai-base",
-    "upsampler": "openai-upsampler",
-    "inpaint": "openai-inpaint",
-    "upsampler_inpaint": "openai-upsampler-inpaint",
-    "clip": ("openai-clip-image", "openai-clip-text"),
-}
 
 
 def stage_roles(inpaint: bool) -> dict[str, Role]:
@@ -53,54 +49,89 @@ class Components:
 
     def __init__(
         self,
-        sources: Mapping[Role, Source | Model],
+        base: Source | Model | None = None,
+        upsampler: Source | Model | None = None,
+        inpaint: Source | Model | None = None,
+        upsampler_inpaint: Source | Model | None = None,
+        clip: Source | Model | None = None,
         *,
+        torch_dtype: torch.dtype | str = "auto",
         device: torch.device | str = "auto",
-        dtype: torch.dtype | str = "auto",
     ) -> None:
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
-        self.storage = self.device  # where models are kept between uses
-        self.files: dict[Role, tuple[str | Path, ...]] = {}
-        self.loaded: dict[Role, Model] = {}
+        """Each model is a loaded one, a file or a name; see `from_pretrained`."""
+        self.device = pick_device(device)  # that computes
+        self.dtype = pick_dtype(torch_dtype, self.device)
         self.compiled = False  # torch.compile the UNets that are loaded from now on
+        self._storage = self.device  # where models are kept between uses
+        self._files: dict[Role, tuple[str | Path, ...]] = {}
+        self._loaded: dict[Role, Model] = {}
         self._loras: dict[Role, list[tuple[Path, float]]] = {}
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
-        for role, source in sources.items():
+        given = (base, upsampler, inpaint, upsampler_inpaint, clip)
+        for role, source in zip(ROLES, given, strict=True):
             if isinstance(source, (GlideModel, NoisyClip)):
-                self.loaded[role] = source.to(self.device)
-            else:
-                self.files[role] = _names(source)
+                self._loaded[role] = source.to(self.device)
+            elif source is not None:
+                self._files[role] = _names(source)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Sequence[str | Path] | None = "bundled",
+        *,
+        base: Source | None = None,
+        upsampler: Source | None = None,
+        inpaint: Source | None = None,
+        upsampler_inpaint: Source | None = None,
+        clip: Source | None = None,
+        torch_dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "auto",
+    ) -> Self:
+        """Find models; each file is read when it is first used. Nothing is downloaded.
+
+        source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
+            checkpoint files), a file, or a list of files.
+        torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
+        base, upsampler, inpaint, upsampler_inpaint, clip: more or other models than those of
+            `source`; a file, or a name that `glide models` lists.
+        Raises GlideError for what is missing, unreadable or of another kind.
+        """
+        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
+        chosen = {role: file for role, file in given if file is not None}
+        found: Any = {**find_components(source or []), **chosen}
+        pipe = cls(torch_dtype=torch_dtype, device=device, **found)
+        named = source in ("bundled", "openai")
+        for role in ("base", *chosen) if named else tuple(found):
+            pipe.paths(role)  # reports missing files now, not at first use
+        return pipe
 
     @property
     def components(self) -> dict[str, Model]:
-        """All available models by role, loaded."""
-        return {r: self.model(r) for r in ROLES if r in self.loaded or r in self.files}
+        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
+        return {r: self.model(r) for r in ROLES if r in self._loaded or r in self._files}
 
     def paths(self, role: Role) -> list[Path]:
         """The files of a role; GlideError says how to get one that is missing."""
-        if not self.files.get(role):
-            raise GlideError(
-                f"this pipeline has no model for {role!r}. Expected one of its files, for example "
-                f"GlidePipeline.from_pretrained(..., {role}=FILE)"
-            )
-        return [find_model(str(name)) for name in self.files[role]]
+        if not self._files.get(role):
+            hint = f"expected from_pretrained(..., {role}=FILE)"
+            raise GlideError(f"this pipeline has no model for {role!r}: {hint}")
+        return [find_model(str(name)) for name in self._files[role]]
 
     def model(self, role: Role) -> Any:
         """The model of a role, loaded if it is not yet: NoisyClip for "clip", else GlideModel."""
-        if role not in self.loaded:
-            self.loaded[role] = self._load(role, self._loras.get(role, ()))
-        return self.loaded[role]
+        if role not in self._loaded:
+            self._loaded[role] = self._load(role, self._loras.get(role, ()))
+        return self._loaded[role]
 
     def _load(self, role: Role, loras: Sequence[tuple[Path, float]]) -> Model:
         paths = self.paths(role)
         if role == "clip":
-            return load_clip(paths, device=self.storage, dtype=self.dtype)
+            return load_clip(paths, device=self._storage, dtype=self.dtype)
         # a LoRA is merged before the weights are rounded to 8 bits
         dtype = torch.float32 if loras and self.dtype == torch.int8 else self.dtype
         # an inpainting model without a mask is a base model
         kinds = ("base", "inpaint") if role == "base" else (role.replace("_", "-"),)
-        model = load_model(paths[0], device=self.storage, dtype=dtype, kinds=cast("Any", kinds))
+        model = load_model(paths[0], device=self._storage, dtype=dtype, kinds=cast("Any", kinds))
         for file, strength in loras:
             apply_lora(model, file, strength)
         if dtype != self.dtype:
@@ -111,7 +142,7 @@ class Components:
 
     def metadata(self, role: Role) -> Mapping[str, str]:
         """The metadata of a role's file; empty for a model that came without a file."""
-        return read_shapes(self.paths(role)[0]).metadata if role in self.files else {}
+        return read_shapes(self.paths(role)[0]).metadata if role in self._files else {}
 
     @contextmanager
     def use(self, role: Role) -> Iterator[Any]:
@@ -120,13 +151,13 @@ class Components:
         try:
             yield model
         finally:
-            if self.storage != self.device:
-                model.to(self.storage)
+            if self._storage != self.device:
+                model.to(self._storage)
 
     def to(
         self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
-    ) -> None:
-        """Move all models to a device, and their heavy layers to a dtype.
+    ) -> Self:
+        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline.
 
         A device ends offloading. A model from a file is loaded again where it becomes int8 or was.
         """
@@ -136,7 +167,7 @@ class Components:
                 dtype = each
             else:
                 device = pick_device(each)
-        if dtype is not None and "clip" in self.loaded:
+        if dtype is not None and "clip" in self._loaded:
             raise GlideError(
                 "a loaded noisy CLIP cannot change its dtype: give torch_dtype to from_pretrained"
             )
@@ -144,52 +175,54 @@ class Components:
         if what == torch.int8 and (reason := why_not_int8(device or self.device)):
             raise GlideError(f"{reason}. Give another torch_dtype, too.")
         if torch.int8 in (what, self.dtype) and what != self.dtype:
-            for role in self.loaded.keys() & self.files.keys():
-                del self.loaded[role]
+            for role in self._loaded.keys() & self._files.keys():
+                del self._loaded[role]
                 self._before_lora.pop(role, None)
         self.device, self.dtype = device or self.device, what
-        self.storage = device or self.storage
-        for model in self.loaded.values():
+        self._storage = device or self._storage
+        for model in self._loaded.values():
             if dtype is not None:
                 cast(GlideModel, model).use_dtype(dtype)
-            model.to(self.storage)
+            model.to(self._storage)
+        return self
 
-    def offload(self, device: torch.device | str) -> None:
+    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
-        self.device, self.storage = pick_device(device), torch.device("cpu")
-        for model in self.loaded.values():
-            model.to(self.storage)
+        self.device, self._storage = pick_device(device), torch.device("cpu")
+        for model in self._loaded.values():
+            model.to(self._storage)
 
-    def add_lora(self, component: Role, path: Path, strength: float) -> None:
+    def load_lora_weights(
+        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
+    ) -> None:
         """Merge a LoRA's file into a model; several add up."""
         if component not in ROLES[:-1]:
-            raise GlideError(
-                f"component is {short(component)}: expected one of {', '.join(ROLES[:-1])}"
-            )
-        model, lora = self.model(component), (path, strength)
+            raise GlideError(f"component is {short(component)}: expected {', '.join(ROLES[:-1])}")
+        model, lora = self.model(component), (user_path(path), strength)
         loras = [*self._loras.get(component, ()), lora]
         if model.is_int8:
-            self.loaded[component] = self._load(component, loras)
+            self._loaded[component] = self._load(component, loras)
         else:
             before = {name: parameter.data for name, parameter in model.named_parameters()}
             apply_lora(model, *lora)  # replaces the tensors that change
             self._before_lora.setdefault(component, before)
         self._loras[component] = loras
 
-    def remove_loras(self) -> None:
-        """Restore the weights from before `add_lora`, bit for bit."""
+    def unload_lora_weights(self) -> None:
+        """Restore the weights from before `load_lora_weights`, bit for bit."""
         for role in self._loras:
             if role in self._before_lora:
                 for name, parameter in self.model(role).named_parameters():
                     before = self._before_lora[role][name]
                     parameter.data = before.to(parameter.device, parameter.dtype)
             else:
-                self.loaded.pop(role, None)
+                self._loaded.pop(role, None)
         self._loras.clear()
         self._before_lora.clear()
 
-    def save(self, folder: Path) -> Path:
-        """Write all models and model_index.json to a new folder."""
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
+        folder = user_path(folder)
         check_folder(folder)
         models = self.components
         names = {role: f"{role}.safetensors" for role in models}
@@ -203,12 +236,13 @@ class Components:
         return folder
 
 
-def find_components(source: str | Path | Sequence[str | Path]) -> dict[Role, Source]:
+def find_components(source: str | Path | Sequence[str | Path]) -> Mapping[Role, Source]:
     """Roles and files of "bundled", "openai", a folder, or checkpoint files by their kinds."""
     if source == "bundled":
         return {role: role.replace("_", "-") for role in ROLES}
     if source == "openai":
-        return dict(_OPENAI)
+        names: dict[Role, Source] = {r: f"openai-{r.replace('_', '-')}" for r in ROLES}
+        return {**names, "clip": ("openai-clip-image", "openai-clip-text")}
     if isinstance(source, (str, Path)):
         folder = user_path(source)
         if os.path.isdir(folder):  # unlike Path's, False for what cannot be a path
@@ -241,22 +275,15 @@ def _indexed(folder: Path) -> dict[Role, Source]:
     return {role: folder / name for role, name in named.items()}
 
 
-def _by_kind(paths: Sequence[Path]) -> dict[Role, Source]:
-    found: dict[Role, Source] = {}
-    clips = []
+def _by_kind(paths: Sequence[Path]) -> Mapping[Role, Source]:
+    found: dict[Role, list[Path]] = {}
     for path in paths:
         config = inspect(path)
-        if isinstance(config, ClipConfig):
-            clips.append(path)
-            continue
-        role = cast(Role, config.kind.replace("-", "_"))
-        if role in found:
-            raise GlideError(
-                f"{found[role]} and {path} are both {config.kind} models: expected one"
-            )
-        found[role] = path
-    if clips:
-        found["clip"] = clips
+        kind = "clip" if isinstance(config, ClipConfig) else config.kind
+        files = found.setdefault(cast(Role, kind.replace("-", "_")), [])
+        files.append(path)
+        if len(files) > 1 and kind != "clip":
+            raise GlideError(f"{files[0]} and {path} are both {kind} models: expected one")
     return found
 
 

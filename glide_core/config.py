@@ -6,15 +6,14 @@ names the field and what is allowed, wherever a config is made.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Literal, get_args
 
 from pydantic import AliasChoices, Field
 from pydantic.dataclasses import dataclass
 
 from glide_core.errors import GlideError
-from glide_core.fields import STRICT, check_divides, checked, in_range, one_of, parse_json
+from glide_core.fields import STRICT, JsonConfig, check_divides, checked, in_range, one_of
 from glide_core.names import SAMPLERS
 
 ModelKind = Literal["base", "upsampler", "inpaint", "upsampler-inpaint"]
@@ -119,8 +118,10 @@ class ScheduleConfig:
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class GlideConfig:
+class GlideConfig(JsonConfig):
     """One GLIDE diffusion model: text encoder, UNet, schedule and tokenizer."""
+
+    marker, needed = "glide_config", ("text", "unet")
 
     kind: Annotated[ModelKind, one_of(ModelKind)] = "base"
     text: TextConfig = field(default_factory=TextConfig)
@@ -167,19 +168,13 @@ class GlideConfig:
         then the waves of the position."""
         return self.in_channels * self.unet.patch_size**2 + 2 * self.unet.coord_channels
 
-    def to_json(self) -> str:
-        return json.dumps({"glide_config": 1, **asdict(self)}, sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str) -> GlideConfig:
-        """Read what `to_json` wrote; GlideError names the first fields that are not valid."""
-        return parse_json(GlideConfig, text, "glide_config", needed=("text", "unet"))
-
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class ClipConfig:
+class ClipConfig(JsonConfig):
     """The noisy CLIP: a ViT with a class token per timestep, and a causal text encoder."""
+
+    marker, needed = "glide_clip_config", ("image_width",)
 
     image_size: Annotated[int, in_range(1, 8192)] = 64
     patch_size: Annotated[int, in_range(1, 1024)] = 4
@@ -202,17 +197,8 @@ class ClipConfig:
         check_divides("image_heads", self.image_heads, "image_width", [self.image_width])
         check_divides("text_heads", self.text_heads, "text_width", [self.text_width])
 
-    def to_json(self) -> str:
-        return json.dumps({"glide_clip_config": 1, **asdict(self)}, sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str) -> ClipConfig:
-        """Read what `to_json` wrote; GlideError names the first fields that are not valid."""
-        return parse_json(ClipConfig, text, "glide_clip_config", needed=("image_width",))
-
 
 BASE = GlideConfig(kind="base")
-INPAINT = replace(BASE, kind="inpaint")
 UPSAMPLER = GlideConfig(
     kind="upsampler",
     unet=UNetConfig(
@@ -223,15 +209,7 @@ UPSAMPLER = GlideConfig(
     ),
     schedule=ScheduleConfig(noise_schedule="linear"),
 )
-UPSAMPLER_INPAINT = replace(UPSAMPLER, kind="upsampler-inpaint")
 CLIP = ClipConfig()
-RELEASED: dict[ModelKind, GlideConfig] = {
-    "base": BASE,
-    "upsampler": UPSAMPLER,
-    "inpaint": INPAINT,
-    "upsampler-inpaint": UPSAMPLER_INPAINT,
-}
-
 
 _Sigma = Annotated[float, in_range(0, 1_000_000)]
 
@@ -264,10 +242,11 @@ class SamplerConfig:
     clip_guided: Annotated[bool, Field(strict=True, description="True or False")] = True
     temperature: Annotated[float, in_range(0, 10)] = 1.0  # of the first noise
 
-    def for_model(self, model: GlideConfig) -> SamplerConfig:
+    def for_model(self, model: GlideConfig, clip: bool = False) -> SamplerConfig:
         """The settings with the steps, the sampler and the guidance scale they have for a model.
 
-        An upsampler's 27 steps have the paper's uneven spacing.
+        clip: under CLIP guidance the default is ddpm, as in the paper: it weights CLIP's gradient
+        by each step's variance. An upsampler's 27 steps have the paper's uneven spacing.
         """
         respacing, steps = self.respacing, self.steps or model.steps
         if not respacing:
@@ -275,6 +254,9 @@ class SamplerConfig:
             respacing = "fast27" if model.is_upsampler and steps == 27 else ""
         # only ddim reads eta
         sampler = self.sampler or ("ddim" if self.eta else model.sampler)
+        # ddpm mixes known pixels and new ones at 256x256, as in the released notebooks
+        if self.sampler is None and (clip or model.kind == "upsampler-inpaint"):
+            sampler = "ddpm"
         scale = model.guidance_scale if self.guidance_scale is None else self.guidance_scale
         own = replace(self, respacing=respacing, sampler=sampler, guidance_scale=scale)
         return replace(own, steps=None if respacing else steps)

@@ -9,11 +9,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from glide_core.errors import GlideError, as_glide_error, shorten
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_JSON = 1 << 16  # characters; a whole config has about 1,000
@@ -60,22 +64,28 @@ def _plain(value: Any) -> Any:
     return value.item() if is_number else value
 
 
-def parse_json(cls: type[_Config], text: str, marker: str, needed: Iterable[str] = ()) -> _Config:
-    """Read a config, a class that is `checked`, from JSON.
+class JsonConfig:
+    """A config, a class that is `checked`, in the metadata of a file."""
 
-    marker: a key that says what the JSON is, and no field. needed: fields without which the text is
-    not this config. GlideError for one that is too long, nested too deeply or not valid.
-    """
-    with as_glide_error(f"not a {cls.__name__}", (ValueError, TypeError, RecursionError)):
-        if len(text) > _MAX_JSON:
-            raise ValueError(f"it has {len(text):,} characters, and at most {_MAX_JSON:,} are read")
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise ValueError(f"it is {short(raw)} and not a JSON object")
-        if missing := [name for name in needed if name not in raw]:
-            raise ValueError(f"it has no {missing[0]}")
-        raw.pop(marker, None)
-        return cls(**raw)
+    marker: ClassVar[str]  # a key that says what the JSON is, and no field
+    needed: ClassVar[tuple[str, ...]]  # fields without which JSON is not this config
+
+    def to_json(self) -> str:
+        return json.dumps({self.marker: 1, **asdict(cast(Any, self))}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; GlideError names the first fields that are not valid."""
+        with as_glide_error(f"not a {cls.__name__}", (ValueError, TypeError, RecursionError)):
+            if len(text) > _MAX_JSON:
+                raise ValueError(f"it has {len(text):,} characters, at most {_MAX_JSON:,} are read")
+            raw = json.loads(text)
+            if not isinstance(raw, dict):
+                raise ValueError(f"it is {short(raw)} and not a JSON object")
+            if missing := [name for name in cls.needed if name not in raw]:
+                raise ValueError(f"it has no {missing[0]}")
+            raw.pop(cls.marker, None)
+            return cls(**raw)
 
 
 def short(value: Any) -> str:

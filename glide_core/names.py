@@ -21,11 +21,6 @@ SAMPLERS: dict[str, str] = {
 SAMPLER_ALIASES: dict[str, str] = {"ancestral": "ddpm"}  # accepted wherever a sampler is named
 
 
-def canonical_sampler(name: str) -> str:
-    """Resolve an alias; any other name comes back unchanged."""
-    return SAMPLER_ALIASES.get(name, name)
-
-
 @dataclass(frozen=True)
 class Preset:
     """How the first stage is sampled; everything else stays as it is."""
@@ -42,12 +37,10 @@ PRESETS: dict[str, Preset] = {
 
 REFERENCE_METRICS = ("frechet", "kid", "precision", "recall")  # which compare two sets
 METRICS = (*REFERENCE_METRICS, "is", "clip-score", "retrieval")
-CROPS = ("centre", "none")  # of images before they are measured
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16", "int8")  # of the heavy layers
 HOST_DTYPES = ("auto", "float32", "bfloat16", "float16")  # where ComfyUI casts the weights itself
 MAX_SIDE = 4096  # pixels of the first stage; memory grows with the square
 TRAINED_STEPS = 1000  # of the noise schedules that the models were trained on
-SHARD_FORMATS = ("tar", "parquet")
 WEIGHTINGS = ("uniform", "snr", "truncated-snr", "min-snr", "v")  # of the training loss
 TIMESTEPS = ("uniform", "logit-normal", "low", "lowest", "high", "zero")  # as training samples them
 LORA_LAYERS = ("attention", "all")

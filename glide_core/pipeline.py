@@ -1,54 +1,52 @@
 """GlidePipeline: text to image, upscaling, inpainting and editing with one set of models.
 
 The parameter names are diffusers'. Every method builds `GenerationRequest`s and calls the one
-two-stage loop in `glide_core.stages`; the command line and the batch driver do the same.
+two-stage loop, `generate`; the command line and the batch driver do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from glide_core.components import (
-    ROLES,
-    Components,
-    Model,
-    Role,
-    Source,
-    find_components,
-)
-from glide_core.diffusion.types import StepInfo
+from glide_core.components import Components, stage_roles
+from glide_core.config import SamplerConfig
+from glide_core.diffusion.types import ConditionFn, StepInfo
 from glide_core.errors import GlideError
+from glide_core.guidance import noisy_clip_guide
 from glide_core.images import fit, read_image, read_mask, resize, to_output
-from glide_core.io import user_path
 from glide_core.request import (
-    CallOptions,
+    UPSAMPLE_SETTINGS,
     GenerationRequest,
     GlidePipelineOutput,
+    RunOptions,
     batches,
     first_size,
-    upsample_settings,
+    image_requests,
 )
+from glide_core.sampling import expand_batch
 from glide_core.stages import (
+    TEXT_ONLY,
     PipelineInputs,
     StageCallback,
     StageInputs,
     edit_inputs,
-    generate,
     inpaint_inputs,
-    prepare,
+    sample_stage,
     step_bars,
 )
+from glide_core.tokenizer import warn_about
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from glide_core.request import CommonOptions, Generators, Options, OutputType, StepEnd
+    from glide_core.request import Generators, Options, OutputType, StepEnd
 
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
@@ -57,62 +55,15 @@ class _Interrupted(Exception):
     """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
 
 
-class GlidePipeline:
+class GlidePipeline(Components):
     """GLIDE's models with one method per task. Construct it with `from_pretrained`.
 
     Methods return a `GlidePipelineOutput`. Images are reproducible one by one: image i of a batch
     with seed N is the image that seed N + i gives alone.
     """
 
-    def __init__(
-        self,
-        base: Source | Model | None = None,
-        upsampler: Source | Model | None = None,
-        inpaint: Source | Model | None = None,
-        upsampler_inpaint: Source | Model | None = None,
-        clip: Source | Model | None = None,
-        *,
-        torch_dtype: torch.dtype | str = "auto",
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Each model is a loaded one, a file or a name; see `from_pretrained`."""
-        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
-        sources = {role: source for role, source in given if source is not None}
-        self.models = Components(sources, device=device, dtype=torch_dtype)
-        self._interrupt = False
-        self._progress_bar: dict[str, Any] = {}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | Sequence[str | Path] | None = "bundled",
-        *,
-        base: Source | None = None,
-        upsampler: Source | None = None,
-        inpaint: Source | None = None,
-        upsampler_inpaint: Source | None = None,
-        clip: Source | None = None,
-        torch_dtype: torch.dtype | str = "auto",
-        device: torch.device | str = "auto",
-    ) -> GlidePipeline:
-        """Find models; each file is read when it is first used. Nothing is downloaded.
-
-        source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
-            checkpoint files), a file, or a list of files.
-        torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
-        base, upsampler, inpaint, upsampler_inpaint, clip: more or other models than those of
-            `source`; a file, or a name that `glide models` lists.
-        Raises GlideError for what is missing, unreadable or of another kind.
-        """
-        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
-        chosen = {role: file for role, file in given if file is not None}
-        found: Any = {**find_components(source or []), **chosen}
-        pipe = cls(torch_dtype=torch_dtype, device=device, **found)
-        named = isinstance(source, str) and source in ("bundled", "openai")
-        roles: Sequence[Role] = ("base", *chosen) if named else tuple(pipe.models.files)
-        for role in roles:
-            pipe.models.paths(role)  # reports missing files now, not at first use
-        return pipe
+    _interrupt = False
+    _progress_bar: Mapping[str, Any] = {}
 
     def __call__(
         self,
@@ -138,6 +89,7 @@ class GlidePipeline:
         upsample_steps: int | None = None,
         upsample_guidance_scale: float = 1.0,
         batch_size: int | None = None,
+        _inputs: PipelineInputs = TEXT_ONLY,
     ) -> GlidePipelineOutput:
         """Generate images from text.
 
@@ -169,40 +121,63 @@ class GlidePipeline:
             of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.
         batch_size: images computed at once (default: all); does not change them.
         """
-        given = locals()
-        own = CallOptions(**{option.name: given[option.name] for option in fields(CallOptions)})
-        request = own.request()
+        options = RunOptions(
+            upsample=upsample,
+            num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+        )
+        first = SamplerConfig(
+            steps=num_inference_steps,
+            respacing=respacing,
+            sampler=sampler,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            clip_guided=clip_guided,
+        )
+        second = replace(
+            UPSAMPLE_SETTINGS, steps=upsample_steps, guidance_scale=upsample_guidance_scale
+        )
+        enlarges = _inputs.second.low_res is not None
+        if enlarges:
+            second = replace(first, temperature=UPSAMPLE_SETTINGS.temperature)
+        size = None
         if height is not None or width is not None:
-            side = self.models.model("base").config.unet.image_size
-            request = replace(request, size=first_size(side, height, width, own.upsample))
-        return self._run(own, own.each(request, prompt))
+            if _inputs is not TEXT_ONLY:
+                raise GlideError("height and width are for text to image: the image sets the size")
+            size = first_size(self.model("base").config.unet.image_size, height, width, upsample)
+        request = GenerationRequest(
+            negative_prompt=negative_prompt,
+            size=size,
+            base=None if enlarges else first,
+            upsampler=second if upsample or enlarges else None,
+            clip_guidance_scale=clip_guidance_scale,
+            clip_prompt=clip_prompt,
+            strength=_inputs.first.strength,
+            upsample_strength=_inputs.second.strength,
+        )
+        requests = image_requests(request, prompt, num_images_per_prompt, seed, generator)
+        return self._run(requests, _inputs, options)
 
     def upscale(
         self,
         image: Image,
         prompt: str | Sequence[str] = "",
         *,
-        num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
         low_size: int = 64,
-        **options: Unpack[CommonOptions],
+        **options: Unpack[Options],
     ) -> GlidePipelineOutput:
         """Enlarge an image four times with the upsampler, which reads the prompt too.
 
         low_size: the image is first resized so that its shorter side has this many pixels; 0 keeps
-        its size (cut to multiples of 8). Further options as in `__call__`.
+        its size (cut to multiples of 8). Further options as in `__call__`, guidance_scale and those
+        of the sampler for the upsampler; default: no guidance.
         """
-        own = CallOptions(**options)
-        settings = upsample_settings(
-            num_inference_steps,
-            guidance_scale,
-            sampler=own.sampler,
-            eta=own.eta,
-            respacing=own.respacing,
-        )
-        requests = own.each(replace(own.request(), base=None, upsampler=settings), prompt)
         low_res = fit(read_image(image), low_size)
-        return self._run(own, requests, (StageInputs(), StageInputs(low_res=low_res)))
+        given: Options = {"guidance_scale": 1.0, **options}
+        inputs = PipelineInputs(second=StageInputs(low_res=low_res))
+        return self(prompt, **given, _inputs=inputs)
 
     def edit(
         self,
@@ -219,10 +194,8 @@ class GlidePipeline:
         the same in the second stage, where 1 takes no detail from the image. Further options as in
         `__call__`.
         """
-        own = CallOptions(**options)
-        request = replace(own.request(), strength=strength, upsample_strength=upsample_strength)
-        inputs = edit_inputs(self.models, read_image(image), own.upsample)
-        return self._run(own, own.each(request, prompt), inputs)
+        inputs = edit_inputs(self, read_image(image), strength, upsample_strength)
+        return self(prompt, **options, _inputs=inputs)
 
     def inpaint(
         self,
@@ -240,84 +213,92 @@ class GlidePipeline:
         sees on each side, as a part of the mask's extent. feather: pixels inside the mask over
         which the old image fades into the new one. Further options as in `__call__`.
         """
-        own = CallOptions(**options)
-        inputs, stitched = inpaint_inputs(
-            self.models, read_image(image), read_mask(mask), own.upsample, context
-        )
-        requests = own.each(own.request(inpaint=True), prompt)
-        return self._run(own, requests, inputs, lambda new: stitched(new, feather))
+        upsample = options.get("upsample", True)
+        original, marked = read_image(image), read_mask(mask)
+        inputs = inpaint_inputs(self, original, marked, upsample, context, feather)
+        return self(prompt, **options, _inputs=inputs)
 
     def generate(
         self,
         requests: Sequence[GenerationRequest],
-        inputs: PipelineInputs | None = None,
+        inputs: PipelineInputs = TEXT_ONLY,
         callback: StageCallback | None = None,
     ) -> Tensor:
-        """Run requests of one batch: [B, 3, H, W] in [-1, 1]. See `glide_core.stages.generate`."""
-        return generate(self.models, requests, inputs, callback)
+        """Generate one image per request, [B, C, H, W] in [-1, 1].
+
+        The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
+        callback: called after every step with the stage; raise from it to cancel.
+        """
+        if len({request.settings for request in requests}) != 1:
+            raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
+        shared = requests[0]
+        first, second = inputs.first, inputs.second
+        prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
+        roles = stage_roles(first.image is not None)
+
+        def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
+            with self.use(roles[stage]) as model:
+                return sample_stage(
+                    model,
+                    prompts,
+                    seeds,
+                    getattr(shared, stage),
+                    negative=shared.negative_prompt,
+                    inputs=own,
+                    cond_fn=guide,
+                    callback=callback and partial(callback, stage),
+                )
+
+        images = second.low_res
+        if first.init is not None:
+            images = expand_batch(first.init, len(requests), "image")
+        if shared.base is not None and shared.strength > 0:
+            first = replace(first, size=shared.size, strength=shared.strength)
+            with ExitStack() as stack:
+                guide = None
+                if shared.clip_guidance_scale:
+                    clip, own = stack.enter_context(self.use("clip")), shared.clip_prompt
+                    towards = prompts if own is None else [own] * len(prompts)
+                    with torch.no_grad():
+                        text = clip.encode_prompts(towards)
+                    guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
+                images = sample("base", first, guide)
+        if images is None:
+            raise GlideError("the request has no base stage: expected an input image to upscale")
+        if shared.upsampler is not None and shared.upsample_strength > 0:
+            second = replace(second, low_res=images, strength=shared.upsample_strength)
+            images = sample("upsampler", second)
+        return images
 
     def prepare(
-        self, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
+        self, requests: Sequence[GenerationRequest], inputs: PipelineInputs = TEXT_ONLY
     ) -> list[GenerationRequest]:
-        """Give requests the models' guidance scales and numbers of steps where they have none.
+        """Give requests the models' samplers, guidance scales and steps where they have none.
 
         Logs warnings about prompts and sizes that the first model will not handle well.
         """
-        return prepare(self.models, requests, inputs)
+        roles = stage_roles(inputs.first.image is not None)
+        used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
+        configs = {stage: self.model(role).config for stage, role in used.items()}
+        first = next(iter(used))
+        warn_about(requests, configs[first], self.metadata(used[first]))
+
+        def settings(request: GenerationRequest, stage: str) -> Any:
+            clip = stage == "base" and request.clip_guidance_scale != 0
+            return getattr(request, stage).for_model(configs[stage], clip=clip)
+
+        return [replace(r, **{stage: settings(r, stage) for stage in used}) for r in requests]
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""
         self._interrupt = True
-
-    @property
-    def components(self) -> dict[str, Model]:
-        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
-        return self.models.components
-
-    @property
-    def device(self) -> torch.device:
-        """The device that computes."""
-        return self.models.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.models.dtype
-
-    def to(
-        self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
-    ) -> GlidePipeline:
-        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline."""
-        self.models.to(*where, dtype=dtype)
-        return self
-
-    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
-        """Keep models in CPU memory and each on `device` only while it runs."""
-        self.models.offload(device)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        return self.models.save(user_path(folder))
-
-    def load_lora_weights(
-        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
-    ) -> None:
-        """Merge a LoRA's file into a model; several add up."""
-        self.models.add_lora(component, user_path(path), strength)
-
-    def unload_lora_weights(self) -> None:
-        """Restore the weights from before `load_lora_weights`, bit for bit."""
-        self.models.remove_loras()
 
     def set_progress_bar_config(self, **tqdm_options: Any) -> None:
         """Options for tqdm, such as disable=True."""
         self._progress_bar = tqdm_options
 
     def _run(
-        self,
-        options: CallOptions,
-        requests: Sequence[GenerationRequest],
-        inputs: PipelineInputs | None = None,
-        finish: Callable[[Tensor], Tensor] = lambda images: images,
+        self, requests: list[GenerationRequest], inputs: PipelineInputs, options: RunOptions
     ) -> GlidePipelineOutput:
         self._interrupt = False
         requests = self.prepare(requests, inputs)
@@ -325,36 +306,35 @@ class GlidePipeline:
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
-                    step = self._step(bar, options.callback_on_step_end)
-                    done.append(finish(self.generate(batch, inputs, step)))
+                    step = partial(self._step, bar, options.callback_on_step_end)
+                    done.append(inputs.finish(self.generate(batch, inputs, step)))
             except _Interrupted as interrupted:
-                unfinished = finish(interrupted.args[0].clamp(-1, 1))
+                unfinished = inputs.finish(interrupted.args[0].clamp(-1, 1))
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
                 done.append(unfinished)
             if self._interrupt:
                 break
         images = torch.cat(done)
-        ready = list(requests[: len(images)])
-        return GlidePipelineOutput(to_output(images, options.output_type), ready, self._interrupt)
+        output = to_output(images, options.output_type)
+        return GlidePipelineOutput(output, requests[: len(images)], self._interrupt)
 
-    def _step(self, bar: StageCallback, callback: StepEnd | None) -> StageCallback:
-        def step(stage: str, info: StepInfo) -> None:
-            bar(stage, info)
-            if callback is not None:
-                values: dict[str, Any] = {"latents": info.x_t, "x0": info.x0}
-                values |= {"stage": stage, "num_steps": info.total}
-                returned = callback(self, info.index, info.timestep, dict(values))
-                if returned is False:
-                    self._interrupt = True
-                elif isinstance(returned, dict):
-                    changed = [key for key in returned if returned[key] is not values.get(key)]
-                    if changed:
-                        raise GlideError(
-                            "callback_on_step_end returned other values for "
-                            f"{', '.join(map(str, changed))}: a run does not use them"
-                        )
-            if self._interrupt:
-                raise _Interrupted(info.x0)
-
-        return step
+    def _step(
+        self, bar: StageCallback, callback: StepEnd | None, stage: str, info: StepInfo
+    ) -> None:
+        bar(stage, info)
+        if callback is not None:
+            images = {"latents": info.x_t, "x0": info.x0}
+            values = {**images, "stage": stage, "num_steps": info.total}
+            returned = callback(self, info.index, info.timestep, dict(values))
+            if returned is False:
+                self._interrupt = True
+            elif isinstance(returned, dict):
+                changed = [str(k) for k in returned if returned[k] is not values.get(k)]
+                if changed:
+                    raise GlideError(
+                        f"callback_on_step_end returned other values for {', '.join(changed)}: "
+                        "a run does not use them"
+                    )
+        if self._interrupt:
+            raise _Interrupted(info.x0)

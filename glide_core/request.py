@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import Field
@@ -33,10 +33,9 @@ UPSCALE = 4  # 64x64 becomes 256x256
 UPSAMPLE_SETTINGS = SamplerConfig(guidance_scale=1.0, temperature=0.997)  # the notebooks'
 
 _Text = Annotated[str, Field(strict=True, description="Unicode text")]
-_Seed = in_range(0, 2**64 - 1)
 _Stage = Annotated[SamplerConfig | None, Field(description="a SamplerConfig or None")]
-_Flag = Annotated[bool, Field(strict=True, description="True or False")]
-_Side = Annotated[int, Field(strict=True)]
+_Side = Annotated[int, Field(strict=True, ge=8, le=MAX_SIDE, multiple_of=8)]
+_SIZE = f"(height, width) of the first stage in multiples of 8 from 8 to {MAX_SIDE}, or None"
 _Count = in_range(1, 1_000_000)
 _Share = Annotated[float, in_range(0, 1)]
 _Scale = Annotated[float, Field(strict=True, description="a finite number")]
@@ -53,11 +52,9 @@ class GenerationRequest:
 
     prompt: _Text = ""
     negative_prompt: _Text = ""
-    seed: Annotated[int, _Seed] = 0
+    seed: Annotated[int, in_range(0, 2**64 - 1)] = 0
     # (height, width) of the first stage; None: the model's
-    size: Annotated[
-        tuple[_Side, _Side] | None, Field(description="(height, width) in pixels, or None")
-    ] = None
+    size: Annotated[tuple[_Side, _Side] | None, Field(description=_SIZE)] = None
     base: _Stage = SamplerConfig()  # 64x64 stage; None: input image goes to upsampler
     upsampler: _Stage = UPSAMPLE_SETTINGS  # 256x256 stage; None: stop after the first
     clip_guidance_scale: _Scale = 0.0  # of the noisy CLIP, in the first stage; 0 is off
@@ -66,11 +63,6 @@ class GenerationRequest:
     upsample_strength: _Share = 1.0  # of an edit in the second stage
 
     def __post_init__(self) -> None:
-        if self.size is not None and any(s % 8 or not 8 <= s <= MAX_SIDE for s in self.size):
-            height, width = (short(side) for side in self.size)
-            raise GlideError(
-                f"size {width}x{height} (first stage): expected multiples of 8 from 8 to {MAX_SIDE}"
-            )
         if self.base is None and self.upsampler is None:
             raise GlideError("the request has no stage: expected settings for base or upsampler")
 
@@ -81,14 +73,12 @@ class GenerationRequest:
 
     def metadata(self) -> dict[str, Any]:
         """Flat JSON values for a PNG or a .json file; defaults that are off are left out."""
-        stages = {"base": "", "upsampler": "upsample_"}
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in stages}
-        for stage, prefix in stages.items():
-            settings = getattr(self, stage)
-            if settings is not None:
-                own |= {prefix + name: value for name, value in asdict(settings).items()}
-        if own.pop("size") is not None and self.size is not None:
-            own["base_size"] = f"{self.size[1]}x{self.size[0]}"
+        own = asdict(self)
+        base, upsampler, size = (own.pop(name) for name in ("base", "upsampler", "size"))
+        own |= base or {}
+        own |= {f"upsample_{name}": value for name, value in (upsampler or {}).items()}
+        if size is not None:
+            own["base_size"] = f"{size[1]}x{size[0]}"
         defaults = {**asdict(GenerationRequest()), "guidance_rescale": 0.0}
         kept = ("prompt", "seed")
         return {
@@ -98,10 +88,12 @@ class GenerationRequest:
         }
 
 
-class CommonOptions(TypedDict, total=False):
-    """Options of all tasks of a pipeline, as `GlidePipeline.__call__` describes them."""
+class Options(TypedDict, total=False):
+    """Options of every task of a pipeline, as `GlidePipeline.__call__` describes them."""
 
     negative_prompt: str
+    num_inference_steps: int | None
+    guidance_scale: float | None
     num_images_per_prompt: int
     generator: Generators
     seed: int | None
@@ -119,84 +111,16 @@ class CommonOptions(TypedDict, total=False):
     batch_size: int | None
 
 
-class Options(CommonOptions, total=False):
-    """Options of the tasks that begin with the 64x64 stage."""
-
-    num_inference_steps: int | None
-    guidance_scale: float | None
-
-
 @checked
 @dataclass(frozen=True, config=STRICT)
-class CallOptions:
-    """`Options` with their defaults, checked.
+class RunOptions:
+    """The options of a call that are no part of its requests, checked."""
 
-    What is passed on to a request or a SamplerConfig is checked there.
-    """
-
-    negative_prompt: Any = ""
-    num_inference_steps: Any = None
-    guidance_scale: Any = None
-    num_images_per_prompt: Annotated[int, _Count] = 1
-    generator: Any = None  # Generators, which need torch
-    seed: Annotated[int | None, _Seed] = None
-    output_type: Annotated[OutputType, one_of(OutputType)] = "pil"
-    callback_on_step_end: Annotated[StepEnd | None, Field(description="a function")] = None
-    clip_guidance_scale: _Scale = 0.0
-    clip_prompt: Any = None
-    clip_guided: Any = True
-    sampler: Annotated[str | None, Field(description="a sampler's name, such as 'ddim'")] = None
-    respacing: Any = ""
-    eta: Any = 0.0
-    upsample: _Flag = True
-    upsample_steps: Any = None
-    upsample_guidance_scale: Any = 1.0
-    batch_size: Annotated[int | None, _Count] = None
-
-    def request(self, *, inpaint: bool = False) -> GenerationRequest:
-        """The settings that all images have in common."""
-        steps, scale = self.upsample_steps, self.upsample_guidance_scale
-        second = upsample_settings(steps, scale, inpaint=inpaint)
-        return GenerationRequest(
-            negative_prompt=self.negative_prompt,
-            base=SamplerConfig(
-                steps=self.num_inference_steps,
-                respacing=self.respacing,
-                sampler=self.sampler or default_sampler(self.clip_guidance_scale),
-                eta=self.eta,
-                guidance_scale=self.guidance_scale,
-                clip_guided=self.clip_guided,
-            ),
-            upsampler=second if self.upsample else None,
-            clip_guidance_scale=self.clip_guidance_scale,
-            clip_prompt=self.clip_prompt,
-        )
-
-    def each(
-        self, request: GenerationRequest, prompt: str | Sequence[str]
-    ) -> list[GenerationRequest]:
-        """One request per image: `num_images_per_prompt` of each prompt in turn, with its seed."""
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, Sequence) or not prompts or isinstance(prompts, bytes):
-            raise GlideError(
-                f"prompt is {short(prompt)}: expected a text or a list of at least one text"
-            )
-        repeated = [text for text in prompts for _ in range(self.num_images_per_prompt)]
-        seeds = self._seeds(len(repeated))
-        return [replace(request, prompt=p, seed=s) for p, s in zip(repeated, seeds, strict=True)]
-
-    def _seeds(self, count: int) -> list[int]:
-        if self.generator is None:
-            return image_seeds(secrets.randbits(32) if self.seed is None else self.seed, count)
-        if self.seed is not None:
-            raise GlideError("generator and seed were both given: expected one of them")
-        one = not isinstance(self.generator, Sequence)
-        generators = [self.generator] * count if one else self.generator
-        if len(generators) != count:
-            raise GlideError(
-                f"{len(generators)} generators for {count} images: expected one, or one per image"
-            )
-        return [_next_seed(generator) for generator in generators]
+    upsample: Annotated[bool, Field(strict=True, description="True or False")]
+    num_images_per_prompt: Annotated[int, _Count]
+    batch_size: Annotated[int | None, _Count]
+    output_type: Annotated[OutputType, one_of(OutputType)]
+    callback_on_step_end: Annotated[StepEnd | None, Field(description="a function")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,9 +143,29 @@ def image_seed(seed: int, index: int) -> int:
 
 def image_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` images, see `image_seed`; GlideError for a seed out of range."""
-    if not 0 <= seed < 2**64:
-        raise GlideError(f"seed {seed} is out of range: expected 0 to 2^64 - 1")
-    return [image_seed(seed, i) for i in range(count)]
+    first = GenerationRequest(seed=seed).seed
+    return [image_seed(first, i) for i in range(count)]
+
+
+def image_requests(
+    request: GenerationRequest,
+    prompt: str | Sequence[str],
+    count: int,
+    seed: int | None,
+    generator: Generators,
+) -> list[GenerationRequest]:
+    """One request per image: `count` of each prompt in turn, each with its seed."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or not prompts:
+        raise GlideError(f"prompt is {short(prompt)}: expected a text or a list of texts")
+    repeated = [text for text in prompts for _ in range(count)]
+    if generator is None:
+        seeds = image_seeds(secrets.randbits(32) if seed is None else seed, len(repeated))
+    elif seed is None:
+        seeds = _seeds_of(generator, len(repeated))
+    else:
+        raise GlideError("generator and seed were both given: expected one of them")
+    return [replace(request, prompt=p, seed=s) for p, s in zip(repeated, seeds, strict=True)]
 
 
 def batches(
@@ -237,39 +181,6 @@ def batches(
             yield group[start : start + batch_size]
 
 
-def default_sampler(clip_guidance_scale: float = 0.0) -> str | None:
-    """The model's own (None); under CLIP guidance the paper's ancestral sampler (ddpm).
-
-    Ancestral sampling weights CLIP's gradient by each step's variance. DDIM does not, and
-    oversaturates images unless the moved estimate is clipped, as it is by default.
-    """
-    return "ddpm" if clip_guidance_scale else None
-
-
-def upsample_settings(
-    steps: int | None = None,
-    guidance_scale: float = 1.0,
-    *,
-    inpaint: bool = False,
-    temperature: float = UPSAMPLE_SETTINGS.temperature,
-    sampler: str | None = None,
-    eta: float = 0.0,
-    respacing: str = "",
-) -> SamplerConfig:
-    """Settings of the 256x256 stage; steps, sampler: default the model's own.
-
-    Inpainting takes ddpm, as in the released notebooks, so that known pixels and new ones mix.
-    """
-    return SamplerConfig(
-        steps=steps,
-        respacing=respacing,
-        sampler=sampler or ("ddpm" if inpaint else None),
-        eta=eta,
-        guidance_scale=guidance_scale,
-        temperature=temperature,
-    )
-
-
 def first_size(side: int, height: int | None, width: int | None, upsample: bool) -> tuple[int, int]:
     """The first stage's size for an output size; side: of what the first model was trained on."""
     scale = UPSCALE if upsample else 1
@@ -281,12 +192,18 @@ def first_size(side: int, height: int | None, width: int | None, upsample: bool)
     return sizes[0] // scale, sizes[1] // scale
 
 
-def _next_seed(generator: Any) -> int:
+def _seeds_of(generator: Any, count: int) -> list[int]:
     import torch
 
-    if not isinstance(generator, torch.Generator):
+    generators = generator if isinstance(generator, Sequence) else [generator] * count
+    if len(generators) != count:
         raise GlideError(
-            f"generator is {short(generator)}: expected a torch.Generator, or one per image"
+            f"{len(generators)} generators for {count} images: expected one, or one per image"
         )
-    high = 2**63 - 1
-    return int(torch.randint(high, (1,), generator=generator, device=generator.device))
+    for each in generators:
+        if not isinstance(each, torch.Generator):
+            raise GlideError(f"generator is {short(each)}: expected torch.Generator")
+    return [
+        int(torch.randint(2**63 - 1, (1,), generator=each, device=each.device))
+        for each in generators
+    ]

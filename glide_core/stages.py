@@ -1,6 +1,6 @@
-"""The two-stage loop: 64x64 from the base model, 256x256 from the upsampler.
+"""The stages of a pipeline: 64x64 from the base model, 256x256 from the upsampler.
 
-Text to image, upscaling, editing and inpainting differ only in the stages and input images.
+Text to image, upscaling, editing and inpainting differ only in the images that stages start from.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from glide_core.config import SamplerConfig
 from glide_core.crop import crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.guidance import noisy_clip_guide
 from glide_core.images import (
     SOFT_EDGES,
     fit,
@@ -30,9 +28,8 @@ from glide_core.images import (
     to_comfy,
 )
 from glide_core.models.glide import GlideModel
-from glide_core.request import UPSCALE, GenerationRequest, upsample_settings
-from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
-from glide_core.tokenizer import warn_about
+from glide_core.request import UPSAMPLE_SETTINGS, UPSCALE
+from glide_core.sampling import condition_model, sample_model, tokenize
 
 log = logging.getLogger("glide")
 
@@ -51,97 +48,35 @@ class StageInputs:
     size: tuple[int, int] | None = None  # (height, width); default: from the images or the model
 
 
-PipelineInputs = tuple[StageInputs, StageInputs]  # of the base model and of the upsampler
+class PipelineInputs(NamedTuple):
+    """Images that a pipeline's stages start from; none for text to image."""
+
+    first: StageInputs = StageInputs()
+    second: StageInputs = StageInputs()
+    finish: Callable[[Tensor], Tensor] = lambda images: images  # called with the last stage's
 
 
-def generate(
-    components: Components,
-    requests: Sequence[GenerationRequest],
-    inputs: PipelineInputs | None = None,
-    callback: StageCallback | None = None,
-) -> Tensor:
-    """Generate one image per request, [B, C, H, W] in [-1, 1].
-
-    The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
-    callback: called after every step with the stage; raise from it to cancel.
-    """
-    if len({request.settings for request in requests}) != 1:
-        raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
-    shared = requests[0]
-    first, second = inputs or (StageInputs(), StageInputs())
-    prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
-    roles = stage_roles(first.image is not None)
-
-    def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
-        with components.use(roles[stage]) as model:
-            return sample_stage(
-                model,
-                prompts,
-                seeds,
-                getattr(shared, stage),
-                negative=shared.negative_prompt,
-                inputs=own,
-                cond_fn=guide,
-                callback=callback and partial(callback, stage),
-            )
-
-    images = second.low_res
-    if first.init is not None:
-        images = expand_batch(first.init, len(requests), "image")
-        first = replace(first, strength=shared.strength)
-    if shared.base is not None and first.strength > 0:
-        if shared.clip_guidance_scale:
-            with components.use("clip") as clip:
-                other = shared.clip_prompt
-                with torch.no_grad():
-                    text = clip.encode_prompts(prompts if other is None else [other] * len(prompts))
-                guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
-                images = sample("base", replace(first, size=shared.size), guide)
-        else:
-            images = sample("base", replace(first, size=shared.size))
-    if images is None:
-        raise GlideError("the request has no base stage: expected an input image to upscale")
-    if second.init is not None:
-        second = replace(second, strength=shared.upsample_strength)
-    if shared.upsampler is not None and second.strength > 0:
-        images = sample("upsampler", replace(second, low_res=images))
-    return images
+TEXT_ONLY = PipelineInputs()
 
 
-def prepare(
-    models: Components, requests: Sequence[GenerationRequest], inputs: PipelineInputs | None = None
-) -> list[GenerationRequest]:
-    """Give requests the models' guidance scales and numbers of steps where they have none.
-
-    Logs warnings about prompts and sizes that the first model will not handle well.
-    """
-    roles = stage_roles(inputs is not None and inputs[0].image is not None)
-    used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
-    configs = {stage: models.model(role).config for stage, role in used.items()}
-    first = next(iter(used))
-    warn_about(requests, configs[first], models.metadata(used[first]))
-    return [
-        replace(r, **{stage: getattr(r, stage).for_model(c) for stage, c in configs.items()})
-        for r in requests
-    ]
-
-
-def edit_inputs(models: Components, image: Tensor, upsample: bool = True) -> PipelineInputs:
+def edit_inputs(
+    models: Components, image: Tensor, strength: float, upsample_strength: float
+) -> PipelineInputs:
     """The image [B, 3, H, W] in [-1, 1] at the size of each stage, for `generate`."""
     small = fit(image, models.model("base").config.unet.image_size)
-    large = resize(image, upsampled_size(small)) if upsample else None
-    return StageInputs(init=small), StageInputs(init=large)
+    large = resize(image, upsampled_size(small))
+    first = StageInputs(init=small, strength=strength)
+    return PipelineInputs(first, StageInputs(init=large, strength=upsample_strength))
 
 
 def inpaint_inputs(
-    models: Components, image: Tensor, mask: Tensor, upsample: bool = True, context: float = 0.5
-) -> tuple[PipelineInputs, Callable[[Tensor, int], Tensor]]:
-    """Cut a square around the mask out for each stage, for `generate`.
+    models: Components, image: Tensor, mask: Tensor, upsample: bool, context: float, feather: int
+) -> PipelineInputs:
+    """Cut a square around the mask out for each stage, for `generate`, and stitch it back after.
 
-    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. Also returns the function that
-    stitches patches back, with a feather in pixels: the whole image [B, 3, H, W] in [-1, 1].
+    image: [B, 3, H, W] in [-1, 1]. mask: [B, H, W], 1 = inpaint. feather: in pixels.
     """
-    roles = list(stage_roles(inpaint=True).values())[: 1 + upsample]
+    roles = list(stage_roles(inpaint=True).values())[: 2 if upsample else 1]
     sides = tuple(models.model(role).config.unet.image_size for role in roles)
     if image.shape[-2:] != mask.shape[-2:]:
         sizes = [f"{own.shape[-1]}x{own.shape[-2]}" for own in (mask, image)]
@@ -154,10 +89,10 @@ def inpaint_inputs(
         StageInputs(image=crop.images[i], keep_mask=crop.keep_masks[i]) for i in (0, -1)
     )
 
-    def stitched(patches: Tensor, feather: int) -> Tensor:
+    def stitched(patches: Tensor) -> Tensor:
         return from_comfy(stitch(original, patches.cpu(), crop.region, mask, feather))
 
-    return (first, second), stitched
+    return PipelineInputs(first, second, stitched)
 
 
 def sample_stage(
@@ -182,9 +117,8 @@ def sample_stage(
     known = {"low_res": inputs.low_res, "image": inputs.image, "keep_mask": inputs.keep_mask}
     if inputs.low_res is not None:
         known["low_res"] = quantize_8bit(inputs.low_res)  # as the upsampler saw it in training
-    if settings is None and config.is_upsampler:
-        settings = upsample_settings(inpaint=config.is_inpaint)
-    settings = (settings or SamplerConfig()).for_model(config)
+    default = UPSAMPLE_SETTINGS if config.is_upsampler else SamplerConfig()
+    settings = (settings or default).for_model(config)
     if len(prompts) != len(seeds):
         raise GlideError(f"{len(prompts)} prompts for {len(seeds)} seeds: expected one per seed")
     size, image = inputs.size, inputs.init if inputs.image is None else inputs.image

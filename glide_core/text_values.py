@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from glide_core.errors import GlideError, shorten
-from glide_core.names import MAX_SIDE, SAMPLERS, TRAINED_STEPS, canonical_sampler
+from glide_core.names import MAX_SIDE, SAMPLER_ALIASES, SAMPLERS, TRAINED_STEPS
 
 
 def _number(
@@ -55,7 +55,7 @@ def size(text: str) -> tuple[int, int]:
 
 def sampler(text: str) -> str:
     """Read the name of a sampler, or an alias of one."""
-    name = canonical_sampler(text)
+    name = SAMPLER_ALIASES.get(text, text)
     if name not in SAMPLERS:
         raise GlideError(
             f"{shorten(text)!r} is not a sampler: expected one of {', '.join(SAMPLERS)}"

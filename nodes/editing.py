@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from . import inputs, stages
@@ -91,7 +92,7 @@ class GlideEdit:
     ) -> tuple[Any]:
         from glide_core import images
         from glide_core.config import SamplerConfig
-        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.request import UPSAMPLE_SETTINGS, image_seeds
         from glide_core.stages import StageInputs, upsampled_size
 
         host = current()
@@ -107,7 +108,7 @@ class GlideEdit:
         inputs.log_resize(NODE, original, small, "the size that the model works at")
         prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
         settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
-        enlarging = upsample_settings(upsample_steps, temperature=temperature)
+        enlarging = replace(UPSAMPLE_SETTINGS, steps=upsample_steps, temperature=temperature)
         with host.progress(NODE, 2 if upsamples else 1) as callback:
             if denoise > 0:
                 begin = StageInputs(

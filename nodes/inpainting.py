@@ -124,7 +124,7 @@ class GlideInpaint:
 
         from glide_core import crop, images
         from glide_core.config import SamplerConfig
-        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.request import UPSAMPLE_SETTINGS, image_seeds
         from glide_core.stages import StageInputs
 
         from . import masks
@@ -160,7 +160,7 @@ class GlideInpaint:
         ]
         prompts, seeds = stages.Prompts(NODE, positive, negative), image_seeds(seed, batch)
         settings = SamplerConfig(steps=steps, sampler=sampler_name, guidance_scale=cfg)
-        enlarging = upsample_settings(upsample_steps, inpaint=True, temperature=temperature)
+        enlarging = replace(UPSAMPLE_SETTINGS, steps=upsample_steps, temperature=temperature)
         with host.progress(NODE, len(configs)) as callback:
             patch = stages.sample(model, prompts, settings, seeds, known[0], callback)
             if upsampler is not None:

@@ -88,14 +88,19 @@ class GlideUpsample:
         low_size: int = 64,
     ) -> tuple[Any]:
         from glide_core import images
-        from glide_core.request import image_seeds, upsample_settings
+        from glide_core.config import SamplerConfig
+        from glide_core.request import image_seeds
         from glide_core.stages import StageInputs, upsampled_size
 
         host = current()
         inputs.require_kind(host, model, ("upsampler",), node=NODE)
         low_res = small(NODE, image, low_size)
-        settings = upsample_settings(
-            steps, cfg, temperature=temperature, sampler=sampler_name, respacing=respacing.strip()
+        settings = SamplerConfig(
+            steps=steps,
+            respacing=respacing.strip(),
+            sampler=sampler_name,
+            guidance_scale=cfg,
+            temperature=temperature,
         )
         with host.progress(NODE) as callback:
             prompts, seeds = (

@@ -136,6 +136,13 @@ def test_a_model_brings_its_own_number_of_steps(pipe: GlidePipeline) -> None:
     assert (pipe(num_inference_steps=2, **options).images != wanted).any()
 
 
+def test_an_inpainting_is_upsampled_with_ddpm() -> None:
+    model = replace(UPSAMPLER, kind="upsampler-inpaint")
+    assert SamplerConfig().for_model(model).sampler == "ddpm"
+    assert SamplerConfig(sampler="heun").for_model(model).sampler == "heun"
+    assert SamplerConfig().for_model(UPSAMPLER).sampler == "ddim"
+
+
 @pytest.mark.parametrize(
     "value",
     [5, 1.5, True, b"x", [], {}, object(), torch.int64],

@@ -14,8 +14,6 @@ from glide_core import io
 from glide_core.names import PRESETS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from glide_core.components import Role
     from glide_core.config import SamplerConfig
     from glide_core.pipeline import GlidePipeline
@@ -38,7 +36,7 @@ def load_pipeline(
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
     )
-    pipe.models.compiled = arguments.compile
+    pipe.compiled = arguments.compile
     for file, strength in getattr(arguments, "lora", None) or ():
         pipe.load_lora_weights(file, strength, component=role)
     pipe.components  # noqa: B018 - errors in any model come before the first step
@@ -48,13 +46,12 @@ def load_pipeline(
 def sampling_of(arguments: argparse.Namespace, steps: int | None = None) -> SamplerConfig:
     """The sampling options. steps: where neither --steps nor --preset is given."""
     from glide_core.config import SamplerConfig
-    from glide_core.request import default_sampler
 
-    sampler = default_sampler(getattr(arguments, "clip_scale", 0.0))
+    sampler = None
     if arguments.preset:
         preset = PRESETS[arguments.preset]
         steps = preset.steps
-        sampler = sampler if preset.sampler == "ddim" else preset.sampler
+        sampler = None if preset.sampler == "ddim" else preset.sampler  # CLIP guidance has another
     return SamplerConfig(
         steps=arguments.steps or steps,
         respacing=arguments.respacing,
@@ -65,16 +62,14 @@ def sampling_of(arguments: argparse.Namespace, steps: int | None = None) -> Samp
     )
 
 
-def request_of(
-    arguments: argparse.Namespace, *, inpaint: bool = False, steps: int | None = None
-) -> GenerationRequest:
+def request_of(arguments: argparse.Namespace, *, steps: int | None = None) -> GenerationRequest:
     """The request that the options describe, without seed. steps: as in `sampling_of`."""
-    from glide_core.request import GenerationRequest, upsample_settings
+    from glide_core.request import UPSAMPLE_SETTINGS, GenerationRequest
 
-    second = upsample_settings(
-        arguments.upsample_steps,
-        arguments.upsample_cfg,
-        inpaint=inpaint,
+    second = replace(
+        UPSAMPLE_SETTINGS,
+        steps=arguments.upsample_steps,
+        guidance_scale=arguments.upsample_cfg,
         temperature=arguments.upsample_temperature,
     )
     return GenerationRequest(
@@ -92,8 +87,7 @@ def generate_and_write(
     pipe: GlidePipeline,
     request: GenerationRequest,
     arguments: argparse.Namespace,
-    inputs: PipelineInputs | None = None,
-    finish: Callable[[Tensor], Tensor] = lambda images: images,
+    inputs: PipelineInputs,
 ) -> int:
     """Generate `-n` images, `--batch` at a time, write each PNG with its settings, print paths."""
     from glide_core.images import to_pil
@@ -105,7 +99,7 @@ def generate_and_write(
     about = model_metadata(arguments)
     for batch in batches(requests, arguments.batch, lambda each: each):
         with step_bars(disable=arguments.quiet) as step:
-            images = to_pil(finish(pipe.generate(batch, inputs, step)))
+            images = to_pil(inputs.finish(pipe.generate(batch, inputs, step)))
         each = [
             io.png_text({**own.metadata(), **about, "size": f"{image.width}x{image.height}"})
             for own, image in zip(batch, images, strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from glide_core.cli import options
 from glide_core.errors import UsageError
 from glide_core.io import atomic_write, check_folder, check_new
-from glide_core.names import CROPS, MAX_SIDE, METRICS, REFERENCE_METRICS
+from glide_core.names import MAX_SIDE, METRICS, REFERENCE_METRICS
 
 # Arguments that do not affect the values.
 _NOT_IN_COMMAND = ("images", "out", "save_stats", "quiet", "device", "threads", "workers")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--n", help="measure N of the images, selected by the seed (default: all)")
     text = "cut out the largest centre square, as in the paper, or nothing"
-    group.add_argument("--crop", choices=CROPS, default="centre", help=text)
+    group.add_argument("--crop", choices=("centre", "none"), default="centre", help=text)
     text = "resize all images to NxN first, PIL bicubic (default: unchanged)"
     count("--size", type=options.integer(1, MAX_SIDE), help=text)
     group = parser.add_argument_group("metrics")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from glide_core.cli import common, options
 from glide_core.errors import UsageError, shorten
-from glide_core.names import SHARD_FORMATS
 
 if TYPE_CHECKING:
     from glide_core.batch.rows import Row
@@ -48,7 +47,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     count("--shard-size", help="rows per shard (default: 64)")
     group.add_argument(
         "--format",
-        choices=SHARD_FORMATS,
+        choices=("tar", "parquet"),
         help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
     )
     group.add_argument(
@@ -71,8 +70,10 @@ def generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.prompts is not None:
         return _generate_list(arguments)
+    from glide_core.stages import TEXT_ONLY
+
     pipe = common.load_pipeline(arguments, "base", "upsampler")
-    return common.generate_and_write(pipe, common.request_of(arguments), arguments)
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments, TEXT_ONLY)
 
 
 def _generate_list(arguments: argparse.Namespace) -> int:
@@ -153,7 +154,7 @@ def upscale(arguments: argparse.Namespace) -> int:
     """Enlarge an image four times."""
     from glide_core.images import fit, read_image
     from glide_core.request import GenerationRequest
-    from glide_core.stages import StageInputs
+    from glide_core.stages import PipelineInputs, StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments, "upsampler")
@@ -163,7 +164,7 @@ def upscale(arguments: argparse.Namespace) -> int:
         base=None,
         upsampler=replace(common.sampling_of(arguments), temperature=arguments.temperature),
     )
-    inputs = (StageInputs(), StageInputs(low_res=low_res))
+    inputs = PipelineInputs(second=StageInputs(low_res=low_res))
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 
@@ -200,12 +201,10 @@ def inpaint(arguments: argparse.Namespace) -> int:
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
     pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
-    request = common.request_of(arguments, inpaint=True)
+    request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
-    inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
-    return common.generate_and_write(
-        pipe, request, arguments, inputs, lambda new: stitched(new, arguments.feather)
-    )
+    inputs = inpaint_inputs(pipe, image, mask, upsample, context, arguments.feather)
+    return common.generate_and_write(pipe, request, arguments, inputs)
 
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
@@ -229,12 +228,10 @@ def edit(arguments: argparse.Namespace) -> int:
 
     original = read_image(arguments.image, arguments.max_pixels)
     pipe = common.load_pipeline(arguments, "base", "upsampler")
-    request = replace(
-        common.request_of(arguments, steps=EDIT_STEPS),
-        strength=arguments.strength,
-        upsample_strength=arguments.upsample_strength,
-    )
-    inputs = edit_inputs(pipe.models, original, not arguments.no_upsample)
+    request = common.request_of(arguments, steps=EDIT_STEPS)
+    strengths = (arguments.strength, arguments.upsample_strength)
+    request = replace(request, strength=strengths[0], upsample_strength=strengths[1])
+    inputs = edit_inputs(pipe, original, *strengths)
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 

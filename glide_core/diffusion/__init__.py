@@ -17,7 +17,7 @@ from glide_core.diffusion.types import (
     StepCallback,
 )
 from glide_core.errors import GlideError
-from glide_core.names import SAMPLERS, canonical_sampler
+from glide_core.names import SAMPLER_ALIASES, SAMPLERS
 
 __all__ = ["Denoiser", "Schedule", "SeededNoise", "sample"]
 
@@ -50,7 +50,7 @@ def sample(
     GlideError for an unknown name, and for NaN or infinity in the model's output or the result. A
     warning is logged if a guide saturates the result.
     """
-    name = canonical_sampler(name)
+    name = SAMPLER_ALIASES.get(name, name)
     if name not in SAMPLERS:
         raise GlideError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
     check = FiniteCheck(model)

@@ -49,7 +49,7 @@ class ImageSet(Dataset[LoadedImage | str]):
 
     where: str  # for errors
     entries: tuple[Entry, ...]
-    crop: str = "centre"  # of glide_core.names.CROPS
+    crop: str = "centre"  # or "none"
     size: int | None = None  # side in pixels that images are resized to; None: unchanged
 
     def __len__(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from glide_core.batch import shards
 from glide_core.pipeline import GlidePipeline
 
 
@@ -21,3 +24,14 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
 
     monkeypatch.setattr(GlidePipeline, "generate", noted)
     return batches
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are grouped as for a pipeline on a GPU, and generated on the CPU."""
+
+    def generate(pipe: GlidePipeline, *rows: Any, **options: Any) -> Any:
+        gpu = SimpleNamespace(device=torch.device("cuda"), generate=pipe.generate)
+        return shards.generate(gpu, *rows, **options)
+
+    monkeypatch.setattr("glide_core.batch.job.generate", generate)

@@ -94,17 +94,14 @@ def test_a_lora_applies_to_all_rows(tmp_path: Path, out: Path, tiny_lora: Path) 
 
 
 def test_a_gpus_batch_is_always_full_and_changes_no_image(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, generated: list[list[Any]]
+    tmp_path: Path, out: Path, generated: list[list[Any]], request: pytest.FixtureRequest
 ) -> None:
     """Rows with the same settings go together; the last row is repeated to fill a batch."""
     table = prompts(tmp_path, 6)
     main(words(table, out / "alone"))
     generated.clear()
 
-    class Gpu:
-        type = "cuda"
-
-    monkeypatch.setattr(GlidePipeline, "device", Gpu())
+    request.getfixturevalue("on_gpu")
     main(words(table, out / "together", "--batch", 4))
     assert [len(batch) for batch in generated] == [4, 4, 4]  # five rows of one cfg, one of another
     assert all(len({r.settings for r in batch}) == 1 for batch in generated)
@@ -131,19 +128,15 @@ def test_a_row_that_fails_is_recorded_and_the_others_are_generated(
 
 
 def test_of_a_batch_only_the_row_that_fails_is_left_out(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: None
 ) -> None:
     generate = GlidePipeline.generate
-
-    class Gpu:
-        type = "cuda"
 
     def picky(self: GlidePipeline, requests: Any, *more: Any) -> Any:
         if any(request.seed == 1 for request in requests):
             raise GlideError("seed 1 fails")
         return generate(self, requests, *more)
 
-    monkeypatch.setattr(GlidePipeline, "device", Gpu())
     monkeypatch.setattr(GlidePipeline, "generate", picky)
     assert main(words(prompts(tmp_path, 4), out, "--batch", 3)) == 1
     assert rows_of(out) == [1, 3, 4]

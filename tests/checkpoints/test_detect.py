@@ -16,10 +16,8 @@ from glide_core.checkpoints.loading import convert, load_model
 from glide_core.config import (
     BASE,
     CLIP,
-    INPAINT,
-    RELEASED,
+    KINDS,
     UPSAMPLER,
-    UPSAMPLER_INPAINT,
     GlideConfig,
     ScheduleConfig,
 )
@@ -29,6 +27,7 @@ from glide_core.models.noisy_clip import NoisyClip
 from tools.tiny_models import TINY_CLIP, tiny_variant
 
 Shapes = dict[str, tuple[int, ...]]
+RELEASED = {k: replace(UPSAMPLER if "upsampler" in k else BASE, kind=k) for k in KINDS}
 
 
 def released(name: str) -> Shapes:
@@ -120,7 +119,7 @@ def test_our_clip_has_exactly_the_released_tensors() -> None:
     assert config_of(shaped(both)) == CLIP
 
 
-@pytest.mark.parametrize("preset", [BASE, INPAINT, UPSAMPLER, UPSAMPLER_INPAINT], ids=str)
+@pytest.mark.parametrize("preset", RELEASED.values(), ids=str)
 @pytest.mark.parametrize("attention", [(), (1,), (2, 4)])
 def test_attention_and_depth_are_read_level_by_level(
     preset: GlideConfig, attention: tuple[int, ...]
