@@ -15,7 +15,7 @@ from glide_core.names import PRESETS, SAMPLERS
 
 def parsed(*words: str) -> SamplerConfig:
     parser = argparse.ArgumentParser()
-    options.add_sampling(parser, steps=30)
+    options.add_group(parser, "sampling")
     return common.sampling_of(parser.parse_args(words), steps=30)
 
 

@@ -120,8 +120,8 @@ def _start(job: Job, folder: Folder) -> tuple[int, Mapping[str, Any]]:
     digest, same, count, guided = hashlib.sha256(), True, 0, False
     own_scale = job.settings.get("clip_guidance_scale", 0)
     for count, row in enumerate(read_rows(job.source), 1):
-        guided = guided or dict(row.settings).get("clip_scale", own_scale) != 0
-        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
+        guided = guided or row.settings.get("clip_scale", own_scale) != 0
+        digest.update(repr((row.prompt, row.seed, tuple(row.settings.items()))).encode())
         if before is not None and count == before.rows:
             same = digest.hexdigest() == before.rows_sha256
     models = job.model_files(guided)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from typing import Any
 from glide_core import text_values
 from glide_core.data.tables import MAX_LINE, lines, open_file, read_table
 from glide_core.data.tables import Row as TableRow
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 from glide_core.names import TRAINED_STEPS
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
@@ -27,12 +27,13 @@ SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a list. Settings that are not in `settings` are the command's."""
+    """One image of a list."""
 
     number: int  # from 1
     prompt: str
     seed: int | None = None
-    settings: tuple[tuple[str, Any], ...] = ()  # sorted by name; "size" is ("base_size", (h, w))
+    # by the names of the command's options, sorted; "base_size" is (height, width)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _text(value: Any) -> str:
@@ -40,10 +41,9 @@ def _text(value: Any) -> str:
         raise GlideError(f"{shorten(ascii(value), 60)} is not a string")
     if len(value) > MAX_LINE:  # as in the other formats, which are read by line
         raise GlideError(f"the text is longer than {MAX_LINE:,} characters")
-    try:
+    # JSON can hold half a character
+    with as_glide_error(f"{shorten(ascii(value), 60)} is not Unicode text", UnicodeEncodeError):
         value.encode()
-    except UnicodeEncodeError:  # JSON can hold half a character
-        raise GlideError(f"{shorten(ascii(value), 60)} is not Unicode text") from None
     return value
 
 
@@ -145,4 +145,4 @@ def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
     prompt = found.pop("prompt", "")  # a CSV's empty cells are left out
     seed = found.pop("seed", None)
     settings = {_OPTIONS.get(name, name): value for name, value in found.items()}
-    return Row(number, prompt, seed, tuple(sorted(settings.items())))
+    return Row(number, prompt, seed, dict(sorted(settings.items())))

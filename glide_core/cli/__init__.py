@@ -40,6 +40,14 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=HelpFormatter, **settings)
 
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, GlideError):  # argparse says only "invalid value"
+                raise argparse.ArgumentError(action, str(error.__context__)) from error
+            raise
+
     def error(self, message: str) -> NoReturn:
         quoted = re.sub(r"'([^']{81,})'", lambda m: repr(shorten(m.group(1))), message)
         self.exit(2, f"{self.prog}: {shorten(quoted, 600)}\nSee `{self.prog} --help`.\n")
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from glide_core.devices import free_cores
 
                 torch.set_num_threads(options.threads or free_cores())
-            return int(options.run(options))
+            return int(options.run(options) or 0)
     except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -122,16 +130,18 @@ def _warnings_shown() -> Iterator[None]:
 
     Those of Pillow are hidden: a damaged TIFF gives one per tag.
     """
-    logger = logging.getLogger("glide")
+    glide, pillow = logging.getLogger("glide"), logging.getLogger("PIL")
+    propagate, level = glide.propagate, pillow.level
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("glide: %(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False  # a library may have given the root logger a handler
-    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+    glide.addHandler(handler)
+    glide.propagate = False  # a library may have given the root logger a handler
+    pillow.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
+        glide.removeHandler(handler)
+        glide.propagate = propagate
+        pillow.setLevel(level)

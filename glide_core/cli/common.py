@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,31 +15,30 @@ from glide_core.names import PRESETS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from glide_core.components import Role
     from glide_core.config import SamplerConfig
     from glide_core.pipeline import GlidePipeline
     from glide_core.request import GenerationRequest
     from glide_core.stages import PipelineInputs
 
 
-def load_pipeline(
-    arguments: argparse.Namespace, role: Role, second: str = "", guided: bool | None = None
-) -> GlidePipeline:
-    """A pipeline of --model as one role and, unless --no-upsample, of --upsampler as the second.
+def load_pipeline(arguments: argparse.Namespace, guided: bool | None = None) -> GlidePipeline:
+    """A pipeline with the models of the options; LoRAs are merged into the first one.
 
-    LoRAs are merged into the first. guided: with the noisy CLIP; None: if --clip-scale is not 0.
+    guided: with the noisy CLIP; None: if --clip-scale is not 0.
     """
     from glide_core.pipeline import GlidePipeline
 
     if isinstance(arguments.out, Path):
         io.check_folder(arguments.out)
-    used: Any = _model_names(arguments, role, second, guided)
+    if guided is None:
+        guided = getattr(arguments, "clip_scale", 0) != 0
+    used: Any = _model_names(arguments, guided)
     pipe = GlidePipeline.from_pretrained(
         None, torch_dtype=arguments.dtype, device=arguments.device, **used
     )
     pipe.models.compiled = arguments.compile
     for file, strength in getattr(arguments, "lora", None) or ():
-        pipe.load_lora_weights(file, strength, component=role)
+        pipe.load_lora_weights(file, strength, component=arguments.roles[0])
     pipe.components  # noqa: B018 - errors in any model come before the first step
     return pipe
 
@@ -133,26 +131,21 @@ def model_files(arguments: argparse.Namespace, guided: bool) -> dict[str, list[d
     """Names and hashes of the files of every model, by role, found without loading any."""
     from glide_core.checkpoints.catalog import find_model
 
-    second = "upsampler" if hasattr(arguments, "upsampler") else ""
     files = {
         role: [{"file": p.name, "sha256": io.sha256_file(p)} for p in map(find_model, names)]
-        for role, names in _model_names(arguments, "base", second, guided).items()
+        for role, names in _model_names(arguments, guided).items()
     }
     for name, strength in getattr(arguments, "lora", None) or ():
-        path = Path(os.path.expanduser(name))
+        path = io.user_path(name)
         own = {"file": path.name, "sha256": io.sha256_file(path), "strength": f"{strength:g}"}
         files.setdefault("lora", []).append(own)
     return files
 
 
-def _model_names(
-    arguments: argparse.Namespace, role: str, second: str, guided: bool | None
-) -> dict[str, list[str]]:
-    names = {role: [arguments.model]}
-    if second and not arguments.no_upsample:
-        names[second] = [arguments.upsampler]
-    if guided is None:
-        guided = getattr(arguments, "clip_scale", 0) != 0
+def _model_names(arguments: argparse.Namespace, guided: bool) -> dict[str, list[str]]:
+    names = {arguments.roles[0]: [arguments.model]}
+    if not getattr(arguments, "no_upsample", True):
+        names[arguments.roles[1]] = [arguments.upsampler]
     if guided:
         names["clip"] = arguments.clip or ["clip"]
     return names

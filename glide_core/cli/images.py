@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glide_core import text_values
 from glide_core.cli import common, options
 from glide_core.errors import UsageError, shorten
 from glide_core.names import SHARD_FORMATS
@@ -32,7 +33,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         dest="base_size",
-        type=options.size,
+        type=text_values.size,
         metavar="WxH",
         help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
     )
@@ -63,7 +64,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--workers",
         help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
     )
-    options.add_generation(parser, "base", upsampler="upsampler", out=options.folder_or_url)
+    options.add_generation(parser, "base", "upsampler", out={"type": options.folder_or_url})
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -71,7 +72,7 @@ def generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.prompts is not None:
         return _generate_list(arguments)
-    pipe = common.load_pipeline(arguments, "base", "upsampler")
+    pipe = common.load_pipeline(arguments)
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
 
 
@@ -86,7 +87,7 @@ def _generate_list(arguments: argparse.Namespace) -> int:
         source=arguments.prompts,
         out=str(arguments.out),
         make_request=partial(request_of_row, arguments),
-        load=partial(common.load_pipeline, arguments, "base", "upsampler"),
+        load=partial(common.load_pipeline, arguments),
         model_files=partial(common.model_files, arguments),
         settings={**shared, "seed": arguments.seed, "dtype": dtype},
         about={**common.model_metadata(arguments), "dtype": dtype},
@@ -107,7 +108,7 @@ def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest
     """What a row asks for, with the command's options where it says nothing."""
     from glide_core.request import image_seed
 
-    own = {**vars(arguments), **dict(row.settings), "prompt": row.prompt}
+    own = {**vars(arguments), **row.settings, "prompt": row.prompt}
     seed = row.seed
     if seed is None:  # the command's seed plus the rows before this one, as -n counts
         seed = image_seed(arguments.seed, row.number - 1)
@@ -115,20 +116,20 @@ def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    prompt, lists = arguments.prompt, ("shard_size", "format", "ray", "workers")
+    given = [name.replace("_", "-") for name in lists if getattr(arguments, name) is not None]
     if arguments.prompts is None:
-        if arguments.prompt is None:
+        if prompt is None:
             raise UsageError("the prompt is missing. Expected PROMPT, or --prompts LIST.")
-        for name in ("shard_size", "format", "ray", "workers"):
-            if getattr(arguments, name) is not None:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} is for a list of prompts. Expected --prompts LIST.")
+        if given:
+            raise UsageError(f"--{given[0]} is for a list of prompts. Expected --prompts LIST.")
         if isinstance(arguments.out, str):
             raise UsageError(f"--out {shorten(arguments.out)} is a URL. Expected a folder.")
-    elif arguments.prompt is not None:
-        raise UsageError(f"prompts were given twice: {shorten(arguments.prompt)!r} and --prompts.")
+    elif prompt is not None:
+        raise UsageError(f"prompts were given twice: {shorten(prompt)!r} and --prompts.")
     elif arguments.n != 1:
         raise UsageError(f"-n {arguments.n} is for a single prompt. Repeat rows of the list.")
-    elif arguments.workers is not None and arguments.ray is None:
+    elif "workers" in given and "ray" not in given:
         raise UsageError("--workers is for Ray. Expected --ray.")
 
 
@@ -138,15 +139,13 @@ def add_upscale(parser: argparse.ArgumentParser) -> None:
         "trained on 64x64 images: any other is first resized so that its shorter side is 64."
     )
     _add_inputs(parser, "what the image shows")
+    shorter = "pixels of the shorter side before enlarging; 0 keeps the image's size"
     parser.add_argument(
-        "--low-size",
-        type=options.side_length,
-        default=64,
-        metavar="N",
-        help="pixels of the shorter side before enlarging; 0 keeps the image's size",
+        "--low-size", type=options.side_length, default=64, metavar="N", help=shorter
     )
-    options.add(parser, "--temperature")
-    options.add_generation(parser, "upsampler", cfg=1.0)
+    parser.add_argument("--temperature", **options.OPTIONS["--upsample-temperature"])
+    cfg = {"default": 1.0, "help": "classifier-free guidance; 1 is off, as in the paper"}
+    options.add_generation(parser, "upsampler", cfg=cfg)
 
 
 def upscale(arguments: argparse.Namespace) -> int:
@@ -156,7 +155,7 @@ def upscale(arguments: argparse.Namespace) -> int:
     from glide_core.stages import StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
-    pipe = common.load_pipeline(arguments, "upsampler")
+    pipe = common.load_pipeline(arguments)
     request = GenerationRequest(
         prompt=arguments.prompt,
         negative_prompt=arguments.negative,
@@ -175,21 +174,12 @@ def add_inpaint(parser: argparse.ArgumentParser) -> None:
     )
     mask = "of the image's size; white is inpainted"
     _add_inputs(parser, "what the whole image should show", mask)
-    parser.add_argument(
-        "--context",
-        type=options.not_negative,
-        default=0.5,
-        metavar="PART",
-        help="surroundings that the model sees, as a part of the mask's extent",
-    )
-    parser.add_argument(
-        "--feather",
-        type=options.side_length,
-        default=8,
-        metavar="PIXELS",
-        help="pixels inside the mask over which the old image fades into the new one",
-    )
-    options.add_generation(parser, "inpaint", upsampler="upsampler-inpaint")
+    option = parser.add_argument
+    context = "surroundings that the model sees, as a part of the mask's extent"
+    feather = "pixels inside the mask over which the old image fades into the new one"
+    option("--context", type=options.not_negative, default=0.5, metavar="PART", help=context)
+    option("--feather", type=options.side_length, default=8, metavar="PIXELS", help=feather)
+    options.add_generation(parser, "inpaint", "upsampler_inpaint")
 
 
 def inpaint(arguments: argparse.Namespace) -> int:
@@ -199,7 +189,7 @@ def inpaint(arguments: argparse.Namespace) -> int:
 
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
+    pipe = common.load_pipeline(arguments)
     request = common.request_of(arguments, inpaint=True)
     upsample, context = not arguments.no_upsample, arguments.context
     inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
@@ -219,7 +209,8 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     share("--strength", default=0.6, help=layout)
     detail = "1 takes no detail from the original at 256x256"
     share("--upsample-strength", default=1.0, help=detail)
-    options.add_generation(parser, "base", steps=EDIT_STEPS, upsampler="upsampler")
+    steps = {"help": f"steps of the schedule (default: {EDIT_STEPS})"}
+    options.add_generation(parser, "base", "upsampler", steps=steps)
 
 
 def edit(arguments: argparse.Namespace) -> int:
@@ -228,7 +219,7 @@ def edit(arguments: argparse.Namespace) -> int:
     from glide_core.stages import edit_inputs
 
     original = read_image(arguments.image, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments, "base", "upsampler")
+    pipe = common.load_pipeline(arguments)
     request = replace(
         common.request_of(arguments, steps=EDIT_STEPS),
         strength=arguments.strength,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from glide_core.checkpoints.catalog import ENTRIES, find, find_model, model_files, models_directory
-from glide_core.cli.options import scale
 from glide_core.errors import GlideError
 from glide_core.io import check_new
+from glide_core.text_values import scale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "List the known models with their location, and your own files. Only `glide models "
         "download` downloads anything."
     )
-    jobs = parser.add_subparsers(
-        dest="job", metavar="[list | download | convert | convert-lora | merge]"
-    )
+    jobs = parser.add_subparsers(metavar="[list | download | convert | convert-lora | merge]")
     jobs.add_parser("list", help="list models (the default)")
     download = jobs.add_parser("download", help="download a model")
+    download.set_defaults(run=_download)
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
     text = "folder (default: $GLIDE_MODELS, ./models/glide if it exists, ~/.cache/glide/models)"
     download.add_argument("--to", type=Path, metavar="DIR", help=text)
     convert = jobs.add_parser("convert", help="turn a .pt into a .safetensors with its config")
+    convert.set_defaults(run=_convert)
     text = "a model, or a noisy CLIP's two files"
     convert.add_argument("file", nargs="+", type=Path, metavar="FILE", help=text)
     convert.add_argument("--to", type=Path, metavar="FILE", help="default: beside it")
@@ -45,28 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), help=text)
     text = "turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora"
     lora = jobs.add_parser("convert-lora", help=text)
+    lora.set_defaults(run=_convert_lora)
     lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
     lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
     lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
     merge = jobs.add_parser("merge", help="merge a LoRA into a model and write the result")
+    merge.set_defaults(run=_merge)
     merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
     merge.add_argument("--strength", type=scale, default=1.0, metavar="S", help="of the LoRA")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    jobs = {
-        "download": _download,
-        "convert": _convert,
-        "convert-lora": _convert_lora,
-        "merge": _merge,
-    }
-    jobs.get(arguments.job, _list)(arguments)
-    return 0
-
-
-def _list(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """List the known models and the user's own."""
     rows = [("NAME", "SIZE", "WHAT", "WHERE")]
     for entry in ENTRIES:
         path = entry.path()
@@ -76,9 +68,9 @@ def _list(arguments: argparse.Namespace) -> None:
             size = _megabytes(entry.size) if entry.size else "-"
             where = f"missing from {path.parent}" if entry.bundled else f"not here; {entry.url}"
         rows.append((entry.name, size, f"{entry.about} ({entry.licence})", where))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
     folder = models_directory()
     known = {entry.filename for entry in ENTRIES}
     own = [path for path in model_files(folder) if path.name not in known]

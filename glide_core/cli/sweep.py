@@ -77,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     most = "maximum images per cell in the grid"
     group.add_argument("--shown", type=options.positive, default=4, metavar="N", help=most)
     options.add(group, "--quiet")
-    options.add_device(parser)
+    options.add_group(parser, "device")
+    parser.set_defaults(roles=("base",))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     folder = SweepFolder(arguments.out, [_scorer(name, device) for name in scorers], identity)
     if cells := [cell for cell in grid if cell not in folder.results]:
-        pipe = common.load_pipeline(arguments, "base", guided=guided)
+        pipe = common.load_pipeline(arguments, guided)
         pipe.prepare(
             [GenerationRequest(text, arguments.negative, upsampler=None) for text in distinct]
         )
@@ -166,7 +167,7 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
     seeds: list[int] = []
     for row in read_rows(path):
         if row.settings:
-            names = ", ".join(name for name, _ in row.settings)
+            names = ", ".join(row.settings)
             raise GlideError(
                 f"{path}, row {row.number} sets {names}. A sweep allows only the columns prompt "
                 "and seed."
