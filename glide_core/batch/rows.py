@@ -102,9 +102,9 @@ def read_rows(source: str | Path) -> Iterator[Row]:
 
 
 def _lines(file: BufferedReader) -> Iterator[TableRow]:
-    for number, line in enumerate(lines(file), 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield number, {"prompt": line.strip()}
+    for number, line in enumerate(map(str.strip, lines(file)), 1):
+        if line and not line.startswith("#"):
+            yield number, {"prompt": line}
 
 
 def _columns(given: list[str], where: str) -> list[str]:

@@ -9,6 +9,7 @@ import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,10 @@ class Folder:
 
     def names(self) -> list[str]:
         """The names of all files, sorted; empty if the folder does not exist yet."""
-        with as_glide_error(f"{shorten(self.url, 200)} cannot be listed"):
-            if not self._fs.exists(self._root):
-                return []
+        message = f"{shorten(self.url, 200)} cannot be listed"
+        with as_glide_error(message), suppress(FileNotFoundError):
             return sorted(str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False))
+        return []
 
     def read(self, name: str) -> bytes:
         with open_file(self.path(name)) as file:

@@ -15,7 +15,6 @@ from glide_core.names import PRESETS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from glide_core.config import SamplerConfig
     from glide_core.pipeline import GlidePipeline
     from glide_core.request import GenerationRequest
     from glide_core.stages import PipelineInputs
@@ -43,43 +42,41 @@ def load_pipeline(arguments: argparse.Namespace, guided: bool | None = None) -> 
     return pipe
 
 
-def sampling_of(arguments: argparse.Namespace, steps: int | None = None) -> SamplerConfig:
-    """The sampling options. steps: where neither --steps nor --preset is given."""
-    from glide_core.config import SamplerConfig
-    from glide_core.request import default_sampler
+def request_of(arguments: argparse.Namespace, steps: int | None = None) -> GenerationRequest:
+    """The request that the options describe, without seed.
 
-    sampler = default_sampler(getattr(arguments, "clip_scale", 0.0))
+    steps: of the first stage, where neither --steps nor --preset is given.
+    """
+    from glide_core.config import SamplerConfig
+    from glide_core.request import GenerationRequest, default_sampler, upsample_settings
+
+    given = vars(arguments)
+    sampler = default_sampler(given.get("clip_scale", 0.0))
     if arguments.preset:
         preset = PRESETS[arguments.preset]
         steps = preset.steps
         sampler = sampler if preset.sampler == "ddim" else preset.sampler
-    return SamplerConfig(
+    first = SamplerConfig(
         steps=arguments.steps or steps,
         respacing=arguments.respacing,
         sampler=arguments.sampler or sampler,
         eta=arguments.eta,
         guidance_scale=arguments.cfg,
-        clip_guided=getattr(arguments, "clip_guided", True),
+        clip_guided=given.get("clip_guided", True),
     )
-
-
-def request_of(
-    arguments: argparse.Namespace, *, inpaint: bool = False, steps: int | None = None
-) -> GenerationRequest:
-    """The request that the options describe, without seed. steps: as in `sampling_of`."""
-    from glide_core.request import GenerationRequest, upsample_settings
-
+    request = GenerationRequest(arguments.prompt or "", arguments.negative, base=first)
+    if arguments.roles == ("upsampler",):
+        enlarge = replace(first, temperature=arguments.temperature)
+        return replace(request, base=None, upsampler=enlarge)
     second = upsample_settings(
         arguments.upsample_steps,
         arguments.upsample_cfg,
-        inpaint=inpaint,
+        inpaint=arguments.roles[0] == "inpaint",
         temperature=arguments.upsample_temperature,
     )
-    return GenerationRequest(
-        prompt=arguments.prompt or "",
-        negative_prompt=arguments.negative,
-        size=getattr(arguments, "base_size", None),
-        base=sampling_of(arguments, steps),
+    return replace(
+        request,
+        size=given.get("base_size"),
         upsampler=None if arguments.no_upsample else second,
         clip_guidance_scale=arguments.clip_scale,
         clip_prompt=arguments.clip_prompt,

@@ -27,16 +27,10 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "background'. With --prompts, generate a whole list of prompts, on one machine or with Ray "
         "on many; the same command resumes after an interruption (docs/batch.md)."
     )
-    parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="?", help="what the image shows; '' for any image"
-    )
-    parser.add_argument(
-        "--size",
-        dest="base_size",
-        type=text_values.size,
-        metavar="WxH",
-        help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
-    )
+    prompt = "what the image shows; '' for any image"
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help=prompt)
+    size = "of the first stage, in multiples of 8 (default: the model's own, 64x64)"
+    parser.add_argument("--size", dest="base_size", type=text_values.size, metavar="WxH", help=size)
     group = parser.add_argument_group("a list of prompts (docs/batch.md)")
     group.add_argument(
         "--prompts",
@@ -47,11 +41,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--shard-size", help="rows per shard (default: 64)")
-    group.add_argument(
-        "--format",
-        choices=SHARD_FORMATS,
-        help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
-    )
+    shard = "a shard is a tar in webdataset's layout, or a Parquet file (default: tar)"
+    group.add_argument("--format", choices=SHARD_FORMATS, help=shard)
     group.add_argument(
         "--ray",
         nargs="?",
@@ -60,10 +51,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         help="generate on a Ray cluster: auto, ray://HOST:10001; without an address on the GPUs of "
         "this machine",
     )
-    count(
-        "--workers",
-        help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
-    )
+    workers = "with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)"
+    count("--workers", help=workers)
     options.add_generation(parser, "base", "upsampler", out={"type": options.folder_or_url})
 
 
@@ -151,19 +140,12 @@ def add_upscale(parser: argparse.ArgumentParser) -> None:
 def upscale(arguments: argparse.Namespace) -> int:
     """Enlarge an image four times."""
     from glide_core.images import fit, read_image
-    from glide_core.request import GenerationRequest
     from glide_core.stages import StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
     pipe = common.load_pipeline(arguments)
-    request = GenerationRequest(
-        prompt=arguments.prompt,
-        negative_prompt=arguments.negative,
-        base=None,
-        upsampler=replace(common.sampling_of(arguments), temperature=arguments.temperature),
-    )
     inputs = (StageInputs(), StageInputs(low_res=low_res))
-    return common.generate_and_write(pipe, request, arguments, inputs)
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments, inputs)
 
 
 def add_inpaint(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +172,7 @@ def inpaint(arguments: argparse.Namespace) -> int:
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
     pipe = common.load_pipeline(arguments)
-    request = common.request_of(arguments, inpaint=True)
+    request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
     inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
     return common.generate_and_write(
@@ -221,7 +203,7 @@ def edit(arguments: argparse.Namespace) -> int:
     original = read_image(arguments.image, arguments.max_pixels)
     pipe = common.load_pipeline(arguments)
     request = replace(
-        common.request_of(arguments, steps=EDIT_STEPS),
+        common.request_of(arguments, EDIT_STEPS),
         strength=arguments.strength,
         upsample_strength=arguments.upsample_strength,
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from glide_core.checkpoints.catalog import ENTRIES, find, find_model, model_files, models_directory
 from glide_core.errors import GlideError
-from glide_core.io import check_new
+from glide_core.io import check_new, user_path
 from glide_core.text_values import scale
 
 
@@ -59,15 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """List the known models and the user's own."""
+    from glide_core.checkpoints.loading import kind_of
+
     rows = [("NAME", "SIZE", "WHAT", "WHERE")]
     for entry in ENTRIES:
         path = entry.path()
+        size, where = entry.size, f"not here; {entry.url}"
         if path.is_file():
-            size, where = _megabytes(path.stat().st_size), str(path)
-        else:
-            size = _megabytes(entry.size) if entry.size else "-"
-            where = f"missing from {path.parent}" if entry.bundled else f"not here; {entry.url}"
-        rows.append((entry.name, size, f"{entry.about} ({entry.licence})", where))
+            size, where = path.stat().st_size, str(path)
+        elif entry.bundled:
+            where = f"missing from {path.parent}"
+        about = f"{entry.about} ({entry.licence})"
+        rows.append((entry.name, _megabytes(size), about, where))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
@@ -77,22 +79,16 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nYour own files in {folder}:" if own else f"\nNo files of your own in {folder}.")
     for path in own:
         name = str(path.relative_to(folder)).encode(errors="replace").decode()
-        print(f"  {name}  {_megabytes(path.stat().st_size)}  {_kind(path)}")
+        try:
+            kind = kind_of(path)
+            what = "noisy CLIP" if kind.startswith("clip") else f"GLIDE {kind} model"
+        except GlideError:
+            what = "not a GLIDE model"
+        print(f"  {name}  {_megabytes(path.stat().st_size)}  {what}")
 
 
-def _kind(path: Path) -> str:
-    """What a file holds, read from its header."""
-    from glide_core.checkpoints.loading import kind_of
-
-    try:
-        kind = kind_of(path)
-    except GlideError:
-        return "not a GLIDE model"
-    return "noisy CLIP" if kind.startswith("clip") else f"GLIDE {kind} model"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+def _megabytes(size: int | None) -> str:
+    return f"{size / 1e6:.1f} MB" if size else "-"
 
 
 def _download(arguments: argparse.Namespace) -> None:
@@ -148,7 +144,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
     check_new(arguments.to)
     path = find_model(arguments.base)
-    model = apply_lora(load_model(path), os.path.expanduser(arguments.lora), arguments.strength)
+    model = apply_lora(load_model(path), user_path(arguments.lora), arguments.strength)
     lora = f"{arguments.lora.name}:{arguments.strength:g}"
     stored = {**read_shapes(path).metadata, "glide_merged_lora": lora}
     print(save_model(model, arguments.to, metadata=stored))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,8 @@ not_negative, side_length = real(0, 1e6), integer(0, MAX_SIDE)
 def lora(text: str) -> tuple[str, float]:
     """Read FILE[:STRENGTH] as (file, strength)."""
     file, _, strength = text.rpartition(":")
-    try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan  # no strength, or a colon in the file's name
-    return (file, values.scale(strength)) if file and math.isfinite(value) else (text, 1.0)
+    is_number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", strength, re.IGNORECASE)
+    return (file, values.scale(strength)) if file and is_number else (text, 1.0)
 
 
 def folder_or_url(text: str) -> Path | str:

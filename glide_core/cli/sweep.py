@@ -183,10 +183,7 @@ def read_prompts(path: Path, count: int, seed: int) -> tuple[list[str], list[int
 def _read_list(axis: str, text: str) -> Any:
     from glide_core.evaluation.sweep import read_list
 
-    try:
-        return read_list(axis, text, "the list")
-    except GlideError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return read_list(axis, text, "the list")
 
 
 def _scorer(name: str, device: torch.device) -> Scorer:
