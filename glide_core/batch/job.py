@@ -12,7 +12,7 @@ import logging
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,9 +59,7 @@ class Job:
     # with the noisy CLIP or without: the pipeline, and its files with their hashes by role
     load: Callable[[bool], GlidePipeline]
     model_files: Callable[[bool], Mapping[str, Any]]
-    # what rows have in common, as in a request's metadata; a run with others is refused
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)  # written into every image's metadata
+    about: Mapping[str, Any]  # written into every image's metadata; has the dtype of the models
     kind: str = "tar"  # or "parquet"
     shard_size: int = 64
     batch_size: int = 4
@@ -114,14 +112,16 @@ def _start(job: Job, folder: Folder) -> tuple[int, Mapping[str, Any]]:
     elif finished(names):
         raise GlideError(f"{folder.url} has shards but no {JOB}. Choose another folder.", "out")
     digest, same, count, guided = hashlib.sha256(), True, 0, False
-    own_scale = job.settings.get("clip_guidance_scale", 0)
+    shared = job.make_request(Row(1, ""))  # has the command's own settings
     for count, row in enumerate(read_rows(job.source), 1):
-        guided = guided or row.settings.get("clip_scale", own_scale) != 0
+        guided = guided or row.settings.get("clip_scale", shared.clip_guidance_scale) != 0
         digest.update(repr((row.prompt, row.seed, tuple(row.settings.items()))).encode())
         if before is not None and count == before.rows:
             same = digest.hexdigest() == before.rows_sha256
     models = job.model_files(guided)
-    settings = json.loads(json.dumps({**job.settings, "models": models, "format": job.kind}))
+    more = {"dtype": job.about["dtype"], "models": models, "format": job.kind}
+    settings = json.loads(json.dumps({**shared.metadata(), **more}))
+    del settings["prompt"]
     now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
     if before is not None:
         _compare(before, now, same, folder.url)

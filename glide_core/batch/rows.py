@@ -1,8 +1,7 @@
 """Read a list of prompts: CSV, JSON lines, Parquet or plain text, one image per row.
 
-Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. A row
-holds the settings that it has of its own, by the names of the options of `glide generate`, whose
-values are read in the same way.
+Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. Columns
+have the names of options of `glide generate`, and their values are read as those of the options.
 """
 
 from __future__ import annotations
@@ -83,9 +82,7 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     """
     name, suffix = shorten(source, 200), PurePosixPath(str(source)).suffix.lower()
     if suffix not in SUFFIXES:
-        raise GlideError(
-            f"{name} is not a list of prompts by its name. Expected one of {', '.join(SUFFIXES)}."
-        )
+        raise GlideError(f"{name} is not a list of prompts: expected {', '.join(SUFFIXES)}")
     number = 0
     with open_file(str(source)) as file:
         header = partial(_columns, where="the header")

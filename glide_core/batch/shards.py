@@ -98,9 +98,8 @@ def generate(
     while waiting:
         batch = waiting.popleft()
         requests = [request for _, request in batch]
-        requests += requests[-1:] * (size - len(batch))
         try:
-            images = to_pil(pipe.generate(requests))
+            images = to_pil(pipe.generate(requests + requests[-1:] * (size - len(batch))))
         except (GlideError, RuntimeError, MemoryError) as error:
             # Out of memory with several images at once says nothing of any row.
             if not (isinstance(error, GlideError) or (size == 1 and is_out_of_memory(error))):

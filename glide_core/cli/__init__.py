@@ -23,10 +23,7 @@ COMMANDS = {  # name: (module or module:function, what it does)
     "upscale": ("glide_core.cli.images:upscale", "enlarge an image four times, with a prompt"),
     "inpaint": ("glide_core.cli.images:inpaint", "replace the masked part of an image"),
     "edit": ("glide_core.cli.images:edit", "change an image by a prompt (SDEdit)"),
-    "run": (
-        "glide_pack.nodes.host.standalone.command",
-        "run a ComfyUI workflow, here or on a server",
-    ),
+    "run": ("glide_pack.nodes.host.standalone.command", "run a ComfyUI workflow, also on a server"),
     "models": ("glide_core.cli.models", "list, download, convert and merge models"),
     "evaluate": ("glide_core.cli.evaluate", "measure images: frechet, kid, CLIP score..."),
     "sweep": ("glide_core.cli.sweep", "compare guidance scales, steps and samplers"),
@@ -63,7 +60,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glide {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (place, line) in COMMANDS.items():
-        sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
+        sub = commands.add_parser(name, help=line)
         if name == command:
             path, _, function = place.partition(":")
             module = importlib.import_module(path)

@@ -20,21 +20,17 @@ if TYPE_CHECKING:
     from glide_core.stages import PipelineInputs
 
 
-def load_pipeline(arguments: argparse.Namespace, guided: bool | None = None) -> GlidePipeline:
+def load_pipeline(arguments: argparse.Namespace, guided: bool) -> GlidePipeline:
     """A pipeline with the models of the options; LoRAs are merged into the first one.
 
-    guided: with the noisy CLIP; None: if --clip-scale is not 0.
+    guided: with the noisy CLIP.
     """
     from glide_core.pipeline import GlidePipeline
 
     if isinstance(arguments.out, Path):
         io.check_folder(arguments.out)
-    if guided is None:
-        guided = getattr(arguments, "clip_scale", 0) != 0
-    used: Any = _model_names(arguments, guided)
-    pipe = GlidePipeline.from_pretrained(
-        None, torch_dtype=arguments.dtype, device=arguments.device, **used
-    )
+    used, where = _model_names(arguments, guided), arguments.device
+    pipe = GlidePipeline.from_pretrained(None, torch_dtype=arguments.dtype, device=where, **used)
     pipe.models.compiled = arguments.compile
     for file, strength in getattr(arguments, "lora", None) or ():
         pipe.load_lora_weights(file, strength, component=arguments.roles[0])
@@ -115,12 +111,10 @@ def model_metadata(arguments: argparse.Namespace) -> dict[str, Any]:
     from glide_core import __version__
 
     named = ("command", "image", "mask", "model", "upsampler", "clip", "lora", "dtype")
-    found = {name: getattr(arguments, name, None) for name in named}
-    if getattr(arguments, "no_upsample", False):
-        found["upsampler"] = None
-    if not getattr(arguments, "clip_scale", 0):
-        found["clip"] = None
-    plain = {k: v.name if isinstance(v, Path) else v for k, v in found.items() if v}
+    given = vars(arguments)
+    unused = {"upsampler": given.get("no_upsample"), "clip": not given.get("clip_scale")}
+    found = {name: given[name] for name in named if given.get(name) and not unused.get(name)}
+    plain = {k: v.name if isinstance(v, Path) else v for k, v in found.items()}
     return {**plain, "glide_version": __version__}
 
 

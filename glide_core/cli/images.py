@@ -61,7 +61,7 @@ def generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.prompts is not None:
         return _generate_list(arguments)
-    pipe = common.load_pipeline(arguments)
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     return common.generate_and_write(pipe, common.request_of(arguments), arguments)
 
 
@@ -70,15 +70,12 @@ def _generate_list(arguments: argparse.Namespace) -> int:
     from glide_core.devices import pick_device, pick_dtype
 
     dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
-    shared = common.request_of(arguments).metadata()
-    del shared["prompt"]
     job = Job(
         source=arguments.prompts,
         out=str(arguments.out),
         make_request=partial(request_of_row, arguments),
         load=partial(common.load_pipeline, arguments),
         model_files=partial(common.model_files, arguments),
-        settings={**shared, "seed": arguments.seed, "dtype": dtype},
         about={**common.model_metadata(arguments), "dtype": dtype},
         kind=arguments.format or "tar",
         shard_size=arguments.shard_size or 64,
@@ -133,8 +130,7 @@ def add_upscale(parser: argparse.ArgumentParser) -> None:
         "--low-size", type=options.side_length, default=64, metavar="N", help=shorter
     )
     parser.add_argument("--temperature", **options.OPTIONS["--upsample-temperature"])
-    cfg = {"default": 1.0, "help": "classifier-free guidance; 1 is off, as in the paper"}
-    options.add_generation(parser, "upsampler", cfg=cfg)
+    options.add_generation(parser, "upsampler", cfg=options.OPTIONS["--upsample-cfg"])
 
 
 def upscale(arguments: argparse.Namespace) -> int:
@@ -143,7 +139,7 @@ def upscale(arguments: argparse.Namespace) -> int:
     from glide_core.stages import StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
-    pipe = common.load_pipeline(arguments)
+    pipe = common.load_pipeline(arguments, guided=False)
     inputs = (StageInputs(), StageInputs(low_res=low_res))
     return common.generate_and_write(pipe, common.request_of(arguments), arguments, inputs)
 
@@ -171,7 +167,7 @@ def inpaint(arguments: argparse.Namespace) -> int:
 
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments)
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
     inputs, stitched = inpaint_inputs(pipe.models, image, mask, upsample, context)
@@ -201,7 +197,7 @@ def edit(arguments: argparse.Namespace) -> int:
     from glide_core.stages import edit_inputs
 
     original = read_image(arguments.image, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments)
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     request = replace(
         common.request_of(arguments, EDIT_STEPS),
         strength=arguments.strength,

@@ -116,9 +116,8 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     kind, schedule = arguments.kind, None
-    given = {name: getattr(arguments, name) for name in ("noise_schedule", "prediction_type")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if changes:
+    names = ("noise_schedule", "prediction_type")
+    if changes := {n: getattr(arguments, n) for n in names if getattr(arguments, n)}:
         config = config_of(read_shapes(arguments.file[0]), kind)
         # a noisy CLIP has none, which `convert` says
         schedule = replace(getattr(config, "schedule", ScheduleConfig()), **changes)

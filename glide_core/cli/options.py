@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def folder_or_url(text: str) -> Path | str:
 
 
 _Option = dict[str, Any]  # what `add_argument` takes
+_steps = partial(_Option, type=values.step_count, metavar="N")
+_scale = partial(_Option, type=values.scale, metavar="SCALE")
 
 _PRESETS = ", ".join(
     f"{name} ({p.steps}{'' if p.sampler == 'ddim' else f' of {p.sampler}'})"
@@ -80,10 +83,8 @@ GROUPS: dict[str, dict[str, _Option]] = {
             help=f"steps and sampler in one word: {_PRESETS}; --steps, --respacing and --sampler "
             "take precedence",
         ),
-        "--steps": _Option(
-            type=values.step_count,
-            metavar="N",
-            help="steps of the schedule (default: the model's own, else 30, of an upsampler 27)",
+        "--steps": _steps(
+            help="steps of the schedule (default: the model's own, else 30, of an upsampler 27)"
         ),
         "--respacing": _Option(
             default="",
@@ -98,20 +99,15 @@ GROUPS: dict[str, dict[str, _Option]] = {
             "--clip-scale ddpm, as in the paper)",
         ),
         "--eta": _Option(type=fraction, default=0.0, help="ddim's share of fresh noise, 0 to 1"),
-        "--cfg": _Option(
-            type=values.scale,
-            metavar="SCALE",
-            help="classifier-free guidance; 1 is off (default: the model's)",
-        ),
+        "--cfg": _scale(help="classifier-free guidance; 1 is off (default: the model's)"),
         "--negative": _Option(
             default="", metavar="TEXT", help="negative prompt: what guidance moves away from"
         ),
     },
     "CLIP guidance": {
-        "--clip-scale": _Option(
+        "--clip-scale": _scale(
             type=values.number,
             default=0.0,
-            metavar="SCALE",
             help="guidance by the noisy CLIP, beside --cfg; 0 is off, 2 to 8 is usual "
             "(docs/clip_guidance.md)",
         ),
@@ -133,18 +129,13 @@ GROUPS: dict[str, dict[str, _Option]] = {
     "upsampling": {
         "--upsampler": _Option(metavar="MODEL", help="a name of `glide models` or a file"),
         "--no-upsample": _Option(action="store_true", help="stop after the first stage"),
-        "--upsample-steps": _Option(
-            type=values.step_count,
-            metavar="N",
+        "--upsample-steps": _steps(
             help="steps of the upsampler; 27 have the paper's uneven spacing (default: the "
-            "model's own, else 27)",
+            "model's own, else 27)"
         ),
-        "--upsample-cfg": _Option(
-            type=values.scale,
+        "--upsample-cfg": _scale(
             default=1.0,
-            metavar="SCALE",
-            help="classifier-free guidance of the upsampler; 1 is off (default: 1, as in the "
-            "paper)",
+            help="classifier-free guidance of the upsampler; 1 is off, as in the paper",
         ),
         "--upsample-temperature": _Option(
             type=values.temperature,
@@ -183,14 +174,6 @@ GROUPS: dict[str, dict[str, _Option]] = {
             help="torch.compile the models (not int8): takes minutes, and needs a compiler",
         ),
     },
-    "decoding": {
-        "--workers": _Option(
-            type=integer(0, 1024),
-            default=0,
-            metavar="N",
-            help="processes that decode images; 0: the main process decodes",
-        ),
-    },
 }
 OPTIONS = {name: option for group in GROUPS.values() for name, option in group.items()}
 
@@ -213,13 +196,11 @@ def add_generation(parser: argparse.ArgumentParser, *roles: str, **changes: _Opt
 
     roles: of the stages' models, see `glide_core.components.Role`. changes: as in `add_group`.
     """
-    titles = ["sampling", "CLIP guidance", "upsampling", "output", "device"]
-    add(parser, "-n", "--batch", "--seed", "--model")
-    if len(roles) == 1:
-        titles = ["sampling", "output", "device"]
-    else:
-        add(parser, "--lora")
-    for title in titles:
-        add_group(parser, title, **changes)
+    first, *others = GROUPS
+    left_out = ("--lora", "CLIP guidance", "upsampling") if len(roles) == 1 else ()
+    add(parser, *(name for name in GROUPS[first] if name not in left_out))
+    for title in others:
+        if title not in left_out:
+            add_group(parser, title, **changes)
     models = (role.replace("_", "-") for role in roles)  # the bundled ones
     parser.set_defaults(roles=roles, **dict(zip(("model", "upsampler"), models, strict=False)))
