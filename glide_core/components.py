@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,6 @@ from glide_core.io import atomic_write, check_folder, check_new, user_path
 from glide_core.models.glide import GlideModel
 from glide_core.models.int8 import why_not_int8
 from glide_core.models.noisy_clip import NoisyClip
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Role = Literal["base", "upsampler", "inpaint", "upsampler_inpaint", "clip"]
 Source = str | Path | Sequence[str | Path]  # a name or a file; two for OpenAI's noisy CLIP
@@ -49,16 +46,11 @@ class Components:
 
     def __init__(
         self,
-        base: Source | Model | None = None,
-        upsampler: Source | Model | None = None,
-        inpaint: Source | Model | None = None,
-        upsampler_inpaint: Source | Model | None = None,
-        clip: Source | Model | None = None,
+        sources: Mapping[Role, Source | Model],
         *,
         torch_dtype: torch.dtype | str = "auto",
         device: torch.device | str = "auto",
     ) -> None:
-        """Each model is a loaded one, a file or a name; see `from_pretrained`."""
         self.device = pick_device(device)  # that computes
         self.dtype = pick_dtype(torch_dtype, self.device)
         self.compiled = False  # torch.compile the UNets that are loaded from now on
@@ -67,47 +59,15 @@ class Components:
         self._loaded: dict[Role, Model] = {}
         self._loras: dict[Role, list[tuple[Path, float]]] = {}
         self._before_lora: dict[Role, dict[str, Tensor]] = {}
-        given = (base, upsampler, inpaint, upsampler_inpaint, clip)
-        for role, source in zip(ROLES, given, strict=True):
+        for role, source in sources.items():
             if isinstance(source, (GlideModel, NoisyClip)):
                 self._loaded[role] = source.to(self.device)
-            elif source is not None:
+            else:
                 self._files[role] = _names(source)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | Sequence[str | Path] | None = "bundled",
-        *,
-        base: Source | None = None,
-        upsampler: Source | None = None,
-        inpaint: Source | None = None,
-        upsampler_inpaint: Source | None = None,
-        clip: Source | None = None,
-        torch_dtype: torch.dtype | str = "auto",
-        device: torch.device | str = "auto",
-    ) -> Self:
-        """Find models; each file is read when it is first used. Nothing is downloaded.
-
-        source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
-            checkpoint files), a file, or a list of files.
-        torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
-        base, upsampler, inpaint, upsampler_inpaint, clip: more or other models than those of
-            `source`; a file, or a name that `glide models` lists.
-        Raises GlideError for what is missing, unreadable or of another kind.
-        """
-        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
-        chosen = {role: file for role, file in given if file is not None}
-        found: Any = {**find_components(source or []), **chosen}
-        pipe = cls(torch_dtype=torch_dtype, device=device, **found)
-        named = source in ("bundled", "openai")
-        for role in ("base", *chosen) if named else tuple(found):
-            pipe.paths(role)  # reports missing files now, not at first use
-        return pipe
 
     @property
     def components(self) -> dict[str, Model]:
-        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
+        """All available models by role, loaded."""
         return {r: self.model(r) for r in ROLES if r in self._loaded or r in self._files}
 
     def paths(self, role: Role) -> list[Path]:
@@ -156,8 +116,8 @@ class Components:
 
     def to(
         self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
-    ) -> Self:
-        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline.
+    ) -> None:
+        """Move all models to a device, and their heavy layers to a dtype.
 
         A device ends offloading. A model from a file is loaded again where it becomes int8 or was.
         """
@@ -184,21 +144,18 @@ class Components:
             if dtype is not None:
                 cast(GlideModel, model).use_dtype(dtype)
             model.to(self._storage)
-        return self
 
-    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
+    def offload(self, device: torch.device | str) -> None:
         """Keep models in CPU memory and each on `device` only while it runs."""
         self.device, self._storage = pick_device(device), torch.device("cpu")
         for model in self._loaded.values():
             model.to(self._storage)
 
-    def load_lora_weights(
-        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
-    ) -> None:
+    def add_lora(self, component: Role, path: Path, strength: float) -> None:
         """Merge a LoRA's file into a model; several add up."""
         if component not in ROLES[:-1]:
             raise GlideError(f"component is {short(component)}: expected {', '.join(ROLES[:-1])}")
-        model, lora = self.model(component), (user_path(path), strength)
+        model, lora = self.model(component), (path, strength)
         loras = [*self._loras.get(component, ()), lora]
         if model.is_int8:
             self._loaded[component] = self._load(component, loras)
@@ -208,8 +165,8 @@ class Components:
             self._before_lora.setdefault(component, before)
         self._loras[component] = loras
 
-    def unload_lora_weights(self) -> None:
-        """Restore the weights from before `load_lora_weights`, bit for bit."""
+    def remove_loras(self) -> None:
+        """Restore the weights from before `add_lora`, bit for bit."""
         for role in self._loras:
             if role in self._before_lora:
                 for name, parameter in self.model(role).named_parameters():
@@ -220,9 +177,8 @@ class Components:
         self._loras.clear()
         self._before_lora.clear()
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
-        folder = user_path(folder)
+    def save(self, folder: Path) -> Path:
+        """Write all models and model_index.json to a new folder."""
         check_folder(folder)
         models = self.components
         names = {role: f"{role}.safetensors" for role in models}

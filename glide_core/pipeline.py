@@ -1,26 +1,26 @@
 """GlidePipeline: text to image, upscaling, inpainting and editing with one set of models.
 
 The parameter names are diffusers'. Every method builds `GenerationRequest`s and calls the one
-two-stage loop, `generate`; the command line and the batch driver do the same.
+two-stage loop in `glide_core.stages`; the command line and the batch driver do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from glide_core.components import Components, stage_roles
+from glide_core.components import ROLES, Components, Model, Role, Source, find_components
 from glide_core.config import SamplerConfig
-from glide_core.diffusion.types import ConditionFn, StepInfo
+from glide_core.diffusion.types import StepInfo
 from glide_core.errors import GlideError
-from glide_core.guidance import noisy_clip_guide
 from glide_core.images import fit, read_image, read_mask, resize, to_output
+from glide_core.io import user_path
 from glide_core.request import (
     UPSAMPLE_SETTINGS,
     GenerationRequest,
@@ -30,18 +30,19 @@ from glide_core.request import (
     first_size,
     image_requests,
 )
-from glide_core.sampling import expand_batch
 from glide_core.stages import (
     TEXT_ONLY,
+    Interrupted,
     PipelineInputs,
     StageCallback,
     StageInputs,
+    call_back,
     edit_inputs,
+    generate,
     inpaint_inputs,
-    sample_stage,
+    prepare,
     step_bars,
 )
-from glide_core.tokenizer import warn_about
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,19 +52,61 @@ if TYPE_CHECKING:
 Image = Any  # PIL image, numpy array [(B,) H, W, 3] or tensor [(B,) 3, H, W] in 0..1, or a file
 
 
-class _Interrupted(Exception):
-    """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
-
-
-class GlidePipeline(Components):
+class GlidePipeline:
     """GLIDE's models with one method per task. Construct it with `from_pretrained`.
 
     Methods return a `GlidePipelineOutput`. Images are reproducible one by one: image i of a batch
     with seed N is the image that seed N + i gives alone.
     """
 
-    _interrupt = False
-    _progress_bar: Mapping[str, Any] = {}
+    def __init__(
+        self,
+        base: Source | Model | None = None,
+        upsampler: Source | Model | None = None,
+        inpaint: Source | Model | None = None,
+        upsampler_inpaint: Source | Model | None = None,
+        clip: Source | Model | None = None,
+        *,
+        torch_dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Each model is a loaded one, a file or a name; see `from_pretrained`."""
+        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
+        sources = {role: source for role, source in given if source is not None}
+        self.models = Components(sources, device=device, torch_dtype=torch_dtype)
+        self._interrupt = False
+        self._progress_bar: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Sequence[str | Path] | None = "bundled",
+        *,
+        base: Source | None = None,
+        upsampler: Source | None = None,
+        inpaint: Source | None = None,
+        upsampler_inpaint: Source | None = None,
+        clip: Source | None = None,
+        torch_dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "auto",
+    ) -> GlidePipeline:
+        """Find models; each file is read when it is first used. Nothing is downloaded.
+
+        source: "bundled", "openai", a folder (written by `save_pretrained`, or any folder of
+            checkpoint files), a file, or a list of files.
+        torch_dtype: of the heavy layers; "auto" is float16 on CUDA and float32 elsewhere.
+        base, upsampler, inpaint, upsampler_inpaint, clip: more or other models than those of
+            `source`; a file, or a name that `glide models` lists.
+        Raises GlideError for what is missing, unreadable or of another kind.
+        """
+        given = zip(ROLES, (base, upsampler, inpaint, upsampler_inpaint, clip), strict=True)
+        chosen = {role: file for role, file in given if file is not None}
+        found: Any = {**find_components(source or []), **chosen}
+        pipe = cls(torch_dtype=torch_dtype, device=device, **found)
+        named = source in ("bundled", "openai")
+        for role in ("base", *chosen) if named else tuple(found):
+            pipe.models.paths(role)  # reports missing files now, not at first use
+        return pipe
 
     def __call__(
         self,
@@ -89,7 +132,7 @@ class GlidePipeline(Components):
         upsample_steps: int | None = None,
         upsample_guidance_scale: float = 1.0,
         batch_size: int | None = None,
-        _inputs: PipelineInputs = TEXT_ONLY,
+        inputs: PipelineInputs = TEXT_ONLY,
     ) -> GlidePipelineOutput:
         """Generate images from text.
 
@@ -120,6 +163,7 @@ class GlidePipeline(Components):
         upsample: False returns the first stage's 64x64. upsample_steps, upsample_guidance_scale:
             of the second stage; default: 6 steps for the bundled upsampler, 27 for OpenAI's.
         batch_size: images computed at once (default: all); does not change them.
+        inputs: images that the stages start from, as `upscale`, `edit` and `inpaint` give them.
         """
         options = RunOptions(
             upsample=upsample,
@@ -139,14 +183,15 @@ class GlidePipeline(Components):
         second = replace(
             UPSAMPLE_SETTINGS, steps=upsample_steps, guidance_scale=upsample_guidance_scale
         )
-        enlarges = _inputs.second.low_res is not None
+        enlarges = inputs.second.low_res is not None
         if enlarges:
             second = replace(first, temperature=UPSAMPLE_SETTINGS.temperature)
         size = None
         if height is not None or width is not None:
-            if _inputs is not TEXT_ONLY:
+            if inputs is not TEXT_ONLY:
                 raise GlideError("height and width are for text to image: the image sets the size")
-            size = first_size(self.model("base").config.unet.image_size, height, width, upsample)
+            side = self.models.model("base").config.unet.image_size
+            size = first_size(side, height, width, upsample)
         request = GenerationRequest(
             negative_prompt=negative_prompt,
             size=size,
@@ -154,11 +199,11 @@ class GlidePipeline(Components):
             upsampler=second if upsample or enlarges else None,
             clip_guidance_scale=clip_guidance_scale,
             clip_prompt=clip_prompt,
-            strength=_inputs.first.strength,
-            upsample_strength=_inputs.second.strength,
+            strength=inputs.first.strength,
+            upsample_strength=inputs.second.strength,
         )
         requests = image_requests(request, prompt, num_images_per_prompt, seed, generator)
-        return self._run(requests, _inputs, options)
+        return self._run(requests, inputs, options)
 
     def upscale(
         self,
@@ -177,7 +222,7 @@ class GlidePipeline(Components):
         low_res = fit(read_image(image), low_size)
         given: Options = {"guidance_scale": 1.0, **options}
         inputs = PipelineInputs(second=StageInputs(low_res=low_res))
-        return self(prompt, **given, _inputs=inputs)
+        return self(prompt, **given, inputs=inputs)
 
     def edit(
         self,
@@ -194,8 +239,8 @@ class GlidePipeline(Components):
         the same in the second stage, where 1 takes no detail from the image. Further options as in
         `__call__`.
         """
-        inputs = edit_inputs(self, read_image(image), strength, upsample_strength)
-        return self(prompt, **options, _inputs=inputs)
+        inputs = edit_inputs(self.models, read_image(image), strength, upsample_strength)
+        return self(prompt, **options, inputs=inputs)
 
     def inpaint(
         self,
@@ -215,8 +260,8 @@ class GlidePipeline(Components):
         """
         upsample = options.get("upsample", True)
         original, marked = read_image(image), read_mask(mask)
-        inputs = inpaint_inputs(self, original, marked, upsample, context, feather)
-        return self(prompt, **options, _inputs=inputs)
+        inputs = inpaint_inputs(self.models, original, marked, upsample, context, feather)
+        return self(prompt, **options, inputs=inputs)
 
     def generate(
         self,
@@ -224,70 +269,47 @@ class GlidePipeline(Components):
         inputs: PipelineInputs = TEXT_ONLY,
         callback: StageCallback | None = None,
     ) -> Tensor:
-        """Generate one image per request, [B, C, H, W] in [-1, 1].
+        """Run requests of one batch: [B, C, H, W] in [-1, 1]; see `glide_core.stages.generate`."""
+        return generate(self.models, requests, inputs, callback)
 
-        The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
-        callback: called after every step with the stage; raise from it to cancel.
-        """
-        if len({request.settings for request in requests}) != 1:
-            raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
-        shared = requests[0]
-        first, second = inputs.first, inputs.second
-        prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
-        roles = stage_roles(first.image is not None)
+    @property
+    def components(self) -> dict[str, Model]:
+        """All available models by role, loaded; `GlidePipeline(**pipe.components)` shares them."""
+        return self.models.components
 
-        def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
-            with self.use(roles[stage]) as model:
-                return sample_stage(
-                    model,
-                    prompts,
-                    seeds,
-                    getattr(shared, stage),
-                    negative=shared.negative_prompt,
-                    inputs=own,
-                    cond_fn=guide,
-                    callback=callback and partial(callback, stage),
-                )
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.models.device
 
-        images = second.low_res
-        if first.init is not None:
-            images = expand_batch(first.init, len(requests), "image")
-        if shared.base is not None and shared.strength > 0:
-            first = replace(first, size=shared.size, strength=shared.strength)
-            with ExitStack() as stack:
-                guide = None
-                if shared.clip_guidance_scale:
-                    clip, own = stack.enter_context(self.use("clip")), shared.clip_prompt
-                    towards = prompts if own is None else [own] * len(prompts)
-                    with torch.no_grad():
-                        text = clip.encode_prompts(towards)
-                    guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
-                images = sample("base", first, guide)
-        if images is None:
-            raise GlideError("the request has no base stage: expected an input image to upscale")
-        if shared.upsampler is not None and shared.upsample_strength > 0:
-            second = replace(second, low_res=images, strength=shared.upsample_strength)
-            images = sample("upsampler", second)
-        return images
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.models.dtype
 
-    def prepare(
-        self, requests: Sequence[GenerationRequest], inputs: PipelineInputs = TEXT_ONLY
-    ) -> list[GenerationRequest]:
-        """Give requests the models' samplers, guidance scales and steps where they have none.
+    def to(
+        self, *where: torch.device | str | torch.dtype, dtype: torch.dtype | None = None
+    ) -> GlidePipeline:
+        """Move all models to a device, and their heavy layers to a dtype; gives the pipeline."""
+        self.models.to(*where, dtype=dtype)
+        return self
 
-        Logs warnings about prompts and sizes that the first model will not handle well.
-        """
-        roles = stage_roles(inputs.first.image is not None)
-        used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
-        configs = {stage: self.model(role).config for stage, role in used.items()}
-        first = next(iter(used))
-        warn_about(requests, configs[first], self.metadata(used[first]))
+    def enable_model_cpu_offload(self, device: torch.device | str = "auto") -> None:
+        """Keep models in CPU memory and each on `device` only while it runs."""
+        self.models.offload(device)
 
-        def settings(request: GenerationRequest, stage: str) -> Any:
-            clip = stage == "base" and request.clip_guidance_scale != 0
-            return getattr(request, stage).for_model(configs[stage], clip=clip)
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write all models and model_index.json to a new folder, for `from_pretrained`."""
+        return self.models.save(user_path(folder))
 
-        return [replace(r, **{stage: settings(r, stage) for stage in used}) for r in requests]
+    def load_lora_weights(
+        self, path: str | Path, strength: float = 1.0, *, component: Role = "base"
+    ) -> None:
+        """Merge a LoRA's file into a model; several add up."""
+        self.models.add_lora(component, user_path(path), strength)
+
+    def unload_lora_weights(self) -> None:
+        """Restore the weights from before `load_lora_weights`, bit for bit."""
+        self.models.remove_loras()
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; it returns the unfinished images."""
@@ -301,14 +323,14 @@ class GlidePipeline(Components):
         self, requests: list[GenerationRequest], inputs: PipelineInputs, options: RunOptions
     ) -> GlidePipelineOutput:
         self._interrupt = False
-        requests = self.prepare(requests, inputs)
+        requests = prepare(self.models, requests, inputs)
         done: list[Tensor] = []
         for batch in batches(requests, options.batch_size or len(requests), lambda each: each):
             try:
                 with step_bars(**self._progress_bar) as bar:
                     step = partial(self._step, bar, options.callback_on_step_end)
                     done.append(inputs.finish(self.generate(batch, inputs, step)))
-            except _Interrupted as interrupted:
+            except Interrupted as interrupted:
                 unfinished = inputs.finish(interrupted.args[0].clamp(-1, 1))
                 if done:
                     unfinished = resize(unfinished, (done[0].shape[2], done[0].shape[3]))
@@ -323,18 +345,7 @@ class GlidePipeline(Components):
         self, bar: StageCallback, callback: StepEnd | None, stage: str, info: StepInfo
     ) -> None:
         bar(stage, info)
-        if callback is not None:
-            images = {"latents": info.x_t, "x0": info.x0}
-            values = {**images, "stage": stage, "num_steps": info.total}
-            returned = callback(self, info.index, info.timestep, dict(values))
-            if returned is False:
-                self._interrupt = True
-            elif isinstance(returned, dict):
-                changed = [str(k) for k in returned if returned[k] is not values.get(k)]
-                if changed:
-                    raise GlideError(
-                        f"callback_on_step_end returned other values for {', '.join(changed)}: "
-                        "a run does not use them"
-                    )
+        if callback is not None and call_back(callback, self, stage, info):
+            self._interrupt = True
         if self._interrupt:
-            raise _Interrupted(info.x0)
+            raise Interrupted(info.x0)

@@ -1,4 +1,4 @@
-"""The stages of a pipeline: 64x64 from the base model, 256x256 from the upsampler.
+"""The two-stage loop: 64x64 from the base model, 256x256 from the upsampler.
 
 Text to image, upscaling, editing and inpainting differ only in the images that stages start from.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from glide_core.config import SamplerConfig
 from glide_core.crop import crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
+from glide_core.guidance import noisy_clip_guide
 from glide_core.images import (
     SOFT_EDGES,
     fit,
@@ -28,8 +30,9 @@ from glide_core.images import (
     to_comfy,
 )
 from glide_core.models.glide import GlideModel
-from glide_core.request import UPSAMPLE_SETTINGS, UPSCALE
-from glide_core.sampling import condition_model, sample_model, tokenize
+from glide_core.request import UPSAMPLE_SETTINGS, UPSCALE, GenerationRequest, StepEnd
+from glide_core.sampling import condition_model, expand_batch, sample_model, tokenize
+from glide_core.tokenizer import warn_about
 
 log = logging.getLogger("glide")
 
@@ -57,6 +60,79 @@ class PipelineInputs(NamedTuple):
 
 
 TEXT_ONLY = PipelineInputs()
+
+
+def generate(
+    models: Components,
+    requests: Sequence[GenerationRequest],
+    inputs: PipelineInputs = TEXT_ONLY,
+    callback: StageCallback | None = None,
+) -> Tensor:
+    """Generate one image per request, [B, C, H, W] in [-1, 1].
+
+    The requests may differ in prompt and seed alone (`glide_core.request.batches` groups them).
+    callback: called after every step with the stage; raise from it to cancel.
+    """
+    if len({request.settings for request in requests}) != 1:
+        raise GlideError("a batch needs requests, and they may differ in prompt and seed alone")
+    shared = requests[0]
+    first, second = inputs.first, inputs.second
+    prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
+    roles = stage_roles(first.image is not None)
+
+    def sample(stage: str, own: StageInputs, guide: ConditionFn | None = None) -> Tensor:
+        with models.use(roles[stage]) as model:
+            return sample_stage(
+                model,
+                prompts,
+                seeds,
+                getattr(shared, stage),
+                negative=shared.negative_prompt,
+                inputs=own,
+                cond_fn=guide,
+                callback=callback and partial(callback, stage),
+            )
+
+    images = second.low_res
+    if first.init is not None:
+        images = expand_batch(first.init, len(requests), "image")
+    if shared.base is not None and shared.strength > 0:
+        first = replace(first, size=shared.size, strength=shared.strength)
+        with ExitStack() as stack:
+            guide = None
+            if shared.clip_guidance_scale:
+                clip, own = stack.enter_context(models.use("clip")), shared.clip_prompt
+                towards = prompts if own is None else [own] * len(prompts)
+                with torch.no_grad():
+                    text = clip.encode_prompts(towards)
+                guide = noisy_clip_guide(clip, text, shared.clip_guidance_scale)
+            images = sample("base", first, guide)
+    if images is None:
+        raise GlideError("the request has no base stage: expected an input image to upscale")
+    if shared.upsampler is not None and shared.upsample_strength > 0:
+        second = replace(second, low_res=images, strength=shared.upsample_strength)
+        images = sample("upsampler", second)
+    return images
+
+
+def prepare(
+    models: Components, requests: Sequence[GenerationRequest], inputs: PipelineInputs = TEXT_ONLY
+) -> list[GenerationRequest]:
+    """Give requests the models' samplers, guidance scales and steps where they have none.
+
+    Logs warnings about prompts and sizes that the first model will not handle well.
+    """
+    roles = stage_roles(inputs.first.image is not None)
+    used = {s: role for s, role in roles.items() if getattr(requests[0], s) is not None}
+    configs = {stage: models.model(role).config for stage, role in used.items()}
+    first = next(iter(used))
+    warn_about(requests, configs[first], models.metadata(used[first]))
+
+    def settings(request: GenerationRequest, stage: str) -> Any:
+        clip = stage == "base" and request.clip_guidance_scale != 0
+        return getattr(request, stage).for_model(configs[stage], clip=clip)
+
+    return [replace(r, **{stage: settings(r, stage) for stage in used}) for r in requests]
 
 
 def edit_inputs(
@@ -144,6 +220,28 @@ def sample_stage(
 def upsampled_size(low_res: Tensor) -> tuple[int, int]:
     """(height, width) that an upsampler makes of low_res: four times its sides."""
     return low_res.shape[2] * UPSCALE, low_res.shape[3] * UPSCALE
+
+
+class Interrupted(Exception):
+    """Leaves the sampler after `GlidePipeline.interrupt`, with the estimate x0."""
+
+
+def call_back(callback: StepEnd, pipeline: object, stage: str, info: StepInfo) -> bool:
+    """Call a function as diffusers calls callback_on_step_end; True: it asked to stop.
+
+    GlideError where it returned other values: a run does not use them.
+    """
+    images = {"latents": info.x_t, "x0": info.x0}
+    values = {**images, "stage": stage, "num_steps": info.total}
+    returned = callback(pipeline, info.index, info.timestep, dict(values))
+    if isinstance(returned, dict):
+        changed = [str(key) for key in returned if returned[key] is not values.get(key)]
+        if changed:
+            raise GlideError(
+                f"callback_on_step_end returned other values for {', '.join(changed)}: "
+                "a run does not use them"
+            )
+    return returned is False
 
 
 @contextmanager

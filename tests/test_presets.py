@@ -15,8 +15,11 @@ from glide_core.names import PRESETS, SAMPLERS
 
 def parsed(*words: str) -> SamplerConfig:
     parser = argparse.ArgumentParser()
-    options.add_sampling(parser, steps=30)
-    return common.sampling_of(parser.parse_args(words), steps=30)
+    parser.set_defaults(prompt="a fox")
+    options.add_generation(parser, "base", "upsampler")
+    found = common.request_of(parser.parse_args(words), steps=30).base
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("name", PRESETS)

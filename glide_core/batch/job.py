@@ -9,23 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from glide_core.batch.rows import Row, read_rows
-from glide_core.batch.shards import (
-    FAILED,
-    Folder,
-    Numbered,
-    finished,
-    generate,
-    write_shard,
-)
+from glide_core.batch.shards import FAILED, Folder, Numbered, finished, generate, write_shard
 from glide_core.errors import GlideError, as_glide_error, shorten
 
 if TYPE_CHECKING:
@@ -65,9 +59,7 @@ class Job:
     # with the noisy CLIP or without: the pipeline, and its files with their hashes by role
     load: Callable[[bool], GlidePipeline]
     model_files: Callable[[bool], Mapping[str, Any]]
-    # what rows have in common, as in a request's metadata; a run with others is refused
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)  # written into every image's metadata
+    about: Mapping[str, Any]  # written into every image's metadata; has the dtype of the models
     kind: str = "tar"  # or "parquet"
     shard_size: int = 64
     batch_size: int = 4
@@ -87,10 +79,7 @@ def run_job(job: Job, *, quiet: bool = False) -> Iterator[Done]:
     count, models = _start(job, folder)
     done = finished(folder.names())
     had = sum(min(last, count) - first + 1 for first, last in done if first <= count)
-    chunks = (
-        [(row.number, job.make_request(row)) for row in chunk]
-        for chunk in plan(read_rows(job.source), done, job.shard_size)
-    )
+    chunks = missing(job, done)
     shards: Iterable[Done] = ()
     if had >= count:
         log.warning("%s is complete: %d rows in %d shards", job.out, count, len(done))
@@ -116,32 +105,29 @@ def _start(job: Job, folder: Folder) -> tuple[int, Mapping[str, Any]]:
 
     Returns the number of rows and the models' files. Nothing of the list is kept in memory.
     """
-    before = _earlier_job(folder)
+    names, before = folder.names(), None
+    if JOB in names:
+        with as_glide_error(f"{folder.path(JOB)} is not a job of this version", ValueError, "out"):
+            before = JobFile.model_validate_json(folder.read(JOB))
+    elif finished(names):
+        raise GlideError(f"{folder.url} has shards but no {JOB}. Choose another folder.", "out")
     digest, same, count, guided = hashlib.sha256(), True, 0, False
-    own_scale = job.settings.get("clip_guidance_scale", 0)
+    shared = job.make_request(Row(1, ""))  # has the command's own settings
     for count, row in enumerate(read_rows(job.source), 1):
-        guided = guided or dict(row.settings).get("clip_scale", own_scale) != 0
-        digest.update(repr((row.prompt, row.seed, row.settings)).encode())
+        guided = guided or row.settings.get("clip_scale", shared.clip_guidance_scale) != 0
+        digest.update(repr((row.prompt, row.seed, tuple(row.settings.items()))).encode())
         if before is not None and count == before.rows:
             same = digest.hexdigest() == before.rows_sha256
     models = job.model_files(guided)
-    settings = json.loads(json.dumps({**job.settings, "models": models, "format": job.kind}))
+    more = {"dtype": job.about["dtype"], "models": models, "format": job.kind}
+    settings = json.loads(json.dumps({**shared.metadata(), **more}))
+    del settings["prompt"]
     now = JobFile(rows=count, rows_sha256=digest.hexdigest(), settings=settings)
     if before is not None:
         _compare(before, now, same, folder.url)
     if before != now:
         folder.write(JOB, (now.model_dump_json(indent=1) + "\n").encode())
     return count, models
-
-
-def _earlier_job(folder: Folder) -> JobFile | None:
-    names = folder.names()
-    if JOB in names:
-        with as_glide_error(f"{folder.path(JOB)} is not a job of this version", ValueError, "out"):
-            return JobFile.model_validate_json(folder.read(JOB))
-    if finished(names):
-        raise GlideError(f"{folder.url} has shards but no {JOB}. Choose another folder.", "out")
-    return None
 
 
 def _compare(before: JobFile, now: JobFile, same_rows: bool, out: str) -> None:
@@ -172,16 +158,18 @@ class Worker:
         self.pipe: GlidePipeline | None = None
 
     def write(self, rows: list[Numbered]) -> Done:
+        from glide_core.stages import prepare
+
         job = self.job
         if self.pipe is None:  # here, since Ray reports an error in __init__ without its cause
             guided = "clip" in self.models
             if job.model_files(guided) != self.models:
                 raise GlideError("the models on this machine are not those the job began with")
             self.pipe = job.load(guided)
-        requests = self.pipe.prepare([request for _, request in rows])
-        prepared = [(number, request) for (number, _), request in zip(rows, requests, strict=True)]
+        numbers, requests = zip(*rows, strict=True)
+        prepared = zip(numbers, prepare(self.pipe.models, requests), strict=True)
         results = generate(self.pipe, prepared, batch_size=job.batch_size)
-        name = f"shard-{rows[0][0]:08d}-{rows[-1][0]:08d}.{job.kind}"
+        name = f"shard-{numbers[0]:08d}-{numbers[-1]:08d}.{job.kind}"
         folder, about = Folder(job.out), {**job.about, "models": self.models}
         return Done(folder.path(name), len(rows), write_shard(results, folder, name, about))
 
@@ -223,19 +211,16 @@ def on_ray(job: Job, models: Mapping[str, Any], chunks: Iterable[list[Numbered]]
             ray.shutdown()
 
 
-def plan(rows: Iterable[Row], done: list[tuple[int, int]], size: int) -> Iterator[list[Row]]:
-    """Group the rows that no finished shard holds, cutting at multiples of `size`.
+def missing(job: Job, done: list[tuple[int, int]]) -> Iterator[list[Numbered]]:
+    """The rows that no finished shard holds, a list per shard, cut at multiples of its size.
 
     Every run cuts at the same rows, and rows appended to a list begin a shard of their own.
     """
-    starts = [first for first, _ in done]
-    ends = list(accumulate((last for _, last in done), max))
 
     def group(row: Row) -> tuple[int, bool]:
-        before = bisect(starts, row.number)  # how many shards begin at this row or before it
-        exists = before > 0 and row.number <= ends[before - 1]
-        return (row.number - 1) // size, exists
+        begun = bisect(done, (row.number, math.inf))  # shards that begin at this row or before
+        return (row.number - 1) // job.shard_size, begun > 0 and row.number <= done[begun - 1][1]
 
-    for (_, exists), chunk in groupby(rows, group):
+    for (_, exists), chunk in groupby(read_rows(job.source), group):
         if not exists:
-            yield list(chunk)
+            yield [(row.number, job.make_request(row)) for row in chunk]

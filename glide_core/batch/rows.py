@@ -1,8 +1,7 @@
 """Read a list of prompts: CSV, JSON lines, Parquet or plain text, one image per row.
 
-Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. A row
-holds the settings that it has of its own, by the names of the options of `glide generate`, whose
-values are read in the same way.
+Rows are read one at a time, from a file or any URL of fsspec, and count from 1 everywhere. Columns
+have the names of options of `glide generate`, and their values are read as those of the options.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from typing import Any
 from glide_core import text_values
 from glide_core.data.tables import MAX_LINE, lines, open_file, read_table
 from glide_core.data.tables import Row as TableRow
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 from glide_core.names import TRAINED_STEPS
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
@@ -27,12 +26,13 @@ SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a list. Settings that are not in `settings` are the command's."""
+    """One image of a list."""
 
     number: int  # from 1
     prompt: str
     seed: int | None = None
-    settings: tuple[tuple[str, Any], ...] = ()  # sorted by name; "size" is ("base_size", (h, w))
+    # by the names of the command's options, sorted; "base_size" is (height, width)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _text(value: Any) -> str:
@@ -40,10 +40,9 @@ def _text(value: Any) -> str:
         raise GlideError(f"{shorten(ascii(value), 60)} is not a string")
     if len(value) > MAX_LINE:  # as in the other formats, which are read by line
         raise GlideError(f"the text is longer than {MAX_LINE:,} characters")
-    try:
+    # JSON can hold half a character
+    with as_glide_error(f"{shorten(ascii(value), 60)} is not Unicode text", UnicodeEncodeError):
         value.encode()
-    except UnicodeEncodeError:  # JSON can hold half a character
-        raise GlideError(f"{shorten(ascii(value), 60)} is not Unicode text") from None
     return value
 
 
@@ -83,9 +82,7 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     """
     name, suffix = shorten(source, 200), PurePosixPath(str(source)).suffix.lower()
     if suffix not in SUFFIXES:
-        raise GlideError(
-            f"{name} is not a list of prompts by its name. Expected one of {', '.join(SUFFIXES)}."
-        )
+        raise GlideError(f"{name} is not a list of prompts: expected {', '.join(SUFFIXES)}")
     number = 0
     with open_file(str(source)) as file:
         header = partial(_columns, where="the header")
@@ -102,9 +99,9 @@ def read_rows(source: str | Path) -> Iterator[Row]:
 
 
 def _lines(file: BufferedReader) -> Iterator[TableRow]:
-    for number, line in enumerate(lines(file), 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield number, {"prompt": line.strip()}
+    for number, line in enumerate(map(str.strip, lines(file)), 1):
+        if line and not line.startswith("#"):
+            yield number, {"prompt": line}
 
 
 def _columns(given: list[str], where: str) -> list[str]:
@@ -145,4 +142,4 @@ def _row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
     prompt = found.pop("prompt", "")  # a CSV's empty cells are left out
     seed = found.pop("seed", None)
     settings = {_OPTIONS.get(name, name): value for name, value in found.items()}
-    return Row(number, prompt, seed, tuple(sorted(settings.items())))
+    return Row(number, prompt, seed, dict(sorted(settings.items())))

@@ -8,7 +8,8 @@ import re
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 FAILED = "failed.jsonl"
 _NAME = re.compile(r"shard-(\d{8,})-(\d{8,})\.(tar|parquet)")
 Numbered = tuple[int, GenerationRequest]  # a row's number, and what it asks for
-_Sample = tuple[int, bytes, dict[str, Any]]  # a row's number, its PNG and its metadata
+# A row's number, its PNG and its metadata; of a row that failed no bytes, and what failed.
+_Sample = tuple[int, bytes, dict[str, Any]]
 
 
 class Folder:
@@ -52,10 +54,10 @@ class Folder:
 
     def names(self) -> list[str]:
         """The names of all files, sorted; empty if the folder does not exist yet."""
-        with as_glide_error(f"{shorten(self.url, 200)} cannot be listed"):
-            if not self._fs.exists(self._root):
-                return []
+        message = f"{shorten(self.url, 200)} cannot be listed"
+        with as_glide_error(message), suppress(FileNotFoundError):
             return sorted(str(p).rsplit("/", 1)[-1] for p in self._fs.ls(self._root, detail=False))
+        return []
 
     def read(self, name: str) -> bytes:
         with open_file(self.path(name)) as file:
@@ -96,9 +98,8 @@ def generate(
     while waiting:
         batch = waiting.popleft()
         requests = [request for _, request in batch]
-        requests += requests[-1:] * (size - len(batch))
         try:
-            images = to_pil(pipe.generate(requests))
+            images = to_pil(pipe.generate(requests + requests[-1:] * (size - len(batch))))
         except (GlideError, RuntimeError, MemoryError) as error:
             # Out of memory with several images at once says nothing of any row.
             if not (isinstance(error, GlideError) or (size == 1 and is_out_of_memory(error))):
@@ -126,28 +127,24 @@ def write_shard(
     about: what every image's metadata says besides its request. Failed rows are recorded before
     the shard gets its name.
     """
-    encoded: list[Future[_Sample]] = []
-    failed: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as pool:  # encodes while the next batch is computed
-        for result in results:
-            if result.image is not None:
-                encoded.append(pool.submit(_encode, result, about))
-            else:
-                prompt = result.request.prompt
-                failed.append({"row": result.number, "prompt": prompt, "error": result.error})
+        encoded = [pool.submit(_encode, result, about) for result in results]
+    samples = sorted((each.result() for each in encoded), key=lambda sample: sample[0])
+    failed = [said for _, png, said in samples if not png]
     if failed:
-        failed.sort(key=lambda row: row["row"])
-        lines = "".join(json.dumps(row) + "\n" for row in failed)
+        lines = "".join(json.dumps(said) + "\n" for said in failed)
         folder.write(f"{name}.{FAILED}", lines.encode())
-    samples = sorted((one.result() for one in encoded), key=lambda sample: sample[0])
+    samples = [sample for sample in samples if sample[1]]
     folder.write(name, _tar(samples) if name.endswith(".tar") else _parquet(samples))
     return len(failed)
 
 
 def _encode(result: Result, about: Mapping[str, Any]) -> _Sample:
-    image = result.image
-    said = {**result.request.metadata(), **about, "size": f"{image.width}x{image.height}"}
-    return result.number, encode_png(image, png_text(said)), {"row": result.number, **said}
+    number, request, image = result.number, result.request, result.image
+    if image is None:
+        return number, b"", {"row": number, "prompt": request.prompt, "error": result.error}
+    said = {**request.metadata(), **about, "size": f"{image.width}x{image.height}"}
+    return number, encode_png(image, png_text(said)), {"row": number, **said}
 
 
 def _tar(samples: Sequence[_Sample]) -> bytes:

@@ -23,10 +23,7 @@ COMMANDS = {  # name: (module or module:function, what it does)
     "upscale": ("glide_core.cli.images:upscale", "enlarge an image four times, with a prompt"),
     "inpaint": ("glide_core.cli.images:inpaint", "replace the masked part of an image"),
     "edit": ("glide_core.cli.images:edit", "change an image by a prompt (SDEdit)"),
-    "run": (
-        "glide_pack.nodes.host.standalone.command",
-        "run a ComfyUI workflow, here or on a server",
-    ),
+    "run": ("glide_pack.nodes.host.standalone.command", "run a ComfyUI workflow, also on a server"),
     "models": ("glide_core.cli.models", "list, download, convert and merge models"),
     "evaluate": ("glide_core.cli.evaluate", "measure images: frechet, kid, CLIP score..."),
     "sweep": ("glide_core.cli.sweep", "compare guidance scales, steps and samplers"),
@@ -39,6 +36,14 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=HelpFormatter, **settings)
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, GlideError):  # argparse says only "invalid value"
+                raise argparse.ArgumentError(action, str(error.__context__)) from error
+            raise
 
     def error(self, message: str) -> NoReturn:
         quoted = re.sub(r"'([^']{81,})'", lambda m: repr(shorten(m.group(1))), message)
@@ -55,7 +60,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glide {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (place, line) in COMMANDS.items():
-        sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
+        sub = commands.add_parser(name, help=line)
         if name == command:
             path, _, function = place.partition(":")
             module = importlib.import_module(path)
@@ -85,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from glide_core.devices import free_cores
 
                 torch.set_num_threads(options.threads or free_cores())
-            return int(options.run(options))
+            return int(options.run(options) or 0)
     except BrokenPipeError:  # `glide models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -122,16 +127,18 @@ def _warnings_shown() -> Iterator[None]:
 
     Those of Pillow are hidden: a damaged TIFF gives one per tag.
     """
-    logger = logging.getLogger("glide")
+    glide, pillow = logging.getLogger("glide"), logging.getLogger("PIL")
+    propagate, level = glide.propagate, pillow.level
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("glide: %(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False  # a library may have given the root logger a handler
-    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+    glide.addHandler(handler)
+    glide.propagate = False  # a library may have given the root logger a handler
+    pillow.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
+        glide.removeHandler(handler)
+        glide.propagate = propagate
+        pillow.setLevel(level)

@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(group, "--device")
     options.add(group, "--batch", default=32, help="batch size; changes results only by rounding")
     options.add(group, "--threads")
-    options.add(group, "--workers")
+    decoding = "processes that decode images; 0: the main process decodes"
+    processes = options.integer(0, 1024)
+    group.add_argument("--workers", type=processes, default=0, metavar="N", help=decoding)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glide_core import text_values
 from glide_core.cli import common, options
 from glide_core.errors import UsageError, shorten
 
@@ -25,16 +26,10 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "background'. With --prompts, generate a whole list of prompts, on one machine or with Ray "
         "on many; the same command resumes after an interruption (docs/batch.md)."
     )
-    parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="?", help="what the image shows; '' for any image"
-    )
-    parser.add_argument(
-        "--size",
-        dest="base_size",
-        type=options.size,
-        metavar="WxH",
-        help="of the first stage, in multiples of 8 (default: the model's own, 64x64)",
-    )
+    prompt = "what the image shows; '' for any image"
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help=prompt)
+    size = "of the first stage, in multiples of 8 (default: the model's own, 64x64)"
+    parser.add_argument("--size", dest="base_size", type=text_values.size, metavar="WxH", help=size)
     group = parser.add_argument_group("a list of prompts (docs/batch.md)")
     group.add_argument(
         "--prompts",
@@ -45,11 +40,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     count = partial(group.add_argument, type=options.positive, metavar="N")
     count("--shard-size", help="rows per shard (default: 64)")
-    group.add_argument(
-        "--format",
-        choices=("tar", "parquet"),
-        help="a shard is a tar in webdataset's layout, or a Parquet file (default: tar)",
-    )
+    shard = "a shard is a tar in webdataset's layout, or a Parquet file (default: tar)"
+    group.add_argument("--format", choices=("tar", "parquet"), help=shard)
     group.add_argument(
         "--ray",
         nargs="?",
@@ -58,11 +50,9 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         help="generate on a Ray cluster: auto, ray://HOST:10001; without an address on the GPUs of "
         "this machine",
     )
-    count(
-        "--workers",
-        help="with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)",
-    )
-    options.add_generation(parser, "base", upsampler="upsampler", out=options.folder_or_url)
+    workers = "with --ray: how many pipelines (default: one per GPU; without GPUs one per machine)"
+    count("--workers", help=workers)
+    options.add_generation(parser, "base", "upsampler", out={"type": options.folder_or_url})
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -72,7 +62,7 @@ def generate(arguments: argparse.Namespace) -> int:
         return _generate_list(arguments)
     from glide_core.stages import TEXT_ONLY
 
-    pipe = common.load_pipeline(arguments, "base", "upsampler")
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     return common.generate_and_write(pipe, common.request_of(arguments), arguments, TEXT_ONLY)
 
 
@@ -81,15 +71,12 @@ def _generate_list(arguments: argparse.Namespace) -> int:
     from glide_core.devices import pick_device, pick_dtype
 
     dtype = str(pick_dtype(arguments.dtype, pick_device(arguments.device))).removeprefix("torch.")
-    shared = common.request_of(arguments).metadata()
-    del shared["prompt"]
     job = Job(
         source=arguments.prompts,
         out=str(arguments.out),
         make_request=partial(request_of_row, arguments),
-        load=partial(common.load_pipeline, arguments, "base", "upsampler"),
+        load=partial(common.load_pipeline, arguments),
         model_files=partial(common.model_files, arguments),
-        settings={**shared, "seed": arguments.seed, "dtype": dtype},
         about={**common.model_metadata(arguments), "dtype": dtype},
         kind=arguments.format or "tar",
         shard_size=arguments.shard_size or 64,
@@ -108,7 +95,7 @@ def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest
     """What a row asks for, with the command's options where it says nothing."""
     from glide_core.request import image_seed
 
-    own = {**vars(arguments), **dict(row.settings), "prompt": row.prompt}
+    own = {**vars(arguments), **row.settings, "prompt": row.prompt}
     seed = row.seed
     if seed is None:  # the command's seed plus the rows before this one, as -n counts
         seed = image_seed(arguments.seed, row.number - 1)
@@ -116,20 +103,20 @@ def request_of_row(arguments: argparse.Namespace, row: Row) -> GenerationRequest
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    prompt, lists = arguments.prompt, ("shard_size", "format", "ray", "workers")
+    given = [name.replace("_", "-") for name in lists if getattr(arguments, name) is not None]
     if arguments.prompts is None:
-        if arguments.prompt is None:
+        if prompt is None:
             raise UsageError("the prompt is missing. Expected PROMPT, or --prompts LIST.")
-        for name in ("shard_size", "format", "ray", "workers"):
-            if getattr(arguments, name) is not None:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} is for a list of prompts. Expected --prompts LIST.")
+        if given:
+            raise UsageError(f"--{given[0]} is for a list of prompts. Expected --prompts LIST.")
         if isinstance(arguments.out, str):
             raise UsageError(f"--out {shorten(arguments.out)} is a URL. Expected a folder.")
-    elif arguments.prompt is not None:
-        raise UsageError(f"prompts were given twice: {shorten(arguments.prompt)!r} and --prompts.")
+    elif prompt is not None:
+        raise UsageError(f"prompts were given twice: {shorten(prompt)!r} and --prompts.")
     elif arguments.n != 1:
         raise UsageError(f"-n {arguments.n} is for a single prompt. Repeat rows of the list.")
-    elif arguments.workers is not None and arguments.ray is None:
+    elif "workers" in given and "ray" not in given:
         raise UsageError("--workers is for Ray. Expected --ray.")
 
 
@@ -139,33 +126,23 @@ def add_upscale(parser: argparse.ArgumentParser) -> None:
         "trained on 64x64 images: any other is first resized so that its shorter side is 64."
     )
     _add_inputs(parser, "what the image shows")
+    shorter = "pixels of the shorter side before enlarging; 0 keeps the image's size"
     parser.add_argument(
-        "--low-size",
-        type=options.side_length,
-        default=64,
-        metavar="N",
-        help="pixels of the shorter side before enlarging; 0 keeps the image's size",
+        "--low-size", type=options.side_length, default=64, metavar="N", help=shorter
     )
-    options.add(parser, "--temperature")
-    options.add_generation(parser, "upsampler", cfg=1.0)
+    parser.add_argument("--temperature", **options.OPTIONS["--upsample-temperature"])
+    options.add_generation(parser, "upsampler", cfg=options.OPTIONS["--upsample-cfg"])
 
 
 def upscale(arguments: argparse.Namespace) -> int:
     """Enlarge an image four times."""
     from glide_core.images import fit, read_image
-    from glide_core.request import GenerationRequest
     from glide_core.stages import PipelineInputs, StageInputs
 
     low_res = fit(read_image(arguments.image, arguments.max_pixels), arguments.low_size)
-    pipe = common.load_pipeline(arguments, "upsampler")
-    request = GenerationRequest(
-        prompt=arguments.prompt,
-        negative_prompt=arguments.negative,
-        base=None,
-        upsampler=replace(common.sampling_of(arguments), temperature=arguments.temperature),
-    )
+    pipe = common.load_pipeline(arguments, guided=False)
     inputs = PipelineInputs(second=StageInputs(low_res=low_res))
-    return common.generate_and_write(pipe, request, arguments, inputs)
+    return common.generate_and_write(pipe, common.request_of(arguments), arguments, inputs)
 
 
 def add_inpaint(parser: argparse.ArgumentParser) -> None:
@@ -176,21 +153,12 @@ def add_inpaint(parser: argparse.ArgumentParser) -> None:
     )
     mask = "of the image's size; white is inpainted"
     _add_inputs(parser, "what the whole image should show", mask)
-    parser.add_argument(
-        "--context",
-        type=options.not_negative,
-        default=0.5,
-        metavar="PART",
-        help="surroundings that the model sees, as a part of the mask's extent",
-    )
-    parser.add_argument(
-        "--feather",
-        type=options.side_length,
-        default=8,
-        metavar="PIXELS",
-        help="pixels inside the mask over which the old image fades into the new one",
-    )
-    options.add_generation(parser, "inpaint", upsampler="upsampler-inpaint")
+    option = parser.add_argument
+    context = "surroundings that the model sees, as a part of the mask's extent"
+    feather = "pixels inside the mask over which the old image fades into the new one"
+    option("--context", type=options.not_negative, default=0.5, metavar="PART", help=context)
+    option("--feather", type=options.side_length, default=8, metavar="PIXELS", help=feather)
+    options.add_generation(parser, "inpaint", "upsampler_inpaint")
 
 
 def inpaint(arguments: argparse.Namespace) -> int:
@@ -200,10 +168,10 @@ def inpaint(arguments: argparse.Namespace) -> int:
 
     image = read_image(arguments.image, arguments.max_pixels)
     mask = read_mask(arguments.mask, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments, "inpaint", "upsampler_inpaint")
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     request = common.request_of(arguments)
     upsample, context = not arguments.no_upsample, arguments.context
-    inputs = inpaint_inputs(pipe, image, mask, upsample, context, arguments.feather)
+    inputs = inpaint_inputs(pipe.models, image, mask, upsample, context, arguments.feather)
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 
@@ -218,7 +186,8 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     share("--strength", default=0.6, help=layout)
     detail = "1 takes no detail from the original at 256x256"
     share("--upsample-strength", default=1.0, help=detail)
-    options.add_generation(parser, "base", steps=EDIT_STEPS, upsampler="upsampler")
+    steps = {"help": f"steps of the schedule (default: {EDIT_STEPS})"}
+    options.add_generation(parser, "base", "upsampler", steps=steps)
 
 
 def edit(arguments: argparse.Namespace) -> int:
@@ -227,11 +196,11 @@ def edit(arguments: argparse.Namespace) -> int:
     from glide_core.stages import edit_inputs
 
     original = read_image(arguments.image, arguments.max_pixels)
-    pipe = common.load_pipeline(arguments, "base", "upsampler")
-    request = common.request_of(arguments, steps=EDIT_STEPS)
+    pipe = common.load_pipeline(arguments, guided=arguments.clip_scale != 0)
     strengths = (arguments.strength, arguments.upsample_strength)
+    request = common.request_of(arguments, EDIT_STEPS)
     request = replace(request, strength=strengths[0], upsample_strength=strengths[1])
-    inputs = edit_inputs(pipe, original, *strengths)
+    inputs = edit_inputs(pipe.models, original, *strengths)
     return common.generate_and_write(pipe, request, arguments, inputs)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from glide_core.checkpoints.catalog import ENTRIES, find, find_model, model_files, models_directory
-from glide_core.cli.options import scale
 from glide_core.errors import GlideError
-from glide_core.io import check_new
+from glide_core.io import check_new, user_path
+from glide_core.text_values import scale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "List the known models with their location, and your own files. Only `glide models "
         "download` downloads anything."
     )
-    jobs = parser.add_subparsers(
-        dest="job", metavar="[list | download | convert | convert-lora | merge]"
-    )
+    jobs = parser.add_subparsers(metavar="[list | download | convert | convert-lora | merge]")
     jobs.add_parser("list", help="list models (the default)")
     download = jobs.add_parser("download", help="download a model")
+    download.set_defaults(run=_download)
     download.add_argument("name", nargs="+", metavar="NAME", help="as `glide models` lists it")
     text = "folder (default: $GLIDE_MODELS, ./models/glide if it exists, ~/.cache/glide/models)"
     download.add_argument("--to", type=Path, metavar="DIR", help=text)
     convert = jobs.add_parser("convert", help="turn a .pt into a .safetensors with its config")
+    convert.set_defaults(run=_convert)
     text = "a model, or a noisy CLIP's two files"
     convert.add_argument("file", nargs="+", type=Path, metavar="FILE", help=text)
     convert.add_argument("--to", type=Path, metavar="FILE", help="default: beside it")
@@ -45,62 +44,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), help=text)
     text = "turn a LoRA trained on diffusers' UNet into one for LoraLoader and --lora"
     lora = jobs.add_parser("convert-lora", help=text)
+    lora.set_defaults(run=_convert_lora)
     lora.add_argument("file", type=Path, metavar="FILE", help="the LoRA, a .safetensors")
     lora.add_argument("--for", dest="model", default="base", metavar="MODEL", help="its model")
     lora.add_argument("--to", type=Path, required=True, metavar="FILE", help="what to write")
     merge = jobs.add_parser("merge", help="merge a LoRA into a model and write the result")
+    merge.set_defaults(run=_merge)
     merge.add_argument("base", metavar="BASE", help="a name of `glide models` or a file")
     merge.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors")
     merge.add_argument("to", type=Path, metavar="OUT", help="the new .safetensors")
     merge.add_argument("--strength", type=scale, default=1.0, metavar="S", help="of the LoRA")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    jobs = {
-        "download": _download,
-        "convert": _convert,
-        "convert-lora": _convert_lora,
-        "merge": _merge,
-    }
-    jobs.get(arguments.job, _list)(arguments)
-    return 0
+def run(arguments: argparse.Namespace) -> None:
+    """List the known models and the user's own."""
+    from glide_core.checkpoints.loading import kind_of
 
-
-def _list(arguments: argparse.Namespace) -> None:
     rows = [("NAME", "SIZE", "WHAT", "WHERE")]
     for entry in ENTRIES:
         path = entry.path()
+        size, where = entry.size, f"not here; {entry.url}"
         if path.is_file():
-            size, where = _megabytes(path.stat().st_size), str(path)
-        else:
-            size = _megabytes(entry.size) if entry.size else "-"
-            where = f"missing from {path.parent}" if entry.bundled else f"not here; {entry.url}"
-        rows.append((entry.name, size, f"{entry.about} ({entry.licence})", where))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+            size, where = path.stat().st_size, str(path)
+        elif entry.bundled:
+            where = f"missing from {path.parent}"
+        about = f"{entry.about} ({entry.licence})"
+        rows.append((entry.name, _megabytes(size), about, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
     folder = models_directory()
     known = {entry.filename for entry in ENTRIES}
     own = [path for path in model_files(folder) if path.name not in known]
     print(f"\nYour own files in {folder}:" if own else f"\nNo files of your own in {folder}.")
     for path in own:
         name = str(path.relative_to(folder)).encode(errors="replace").decode()
-        print(f"  {name}  {_megabytes(path.stat().st_size)}  {_kind(path)}")
+        try:
+            kind = kind_of(path)
+            what = "noisy CLIP" if kind.startswith("clip") else f"GLIDE {kind} model"
+        except GlideError:
+            what = "not a GLIDE model"
+        print(f"  {name}  {_megabytes(path.stat().st_size)}  {what}")
 
 
-def _kind(path: Path) -> str:
-    """What a file holds, read from its header."""
-    from glide_core.checkpoints.loading import kind_of
-
-    try:
-        kind = kind_of(path)
-    except GlideError:
-        return "not a GLIDE model"
-    return "noisy CLIP" if kind.startswith("clip") else f"GLIDE {kind} model"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+def _megabytes(size: int | None) -> str:
+    return f"{size / 1e6:.1f} MB" if size else "-"
 
 
 def _download(arguments: argparse.Namespace) -> None:
@@ -128,9 +116,8 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     kind, schedule = arguments.kind, None
-    given = {name: getattr(arguments, name) for name in ("noise_schedule", "prediction_type")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if changes:
+    names = ("noise_schedule", "prediction_type")
+    if changes := {n: getattr(arguments, n) for n in names if getattr(arguments, n)}:
         config = config_of(read_shapes(arguments.file[0]), kind)
         # a noisy CLIP has none, which `convert` says
         schedule = replace(getattr(config, "schedule", ScheduleConfig()), **changes)
@@ -156,7 +143,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
     check_new(arguments.to)
     path = find_model(arguments.base)
-    model = apply_lora(load_model(path), os.path.expanduser(arguments.lora), arguments.strength)
+    model = apply_lora(load_model(path), user_path(arguments.lora), arguments.strength)
     lora = f"{arguments.lora.name}:{arguments.strength:g}"
     stored = {**read_shapes(path).metadata, "glide_merged_lora": lora}
     print(save_model(model, arguments.to, metadata=stored))

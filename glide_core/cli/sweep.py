@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--steps", "30", "steps", steps),
         ("--sampler", None, "sampler", samplers),
     ):
-        kind = options.option_type(partial(_read_list, axis))
+        kind = partial(_read_list, axis)
         group.add_argument(name, type=kind, default=default, metavar="LIST", help=text)
     group = parser.add_argument_group("settings of every cell")
     options.add(group, "--negative", "--eta", "--clip")
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     most = "maximum images per cell in the grid"
     group.add_argument("--shown", type=options.positive, default=4, metavar="N", help=most)
     options.add(group, "--quiet")
-    options.add_device(parser)
+    options.add_group(parser, "device")
+    parser.set_defaults(roles=("base",))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.evaluation.sweep_output import SweepFolder
     from glide_core.io import check_folder
     from glide_core.sampling import model_schedule
-    from glide_core.stages import step_bars
+    from glide_core.stages import prepare, step_bars
 
     guided = any(scale > 0 for scale in arguments.clip_scale)
     samplers = arguments.sampler or (("ddpm",) if guided else ("ddim",))
@@ -101,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = [load_scorer(name, device=device) for name in scorers]
     folder = SweepFolder(arguments.out, loaded, identity)
     if cells := [cell for cell in grid if cell not in folder.results]:
-        pipe = common.load_pipeline(arguments, "base", guided=guided)
-        requests = pipe.prepare(requests)
+        pipe = common.load_pipeline(arguments, guided)
+        requests = prepare(pipe.models, requests)
         with step_bars(disable=arguments.quiet) as bar:
             found = sweep(
                 cells,
@@ -133,7 +134,7 @@ def read_requests(path: Path, count: int, seed: int, negative: str = "") -> list
     found: list[GenerationRequest] = []
     for row in read_rows(path):
         if row.settings:
-            names = ", ".join(name for name, _ in row.settings)
+            names = ", ".join(row.settings)
             raise GlideError(f"{path}, row {row.number} sets {names}: expected prompt and seed.")
         if row.seed is None and any(one.prompt == row.prompt for one in found):
             raise GlideError(f"{path} lists {shorten(row.prompt)!r} twice. Use -n for more images.")

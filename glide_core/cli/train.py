@@ -122,7 +122,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     options.add(group, "--device")
     options.add(group, "--threads")
     ahead = "processes that decode images ahead (default: up to 4; none for few images)"
-    options.add(group, "--workers", default=None, help=ahead)
+    group.add_argument("--workers", type=options.integer(0, 1024), metavar="N", help=ahead)
     flag = partial(group.add_argument, action="store_true")
     flag("--fp32", help="train in float32 instead of bfloat16")
     recompute = "recompute activations in the backward pass: less memory, slower, same gradients"

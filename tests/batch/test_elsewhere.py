@@ -89,8 +89,8 @@ def test_parquet_in_and_out(tmp_path: Path, out: Path) -> None:
     types = [("prompt", pa.string()), ("seed", pa.uint64()), ("cfg", pa.float32())]
     parquet.write_table(pa.table(columns, schema=pa.schema(types)), table)
     first, second = read_rows(table)
-    assert (first.seed, first.settings) == (2**64 - 1, ())
-    assert (second.seed, second.settings) == (None, (("cfg", 2.5),))
+    assert (first.seed, first.settings) == (2**64 - 1, {})
+    assert (second.seed, second.settings) == (None, {"cfg": 2.5})
     assert main(words(table, out / "parquet", "--format", "parquet")) == 0
     assert main(words(table, out / "tar")) == 0
     found = parquet.read_table(out / "parquet" / "shard-00000001-00000002.parquet").to_pylist()

@@ -40,7 +40,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     )
     assert table == lines
     assert (table[0].number, table[0].prompt, table[0].seed) == (1, "a red apple", 7)
-    assert dict(table[0].settings) == {"base_size": (64, 96), "cfg": 2.5}
+    assert table[0].settings == {"base_size": (64, 96), "cfg": 2.5}
 
 
 def test_a_row_without_a_seed_has_the_commands_plus_the_rows_before_it(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_spellings_of_spreadsheets_are_read(tmp_path: Path) -> None:
     (row,) = rows_of(
         tmp_path, b"\xef\xbb\xbfPrompt,Guidance Scale,seed,Size\r\n\r\na fox,4,12.0,64.0\r\n"
     )
-    assert row.seed == 12 and dict(row.settings) == {"cfg": 4.0, "base_size": (64, 64)}
+    assert row.seed == 12 and row.settings == {"cfg": 4.0, "base_size": (64, 64)}
 
 
 @pytest.mark.parametrize("separator", ";\t")
@@ -248,7 +248,7 @@ def test_every_option_that_shapes_an_image_is_a_column_or_the_whole_jobs() -> No
         "preset",
     }
     lists = {"prompts", "shard_size", "format", "ray", "workers"}
-    no_matter = {"out", "quiet", "device", "batch", "n", "threads"}
+    no_matter = {"out", "quiet", "device", "batch", "n", "threads", "roles"}
     assert set(vars(parser.parse_args([]))) == columns | job_wide | lists | no_matter
 
 

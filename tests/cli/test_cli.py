@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,25 @@ def test_invalid_devices_are_one_line_errors(device: str, out: Path, capsys: Any
     assert glide("generate", "x", *TWO_STAGES, *QUICK, "--out", out, "--device", device) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "is not available" in said[0] and len(said[0]) < 400
+
+
+def test_a_command_leaves_the_logging_of_the_process_as_it_was(model_folder: Path) -> None:
+    pillow, own = logging.getLogger("PIL"), logging.getLogger("glide")
+
+    def state() -> tuple[object, ...]:
+        return pillow.level, pillow.handlers[:], own.level, own.propagate, own.handlers[:]
+
+    before, level = state(), pillow.level
+    assert glide("models") == 0 and glide("upscale", "none.png", "x") == 1
+    assert state() == before
+    pillow.setLevel(logging.DEBUG)
+    own.propagate = False
+    try:
+        before = state()
+        assert glide("models") == 0 and state() == before
+    finally:
+        pillow.setLevel(level)
+        own.propagate = True
 
 
 def test_generate_without_a_prompt_is_wrong_usage(capsys: Any) -> None:

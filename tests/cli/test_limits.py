@@ -90,7 +90,7 @@ def is_number(action: argparse.Action, text: str) -> bool:
         return False
     try:
         return isinstance(action.type(text), int | float | tuple)
-    except argparse.ArgumentTypeError:
+    except ValueError:
         return False
 
 

@@ -183,7 +183,7 @@ def test_a_lora_is_merged_before_rounding_and_removed_again(
     model_folder: Path, tmp_path: Path
 ) -> None:
     pipe = GlidePipeline.from_pretrained(model_folder / "tiny_base.safetensors", torch_dtype="int8")
-    before = pipe.model("base")
+    before = pipe.models.model("base")
     exact = load_model(model_folder / "tiny_base.safetensors")
     lora = lora_file(exact, tmp_path / "lora.safetensors")
     given = inputs("base")
@@ -194,15 +194,15 @@ def test_a_lora_is_merged_before_rounding_and_removed_again(
 
     plain = run(before)
     pipe.load_lora_weights(lora, 0.5)
-    changed = run(pipe.model("base"))
+    changed = run(pipe.models.model("base"))
     assert rms_over_std(changed, run(apply_lora(exact, lora, 0.5))) < INT8_RMS
     assert rms_over_std(changed, plain) > INT8_RMS
     pipe.to(torch.float32)
-    assert torch.allclose(run(pipe.model("base")), run(exact), atol=1e-5)
+    assert torch.allclose(run(pipe.models.model("base")), run(exact), atol=1e-5)
     pipe.to(torch.int8)
-    assert torch.equal(run(pipe.model("base")), changed)
+    assert torch.equal(run(pipe.models.model("base")), changed)
     pipe.unload_lora_weights()
-    assert torch.equal(run(pipe.model("base")), plain)
+    assert torch.equal(run(pipe.models.model("base")), plain)
 
 
 def test_int8_falls_back_with_a_warning_where_it_cannot_run(

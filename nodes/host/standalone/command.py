@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="with --server: how long to wait for the workflow (default: until it has ended)",
     )
-    options.add_output(parser)
-    options.add_device(parser, compiled=False)
+    options.add_group(parser, "output")
+    group = parser.add_argument_group("device")
+    options.add(group, "--device", "--dtype", "--threads")
 
 
 def run(arguments: argparse.Namespace) -> int:
