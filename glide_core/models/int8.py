@@ -241,13 +241,17 @@ def quantize_model(text: TextEncoder, unet: UNet) -> None:
 
 
 def _image_by_image(
-    predict: Callable[..., Tensor], x: Tensor, t: Tensor, context: TextContext, **images: Tensor
+    predict: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    context: TextContext,
+    **images: Tensor | None,
 ) -> Tensor:
     """Call a UNet for each image: in a batch its sums would be in another order."""
     outputs = []
     for i in range(len(x)):
         row = slice(i, i + 1)
-        own = {name: value[row] for name, value in images.items()}
+        own = {name: value[row] for name, value in images.items() if value is not None}
         outputs.append(predict(x[row], t[row], context.select(row), **own))
     return torch.cat(outputs)
 
