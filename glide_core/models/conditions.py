@@ -83,11 +83,11 @@ class Precondition:
         # accurate; a ddpm step would add it as visible noise
         return torch.cat([v, model_var_values.clamp(-1, 1)], dim=1)
 
-    def _scales(self, t: Tensor) -> Tensor:
-        """Return a, s and d at timesteps [B], interpolated between whole ones: [3, B, 1, 1, 1]."""
+    def _scales(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Return a, s and d at timesteps [B], interpolated: each [B, 1, 1, 1]."""
         tables = self.tables.to(t.device, non_blocking=True)
         last = tables.shape[1] - 1
         t = t.float().clamp(0, last)
         low = t.long()
         scales = torch.lerp(tables[:, low], tables[:, (low + 1).clamp(max=last)], t - low)
-        return scales[..., None, None, None]
+        return scales[..., None, None, None].unbind()

@@ -30,7 +30,7 @@ def norm_act(
             weight, bias = weight * factor, bias * factor + shift.flatten(1)
         images = [
             _norm_act_image(image, norm.num_groups, w, b, norm.eps, act)
-            for image, w, b in zip(x.split(1), weight.float(), bias.float(), strict=True)
+            for image, w, b in zip(torch.split(x, 1), weight.float(), bias.float(), strict=True)
         ]
         return images[0] if len(images) == 1 else torch.cat(images)
     if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
