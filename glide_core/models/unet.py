@@ -179,19 +179,18 @@ class UNet(nn.Module):
         ch = widths[0]
         first = operations.Conv2d(config.first_channels, ch, 3, padding=1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
-        skips, factor = [ch], 1
+        skips = [ch]
         for level, width in enumerate(widths):
             for _ in range(u.num_res_blocks):
                 layers: list[nn.Module] = [ResBlock(u, ch, width, operations)]
                 ch = width
-                if factor in u.attention_factors:
+                if 2**level in u.attention_factors:
                     layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 self.input_blocks.append(nn.ModuleList(layers))
                 skips.append(ch)
             if level < len(widths) - 1:
                 self.input_blocks.append(nn.ModuleList([ResBlock(u, ch, ch, operations, "down")]))
                 skips.append(ch)
-                factor *= 2
 
         self.middle_block = nn.ModuleList(
             [
@@ -206,11 +205,10 @@ class UNet(nn.Module):
             for i in range(u.num_res_blocks + 1):
                 layers = [ResBlock(u, ch + skips.pop(), width, operations)]
                 ch = width
-                if factor in u.attention_factors:
+                if 2**level in u.attention_factors:
                     layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 if level and i == u.num_res_blocks:
                     layers.append(ResBlock(u, ch, ch, operations, "up"))
-                    factor //= 2
                 self.output_blocks.append(nn.ModuleList(layers))
 
         self.out = nn.Sequential(

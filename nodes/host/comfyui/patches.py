@@ -31,6 +31,7 @@ class ModelPatches(BlockPatches):
     def __init__(
         self, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
     ) -> None:
+        """options: transformer_options. states: the text encoder's [B, L, W]. size: x's shape."""
         self.options, self.states = options, states
         self.found: Mapping[str, list[Callable[..., Any]]] = options.get("patches", {})
         self.replaced = options.get("patches_replace", {})
@@ -39,21 +40,6 @@ class ModelPatches(BlockPatches):
         scale = min((*config.unet.attention_factors, deepest)) * config.unet.patch_size
         self.grid = (size[-2] // scale, size[-1] // scale)
         self.layers = 0
-
-    @classmethod
-    def of(
-        cls, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
-    ) -> ModelPatches | None:
-        """Give the patches in transformer_options; None where there are none.
-
-        states: the text encoder's [B, L, W]. size: the shape of x.
-        """
-        replaced = options.get("patches_replace", {})
-        if not _SUPPORTED & options.get("patches", {}).keys() and not any(
-            replaced.get(name) for name in REPLACED
-        ):
-            return None
-        return cls(options, config, states, size)
 
     def attention(self, place: str, number: int, h: Tensor) -> Attention:
         layer, self.layers = self.layers, self.layers + 1
