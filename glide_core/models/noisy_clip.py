@@ -108,7 +108,8 @@ class ImageEmbedding(nn.Module):
         self.ln = LayerNorm(width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        statistics = torch.tensor([_CHANNEL_MEANS, _CHANNEL_STDS], device="cpu")[..., None, None]
+        pair = [_CHANNEL_MEANS, _CHANNEL_STDS]
+        statistics = torch.tensor(pair, dtype=torch.float32, device="cpu")[..., None, None]
         mean, std = statistics.to(x.device, non_blocking=True)  # each [3, 1, 1]
         x = ((x.float() + 1) * 127.5 - mean) / std
         patches = F.conv2d(
