@@ -198,10 +198,11 @@ def expand_batch(value: Tensor, batch: int, name: str) -> Tensor:
 
 
 def _context(model: GlideModel, tokens: Sequence[Tokens]) -> TextContext:
-    """Encode one prompt per image, each different one once."""
-    different: dict[str, Tokens] = {t.text: t for t in tokens}
-    ids = torch.stack([t.ids for t in different.values()]).to(model.device)
-    mask = torch.stack([t.mask for t in different.values()]).to(model.device)
-    context = model.unet.context(model.encode(ids, mask))
-    rows = [list(different).index(t.text) for t in tokens]
-    return context.select(torch.tensor(rows, device=model.device))
+    """Encode one prompt per image: each different one once, and alone, so that its numbers are the
+    same in any batch."""
+    encoded: dict[str, TextContext] = {}
+    for each in tokens:
+        if each.text not in encoded:
+            ids, mask = each.ids[None].to(model.device), each.mask[None].to(model.device)
+            encoded[each.text] = model.unet.context(model.encode(ids, mask))
+    return TextContext.cat([encoded[each.text] for each in tokens])

@@ -131,8 +131,8 @@ def _assembled(
     # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
     half = all(tensor.dtype == torch.float16 for tensor in tensors.values())
     first = (torch.float16 if half else torch.float32) if int8 else dtype
-    with _Uninitialised():
-        model = GlideModel(config, device="meta").use_dtype(first)
+    with _Uninitialised(), torch.device("meta"):
+        model = GlideModel(config).use_dtype(first)
     if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
         # what convolutions take: otherwise they reorder every weight at every step
         model = model.to(memory_format=torch.channels_last)
@@ -167,8 +167,8 @@ def load_clip(
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
     tensors, config, where = _clip_tensors([read_tensors(path) for path in given])
-    with _Uninitialised():
-        clip = NoisyClip(config, device="meta").float()  # whatever the default dtype is
+    with _Uninitialised(), torch.device("meta"):
+        clip = NoisyClip(config).float()  # whatever the default dtype is
     for module in clip.modules():
         if isinstance(module, Affine):
             module.to(torch.float32 if dtype == torch.int8 else dtype)
@@ -240,13 +240,13 @@ def convert(
     check_new(target)
     files = [read_tensors(path) for path in given]
     config, where = config_of(files[0], kind, schedule), str(given[0])
-    with _Uninitialised():
+    with _Uninitialised(), torch.device("meta"):
         if isinstance(config, GlideConfig) and len(files) == 1:
             tensors = add_mask_channel(files[0].tensors, config)
-            expected = GlideModel(config, device="meta").openai_state_dict()
+            expected = GlideModel(config).openai_state_dict()
         else:
             tensors, config, where = _clip_tensors(files)
-            expected = NoisyClip(config, device="meta").state_dict()
+            expected = NoisyClip(config).state_dict()
     check_tensors(tensors, expected, where)
     return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,24 +12,21 @@ from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
 from glide_core.models.int8 import quantize_model
 from glide_core.models.text_encoder import TextEncoder, TextFeatures
-from glide_core.models.unet import AttentionBlock, ResBlock, UNet
+from glide_core.models.unet import UNet
+
+# The large layers, by the ends of their names
+_CONVOLUTIONS = ("input_blocks.0.0", "in_layers.2", "out_layers.3", "skip_connection")
+_PROJECTIONS = ("qkv", "encoder_kv", "proj_out", "c_proj", "c_fc")
 
 
 class GlideModel(nn.Module):
-    def __init__(
-        self,
-        config: GlideConfig,
-        *,
-        operations: Any = torch.nn,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, config: GlideConfig, *, operations: Any = torch.nn) -> None:
         super().__init__()
         self.config = config
         self.is_int8 = False
-        with nullcontext() if device is None else torch.device(device):
-            width = config.unet.embedding_width
-            self.text = TextEncoder(config.text, width, operations=operations)
-            self.unet = UNet(config, operations=operations)
+        width = config.unet.embedding_width
+        self.text = TextEncoder(config.text, width, operations=operations)
+        self.unet = UNet(config, operations=operations)
 
     @property
     def device(self) -> torch.device:
@@ -47,21 +43,13 @@ class GlideModel(nn.Module):
 
     def openai_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of text encoder and UNet under OpenAI's flat names."""
-        self._refuse_int8("its weights have other names and are rounded")
+        self._check_float()
         return {**self.text.state_dict(), **self.unet.state_dict()}
 
-    def _refuse_int8(self, reason: str) -> None:
-        if self.is_int8:
-            raise GlideError(f"this model is int8: {reason}. Load it again as float32.")
-
     def load_openai_state_dict(self, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
-        """Load OpenAI's flat names; RuntimeError lists wrong keys and shapes."""
-        # a key starts with the name of a layer or parameter
-        of_text = {key for key in state if hasattr(self.text, key.partition(".")[0])}
-        text = {key: tensor for key, tensor in state.items() if key in of_text}
-        unet = {key: tensor for key, tensor in state.items() if key not in of_text}
-        self.text.load_state_dict(text, assign=assign)
-        self.unet.load_state_dict(unet, assign=assign)
+        """Load OpenAI's flat names; other entries of `state` are not read."""
+        for part in (self.text, self.unet):
+            part.load_state_dict({key: state[key] for key in part.state_dict()}, assign=assign)
 
     def use_dtype(self, dtype: torch.dtype) -> GlideModel:
         """Convert the large layers to `dtype`; norms, embeddings and the output head stay float32.
@@ -71,24 +59,20 @@ class GlideModel(nn.Module):
         """
         if dtype == torch.int8 and self.is_int8:
             return self
-        self._refuse_int8("it cannot change its dtype")
+        self._check_float()
         if dtype == torch.int8:
             quantize_model(self.text, self.unet)
             self.is_int8 = True
             return self
         self.float()
-        for module in self.modules():
-            if isinstance(module, ResBlock):
-                heavy = [module.in_layers[2], module.out_layers[3], module.skip_connection]
-            elif isinstance(module, AttentionBlock):
-                heavy = [module.qkv, module.encoder_kv, module.proj_out]
-            else:
-                continue
-            for layer in heavy:
-                layer.to(dtype)
-        self.unet.input_blocks[0].to(dtype)
-        self.text.transformer.resblocks.to(dtype)
-        for block in self.text.transformer.resblocks:
-            block.ln_1.float()
-            block.ln_2.float()
+        for name, module in self.named_modules():
+            if name.endswith(_CONVOLUTIONS + _PROJECTIONS):
+                module.to(dtype)
         return self
+
+    def _check_float(self) -> None:
+        if self.is_int8:
+            raise GlideError(
+                "this model is int8: its weights are rounded and have other names. Load it again "
+                "as float32."
+            )

@@ -2,16 +2,16 @@
 
 oneDNN's quantized convolution, which torch has as an operator, multiplies uint8 activations by int8
 weights into int32 and returns float32. A weight has one scale per output channel; an activation has
-one scale per image, from its own range. Everything is computed image by image, so that an image is
-the same in any batch. Norms, the text encoder, the first and the last convolution, the time
+one scale per image, from its own range. The UNet is called image by image, so that an image is the
+same in any batch. Norms, the text encoder, the first and the last convolution, the time
 embedding and attention scores stay float32.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,9 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from glide_core.errors import shorten
-from glide_core.models.layers import join_images
+from glide_core.models.layers import norm_act
 from glide_core.models.text_encoder import TextEncoder
-from glide_core.models.unet import AttentionBlock, ResBlock, UNet
+from glide_core.models.unet import AttentionBlock, ResBlock, TextContext, UNet
 
 _KEPT = 0.98  # of the range after SiLU: finer steps for all against errors in the few values above
 _LEVELS = 254.9  # the highest level is 255.4 before it is rounded down
@@ -30,7 +30,7 @@ _SILU_MIN = -0.2784645427610738  # at -1.2784645427610738
 _BAND = 2**17  # values read at a time: 0.5 MB of float32, so that they stay in the L2 cache
 
 
-@functools.cache
+@cache
 def highest_weight() -> int:
     """Highest level of a weight: 127, or 64 on a processor without VNNI.
 
@@ -53,16 +53,13 @@ class Quantized(NamedTuple):
     zero: int
 
 
-class Normalization(NamedTuple):
-    """A group norm of one image as an affine map: scale * x + shift, per channel [C]."""
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, float]:
+    """Measure the group norm of one image [1, C, H, W] (float32, channels_last).
 
-    scale: Tensor
-    shift: Tensor
-    highest: float  # value after it
-
-
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Normalization:
-    """Measure the group norm of one image [1, C, H, W] (float32, channels_last)."""
+    Returns the norm as scale and shift per channel [C], and the highest value after it.
+    """
     measured = [
         (band.sum(0), band.square().sum(0), band.amax(0), band.amin(0)) for band in _bands(x)
     ]
@@ -75,7 +72,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     scale = weight * rstd.float().repeat_interleave(per_group)
     shift = torch.addcmul(bias, mean.float().repeat_interleave(per_group), scale, value=-1)
     ends = torch.stack([high.amax(0), low.amin(0)]) * scale + shift
-    return Normalization(scale, shift, float(ends.amax()))
+    return scale, shift, float(ends.amax())
 
 
 def _bands(x: Tensor) -> Sequence[Tensor]:
@@ -86,17 +83,18 @@ def _bands(x: Tensor) -> Sequence[Tensor]:
 
 
 def quantize(
-    x: Tensor, pad: int, *, norm: Normalization | None = None, double: bool = False
+    x: Tensor, pad: int, *, norm: tuple[Any, ...] | None = None, double: bool = False
 ) -> Quantized:
     """Quantize one image [1, C, H, W] (float32, channels_last) over its own range.
 
-    norm: applied first, then SiLU, both band by band. double: repeat every pixel 2x2. pad: border
-    of zeros on every side.
+    norm: groups, weight, bias and eps of a group norm that is applied first, then SiLU, both band
+    by band. double: repeat every pixel 2x2. pad: border of zeros on every side.
     """
     if norm is None:
         low, high = min(0.0, float(x.amin())), max(0.0, float(x.amax()))
     else:  # SiLU increases above its minimum, so that its range is known before it is computed
-        low, high = _SILU_MIN, max(0.0, _KEPT * float(F.silu(torch.tensor(norm.highest))))
+        factor, shift, highest = group_norm(x, *norm)
+        low, high = _SILU_MIN, max(0.0, _KEPT * float(F.silu(torch.tensor(highest))))
     scale = max(high - low, 1e-12) / _LEVELS
     zero = round(-low / scale)
     _, c, height, width = x.shape
@@ -108,7 +106,7 @@ def quantize(
     top = 0
     for band in _bands(x):
         if norm is not None:
-            band = F.silu(torch.addcmul(norm.shift, band, norm.scale), inplace=True)
+            band = F.silu(torch.addcmul(shift, band, factor), inplace=True)
         # by way of int16, which is seven times as fast as float32 to uint8 directly
         whole = torch.add(offset, band, alpha=1 / scale).to(torch.int16).clamp_max_(255)
         band = whole.to(torch.uint8).view(-1, width, c)
@@ -133,7 +131,6 @@ class Int8Conv(nn.Module):
         highest = highest or highest_weight()
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / (highest + 0.49)
         levels = (weight / scale[:, None, None, None]).round().to(torch.int8)
-        self.out_channels = len(weight)
         self.packed: Any = levels  # in oneDNN's order for the images of `packed_for`
         self.packed_for: tuple[int, ...] = ()
         zeros = torch.zeros(len(weight))
@@ -165,15 +162,15 @@ class Int8Conv(nn.Module):
         return onto
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to [B, C], [B, C, L] or [B, C, H, W] of any float dtype; returns float32."""
-        images = x.float().reshape(*x.shape[:2], *[1] * (4 - x.dim()), *x.shape[2:])
-        images = images.contiguous(memory_format=torch.channels_last)
-        out = join_images([self.image(quantize(image[None], self.pad)) for image in images])
-        return out.reshape(len(x), self.out_channels, *x.shape[2:])
+        """Apply to one [1, C], [1, C, L] or [1, C, H, W] of any float dtype; returns float32."""
+        image = x.float().reshape(*x.shape[:2], *[1] * (4 - x.dim()), *x.shape[2:])
+        image = image.contiguous(memory_format=torch.channels_last)
+        return self.image(quantize(image, self.pad)).reshape(1, -1, *x.shape[2:])
 
 
 class Int8ResBlock(nn.Module):
-    """A ResBlock whose norm and SiLU end in the quantized input of the next convolution."""
+    """A ResBlock for one image, whose norm and SiLU end in the quantized input of the next
+    convolution."""
 
     def __init__(self, block: ResBlock) -> None:
         super().__init__()
@@ -185,43 +182,26 @@ class Int8ResBlock(nn.Module):
         self.skip = block.skip_connection.float()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        modulation = self.emb(emb)
-        x = x.contiguous(memory_format=torch.channels_last)
-        return join_images([self.image(x[i : i + 1], m) for i, m in enumerate(modulation)])
-
-    def image(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Apply to one image [1, C, H, W] with its scale and shift [2 C]."""
         norm: Any = self.norm1
-        given = norm.num_groups, norm.weight, norm.bias, norm.eps
-        double = self.resample == "up"
+        x = x.contiguous(memory_format=torch.channels_last)
         if self.resample == "down":
-            h = F.avg_pool2d(F.silu(F.group_norm(x, *given), inplace=True), 2)
-            levels = quantize(h, 1)
+            levels = quantize(F.avg_pool2d(norm_act(norm, x, act=True), 2), 1)
             x = F.avg_pool2d(x, 2)
         else:
-            levels = quantize(x, 1, norm=group_norm(x, *given), double=double)
+            double = self.resample == "up"
+            given = norm.num_groups, norm.weight, norm.bias, norm.eps
+            levels = quantize(x, 1, norm=given, double=double)
             x = F.interpolate(x, scale_factor=2, mode="nearest") if double else x
         h = self.conv1.image(levels)
         norm = self.norm2
-        scale, shift = modulation.chunk(2)
+        scale, shift = self.emb(emb)[0].chunk(2)  # each [C]
         weight = norm.weight * (1 + scale)
         bias = torch.addcmul(shift, norm.bias, 1 + scale)
-        levels = quantize(h, 1, norm=group_norm(h, norm.num_groups, weight, bias, norm.eps))
+        levels = quantize(h, 1, norm=(norm.num_groups, weight, bias, norm.eps))
         del h  # 50 MB at 256x256
         if isinstance(self.skip, nn.Identity):
             return self.conv2.image(levels).add_(x)
         return self.conv2.image(levels, onto=self.skip(x))
-
-
-class PerImage(nn.Module):
-    """Call a float32 layer image by image: its sums would be in another order in another batch."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return join_images([self.layer(x[i : i + 1].float()) for i in range(len(x))])
 
 
 class StoredHalf(nn.Module):
@@ -246,9 +226,6 @@ def quantize_model(text: TextEncoder, unet: UNet) -> None:
     text.token_embedding = stored(text.token_embedding)
     for i, layer in enumerate(blocks):
         blocks[i] = stored(layer)
-    for name in ("transformer", "transformer_proj"):
-        setattr(text, name, PerImage(getattr(text, name)))
-    text.transformer_proj.float()
     for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
         assert isinstance(block, nn.ModuleList)
         for i, layer in enumerate(block):
@@ -256,12 +233,27 @@ def quantize_model(text: TextEncoder, unet: UNet) -> None:
                 block[i] = Int8ResBlock(layer)
             elif isinstance(layer, AttentionBlock):
                 layer.qkv, layer.proj_out = Int8Conv(layer.qkv), Int8Conv(layer.proj_out)
-                layer.encoder_kv = PerImage(stored(layer.encoder_kv))
+                layer.encoder_kv = stored(layer.encoder_kv)
             else:
-                block[i] = PerImage(layer.float())
+                layer.float()
     unet.skip_dtype = torch.float16  # 25 MB instead of 50 for a skip of the upsampler
-    for layers, i in ((unet.time_embed, 0), (unet.time_embed, 2), (unet.out, 2)):
-        layers[i] = PerImage(layers[i].float())
+    unet.forward = partial(_image_by_image, unet.forward)  # type: ignore[method-assign]
+
+
+def _image_by_image(
+    predict: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    context: TextContext,
+    **images: Tensor | None,
+) -> Tensor:
+    """Call a UNet for each image: in a batch its sums would be in another order."""
+    outputs = []
+    for i in range(len(x)):
+        row = slice(i, i + 1)
+        own = {name: value[row] for name, value in images.items() if value is not None}
+        outputs.append(predict(x[row], t[row], context.select(row), **own))
+    return torch.cat(outputs)
 
 
 def why_not_int8(device: torch.device | str = "cpu") -> str:

@@ -29,10 +29,10 @@ def norm_act(
             factor = 1 + scale.flatten(1)
             weight, bias = weight * factor, bias * factor + shift.flatten(1)
         images = [
-            _norm_act_image(x[i : i + 1], norm.num_groups, w, b, norm.eps, act)
-            for i, (w, b) in enumerate(zip(weight.float(), bias.float(), strict=True))
+            _norm_act_image(image, norm.num_groups, w, b, norm.eps, act)
+            for image, w, b in zip(torch.split(x, 1), weight.float(), bias.float(), strict=True)
         ]
-        return join_images(images)
+        return images[0] if len(images) == 1 else torch.cat(images)
     if x.dtype == torch.float32 or type(norm) is not nn.GroupNorm or x.device.type == "cpu":
         h = norm(x)  # CPU kernels accumulate in float32 already
     else:
@@ -64,11 +64,6 @@ def _norm_act_image(
     return out
 
 
-def join_images(images: list[Tensor]) -> Tensor:
-    """Return a batch of images [1, ...]; a single one without a copy."""
-    return images[0] if len(images) == 1 else torch.cat(images)
-
-
 def add(x: Tensor, output: Tensor) -> Tensor:
     """Return x + output, computed in place in `output` (a layer's output) without gradients.
 
@@ -77,11 +72,6 @@ def add(x: Tensor, output: Tensor) -> Tensor:
     if torch.is_grad_enabled() or x.dtype != output.dtype:
         return x + output
     return output.add_(x)
-
-
-def layer_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalize the last axis in float32; returns x's dtype."""
-    return norm(x.float()).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def call_in_weight_dtype(layer: Any, x: Tensor) -> Tensor:
@@ -159,15 +149,15 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
 
-def split_heads(x: Tensor, parts: int, head_channels: int) -> tuple[Tensor, ...]:
-    """Split [B, L, heads * parts * d] into `parts` tensors [B, heads, L, d].
+def split_heads(x: Tensor, parts: int, head_channels: int) -> Tensor:
+    """Split [B, L, heads * parts * d] into [parts, B, heads, L, d].
 
     The channel axis is interleaved per head (head 0's q, k, v, then head 1's ...), as in OpenAI's
     checkpoints; a plain chunk would load without an error and give wrong results.
     """
     b, length, width = x.shape
     heads = width // (parts * head_channels)
-    return x.view(b, length, heads, parts, head_channels).permute(3, 0, 2, 1, 4).unbind(0)
+    return x.view(b, length, heads, parts, head_channels).permute(3, 0, 2, 1, 4)
 
 
 def merge_heads(x: Tensor) -> Tensor:

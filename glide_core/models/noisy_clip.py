@@ -5,10 +5,8 @@ The image encoder is a ViT with a timestep token, the text encoder a causal tran
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +16,6 @@ from glide_core.config import ClipConfig
 from glide_core.errors import GlideError
 from glide_core.models.layers import merge_heads
 from glide_core.tokenizer import Tokens, get_tokenizer, warn_if_truncated
-
-log = logging.getLogger("glide")
 
 # The original CLIP's normalization of 0..255 images; not part of any checkpoint.
 _CHANNEL_MEANS = (122.77093945, 116.74601272, 104.09373519)
@@ -112,12 +108,9 @@ class ImageEmbedding(nn.Module):
         self.ln = LayerNorm(width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device="cpu")[None, :, None, None].to(
-                x.device, non_blocking=True
-            )
-            for values in (_CHANNEL_MEANS, _CHANNEL_STDS)
-        )
+        pair = [_CHANNEL_MEANS, _CHANNEL_STDS]
+        statistics = torch.tensor(pair, dtype=torch.float32, device="cpu")[..., None, None]
+        mean, std = statistics.to(x.device, non_blocking=True)  # each [3, 1, 1]
         x = ((x.float() + 1) * 127.5 - mean) / std
         patches = F.conv2d(
             x.to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_proj.shape[-1]
@@ -128,53 +121,27 @@ class ImageEmbedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """An embedding of the input, transformer blocks, and the projection of one token."""
+    """An embedding of the input and transformer blocks; `project` makes features of one token."""
 
     def __init__(
         self, embed: nn.Module, width: int, heads: int, layers: int, n_out: int, causal: bool
     ) -> None:
         super().__init__()
-        self.layers = layers
         blocks = {f"block_{i}": Block(width, heads, causal) for i in range(layers)}
         output = OrderedDict(ln=LayerNorm(width), f=Affine(width, n_out, bias=False))
         self.blocks = nn.ModuleDict({"input": embed, **blocks, "output": nn.Sequential(output)})
 
-    def hidden_states(self, *inputs: Tensor) -> Tensor:
-        """Every token after the last block, [B, L, width]."""
-        h = self.blocks["input"](*inputs)
-        for i in range(self.layers):
-            h = self.blocks[f"block_{i}"](h)
-        return h  # type: ignore[no-any-return]
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return every token after the last block, [B, L, width]."""
+        embed, *blocks, _ = self.blocks.values()
+        h: Tensor = embed(*inputs)
+        for block in blocks:
+            h = block(h)
+        return h
 
-
-class NoisyClipImage(Encoder):
-    """Image encoder: noised images x_t [B, 3, S, S] in about [-1, 1], timesteps [B] -> [B, n]."""
-
-    def __init__(self, c: ClipConfig) -> None:
-        embed = ImageEmbedding(c)
-        super().__init__(embed, c.image_width, c.image_heads, c.image_layers, c.embedding, False)
-        self.size = c.image_size
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        if x.shape[2:] != (self.size, self.size):
-            raise GlideError(
-                f"an image of {x.shape[3]}x{x.shape[2]} cannot be compared by this noisy CLIP: "
-                f"expected {self.size}x{self.size}"
-            )
-        return self.blocks["output"](self.hidden_states(x, t)[:, 0])  # type: ignore[no-any-return]
-
-
-class NoisyClipText(Encoder):
-    """Text encoder: token ids [B, L] and their lengths [B] -> features [B, n]."""
-
-    def __init__(self, c: ClipConfig) -> None:
-        embed = TextEmbedding(c)
-        super().__init__(embed, c.text_width, c.text_heads, c.text_layers, c.embedding, True)
-
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        h = self.hidden_states(ids)
-        last = h[torch.arange(len(h), device=h.device), lengths - 1]  # the end token
-        return self.blocks["output"](last)  # type: ignore[no-any-return]
+    def project(self, token: Tensor) -> Tensor:
+        """Project one token per image or text, [B, width], to features [B, n]."""
+        return self.blocks["output"](token)  # type: ignore[no-any-return]
 
 
 def length_with_end(tokens: Tokens, config: ClipConfig) -> int:
@@ -189,12 +156,15 @@ def length_with_end(tokens: Tokens, config: ClipConfig) -> int:
 class NoisyClip(nn.Module):
     """Image and text encoder. Features are not normalized; guidance and scores normalize them."""
 
-    def __init__(self, config: ClipConfig, *, device: torch.device | str | None = None) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.config = config
-        with nullcontext() if device is None else torch.device(device):
-            self.image = NoisyClipImage(config)
-            self.text = NoisyClipText(config)
+        self.config = c = config
+        self.image = Encoder(
+            ImageEmbedding(c), c.image_width, c.image_heads, c.image_layers, c.embedding, False
+        )
+        self.text = Encoder(
+            TextEmbedding(c), c.text_width, c.text_heads, c.text_layers, c.embedding, True
+        )
 
     def forward(
         self, x_t: Tensor, t: Tensor, ids: Tensor, lengths: Tensor
@@ -202,25 +172,29 @@ class NoisyClip(nn.Module):
         """Image and text features, each [B, n], in one call, for training."""
         return self.encode_image(x_t, t), self.encode_text(ids, lengths)
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return token ids [B, L] and lengths [B] including the end token."""
-        length = self.config.context_length
-        rows = [get_tokenizer(self.config.tokenizer).encode(p, length) for p in prompts]
-        for row in {row.text: row for row in rows}.values():
-            warn_if_truncated(row, "the text for CLIP")
-        lengths = torch.tensor([length_with_end(row, self.config) for row in rows], device="cpu")
-        return torch.stack([row.ids for row in rows]), lengths
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts to features [B, n], not normalized, on the model's device."""
-        ids, lengths = self.tokenize(prompts)
-        device: torch.device = self.image.blocks["input"].w_t.device  # type: ignore[assignment]
-        return self.encode_text(ids.to(device), lengths.to(device))
-
     def encode_image(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Encode noised images at original timesteps t [B] (0 = clean) to features [B, n]."""
-        return self.image(x_t, t)  # type: ignore[no-any-return]
+        """Encode noised images [B, 3, S, S] in about [-1, 1] at original timesteps t [B]
+        (0 = clean) to features [B, n]."""
+        size = self.config.image_size
+        if x_t.shape[2:] != (size, size):
+            raise GlideError(
+                f"an image of {x_t.shape[3]}x{x_t.shape[2]} cannot be compared by this noisy CLIP: "
+                f"expected {size}x{size}"
+            )
+        return self.image.project(self.image(x_t, t)[:, 0])
 
     def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Encode token ids [B, L] of the given lengths [B] to features [B, n]."""
-        return self.text(ids, lengths)  # type: ignore[no-any-return]
+        h = self.text(ids)
+        return self.text.project(h[torch.arange(len(h), device=h.device), lengths - 1])
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts to features [B, n], not normalized, on the model's device."""
+        length, tokenizer = self.config.context_length, get_tokenizer(self.config.tokenizer)
+        rows = [tokenizer.encode(prompt, length) for prompt in prompts]
+        for row in {row.text: row for row in rows}.values():
+            warn_if_truncated(row, "the text for CLIP")
+        ids = torch.stack([row.ids for row in rows])
+        lengths = torch.tensor([length_with_end(row, self.config) for row in rows], device="cpu")
+        device = next(self.parameters()).device
+        return self.encode_text(ids.to(device), lengths.to(device))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import TextConfig
-from glide_core.models.layers import call_in_weight_dtype, layer_norm, merge_heads, split_heads
+from glide_core.models.layers import call_in_weight_dtype, merge_heads, split_heads
 
 
 class TextFeatures(NamedTuple):
@@ -33,9 +33,8 @@ class SelfAttention(nn.Module):
         self.c_proj = operations.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = split_heads(
-            call_in_weight_dtype(self.c_qkv, x), 3, self.head_width
-        )  # each [B, H, L, d]
+        qkv = call_in_weight_dtype(self.c_qkv, x)  # [B, L, 3 W]
+        q, k, v = split_heads(qkv, 3, self.head_width)  # each [B, H, L, d]
         # 1/sqrt(d) on the product equals the reference's d**-0.25 on each side. No mask: padding
         # positions are attended.
         out = F.scaled_dot_product_attention(q, k, v)
@@ -49,9 +48,8 @@ class Mlp(nn.Module):
         self.c_proj = operations.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return call_in_weight_dtype(
-            self.c_proj, F.gelu(call_in_weight_dtype(self.c_fc, x))
-        )  # exact (erf) GELU
+        h = F.gelu(call_in_weight_dtype(self.c_fc, x))  # exact (erf) GELU
+        return call_in_weight_dtype(self.c_proj, h)
 
 
 class Block(nn.Module):
@@ -63,8 +61,8 @@ class Block(nn.Module):
         self.ln_2 = operations.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(layer_norm(self.ln_1, x))
-        return x + self.mlp(layer_norm(self.ln_2, x))  # type: ignore[no-any-return]
+        x = x + self.attn(self.ln_1(x.float()))
+        return x + self.mlp(self.ln_2(x.float()))  # type: ignore[no-any-return]
 
 
 class TextEncoder(nn.Module):
@@ -86,10 +84,10 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Encode ids [B, L] int64 with mask [B, L] (True = a real token)."""
         x = self.token_embedding(ids)  # [B, L, W]
-        position = self.positional_embedding.to(device=x.device, dtype=x.dtype)
-        padding = self.padding_embedding.to(device=x.device, dtype=x.dtype)
         # padding slots are the padding embedding alone, without positional embedding
-        x = torch.where(mask[..., None], x + position, padding)
-        last_hidden_state = layer_norm(self.final_ln, self.transformer(x))
+        x = torch.where(
+            mask[..., None], x + self.positional_embedding.to(x), self.padding_embedding.to(x)
+        )
+        last_hidden_state = self.final_ln(self.transformer(x).float())
         pooled = call_in_weight_dtype(self.transformer_proj, last_hidden_state[:, -1])
         return TextFeatures(last_hidden_state, pooled)

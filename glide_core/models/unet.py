@@ -7,14 +7,15 @@ layer's text keys and values, projected once per prompt.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glide_core.config import GlideConfig, UNetConfig
-from glide_core.models.conditions import Precondition, joined, spatial_conditions
+from glide_core.models.conditions import Precondition, spatial_conditions
 from glide_core.models.layers import (
     add,
     attention,
@@ -34,61 +35,42 @@ class TextContext(NamedTuple):
     """Text inputs of the UNet; keys_values has one entry per attention layer, in order."""
 
     pooled: Tensor  # [B, E]
-    keys_values: tuple[tuple[Tensor, Tensor], ...]  # each [B, heads, L, d]
+    keys_values: tuple[Tensor, ...]  # each [2, B, heads, L, d]: the keys, then the values
 
     def select(self, index: Tensor | slice) -> TextContext:
         """Select images of the batch."""
-        return TextContext(
-            self.pooled[index], tuple((k[index], v[index]) for k, v in self.keys_values)
-        )
+        layers = tuple(layer[:, index] for layer in self.keys_values)
+        return TextContext(self.pooled[index], layers)
 
     @staticmethod
-    def cat(contexts: list[TextContext]) -> TextContext:
+    def cat(contexts: Sequence[TextContext]) -> TextContext:
         """Join contexts along the batch axis."""
-        layers = zip(*(c.keys_values for c in contexts), strict=True)
-        return TextContext(
-            torch.cat([c.pooled for c in contexts]),
-            tuple(
-                (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
-                for layer in layers
-            ),
-        )
+        pooled, keys_values = zip(*contexts, strict=True)
+        layers = tuple(torch.cat(layer, dim=1) for layer in zip(*keys_values, strict=True))
+        return TextContext(torch.cat(pooled), layers)
 
 
-class AttentionHook(Protocol):
-    """A host's replacement for the attention of one block."""
+class BlockPatches:
+    """A host's changes in and between blocks; these change nothing.
 
-    def __call__(
-        self, block: AttentionBlock, tokens: Tensor, keys_values: tuple[Tensor, Tensor], /
-    ) -> Tensor:
-        """Return the attention's output [B, HW, C], before the block's output projection.
+    place: "input", "middle" or "output". number: the block's index in the state dict.
+    """
 
-        tokens: the normalized input [B, HW, C]. keys_values: the text's, each [B, heads, L, d].
-        """
-        ...
+    def attention(self, place: str, number: int, h: Tensor) -> Attention:
+        """Return the attention for a block with input h; see `AttentionBlock.joint_attention`."""
+        return AttentionBlock.joint_attention
 
-
-class BlockPatches(Protocol):
-    """Patches in and between blocks; `number` is the block's index in the state dict."""
-
-    def attention(self, place: str, number: int, h: Tensor, /) -> AttentionHook | None:
-        """Return the hook for a block's attention layer, or None for the plain attention.
-
-        h: the block's input. place: "input", "middle" or "output".
-        """
-        ...
-
-    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
+    def before_skip(self, h: Tensor, number: int) -> Tensor:
         """Change the output of input block `number` before it is stored as skip connection."""
-        ...
+        return h
 
-    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
+    def after_skip(self, h: Tensor, number: int) -> Tensor:
         """Change the output of input block `number` for the next block, not the skip connection."""
-        ...
+        return h
 
-    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
+    def before_output(self, h: Tensor, skip: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Change the inputs of output block `number`: h and the skip connection."""
-        ...
+        return h, skip
 
 
 class ResBlock(nn.Module):
@@ -130,9 +112,8 @@ class ResBlock(nn.Module):
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         h = conv3x3(conv, h)
         # emb is already activated: the SiLU is the same for every block and is applied once
-        scale, shift = call_in_weight_dtype(self.emb_layers[1], emb)[:, :, None, None].chunk(
-            2, dim=1
-        )
+        emb = call_in_weight_dtype(self.emb_layers[1], emb)[:, :, None, None]  # [B, 2C, 1, 1]
+        scale, shift = emb.chunk(2, dim=1)
         norm, _, dropout, conv = self.out_layers
         h = self.norm_act(norm, h, scale, shift, act=True)
         return add(self.skip_connection(x), conv3x3(conv, dropout(h)))
@@ -150,33 +131,33 @@ class AttentionBlock(nn.Module):
         self.encoder_kv = operations.Conv1d(text_width, 2 * channels, 1)
         self.proj_out = operations.Conv1d(channels, channels, 1)
 
-    def text_keys_values(self, last_hidden_state: Tensor) -> tuple[Tensor, Tensor]:
-        """Project the text encoder's output [B, L, W] to keys and values [B, heads, L, d]."""
-        k, v = split_heads(pointwise(self.encoder_kv, last_hidden_state), 2, self.head_channels)
-        return k, v
+    def text_keys_values(self, last_hidden_state: Tensor) -> Tensor:
+        """Project the text encoder's output [B, L, W] to keys and values [2, B, heads, L, d]."""
+        return split_heads(pointwise(self.encoder_kv, last_hidden_state), 2, self.head_channels)
 
-    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """Project normalized tokens [B, L, C] to queries, keys, values [B, heads, L, d]."""
+    def queries_keys_values(self, tokens: Tensor) -> Tensor:
+        """Project normalized tokens [B, L, C] to queries, keys, values [3, B, heads, L, d]."""
         return split_heads(pointwise(self.qkv, tokens), 3, self.head_channels)
 
-    def joint_attention(self, tokens: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """Attend from tokens [B, HW, C] to the text and the tokens; no output projection."""
+    def joint_attention(self, tokens: Tensor, keys_values: Tensor) -> Tensor:
+        """Attend from normalized tokens [B, HW, C] to the text's keys and values and the tokens;
+        returns [B, HW, C], before the output projection."""
         q, k, v = self.queries_keys_values(tokens)
-        text_k, text_v = keys_values
-        k = torch.cat([text_k.to(k.dtype), k], dim=2)  # text first, as in the reference
-        v = torch.cat([text_v.to(v.dtype), v], dim=2)
+        text_k, text_v = keys_values.to(k.dtype)
+        k = torch.cat([text_k, k], dim=2)  # text first, as in the reference
+        v = torch.cat([text_v, v], dim=2)
         # No mask on text positions: padding is attended. 1/sqrt(d) as 64**-0.25 on each side.
         return merge_heads(attention(q, k, v))
 
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], hook: AttentionHook | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys_values: Tensor, attend: Attention) -> Tensor:
         b, c, height, width = x.shape
         h = self.norm_act(self.norm, x, act=False)
         tokens = h.permute(0, 2, 3, 1).reshape(b, height * width, c)  # [B, HW, C]
-        attend = AttentionBlock.joint_attention if hook is None else hook
         out = pointwise(self.proj_out, attend(self, tokens, keys_values))
         return add(x, out.reshape(b, height, width, c).permute(0, 3, 1, 2))
+
+
+Attention = Callable[[AttentionBlock, Tensor, Tensor], Tensor]
 
 
 class UNet(nn.Module):
@@ -186,7 +167,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         u = config.unet
-        self.precondition = Precondition.of(config) if u.sigma_data else None
+        self.precondition = Precondition(config) if u.sigma_data else None
         self.skip_dtype: torch.dtype | None = None  # that skips are kept in; None: the blocks' own
         self.time_embed = nn.Sequential(
             operations.Linear(u.model_channels, u.embedding_width),
@@ -198,19 +179,18 @@ class UNet(nn.Module):
         ch = widths[0]
         first = operations.Conv2d(config.first_channels, ch, 3, padding=1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
-        skips, factor = [ch], 1
+        skips = [ch]
         for level, width in enumerate(widths):
             for _ in range(u.num_res_blocks):
                 layers: list[nn.Module] = [ResBlock(u, ch, width, operations)]
                 ch = width
-                if factor in u.attention_factors:
+                if 2**level in u.attention_factors:
                     layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 self.input_blocks.append(nn.ModuleList(layers))
                 skips.append(ch)
             if level < len(widths) - 1:
                 self.input_blocks.append(nn.ModuleList([ResBlock(u, ch, ch, operations, "down")]))
                 skips.append(ch)
-                factor *= 2
 
         self.middle_block = nn.ModuleList(
             [
@@ -225,11 +205,10 @@ class UNet(nn.Module):
             for i in range(u.num_res_blocks + 1):
                 layers = [ResBlock(u, ch + skips.pop(), width, operations)]
                 ch = width
-                if factor in u.attention_factors:
+                if 2**level in u.attention_factors:
                     layers.append(AttentionBlock(u, ch, config.text.width, operations))
                 if level and i == u.num_res_blocks:
                     layers.append(ResBlock(u, ch, ch, operations, "up"))
-                    factor //= 2
                 self.output_blocks.append(nn.ModuleList(layers))
 
         self.out = nn.Sequential(
@@ -245,13 +224,9 @@ class UNet(nn.Module):
 
     def context(self, features: TextFeatures) -> TextContext:
         """Project the text for every attention layer; once per prompt, not once per step."""
-        return TextContext(
-            features.pooled,
-            tuple(
-                layer.text_keys_values(features.last_hidden_state)
-                for layer in self.attention_layers()
-            ),
-        )
+        states = features.last_hidden_state
+        layers = (layer.text_keys_values(states) for layer in self.attention_layers())
+        return TextContext(features.pooled, tuple(layers))
 
     def forward(
         self,
@@ -271,22 +246,21 @@ class UNet(nn.Module):
         low_res: upsamplers, [B, C, h, w] in [-1, 1], resized here to H x W.
         image, keep_mask: inpainting models, [B, C, H, W] and [B, 1, H, W] with 1 = keep; the image
             is multiplied by the mask here. Without them: zeros (all pixels unknown).
-        patches: a host's patches in and between blocks.
+        patches: a host's changes in and between blocks.
         """
+        patches = patches or BlockPatches()
         if isinstance(context, TextFeatures):
             context = self.context(context)
         emb = timestep_embedding(t, self.config.unet.model_channels)
-        emb = call_in_weight_dtype(
-            self.time_embed[2], F.silu(call_in_weight_dtype(self.time_embed[0], emb))
-        )
-        emb = F.silu(emb + context.pooled.to(emb.dtype))
+        emb = F.silu(call_in_weight_dtype(self.time_embed[0], emb))
+        emb = call_in_weight_dtype(self.time_embed[2], emb)
+        emb = F.silu(emb + context.pooled.to(emb.dtype))  # [B, E]
         keys_values = iter(context.keys_values)
 
         def run(block: Any, h: Tensor, place: str, number: int) -> Tensor:
             for layer in block:
                 if isinstance(layer, AttentionBlock):
-                    hook = None if patches is None else patches.attention(place, number, h)
-                    h = layer(h, next(keys_values), hook)
+                    h = layer(h, next(keys_values), patches.attention(place, number, h))
                 else:
                     h = layer(h, emb)
             return h
@@ -296,7 +270,7 @@ class UNet(nn.Module):
         x_t, patch, waves = x, self.config.unet.patch_size, self.config.unet.coord_channels
         if self.precondition is not None:
             x = self.precondition.network_input(x_t, t, conditions[-1])
-        x = joined(x, conditions)
+        x = torch.cat([x, *(c.to(x.dtype) for c in conditions)], dim=1)
         if patch > 1:
             x = F.pixel_unshuffle(x, patch)
         if waves:
@@ -306,16 +280,12 @@ class UNet(nn.Module):
         h, skips = x, []
         for number, block in enumerate(self.input_blocks):
             h = run(block, h, "input", number) if number else call_in_weight_dtype(first, h)
-            if patches is not None:
-                h = patches.before_skip(h, number)
+            h = patches.before_skip(h, number)
             skips.append(h if self.skip_dtype is None else h.to(self.skip_dtype))
-            if patches is not None:
-                h = patches.after_skip(h, number)
+            h = patches.after_skip(h, number)
         h = run(self.middle_block, h, "middle", 0)
         for number, block in enumerate(self.output_blocks):
-            skip = skips.pop().to(h.dtype)
-            if patches is not None:
-                h, skip = patches.before_output(h, skip, number)
+            h, skip = patches.before_output(h, skips.pop().to(h.dtype), number)
             h = torch.cat([h, skip], dim=1)
             del skip  # 50 MB in the upsampler's last blocks
             h = run(block, h, "output", number)

@@ -46,6 +46,9 @@ class DiffusionJob:
         scheduled = self.model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
+        sigma_data, ab = model.config.unet.sigma_data, self.schedule.alphas_cumprod
+        if sigma_data:  # the error of the network's own output, see `Precondition`
+            weights *= ab + (1 - ab) / sigma_data**2
         self.weights = torch.from_numpy(weights).float()  # [T]
 
     def steps(self, source: Source, share: Sequence[range]) -> DiffusionSteps:
@@ -76,10 +79,7 @@ class DiffusionJob:
         prediction = self.model.config.schedule.prediction_type
         hybrid = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
         self.weights = self.weights.to(t.device)  # copied at the first step
-        weights = self.weights[t]
-        if self.model.unet.precondition is not None:  # the error of the network's own output
-            weights = weights * self.model.unet.precondition.weight(t, t)
-        each = weights * hybrid.simple + self.config.vlb_weight * hybrid.bound
+        each = self.weights[t] * hybrid.simple + self.config.vlb_weight * hybrid.bound
         return {
             "loss": (examples.weight * each).mean(),
             "simple": hybrid.simple.mean(),

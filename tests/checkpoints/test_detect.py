@@ -63,7 +63,13 @@ def released_clip_encoder(encoder: str) -> Shapes:
     }
 
 
-def shapes_of(state: dict[str, torch.Tensor]) -> Shapes:
+def shapes_of(config: GlideConfig | ClipConfig) -> Shapes:
+    """Names and shapes of our model."""
+    with torch.device("meta"):
+        if isinstance(config, GlideConfig):
+            state = GlideModel(config).openai_state_dict()
+        else:
+            state = NoisyClip(config).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
@@ -99,8 +105,7 @@ def test_a_released_model_is_its_preset(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(RELEASED))
 def test_our_model_has_exactly_the_released_tensors(kind: str) -> None:
-    model = GlideModel(RELEASED[kind], device="meta")
-    assert shapes_of(model.openai_state_dict()) == released(kind)
+    assert shapes_of(RELEASED[kind]) == released(kind)
 
 
 @pytest.mark.parametrize(("encoder", "tensors"), [("image", 188), ("text", 185)])
@@ -115,7 +120,7 @@ def test_a_released_clip_encoder_is_the_preset(encoder: str, tensors: int) -> No
 def test_our_clip_has_exactly_the_released_tensors() -> None:
     encoders = ("image", "text")
     both = {f"{t}.{k}": shape for t in encoders for k, shape in released_clip_encoder(t).items()}
-    assert shapes_of(NoisyClip(CLIP, device="meta").state_dict()) == both
+    assert shapes_of(CLIP) == both
     assert config_of(shaped(both)) == CLIP
 
 
@@ -133,12 +138,11 @@ def test_attention_and_depth_are_read_level_by_level(
         attention_factors=attention,
     )
     config = replace(preset, unet=unet, text=replace(preset.text, layers=3))
-    model = GlideModel(config, device="meta")
-    assert config_of(shaped(shapes_of(model.openai_state_dict()))) == config
+    assert config_of(shaped(shapes_of(config))) == config
 
 
 def test_metadata_supplies_what_shapes_do_not_determine() -> None:
-    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
+    shapes = shapes_of(SMALL)
     assert config_of(shaped(shapes, {"glide": SMALL.to_json()})) == SMALL
 
 
@@ -152,7 +156,7 @@ def test_clip_metadata_fills_in_heads_and_tokenizer() -> None:
         image_layers=2,
         logit_scale=20.0,
     )
-    shapes = shapes_of(NoisyClip(config, device="meta").state_dict())
+    shapes = shapes_of(config)
     assert config_of(shaped(shapes, {"glide": config.to_json()})) == config
 
 
@@ -169,14 +173,14 @@ def test_metadata_that_contradicts_the_tensors_is_refused_by_tensor(tmp_path: Pa
 
 @pytest.mark.parametrize("stored", ["{", "[]", "{}", '{"unet": {"depth": 3}}', "null"])
 def test_metadata_that_cannot_be_read_is_refused(stored: str) -> None:
-    shapes = shapes_of(GlideModel(SMALL, device="meta").openai_state_dict())
+    shapes = shapes_of(SMALL)
     with pytest.raises(GlideError, match="cannot be read"):
         config_of(shaped(shapes, {"glide": stored}))
 
 
 def test_undetermined_head_widths_are_an_error() -> None:
     odd = replace(SMALL, text=replace(SMALL.text, width=96, heads=3))
-    shapes = shapes_of(GlideModel(odd, device="meta").openai_state_dict())
+    shapes = shapes_of(odd)
     with pytest.raises(GlideError, match="attention heads"):
         config_of(shaped(shapes))
 

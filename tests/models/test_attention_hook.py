@@ -6,29 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from glide_core.models.unet import AttentionBlock, AttentionHook
+from glide_core.models.unet import Attention, BlockPatches
 from tools.tiny_models import tiny_model
 
 
-class Joint:
-    """BlockPatches that change nothing; `hooked`: by computing the joint attention in a hook."""
+class Joint(BlockPatches):
+    """Patches that change nothing; `hooked`: by computing the joint attention in a hook."""
 
     def __init__(self, hooked: bool) -> None:
         self.hooked = hooked
         self.places: list[tuple[str, int]] = []
 
-    def attention(self, place: str, number: int, h: Tensor, /) -> AttentionHook | None:
+    def attention(self, place: str, number: int, h: Tensor) -> Attention:
         self.places.append((place, number))
-        return AttentionBlock.joint_attention if self.hooked else None
-
-    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
-        return h
-
-    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
-        return h
-
-    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
-        return h, skip
+        if not self.hooked:
+            return super().attention(place, number, h)
+        return lambda block, tokens, keys_values: block.joint_attention(tokens, keys_values)
 
 
 @pytest.mark.parametrize("hooked", [False, True])

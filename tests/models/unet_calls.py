@@ -28,9 +28,10 @@ def inputs(kind: ModelKind, batch: int = 2, side: int = 32) -> dict[str, Tensor]
 
 
 def context(model: GlideModel, prompts: list[str]) -> TextContext:
+    """Encode prompts one by one, as sampling does."""
     tokens = tokenize(model.config, prompts)
-    ids, mask = torch.stack([t.ids for t in tokens]), torch.stack([t.mask for t in tokens])
-    return model.unet.context(model.encode(ids, mask))
+    encoded = [model.encode(each.ids[None], each.mask[None]) for each in tokens]
+    return TextContext.cat([model.unet.context(features) for features in encoded])
 
 
 def rms_over_std(got: Tensor, wanted: Tensor) -> float:

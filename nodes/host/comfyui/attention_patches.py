@@ -56,17 +56,14 @@ class PatchedAttention:
             "attn_precision": None,
         }
 
-    def __call__(
-        self, block: AttentionBlock, tokens: Tensor, keys_values: tuple[Tensor, Tensor], /
-    ) -> Tensor:
+    def __call__(self, block: AttentionBlock, tokens: Tensor, keys_values: Tensor) -> Tensor:
         """Give the attention's output [B, HW, C]."""
         width = block.head_channels
         heads = tokens.shape[-1] // width
         self.options |= {"n_heads": heads, "dim_head": width}
         q, k, v = block.queries_keys_values(tokens)
-        text = (keys_values[0].to(q.dtype), keys_values[1].to(q.dtype))
         pixels, pixel_weight = self._pixels(block, tokens, (q, k, v))
-        words, word_weight = self._text(block, tokens, q, text)
+        words, word_weight = self._text(block, tokens, q, keys_values.to(q.dtype))
         # [B, heads, HW, 1]: the share of the pixels in each query's softmax
         share = torch.sigmoid(pixel_weight - word_weight)[..., None]
         pixels, words = (split_heads(x, 1, width)[0].float() for x in (pixels, words))
@@ -96,7 +93,7 @@ class PatchedAttention:
         return out, weight
 
     def _text(
-        self, block: AttentionBlock, tokens: Tensor, q: Tensor, text: tuple[Tensor, Tensor]
+        self, block: AttentionBlock, tokens: Tensor, q: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Give cross-attention [B, HW, C] and the log-sum-exp of its scores [B, heads, HW]."""
         k, v = text

@@ -133,7 +133,7 @@ class GlideUNet(UNet):
             low_res=low_res,
             image=image,
             keep_mask=keep_mask,
-            patches=ModelPatches.of(transformer_options, self.config, context, x.shape),
+            patches=ModelPatches(transformer_options, self.config, context, x.shape),
         )[..., :height, :width]
         sink = transformer_options.get(VARIANCE_SINK)
         if sink is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glide_core.config import GlideConfig
 from glide_core.errors import GlideError
-from glide_core.models.unet import AttentionBlock, UNet
+from glide_core.models.unet import Attention, AttentionBlock, BlockPatches, UNet
 
 from .attention_patches import ATTENTION_PATCHES, REPLACED, PatchedAttention, blocks_of
 
@@ -25,12 +25,13 @@ _OUTPUT = "output_block_patch"
 _SUPPORTED = {_BEFORE_SKIP, _AFTER_SKIP, _OUTPUT, *ATTENTION_PATCHES}
 
 
-class ModelPatches:
+class ModelPatches(BlockPatches):
     """The block patches of one model call, as glide_core's UNet asks for them."""
 
     def __init__(
         self, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
     ) -> None:
+        """options: transformer_options. states: the text encoder's [B, L, W]. size: x's shape."""
         self.options, self.states = options, states
         self.found: Mapping[str, list[Callable[..., Any]]] = options.get("patches", {})
         self.replaced = options.get("patches_replace", {})
@@ -40,38 +41,23 @@ class ModelPatches:
         self.grid = (size[-2] // scale, size[-1] // scale)
         self.layers = 0
 
-    @classmethod
-    def of(
-        cls, options: Mapping[str, Any], config: GlideConfig, states: Tensor, size: Any
-    ) -> ModelPatches | None:
-        """Give the patches in transformer_options; None where there are none.
-
-        states: the text encoder's [B, L, W]. size: the shape of x.
-        """
-        replaced = options.get("patches_replace", {})
-        if not _SUPPORTED & options.get("patches", {}).keys() and not any(
-            replaced.get(name) for name in REPLACED
-        ):
-            return None
-        return cls(options, config, states, size)
-
-    def attention(self, place: str, number: int, h: Tensor, /) -> PatchedAttention | None:
+    def attention(self, place: str, number: int, h: Tensor) -> Attention:
         layer, self.layers = self.layers, self.layers + 1
         block = (place, number)
         if not self.everywhere and not any(
             block in blocks_of(self.replaced.get(name, {})) for name in REPLACED
         ):
-            return None
+            return super().attention(place, number, h)
         options = {**self.options, "transformer_index": layer}
         return PatchedAttention(options, block, h, self.states, self.grid)
 
-    def before_skip(self, h: Tensor, number: int, /) -> Tensor:
+    def before_skip(self, h: Tensor, number: int) -> Tensor:
         return self._input(_BEFORE_SKIP, h, number)
 
-    def after_skip(self, h: Tensor, number: int, /) -> Tensor:
+    def after_skip(self, h: Tensor, number: int) -> Tensor:
         return self._input(_AFTER_SKIP, h, number)
 
-    def before_output(self, h: Tensor, skip: Tensor, number: int, /) -> tuple[Tensor, Tensor]:
+    def before_output(self, h: Tensor, skip: Tensor, number: int) -> tuple[Tensor, Tensor]:
         for patch in self.found.get(_OUTPUT, ()):
             h, skip = patch(h, skip, {**self.options, "block": ("output", number)})
         return h, skip
