@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError, as_glide_error, is_out_of_memory, shorten
+from glide_core.errors import GlideError, as_glide_error, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
@@ -73,30 +73,18 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
     """
     path = Path(path)
     file_format = _format(path)
-    try:
+    with as_glide_error(
+        f"{path} is damaged or was cut short, at {path.stat().st_size:,} bytes (delete it and "
+        "download or export it again)"
+    ):  # of a damaged pickle anything comes: TypeError, struct.error, ...
         if file_format == "safetensors":
             found = _read_safetensors(path, meta)
         else:
-            content = _unpickle(path, file_format, meta)
-            found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
+            found = _read_pickle(path, file_format, meta)
         _check_sizes(found, meta)
-        # empty tensors are marks, such as ComfyUI's "v_pred"
-        tensors = {key: tensor for key, tensor in found.tensors.items() if tensor.numel()}
+        # empty tensors are marks, such as ComfyUI's "v_pred"; torch's AveragedModel has a counter
+        tensors = {k: t for k, t in found.tensors.items() if t.numel() and k != "n_averaged"}
         return TensorFile(path, _without_prefixes(tensors), found.metadata)
-    except GlideError:
-        raise
-    except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
-        if is_out_of_memory(error):
-            raise GlideError(f"out of memory: {path} does not fit.") from error
-        if isinstance(error, pickle.UnpicklingError) and "truncated" not in str(error):
-            raise GlideError(
-                f"{path} is refused: it holds pickled Python objects, which could run any code. "
-                "Expected safetensors, or a dict of tensors as OpenAI released."
-            ) from error
-        raise GlideError(
-            f"{path} is damaged or was cut short, at {path.stat().st_size:,} bytes "
-            f"({shorten(error, 150)}): delete it and download or export it again."
-        ) from error
 
 
 def write_tensors(
@@ -160,7 +148,7 @@ def _read_safetensors(path: Path, meta: bool) -> TensorFile:
     return TensorFile(path, tensors, metadata)
 
 
-def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
+def _read_pickle(path: Path, file_format: Format, meta: bool) -> TensorFile:
     mapped = file_format == "zip"
     if mapped:
         with zipfile.ZipFile(path) as archive:  # the directory of a zip is at its end
@@ -169,43 +157,41 @@ def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
             raise GlideError(f"{path} is a compressed zip archive. Expected one as torch.save's.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that are refused anyway
-        return torch.load(
-            path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+        try:
+            content = torch.load(
+                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+            )
+        except pickle.UnpicklingError as error:
+            if "truncated" in str(error):
+                raise
+            raise GlideError(
+                f"{path} is refused: it holds pickled Python objects, which could run any code. "
+                "Expected safetensors, or a dict of tensors as OpenAI released."
+            ) from error
+    tensors = _unwrapped(content)
+    if tensors is None:
+        what = type(content).__name__
+        if isinstance(content, Mapping) and content:
+            key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
+            what = f"{type(value).__name__} under {shorten(repr(key))}"
+        raise GlideError(
+            f"{path} holds a {what}. Expected a state dict: tensors by name and nothing else."
         )
-
-
-def _of_run(path: Path, content: Any) -> TensorFile | None:
-    """The averaged weights and the config in a training run's checkpoint.pt; None for others."""
-    if not isinstance(content, Mapping) or not content.keys() >= _RUN:
-        return None
-    config, weights = content["model_config"], content["ema"]
-    if not isinstance(config, str) or _unwrapped(weights, 0) is None:
-        return None
+    config = content["model_config"] if content.keys() >= _RUN else None
+    if not isinstance(config, str):
+        return TensorFile(path, tensors)
     if content["config"].get("lora"):
         raise GlideError(
             f"{path} holds a LoRA and not the model under it. Expected a whole model: start from "
             "the model that it was trained from."
         )
     if '"glide_config"' in config:  # a GlideModel's names, without its two parts
-        weights = {key.partition(".")[2]: tensor for key, tensor in weights.items()}
-    return TensorFile(path, weights, {METADATA_KEY: config})
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """The state dict in what was pickled; GlideError when there is none."""
-    found = _unwrapped(content)
-    if found is not None:
-        return found
-    what = type(content).__name__
-    if isinstance(content, Mapping) and content:
-        key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
-        what = f"{type(value).__name__} under {shorten(repr(key))}"
-    raise GlideError(
-        f"{path} holds a {what}. Expected a state dict, which is tensors by name and nothing else."
-    )
+        tensors = {key.partition(".")[2]: tensor for key, tensor in tensors.items()}
+    return TensorFile(path, tensors, {METADATA_KEY: config})
 
 
 def _unwrapped(content: Any, depth: int = 4) -> dict[str, Tensor] | None:
+    """The state dict in what was pickled."""
     if not isinstance(content, Mapping) or not content or depth < 0:
         return None
     if all(_is_named_tensor(key, value) for key, value in content.items()):
@@ -239,34 +225,29 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
             )
 
 
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that all names have, and the counter of torch's AveragedModel."""
-    named = dict(tensors)
-    others = named.keys() - {"n_averaged"}
-    if len(others) == len(named) - 1 and all(key.startswith("module.") for key in others):
-        del named["n_averaged"]
-    while named:
-        common = [p for p in _PREFIXES if all(key.startswith(p) for key in named)]
-        if not common:
-            break
-        named = {key.removeprefix(common[0]): tensor for key, tensor in named.items()}
-    return named
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that all names have."""
+    for prefix in _PREFIXES:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            return _without_prefixes({k.removeprefix(prefix): t for k, t in tensors.items()})
+    return tensors
 
 
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:
     """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
-    shared = expected.keys() & tensors.keys()
-    wrong = [key for key in shared if tensors[key].shape != expected[key].shape]
+    shared = {key: (tensors[key], expected[key]) for key in expected.keys() & tensors.keys()}
     found: dict[str, Collection[str]] = {
         "missing": expected.keys() - tensors.keys(),
         "not part of the model": tensors.keys() - expected.keys(),
         "of another shape": [
-            f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}" for key in wrong
+            f"{key} is {list(tensor.shape)}, not {list(like.shape)}"
+            for key, (tensor, like) in shared.items()
+            if tensor.shape != like.shape
         ],
         "of a dtype that is not supported": [
-            f"{key} ({tensors[key].dtype})" for key in shared if tensors[key].dtype not in _STORED
+            f"{key} ({t.dtype})" for key, (t, _) in shared.items() if t.dtype not in _STORED
         ],
     }
     faults = [

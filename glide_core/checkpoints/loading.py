@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from glide_core.models.noisy_clip import Affine, NoisyClip
 
 PathLike = Path | str
 
-_TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
+_Model = TypeVar("_Model", GlideModel, NoisyClip)
 _NAMES = {
     "glide": "a GLIDE model",
     "clip": "a noisy CLIP",
@@ -131,25 +130,23 @@ def _assembled(
     # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
     half = all(tensor.dtype == torch.float16 for tensor in tensors.values())
     first = (torch.float16 if half else torch.float32) if int8 else dtype
-    with _Uninitialised():
-        model = GlideModel(config, device="meta").use_dtype(first)
+    model: GlideModel = _on_meta(config).use_dtype(first)
+    model.load_openai_state_dict(_prepared(tensors, model, device, where), assign=True)
     if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
         # what convolutions take: otherwise they reorder every weight at every step
         model = model.to(memory_format=torch.channels_last)
-    expected = model.openai_state_dict()
-    # int8 is checked afterwards: to read all of a mapped file now would keep it in memory
-    ready = _prepared(tensors, expected, device, where, finite=not int8)
-    model.load_openai_state_dict(ready, assign=True)
     return model
 
 
 @torch.inference_mode(False)
-def _finished(model: GlideModel, dtype: torch.dtype, where: str) -> GlideModel:
-    """Quantize and check an int8 model; freeze every model, in eval mode."""
-    if dtype == torch.int8:
+def _finished(model: _Model, dtype: torch.dtype, where: str) -> _Model:
+    """Quantize an int8 model; check and freeze every model, in eval mode."""
+    if isinstance(model, GlideModel) and dtype == torch.int8:
         model.use_dtype(dtype)
-        for key, tensor in model.state_dict().items():  # a weight's scale is its largest value
-            check_finite(key, tensor, where)
+    # after quantization, where a weight's scale is its largest value: to read all of a mapped file
+    # before would keep it in memory
+    for key, tensor in model.state_dict().items():
+        check_finite(key, tensor, where)
     return model.requires_grad_(False).eval()
 
 
@@ -166,42 +163,33 @@ def load_clip(
         gradient of a guide needs.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
-    tensors, config, where = _clip_tensors([read_tensors(path) for path in given])
-    with _Uninitialised():
-        clip = NoisyClip(config, device="meta").float()  # whatever the default dtype is
+    file = _whole_clip([read_tensors(path) for path in given])
+    clip: NoisyClip = _on_meta(config_of(file)).float()  # whatever the default dtype is
     for module in clip.modules():
         if isinstance(module, Affine):
             module.to(torch.float32 if dtype == torch.int8 else dtype)
-    clip.load_state_dict(_prepared(tensors, clip.state_dict(), device, where), assign=True)
-    return clip.requires_grad_(False).eval()
+    clip.load_state_dict(_prepared(file.tensors, clip, device, str(file.path)), assign=True)
+    return _finished(clip, dtype, str(file.path))
 
 
-def _clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
-    """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
-    where = " and ".join(str(file.path) for file in files)
+def _whole_clip(files: Sequence[TensorFile]) -> TensorFile:
+    """A noisy CLIP's file, or its two encoders' files as one with the names `image.*`, `text.*`."""
     parts = {detect_model_type(file): file for file in files}
-    configs: dict[str, Any] = {found: config_of(file) for found, file in parts.items()}
     if len(files) == 1 and "clip" in parts:
-        return dict(files[0].tensors), configs["clip"], where
+        return files[0]
+    where = " and ".join(str(file.path) for file in files)
     if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
         raise GlideError(
             f"{where} is {' and '.join(_NAMES[found] for found in parts)}. Expected a noisy CLIP: "
             "one safetensors with both encoders, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
-    seen, read = configs["clip-image"], configs["clip-text"]
-    if seen.embedding != read.embedding:
-        raise GlideError(
-            f"{where} give {seen.embedding} and {read.embedding} features: they are halves of "
-            "different models."
-        )
-    config = replace(seen, **{name: getattr(read, name) for name in _TEXT_FIELDS})
-    joined = {
-        f"{found.removeprefix('clip-')}.{key}": tensor
-        for found, file in parts.items()
-        for key, tensor in file.tensors.items()
-    }
-    return joined, config, where
+    tensors, metadata = {}, {}
+    for found, file in parts.items():
+        half = found.removeprefix("clip-")
+        tensors |= {f"{half}.{key}": tensor for key, tensor in file.tensors.items()}
+        metadata |= file.metadata
+    return TensorFile(Path(where), tensors, metadata)
 
 
 def save_model(
@@ -215,9 +203,8 @@ def save_model(
 
     metadata: further entries (author, licence, ...), text by name.
     """
-    tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
     stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
-    return write_tensors(tensors, path, stored, dtype)
+    return write_tensors(_state(model), path, stored, dtype)
 
 
 def convert(
@@ -239,16 +226,26 @@ def convert(
     target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
     check_new(target)
     files = [read_tensors(path) for path in given]
-    config, where = config_of(files[0], kind, schedule), str(given[0])
-    with _Uninitialised():
-        if isinstance(config, GlideConfig) and len(files) == 1:
-            tensors = add_mask_channel(files[0].tensors, config)
-            expected = GlideModel(config, device="meta").openai_state_dict()
-        else:
-            tensors, config, where = _clip_tensors(files)
-            expected = NoisyClip(config, device="meta").state_dict()
-    check_tensors(tensors, expected, where)
+    config = config_of(files[0], kind, schedule)
+    if isinstance(config, GlideConfig) and len(files) == 1:
+        file, tensors = files[0], add_mask_channel(files[0].tensors, config)
+    else:
+        file = _whole_clip(files)
+        config, tensors = config_of(file), file.tensors
+    check_tensors(tensors, _state(_on_meta(config)), str(file.path))
     return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
+
+
+def _state(model: GlideModel | NoisyClip) -> dict[str, Tensor]:
+    """A model's tensors under the names that files have."""
+    return model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
+
+
+def _on_meta(config: GlideConfig | ClipConfig) -> Any:
+    """A GlideModel or NoisyClip without memory for its weights."""
+    with _Uninitialised():
+        made = GlideModel if isinstance(config, GlideConfig) else NoisyClip
+        return made(config, device="meta")
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -265,22 +262,15 @@ class _Uninitialised(TorchFunctionMode):
 
 def _prepared(
     tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
+    model: GlideModel | NoisyClip,
     device: torch.device | str,
     where: str,
-    *,
-    finite: bool = True,
 ) -> dict[str, Tensor]:
-    """Check tensors, and bring each to its expected dtype and device."""
+    """Check tensors, and bring each to `device` and the dtype that it has in the model."""
+    expected, ready = _state(model), {}
     check_tensors(tensors, expected, where)
-    ready = {}
     for key, like in expected.items():
         tensor = tensors[key].to(device=device, dtype=like.dtype)
-        if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        if tensor.is_inference():
-            tensor = tensor.clone()  # we are outside inference mode: the copy is a plain tensor
-        if finite:
-            check_finite(key, tensor, where)
-        ready[key] = tensor
+        # we are outside inference mode: a copy is a plain tensor
+        ready[key] = tensor.clone() if tensor.is_inference() else tensor
     return ready
