@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glide_core.errors import GlideError, as_glide_error, shorten
+from glide_core.errors import GlideError, as_glide_error, is_out_of_memory, shorten
 from glide_core.io import atomic_write
 
 METADATA_KEY = "glide"  # where our files keep their config as JSON
@@ -161,8 +161,10 @@ def _read_pickle(path: Path, file_format: Format, meta: bool) -> TensorFile:
             content = torch.load(
                 path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
             )
-        except pickle.UnpicklingError as error:
-            if "truncated" in str(error):
+        except Exception as error:
+            if is_out_of_memory(error):  # a damaged file claims any size
+                raise GlideError(f"out of memory: {path} does not fit.") from error
+            if not isinstance(error, pickle.UnpicklingError) or "truncated" in str(error):
                 raise
             raise GlideError(
                 f"{path} is refused: it holds pickled Python objects, which could run any code. "

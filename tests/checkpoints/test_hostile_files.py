@@ -115,6 +115,16 @@ def test_every_tensor_is_checked_for_rank_before_it_is_used(key: str, tmp_path: 
             load_model(tmp_path / "x")
 
 
+def test_a_size_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(77)}, tmp_path / "x", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x").read_bytes()
+    huge = content.replace(b"K\x4d", b"\x8a\x06" + (2**46).to_bytes(6, "little"))
+    assert content.count(b"K\x4d") == 2  # elements of the storage and of the tensor
+    (tmp_path / "x").write_bytes(huge)
+    with pytest.raises(GlideError, match="x does not fit"):
+        read_tensors(tmp_path / "x")
+
+
 def test_metadata_is_limited_in_size_and_depth(tmp_path: Path) -> None:
     for text in ("[" * 60_000, '{"a":' * 10_000, "x" * 70_000, "9" * 60_000):
         save_file(STATE, tmp_path / "x", metadata={"glide": text})
