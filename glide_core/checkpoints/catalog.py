@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from glide_core.errors import GlideError, shorten
-
-FileKind = Literal[
-    "base", "upsampler", "inpaint", "upsampler-inpaint", "clip", "clip-image", "clip-text"
-]
 
 BUNDLED = Path(__file__).parent / "bundled"
 CATALOG = Path(__file__).with_name("catalog.json")  # the fields of every entry
@@ -30,7 +25,7 @@ class Entry:
 
     name: str  # what people type
     filename: str
-    kind: FileKind
+    kind: str  # as `loading.kind_of` gives it
     url: str | None = None  # None: ships with the package
     parameters: int | None = None
     sha256: str | None = None  # None: the publisher gives none
@@ -43,9 +38,9 @@ class Entry:
     def bundled(self) -> bool:
         return self.url is None
 
-    def path(self, directory: Path | None = None) -> Path:
-        """Where the file belongs: the package, or `directory` (default: `models_directory()`)."""
-        return (BUNDLED if self.bundled else directory or models_directory()) / self.filename
+    def path(self) -> Path:
+        """Where the file belongs: in the package, or in `models_directory()`."""
+        return (BUNDLED if self.bundled else models_directory()) / self.filename
 
 
 ENTRIES: tuple[Entry, ...] = tuple(
@@ -69,10 +64,8 @@ def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
     found: list[Path] = []
     for parent, folders, names in itertools.islice(os.walk(folder), most_folders):
         folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):
-                found.append(path)
+        paths = (Path(parent, name) for name in sorted(names))
+        found += (p for p in paths if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
         if len(found) >= _MAX_FILES:
             break
     return found[:_MAX_FILES]
@@ -86,13 +79,11 @@ def find_model(name: str) -> Path:
             if path.is_file():
                 return path
     entry = find(name)
-    known = entry.path()
-    if known.is_file():
+    if (known := entry.path()).is_file():
         return known
-    what_to_do = f"download it with `glide models download {entry.name}`"
-    if entry.bundled:
-        what_to_do = "install the package again"
-    raise GlideError(f"{entry.name} is not on this machine (expected at {known}): {what_to_do}")
+    get = f"download it with `glide models download {entry.name}`"
+    get = "install the package again" if entry.bundled else get
+    raise GlideError(f"{entry.name} is not on this machine (expected at {known}): {get}")
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:

@@ -126,10 +126,7 @@ def _receive(
     limit, until = entry.size or _MAX_SIZE, time.monotonic() + _DEADLINE
     free = shutil.disk_usage(part.parent).free
     if (total or 0) - done > free:
-        raise GlideError(
-            f"{part.parent} has {free:,} bytes left, too few for this file. Make room, or set "
-            "GLIDE_MODELS to a folder on another disk."
-        )
+        raise GlideError(f"{part.parent} has {free:,} bytes left, too few: choose another folder.")
     progress(done, total)
     with part.open("ab") as file:
         while chunk := response.read1(_CHUNK):  # what has come is kept if the rest does not

@@ -57,15 +57,11 @@ class TensorFile:
         return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
 
 
-def read_shapes(path: Path | str) -> TensorFile:
-    """Read names, shapes and metadata alone: the tensors are on the meta device."""
-    return read_tensors(path, meta=True)
-
-
 @torch.inference_mode(False)  # a tensor made in inference mode can take no gradient
 def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
+    meta: read names, shapes and metadata alone; the tensors are on the meta device.
     A nested state dict is taken out and prefixes of training programs are removed (`_WRAPPERS`,
     `_PREFIXES`). Of a training run's checkpoint.pt the averaged weights are read, with the config
     as metadata. GlideError for a file that is missing, damaged, not a checkpoint, or that carries

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from glide_core.checkpoints.detect import config_of, detect_model_type
+from glide_core.checkpoints.detect import ModelType, config_of, detect_model_type
 from glide_core.checkpoints.files import (
     METADATA_KEY,
     TensorFile,
     check_finite,
     check_tensors,
-    read_shapes,
     read_tensors,
     write_tensors,
 )
@@ -45,12 +44,12 @@ _NAMES = {
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     """Read the config of a GLIDE model or noisy CLIP without its weights; GlideError for others."""
-    return config_of(read_shapes(path))
+    return config_of(read_tensors(path, meta=True))
 
 
 def kind_of(path: PathLike) -> str:
     """Return the kind of model in a file, as the catalog names it."""
-    file = read_shapes(path)
+    file = read_tensors(path, meta=True)
     config = config_of(file)
     return config.kind if isinstance(config, GlideConfig) else detect_model_type(file)
 
@@ -89,14 +88,16 @@ def load_model(
     return _finished(model, dtype, str(path))
 
 
-def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
+def add_mask_channel(
+    tensors: Mapping[str, Tensor], config: GlideConfig | ClipConfig
+) -> Mapping[str, Tensor]:
     """Give an inpainting model that takes x and the masked image but no mask a mask channel of
     zeros, so that its output stays the same; other models are returned as they are."""
-    key, folded = "input_blocks.0.0.weight", config.unet.patch_size**2
-    weight = tensors.get(key)
-    if not config.is_inpaint or weight is None or weight.ndim != 4:
+    weight = tensors.get(key := "input_blocks.0.0.weight")
+    if weight is None or weight.ndim != 4 or isinstance(config, ClipConfig):
         return tensors
-    if config.first_channels - weight.shape[1] != folded:
+    folded = config.unet.patch_size**2
+    if not config.is_inpaint or config.first_channels - weight.shape[1] != folded:
         return tensors
     known = 2 * config.unet.channels * folded  # x, then the masked image, then the mask
     mask = weight.new_zeros(weight.shape[0], folded, *weight.shape[2:])
@@ -163,7 +164,7 @@ def load_clip(
         gradient of a guide needs.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
-    file = _whole_clip([read_tensors(path) for path in given])
+    file = _joined([read_tensors(path) for path in given], "clip")
     clip: NoisyClip = _on_meta(config_of(file)).float()  # whatever the default dtype is
     for module in clip.modules():
         if isinstance(module, Affine):
@@ -172,10 +173,10 @@ def load_clip(
     return _finished(clip, dtype, str(file.path))
 
 
-def _whole_clip(files: Sequence[TensorFile]) -> TensorFile:
-    """A noisy CLIP's file, or its two encoders' files as one with the names `image.*`, `text.*`."""
+def _joined(files: Sequence[TensorFile], *whole: ModelType) -> TensorFile:
+    """One file of a type in `whole`, or a CLIP's two as one with the names `image.*`, `text.*`."""
     parts = {detect_model_type(file): file for file in files}
-    if len(files) == 1 and "clip" in parts:
+    if len(files) == 1 and not parts.keys().isdisjoint(whole):
         return files[0]
     where = " and ".join(str(file.path) for file in files)
     if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
@@ -184,7 +185,8 @@ def _whole_clip(files: Sequence[TensorFile]) -> TensorFile:
             "one safetensors with both encoders, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
-    tensors, metadata = {}, {}
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
     for found, file in parts.items():
         half = found.removeprefix("clip-")
         tensors |= {f"{half}.{key}": tensor for key, tensor in file.tensors.items()}
@@ -225,13 +227,9 @@ def convert(
     given = [paths] if isinstance(paths, (str, Path)) else paths
     target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
     check_new(target)
-    files = [read_tensors(path) for path in given]
-    config = config_of(files[0], kind, schedule)
-    if isinstance(config, GlideConfig) and len(files) == 1:
-        file, tensors = files[0], add_mask_channel(files[0].tensors, config)
-    else:
-        file = _whole_clip(files)
-        config, tensors = config_of(file), file.tensors
+    file = _joined([read_tensors(path) for path in given], "glide", "clip")
+    config = config_of(file, kind, schedule)
+    tensors = add_mask_channel(file.tensors, config)
     check_tensors(tensors, _state(_on_meta(config)), str(file.path))
     return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
 
@@ -243,8 +241,8 @@ def _state(model: GlideModel | NoisyClip) -> dict[str, Tensor]:
 
 def _on_meta(config: GlideConfig | ClipConfig) -> Any:
     """A GlideModel or NoisyClip without memory for its weights."""
+    made: Any = GlideModel if isinstance(config, GlideConfig) else NoisyClip
     with _Uninitialised():
-        made = GlideModel if isinstance(config, GlideConfig) else NoisyClip
         return made(config, device="meta")
 
 
