@@ -15,8 +15,7 @@ from glide_core.errors import GlideError, shorten
 BUNDLED = Path(__file__).parent / "bundled"
 CATALOG = Path(__file__).with_name("catalog.json")  # the fields of every entry
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
-_MAX_FOLDERS = 1000  # that a listing looks into: GLIDE_MODELS could name the whole disk
-_MAX_FILES = 1000  # that a listing opens
+_MOST = 1000  # folders and files of a listing: GLIDE_MODELS could name the whole disk
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,16 @@ def find(name: str) -> Entry:
     )
 
 
-def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
+def model_files(folder: Path, most_folders: int = _MOST) -> list[Path]:
     """Model files (by their ending) in a folder and those below it, sorted, at most 1,000."""
     found: list[Path] = []
     for parent, folders, names in itertools.islice(os.walk(folder), most_folders):
         folders.sort()
         paths = (Path(parent, name) for name in sorted(names))
         found += (p for p in paths if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
-        if len(found) >= _MAX_FILES:
+        if len(found) >= _MOST:
             break
-    return found[:_MAX_FILES]
+    return found[:_MOST]
 
 
 def find_model(name: str) -> Path:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -41,7 +41,6 @@ _STORED = (
 _RUN = {"config", "model_config", "step", "ema"}  # what `glide train` writes into checkpoint.pt
 
 Shape = tuple[int, ...]
-Format = Literal["safetensors", "zip", "pickle"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
         if file_format == "safetensors":
             found = _read_safetensors(path, meta)
         else:
-            found = _read_pickle(path, file_format, meta)
+            found = _read_pickle(path, file_format == "zip", meta)
         _check_sizes(found, meta)
         # empty tensors are marks, such as ComfyUI's "v_pred"; torch's AveragedModel has a counter
         tensors = {k: t for k, t in found.tensors.items() if t.numel() and k != "n_averaged"}
@@ -102,8 +101,8 @@ def write_tensors(
     return path
 
 
-def _format(path: Path) -> Format:
-    """Detect the format from the first bytes; the ending of a name proves nothing."""
+def _format(path: Path) -> str:
+    """Tell "safetensors", "zip" and "pickle" by the first bytes; a name's ending proves nothing."""
     with as_glide_error(f"{shorten(path, 200)} cannot be read", (OSError, ValueError)):
         if str(path) != str(path).encode(errors="ignore").decode():
             raise OSError("its name is not UTF-8, rename it or its folder")
@@ -144,9 +143,8 @@ def _read_safetensors(path: Path, meta: bool) -> TensorFile:
     return TensorFile(path, tensors, metadata)
 
 
-def _read_pickle(path: Path, file_format: Format, meta: bool) -> TensorFile:
-    mapped = file_format == "zip"
-    if mapped:
+def _read_pickle(path: Path, zipped: bool, meta: bool) -> TensorFile:
+    if zipped:
         with zipfile.ZipFile(path) as archive:  # the directory of a zip is at its end
             compressed = [i for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
         if compressed:  # torch never compresses; unpacking could fill the memory
@@ -155,7 +153,7 @@ def _read_pickle(path: Path, file_format: Format, meta: bool) -> TensorFile:
         warnings.simplefilter("ignore")  # about pickles that are refused anyway
         try:
             content = torch.load(
-                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=zipped
             )
         except Exception as error:
             if is_out_of_memory(error):  # a damaged file claims any size

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,8 @@ def save_lora(
         "ss_network_alpha": str(alpha),
         "ss_sd_model_name": base,
     }
-    return write_tensors(_tensors(layers, alpha), path, stored)
+    named = {lora_key(name): pair for name, pair in layers.items()}
+    return write_tensors(_tensors(named, alpha), path, stored)
 
 
 def _trained_for(model: GlideModel) -> dict[str, str]:
@@ -107,9 +107,7 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
         raise GlideError(f"the LoRA's strength is {short(strength)}: expected -1000 to 1000")
     file = read_tensors(path)
     changes = _read_pairs(file)
-    theirs = _from_diffusers(changes, model.config.unet)
-    if theirs is not None:
-        changes = {lora_key(name): pair for name, pair in theirs.items()}
+    changes = _from_diffusers(changes, model.config.unet) or changes
     _check_info(model, file)
     layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     for key, (down, up) in changes.items():  # before any weight changes
@@ -156,8 +154,8 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
 def _tensors(layers: Mapping[str, Pair], alpha: float | None = None) -> dict[str, Tensor]:
     """A file's tensors; alpha None: of the rank, as the scale is inside `up` already."""
     tensors: dict[str, Tensor] = {}
-    for module, (down, up) in layers.items():
-        key, own = lora_key(module), torch.tensor(float(len(down)) if alpha is None else alpha)
+    for key, (down, up) in layers.items():
+        own = torch.tensor(float(len(down)) if alpha is None else alpha)
         tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: own}
     return tensors
 
@@ -200,8 +198,8 @@ def _read_pairs(file: TensorFile) -> dict[str, Pair]:
                 continue
             if down.is_floating_point() and up.is_floating_point():
                 alpha = tensors.get(name + _ALPHA, common)
-                with as_glide_error(f"{file.path}: the alpha of {name} is not one finite number"):
-                    scale = 1.0 if alpha is None else _finite(alpha) / len(down)
+                with as_glide_error(f"{file.path}: the alpha of {name} is not one number"):
+                    scale = 1.0 if alpha is None else float(alpha) / len(down)
                 pairs[name] = down.float(), up.float() * scale
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         raise GlideError(
@@ -213,7 +211,7 @@ def _read_pairs(file: TensorFile) -> dict[str, Pair]:
 
 def _file_alpha(file: TensorFile) -> float | None:
     """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
-    adapter_config.json beside the file; None without either. GlideError: not a finite number.
+    adapter_config.json beside the file; None without either. GlideError: not a number.
     """
     beside = file.path.with_name("adapter_config.json")
     fields: dict[str, Any] = {}
@@ -222,19 +220,11 @@ def _file_alpha(file: TensorFile) -> float | None:
             fields |= json.loads(beside.read_text(encoding="utf-8"))
         fields |= json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
         fields |= file.metadata
-        return next((_finite(fields[name]) for name in _ALPHAS if name in fields), None)
-
-
-def _finite(alpha: Any) -> float:
-    """An alpha as a number; any exception for one that is not a finite number."""
-    number = float(alpha)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
-    return number
+        return next((float(fields[name]) for name in _ALPHAS if name in fields), None)
 
 
 def _from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pair] | None:
-    """Give changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
+    """Give changes of diffusers' layers by our files' names of the layers that hold them.
 
     None unless all of them are changes of diffusers' layers of this UNet.
     """
@@ -250,7 +240,7 @@ def _from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pa
                 down, up = _fused(given, unet.num_head_channels)
                 if ".attentions." in theirs[0]:  # a convolution with a kernel of 1
                     down, up = down.reshape(*down.shape[:2], 1), up.reshape(*up.shape[:2], 1)
-                found[f"unet.{ours}"] = down, up
+                found[lora_key(f"unet.{ours}")] = down, up
     return None if left else found
 
 
