@@ -252,5 +252,5 @@ def _fused(given: Sequence[Pair | None], head_channels: int) -> Pair:
     nothing = there[0][1][:, :0]  # of a part without a change
     ups = [nothing if pair is None else pair[1] for pair in given]
     whole: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-    rows = whole.split([len(up) for up in ups])
+    rows = torch.split(whole, [len(up) for up in ups])
     return torch.cat([down for down, _ in there]), fuse(rows, head_channels)
