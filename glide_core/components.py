@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from glide_core import __version__
 from glide_core.checkpoints.catalog import find_model, model_files
-from glide_core.checkpoints.files import read_shapes
+from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import inspect, load_clip, load_model, save_model
 from glide_core.checkpoints.lora import apply_lora
 from glide_core.config import ClipConfig
@@ -102,7 +102,7 @@ class Components:
 
     def metadata(self, role: Role) -> Mapping[str, str]:
         """The metadata of a role's file; empty for a model that came without a file."""
-        return read_shapes(self.paths(role)[0]).metadata if role in self._files else {}
+        return read_tensors(self.paths(role)[0], meta=True).metadata if role in self._files else {}
 
     @contextmanager
     def use(self, role: Role) -> Iterator[Any]:

@@ -152,7 +152,7 @@ def write_new(content: bytes, folder: Path, names: Iterator[Path]) -> Path:
         temporary, _ = create_temporary(path)
         try:
             temporary.write_bytes(content)
-            while not _move_if_free(temporary, path):
+            while not move_if_free(temporary, path):
                 path = next(names)
         finally:
             with suppress(OSError):
@@ -160,10 +160,11 @@ def write_new(content: bytes, folder: Path, names: Iterator[Path]) -> Path:
     return path
 
 
-def _move_if_free(source: Path, target: Path) -> bool:
-    """Give a file another name unless that exists; returns whether it did."""
+def move_if_free(source: Path, target: Path) -> bool:
+    """Move a file within a file system unless the new name exists; returns whether it did."""
     try:
         os.link(source, target)  # unlike a rename, this never replaces a file
+        source.unlink()
     except FileExistsError:
         return False
     except OSError:  # file systems without links

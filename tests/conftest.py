@@ -13,7 +13,7 @@ from PIL import Image
 
 from glide_core import GlidePipeline
 from glide_core.checkpoints.loading import load_model, save_model
-from glide_core.checkpoints.lora import LoraInfo, save_lora
+from glide_core.checkpoints.lora import save_lora
 from glide_core.config import ModelKind
 from glide_core.models.noisy_clip import NoisyClip
 from tools.tiny_models import TINY_CLIP, tiny_model
@@ -69,9 +69,8 @@ def tiny_lora(tmp_path: Path, model_folder: Path) -> Path:
     torch.manual_seed(0)
     down = torch.randn(2, *weight.shape[1:])
     up = torch.randn(weight.shape[0], 2, 1)
-    return save_lora(
-        {name: (down, up)}, tmp_path / "lora.safetensors", LoraInfo.of(model, 2, 2.0, "tiny_base")
-    )
+    path = tmp_path / "lora.safetensors"
+    return save_lora({name: (down, up)}, path, model, 2.0, "tiny_base")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from glide_core.checkpoints.catalog import find_model
 from glide_core.checkpoints.loading import load_model
-from glide_core.checkpoints.lora import LoraInfo, save_lora
+from glide_core.checkpoints.lora import save_lora
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -32,8 +32,7 @@ def test_every_example_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
         (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "unet" in n
     )
     pair = (torch.zeros(2, layer.in_features), torch.zeros(layer.out_features, 2))
-    info = LoraInfo.of(model, 2, 2.0, "base.safetensors")
-    save_lora({name: pair}, tmp_path / "my_lora.safetensors", info)
+    save_lora({name: pair}, tmp_path / "my_lora.safetensors", model, 2.0, "base.safetensors")
     namespace: dict[str, Any] = {}
     blocks = code_blocks()
     assert len(blocks) >= 14

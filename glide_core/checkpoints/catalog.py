@@ -9,19 +9,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from glide_core.errors import GlideError, shorten
-
-FileKind = Literal[
-    "base", "upsampler", "inpaint", "upsampler-inpaint", "clip", "clip-image", "clip-text"
-]
 
 BUNDLED = Path(__file__).parent / "bundled"
 CATALOG = Path(__file__).with_name("catalog.json")  # the fields of every entry
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
-_MAX_FOLDERS = 1000  # that a listing looks into: GLIDE_MODELS could name the whole disk
-_MAX_FILES = 1000  # that a listing opens
+_MOST = 1000  # folders and files of a listing: GLIDE_MODELS could name the whole disk
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class Entry:
 
     name: str  # what people type
     filename: str
-    kind: FileKind
+    kind: str  # as `loading.kind_of` gives it
     url: str | None = None  # None: ships with the package
     parameters: int | None = None
     sha256: str | None = None  # None: the publisher gives none
@@ -43,9 +37,9 @@ class Entry:
     def bundled(self) -> bool:
         return self.url is None
 
-    def path(self, directory: Path | None = None) -> Path:
-        """Where the file belongs: the package, or `directory` (default: `models_directory()`)."""
-        return (BUNDLED if self.bundled else directory or models_directory()) / self.filename
+    def path(self) -> Path:
+        """Where the file belongs: in the package, or in `models_directory()`."""
+        return (BUNDLED if self.bundled else models_directory()) / self.filename
 
 
 ENTRIES: tuple[Entry, ...] = tuple(
@@ -64,18 +58,16 @@ def find(name: str) -> Entry:
     )
 
 
-def model_files(folder: Path, most_folders: int = _MAX_FOLDERS) -> list[Path]:
+def model_files(folder: Path, most_folders: int = _MOST) -> list[Path]:
     """Model files (by their ending) in a folder and those below it, sorted, at most 1,000."""
     found: list[Path] = []
     for parent, folders, names in itertools.islice(os.walk(folder), most_folders):
         folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):
-                found.append(path)
-        if len(found) >= _MAX_FILES:
+        paths = (Path(parent, name) for name in sorted(names))
+        found += (p for p in paths if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
+        if len(found) >= _MOST:
             break
-    return found[:_MAX_FILES]
+    return found[:_MOST]
 
 
 def find_model(name: str) -> Path:
@@ -86,13 +78,11 @@ def find_model(name: str) -> Path:
             if path.is_file():
                 return path
     entry = find(name)
-    known = entry.path()
-    if known.is_file():
+    if (known := entry.path()).is_file():
         return known
-    what_to_do = f"download it with `glide models download {entry.name}`"
-    if entry.bundled:
-        what_to_do = "install the package again"
-    raise GlideError(f"{entry.name} is not on this machine (expected at {known}): {what_to_do}")
+    get = f"download it with `glide models download {entry.name}`"
+    get = "install the package again" if entry.bundled else get
+    raise GlideError(f"{entry.name} is not on this machine (expected at {known}): {get}")
 
 
 def models_directory(environment: Mapping[str, str] = os.environ) -> Path:

@@ -38,12 +38,9 @@ _TOKENIZERS: dict[int, TokenizerName] = {
 # Models of other architectures: a pattern of their keys, the most specific ones first, and a name.
 _OTHERS = (
     (r"lora_(up|down|A|B)\.|\.lokr_|\.hada_", "a LoRA, not a model. Apply it with a LoRA loader"),
-    (r"clip_to_(time|xf)\.", "a latent GLIDE model (glide-finetune's latent mode), which needs a "
-     "VAE and a CLIP image embedding and is not supported"),
-    (r"decoder\.input_blocks\.", "a PITI model, whose text encoder is replaced by an encoder of "
-     "masks or sketches, and is not supported"),
-    (r"(clip_tok_proj|text_seq_proj|text_feat_proj|clip_img_proj|prd_emb)\b", "a Karlo (unCLIP) "
-     "model"),
+    (r"clip_to_(time|xf)\.", "a latent GLIDE model, which needs a VAE and is not supported"),
+    (r"decoder\.input_blocks\.", "a PITI model, which is given no text and is not supported"),
+    (r"(clip_tok_proj|text_(seq|feat)_proj|clip_img_proj|prd_emb)\b", "a Karlo (unCLIP) model"),
     (r"(clip_to_seq|to_model_dim_n|proj_n)\.", "a Kandinsky 2 UNet"),
     (r"encoder_pooling\.", "a DeepFloyd IF UNet"),
     (r"backbone\.resblocks\.", "a Point-E or Shap-E model"),
@@ -53,13 +50,12 @@ _OTHERS = (
     (r"down_blocks\.", "a UNet in diffusers' format, of another family than GLIDE"),
     (r"(double_blocks|joint_blocks|transformer_blocks)\.", "a diffusion transformer"),
     (r"(first_stage_model\.|encoder\.down|decoder\.up)", "a VAE"),
-    (r"visual\.", "an ordinary CLIP. GLIDE's guidance here needs one trained on noised images; "
-     "load this one as an un-noised (open_clip) CLIP"),
+    (r"visual\.", "an ordinary CLIP, not trained on noised images. Load it as an un-noised CLIP"),
     (r"(text_model|vision_model)\.", "an ordinary CLIP in the Hugging Face format"),
     (r"label_emb\.", "a class-conditional UNet (guided-diffusion), which takes no text"),
     (r"input_blocks\.", "a UNet without a text encoder, such as guided-diffusion's"),
     (r"token_embedding\.weight$", "a text encoder without its UNet"),
-)  # fmt: skip
+)
 _NEVER_GLIDE = re.compile(r"(^|\.)(transformer_blocks|clip_to_time|clip_to_xf)\.")
 
 
@@ -116,6 +112,7 @@ def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:
     blocks = len(_numbers(shapes, r"output_blocks\.(\d+)\.0\.")) // levels
     first = [1 + level * blocks for level in range(levels)]  # input block of each level
     widths = [_sizes(shapes, f"input_blocks.{i}.0.in_layers.2.weight", 4)[0] for i in first]
+    attended = [2**n for n, i in enumerate(first) if f"input_blocks.{i}.1.qkv.weight" in shapes]
     model_channels = _sizes(shapes, "time_embed.0.weight", 2)[1]
     channels = _sizes(shapes, "out.2.weight", 4)[0] // 2
     kind = kind or _kind(_sizes(shapes, "input_blocks.0.0.weight", 4)[1], channels)
@@ -134,11 +131,7 @@ def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:
             model_channels=model_channels,
             num_res_blocks=blocks - 1,
             channel_mult=tuple(width // model_channels for width in widths),
-            attention_factors=tuple(
-                2**level
-                for level, i in enumerate(first)
-                if f"input_blocks.{i}.1.qkv.weight" in shapes
-            ),
+            attention_factors=tuple(attended),
             channels=channels,
         ),
         schedule=ScheduleConfig("linear" if "upsampler" in kind else "squaredcos_cap_v2"),
@@ -148,9 +141,7 @@ def _glide_config(shapes: Shapes, kind: ModelKind | None) -> GlideConfig:
 
 def _clip_config(shapes: Shapes, found: ModelType) -> ClipConfig:
     fields: dict[str, Any] = {}
-    for half in ("image", "text"):
-        if found not in ("clip", f"clip-{half}"):
-            continue
+    for half in ("image", "text") if found == "clip" else (found.removeprefix("clip-"),):
         blocks = f"{half}.blocks." if found == "clip" else "blocks."
         embedding, width = _sizes(shapes, f"{blocks}output.f.w", 2)
         length = _sizes(shapes, f"{blocks}input.w_pos", 2)[0]
@@ -197,15 +188,13 @@ def _kind(found: int, channels: int) -> ModelKind:
 
 def _heads(width: int) -> int:
     if width % _HEAD_WIDTH:
-        raise GlideError(
-            f"it does not say how wide its attention heads are, and {width} channels are not a "
-            f"multiple of the usual {_HEAD_WIDTH}. Pass its config."
-        )
+        usual = f"attention heads of the usual {_HEAD_WIDTH} channels"
+        raise GlideError(f"its {width} channels cannot be split into {usual}. Pass its config.")
     return width // _HEAD_WIDTH
 
 
 def _tokenizer(vocabulary: int) -> TokenizerName:
     if vocabulary not in _TOKENIZERS:
-        known = ", ".join(f"{name}: {n}" for n, name in _TOKENIZERS.items())
-        raise GlideError(f"its vocabulary of {vocabulary} tokens fits no tokenizer ({known}).")
+        sizes = " or ".join(map(str, _TOKENIZERS))
+        raise GlideError(f"its vocabulary has {vocabulary} tokens. Expected {sizes}.")
     return _TOKENIZERS[vocabulary]

@@ -8,7 +8,7 @@ matrices. The text encoder stays ours: diffusers' UNet is given its `last_hidden
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,29 +19,21 @@ from glide_core.config import GlideConfig, UNetConfig
 from glide_core.errors import GlideError
 from glide_core.models.glide import GlideModel
 
-
-class Layer(NamedTuple):
-    """A module that may hold a weight and a bias, under its names in both formats."""
-
-    ours: str
-    theirs: tuple[str, ...]  # several where OpenAI's projection is fused
-    kernel: bool  # OpenAI's weight carries a kernel axis of 1
-
-
+# OpenAI's names and diffusers': several where OpenAI's projection is fused
 _ENDS = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
+    "time_embed.0": ("time_embedding.linear_1",),
+    "time_embed.2": ("time_embedding.linear_2",),
+    "input_blocks.0.0": ("conv_in",),
+    "out.0": ("conv_norm_out",),
+    "out.2": ("conv_out",),
 }
 _RES = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
+    "in_layers.0": ("norm1",),
+    "in_layers.2": ("conv1",),
+    "emb_layers.1": ("time_emb_proj",),
+    "out_layers.0": ("norm2",),
+    "out_layers.3": ("conv2",),
+    "skip_connection": ("conv_shortcut",),
 }
 _ATTENTION = {
     "qkv": ("to_q", "to_k", "to_v"),
@@ -57,15 +49,13 @@ def to_diffusers(model: GlideModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The UNet's config and state dict as diffusers has them; the tensors are the same numbers."""
     state, heads = model.unet.state_dict(), model.config.unet.num_head_channels
     converted: dict[str, Tensor] = {}
-    for layer in layers(model.config.unet):
+    for ours, theirs in layers(model.config.unet):
         for suffix in (".weight", ".bias"):
-            value = state.get(layer.ours + suffix)
-            if value is None:
+            if (value := state.get(ours + suffix)) is None:
                 continue  # a skip connection that is the identity
-            if layer.kernel and suffix == ".weight":
+            if value.ndim == 3:  # OpenAI's projections are convolutions with a kernel of 1
                 value = value[..., 0]
-            pieces = _split(value, len(layer.theirs), heads)
-            for name, piece in zip(layer.theirs, pieces, strict=True):
+            for name, piece in zip(theirs, _split(value, len(theirs), heads), strict=True):
                 converted[name + suffix] = piece
     return diffusers_config(model.config), converted
 
@@ -78,24 +68,24 @@ def from_diffusers(state: Mapping[str, Tensor], model: GlideModel) -> GlideModel
     """
     check_tensors(state, to_diffusers(model)[1], "The diffusers UNet")
     merged = {key: value.clone() for key, value in model.openai_state_dict().items()}
-    for layer in layers(model.config.unet):
-        for suffix in (".weight", ".bias"):
-            if (key := layer.ours + suffix) in merged:
-                pieces = [state[name + suffix] for name in layer.theirs]
-                value = fuse(pieces, model.config.unet.num_head_channels)
-                merged[key] = value[..., None] if layer.kernel and suffix == ".weight" else value
+    for ours, theirs in layers(model.config.unet):
+        for key in (f"{ours}.weight", f"{ours}.bias"):
+            if key in merged:
+                pieces = [state[name + key.removeprefix(ours)] for name in theirs]
+                fused = fuse(pieces, model.config.unet.num_head_channels)
+                merged[key] = fused.view_as(merged[key])
     return model_from_state_dict(merged, model.config, where="The diffusers UNet")
 
 
 def diffusers_config(config: GlideConfig) -> dict[str, Any]:
-    """The keyword arguments of `UNet2DConditionModel` that make it GLIDE's UNet."""
+    """The keyword arguments of `UNet2DConditionModel`, besides defaults, that make it GLIDE's."""
     unet = config.unet
     if unet.channel_mult[0] != 1 or unet.patch_size != 1 or unet.coord_channels or unet.sigma_data:
         raise GlideError(
             "This UNet has no counterpart in diffusers. Expected a channel_mult that begins with "
             "1, and no patch_size, coord_channels or sigma_data, which the bundled models have."
         )
-    attended = [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]
+    attended = _attended(unet)
     return {
         "sample_size": unet.image_size,
         "in_channels": config.in_channels,
@@ -109,64 +99,57 @@ def diffusers_config(config: GlideConfig) -> dict[str, Any]:
         "attention_head_dim": unet.num_head_channels,  # for these blocks: the width of a head
         "resnet_time_scale_shift": "scale_shift",
         "class_embed_type": "identity",  # class_labels are added to the time embedding
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "act_fn": "silu",
         "norm_num_groups": unet.norm_groups,
-        "norm_eps": 1e-5,
-        "only_cross_attention": False,
-        "center_input_sample": False,
         "dropout": unet.dropout,
     }
 
 
-def layers(unet: UNetConfig) -> Iterator[Layer]:
-    """Every layer of a UNet that may hold a weight and a bias."""
-    for ours, theirs in _ENDS.items():
-        yield Layer(ours, (theirs,), False)
+def layers(unet: UNetConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Layers that may hold a weight and a bias: OpenAI's name, diffusers' names of its parts."""
+    yield from _ENDS.items()
     for ours, theirs in _blocks(unet):
-        if ".attentions." in theirs:
-            for name, parts in _ATTENTION.items():
-                names = tuple(f"{theirs}.{part}" for part in parts)
-                yield Layer(f"{ours}.{name}", names, name != "norm")
-        else:
-            for a, b in _RES.items():
-                yield Layer(f"{ours}.{a}", (f"{theirs}.{b}",), False)
+        inside = _ATTENTION if ".attentions." in theirs else _RES
+        for name, parts in inside.items():
+            yield f"{ours}.{name}", tuple(f"{theirs}.{part}" for part in parts)
 
 
 def _blocks(unet: UNetConfig) -> Iterator[tuple[str, str]]:
     """Pairs of names (OpenAI's, diffusers') of the residual and attention blocks."""
-    levels, count = len(unet.channel_mult), unet.num_res_blocks
-    attended = [2**level in unet.attention_factors for level in range(levels)]
-    for level in range(levels):
+    attended, count = _attended(unet), unet.num_res_blocks
+    for level, has_attention in enumerate(attended):
         theirs = f"down_blocks.{level}"
+        first = 1 + level * (count + 1)
         for i in range(count):
-            ours = f"input_blocks.{1 + level * (count + 1) + i}"
-            yield f"{ours}.0", f"{theirs}.resnets.{i}"
-            if attended[level]:
-                yield f"{ours}.1", f"{theirs}.attentions.{i}"
-        if level < levels - 1:
-            yield f"input_blocks.{(level + 1) * (count + 1)}.0", f"{theirs}.downsamplers.0"
+            yield f"input_blocks.{first + i}.0", f"{theirs}.resnets.{i}"
+            if has_attention:
+                yield f"input_blocks.{first + i}.1", f"{theirs}.attentions.{i}"
+        if level < len(attended) - 1:
+            yield f"input_blocks.{first + count}.0", f"{theirs}.downsamplers.0"
     yield "middle_block.0", "mid_block.resnets.0"
     yield "middle_block.1", "mid_block.attentions.0"
     yield "middle_block.2", "mid_block.resnets.1"
-    for block, level in enumerate(reversed(range(levels))):
-        theirs = f"up_blocks.{block}"
+    for level, has_attention in enumerate(reversed(attended)):
+        theirs = f"up_blocks.{level}"
         for i in range(count + 1):
-            ours = f"output_blocks.{block * (count + 1) + i}"
+            ours = f"output_blocks.{level * (count + 1) + i}"
             yield f"{ours}.0", f"{theirs}.resnets.{i}"
-            if attended[level]:
+            if has_attention:
                 yield f"{ours}.1", f"{theirs}.attentions.{i}"
-        if level:
-            yield f"{ours}.{1 + attended[level]}", f"{theirs}.upsamplers.0"
+        if level < len(attended) - 1:
+            yield f"{ours}.{1 + has_attention}", f"{theirs}.upsamplers.0"
 
 
-def _split(value: Tensor, parts: int, head_channels: int) -> list[Tensor]:
+def _attended(unet: UNetConfig) -> list[bool]:
+    """Whether each level has attention."""
+    return [2**level in unet.attention_factors for level in range(len(unet.channel_mult))]
+
+
+def _split(value: Tensor, parts: int, head_channels: int) -> Sequence[Tensor]:
     """[heads * parts * d, ...] interleaved per head to `parts` tensors [heads * d, ...]."""
     if parts == 1:
         return [value]
     split = value.reshape(-1, parts, head_channels, *value.shape[1:])
-    return [split[:, i].flatten(0, 1).contiguous() for i in range(parts)]
+    return [part.flatten(0, 1) for part in split.unbind(1)]
 
 
 def fuse(pieces: Sequence[Tensor], head_channels: int) -> Tensor:

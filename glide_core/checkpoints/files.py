@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -41,7 +41,6 @@ _STORED = (
 _RUN = {"config", "model_config", "step", "ema"}  # what `glide train` writes into checkpoint.pt
 
 Shape = tuple[int, ...]
-Format = Literal["safetensors", "zip", "pickle"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,11 @@ class TensorFile:
         return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
 
 
-def read_shapes(path: Path | str) -> TensorFile:
-    """Read names, shapes and metadata alone: the tensors are on the meta device."""
-    return read_tensors(path, meta=True)
-
-
 @torch.inference_mode(False)  # a tensor made in inference mode can take no gradient
 def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
     """Map a file's tensors into memory in their stored dtype; nothing pickled is executed.
 
+    meta: read names, shapes and metadata alone; the tensors are on the meta device.
     A nested state dict is taken out and prefixes of training programs are removed (`_WRAPPERS`,
     `_PREFIXES`). Of a training run's checkpoint.pt the averaged weights are read, with the config
     as metadata. GlideError for a file that is missing, damaged, not a checkpoint, or that carries
@@ -73,30 +68,18 @@ def read_tensors(path: Path | str, *, meta: bool = False) -> TensorFile:
     """
     path = Path(path)
     file_format = _format(path)
-    try:
+    with as_glide_error(
+        f"{path} is damaged or was cut short, at {path.stat().st_size:,} bytes (delete it and "
+        "download or export it again)"
+    ):  # of a damaged pickle anything comes: TypeError, struct.error, ...
         if file_format == "safetensors":
             found = _read_safetensors(path, meta)
         else:
-            content = _unpickle(path, file_format, meta)
-            found = _of_run(path, content) or TensorFile(path, _state_dict(path, content))
+            found = _read_pickle(path, file_format == "zip", meta)
         _check_sizes(found, meta)
-        # empty tensors are marks, such as ComfyUI's "v_pred"
-        tensors = {key: tensor for key, tensor in found.tensors.items() if tensor.numel()}
+        # empty tensors are marks, such as ComfyUI's "v_pred"; torch's AveragedModel has a counter
+        tensors = {k: t for k, t in found.tensors.items() if t.numel() and k != "n_averaged"}
         return TensorFile(path, _without_prefixes(tensors), found.metadata)
-    except GlideError:
-        raise
-    except Exception as error:  # of a damaged pickle anything comes: TypeError, struct.error, ...
-        if is_out_of_memory(error):
-            raise GlideError(f"out of memory: {path} does not fit.") from error
-        if isinstance(error, pickle.UnpicklingError) and "truncated" not in str(error):
-            raise GlideError(
-                f"{path} is refused: it holds pickled Python objects, which could run any code. "
-                "Expected safetensors, or a dict of tensors as OpenAI released."
-            ) from error
-        raise GlideError(
-            f"{path} is damaged or was cut short, at {path.stat().st_size:,} bytes "
-            f"({shorten(error, 150)}): delete it and download or export it again."
-        ) from error
 
 
 def write_tensors(
@@ -118,8 +101,8 @@ def write_tensors(
     return path
 
 
-def _format(path: Path) -> Format:
-    """Detect the format from the first bytes; the ending of a name proves nothing."""
+def _format(path: Path) -> str:
+    """Tell "safetensors", "zip" and "pickle" by the first bytes; a name's ending proves nothing."""
     with as_glide_error(f"{shorten(path, 200)} cannot be read", (OSError, ValueError)):
         if str(path) != str(path).encode(errors="ignore").decode():
             raise OSError("its name is not UTF-8, rename it or its folder")
@@ -160,52 +143,51 @@ def _read_safetensors(path: Path, meta: bool) -> TensorFile:
     return TensorFile(path, tensors, metadata)
 
 
-def _unpickle(path: Path, file_format: Format, meta: bool) -> Any:
-    mapped = file_format == "zip"
-    if mapped:
+def _read_pickle(path: Path, zipped: bool, meta: bool) -> TensorFile:
+    if zipped:
         with zipfile.ZipFile(path) as archive:  # the directory of a zip is at its end
             compressed = [i for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
         if compressed:  # torch never compresses; unpacking could fill the memory
             raise GlideError(f"{path} is a compressed zip archive. Expected one as torch.save's.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that are refused anyway
-        return torch.load(
-            path, map_location="meta" if meta else "cpu", weights_only=True, mmap=mapped
+        try:
+            content = torch.load(
+                path, map_location="meta" if meta else "cpu", weights_only=True, mmap=zipped
+            )
+        except Exception as error:
+            if is_out_of_memory(error):  # a damaged file claims any size
+                raise GlideError(f"out of memory: {path} does not fit.") from error
+            if not isinstance(error, pickle.UnpicklingError) or "truncated" in str(error):
+                raise
+            raise GlideError(
+                f"{path} is refused: it holds pickled Python objects, which could run any code. "
+                "Expected safetensors, or a dict of tensors as OpenAI released."
+            ) from error
+    tensors = _unwrapped(content)
+    if tensors is None:
+        what = type(content).__name__
+        if isinstance(content, Mapping) and content:
+            key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
+            what = f"{type(value).__name__} under {shorten(repr(key))}"
+        raise GlideError(
+            f"{path} holds a {what}. Expected a state dict: tensors by name and nothing else."
         )
-
-
-def _of_run(path: Path, content: Any) -> TensorFile | None:
-    """The averaged weights and the config in a training run's checkpoint.pt; None for others."""
-    if not isinstance(content, Mapping) or not content.keys() >= _RUN:
-        return None
-    config, weights = content["model_config"], content["ema"]
-    if not isinstance(config, str) or _unwrapped(weights, 0) is None:
-        return None
+    config = content["model_config"] if content.keys() >= _RUN else None
+    if not isinstance(config, str):
+        return TensorFile(path, tensors)
     if content["config"].get("lora"):
         raise GlideError(
             f"{path} holds a LoRA and not the model under it. Expected a whole model: start from "
             "the model that it was trained from."
         )
     if '"glide_config"' in config:  # a GlideModel's names, without its two parts
-        weights = {key.partition(".")[2]: tensor for key, tensor in weights.items()}
-    return TensorFile(path, weights, {METADATA_KEY: config})
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """The state dict in what was pickled; GlideError when there is none."""
-    found = _unwrapped(content)
-    if found is not None:
-        return found
-    what = type(content).__name__
-    if isinstance(content, Mapping) and content:
-        key, value = next((k, v) for k, v in content.items() if not _is_named_tensor(k, v))
-        what = f"{type(value).__name__} under {shorten(repr(key))}"
-    raise GlideError(
-        f"{path} holds a {what}. Expected a state dict, which is tensors by name and nothing else."
-    )
+        tensors = {key.partition(".")[2]: tensor for key, tensor in tensors.items()}
+    return TensorFile(path, tensors, {METADATA_KEY: config})
 
 
 def _unwrapped(content: Any, depth: int = 4) -> dict[str, Tensor] | None:
+    """The state dict in what was pickled."""
     if not isinstance(content, Mapping) or not content or depth < 0:
         return None
     if all(_is_named_tensor(key, value) for key, value in content.items()):
@@ -239,34 +221,29 @@ def _check_sizes(file: TensorFile, meta: bool) -> None:
             )
 
 
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that all names have, and the counter of torch's AveragedModel."""
-    named = dict(tensors)
-    others = named.keys() - {"n_averaged"}
-    if len(others) == len(named) - 1 and all(key.startswith("module.") for key in others):
-        del named["n_averaged"]
-    while named:
-        common = [p for p in _PREFIXES if all(key.startswith(p) for key in named)]
-        if not common:
-            break
-        named = {key.removeprefix(common[0]): tensor for key, tensor in named.items()}
-    return named
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that all names have."""
+    for prefix in _PREFIXES:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            return _without_prefixes({k.removeprefix(prefix): t for k, t in tensors.items()})
+    return tensors
 
 
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:
     """Refuse a state dict whose names and shapes are not the expected ones; list what differs."""
-    shared = expected.keys() & tensors.keys()
-    wrong = [key for key in shared if tensors[key].shape != expected[key].shape]
+    shared = {key: (tensors[key], expected[key]) for key in expected.keys() & tensors.keys()}
     found: dict[str, Collection[str]] = {
         "missing": expected.keys() - tensors.keys(),
         "not part of the model": tensors.keys() - expected.keys(),
         "of another shape": [
-            f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}" for key in wrong
+            f"{key} is {list(tensor.shape)}, not {list(like.shape)}"
+            for key, (tensor, like) in shared.items()
+            if tensor.shape != like.shape
         ],
         "of a dtype that is not supported": [
-            f"{key} ({tensors[key].dtype})" for key in shared if tensors[key].dtype not in _STORED
+            f"{key} ({t.dtype})" for key, (t, _) in shared.items() if t.dtype not in _STORED
         ],
     }
     faults = [

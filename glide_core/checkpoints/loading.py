@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from glide_core.checkpoints.detect import config_of, detect_model_type
+from glide_core.checkpoints.detect import ModelType, config_of, detect_model_type
 from glide_core.checkpoints.files import (
     METADATA_KEY,
     TensorFile,
     check_finite,
     check_tensors,
-    read_shapes,
     read_tensors,
     write_tensors,
 )
@@ -35,7 +33,7 @@ from glide_core.models.noisy_clip import Affine, NoisyClip
 
 PathLike = Path | str
 
-_TEXT_FIELDS = ("n_vocab", "context_length", "text_width", "text_heads", "text_layers", "tokenizer")
+_Model = TypeVar("_Model", GlideModel, NoisyClip)
 _NAMES = {
     "glide": "a GLIDE model",
     "clip": "a noisy CLIP",
@@ -46,12 +44,12 @@ _NAMES = {
 
 def inspect(path: PathLike) -> GlideConfig | ClipConfig:
     """Read the config of a GLIDE model or noisy CLIP without its weights; GlideError for others."""
-    return config_of(read_shapes(path))
+    return config_of(read_tensors(path, meta=True))
 
 
 def kind_of(path: PathLike) -> str:
     """Return the kind of model in a file, as the catalog names it."""
-    file = read_shapes(path)
+    file = read_tensors(path, meta=True)
     config = config_of(file)
     return config.kind if isinstance(config, GlideConfig) else detect_model_type(file)
 
@@ -90,14 +88,16 @@ def load_model(
     return _finished(model, dtype, str(path))
 
 
-def add_mask_channel(tensors: Mapping[str, Tensor], config: GlideConfig) -> Mapping[str, Tensor]:
+def add_mask_channel(
+    tensors: Mapping[str, Tensor], config: GlideConfig | ClipConfig
+) -> Mapping[str, Tensor]:
     """Give an inpainting model that takes x and the masked image but no mask a mask channel of
     zeros, so that its output stays the same; other models are returned as they are."""
-    key, folded = "input_blocks.0.0.weight", config.unet.patch_size**2
-    weight = tensors.get(key)
-    if not config.is_inpaint or weight is None or weight.ndim != 4:
+    weight = tensors.get(key := "input_blocks.0.0.weight")
+    if weight is None or weight.ndim != 4 or isinstance(config, ClipConfig):
         return tensors
-    if config.first_channels - weight.shape[1] != folded:
+    folded = config.unet.patch_size**2
+    if not config.is_inpaint or config.first_channels - weight.shape[1] != folded:
         return tensors
     known = 2 * config.unet.channels * folded  # x, then the masked image, then the mask
     mask = weight.new_zeros(weight.shape[0], folded, *weight.shape[2:])
@@ -131,25 +131,23 @@ def _assembled(
     # a file's float16 tensors are quantized as they are, without a float32 copy of all of them
     half = all(tensor.dtype == torch.float16 for tensor in tensors.values())
     first = (torch.float16 if half else torch.float32) if int8 else dtype
-    with _Uninitialised(), torch.device("meta"):
-        model = GlideModel(config).use_dtype(first)
+    model: GlideModel = _on_meta(config).use_dtype(first)
+    model.load_openai_state_dict(_prepared(tensors, model, device, where), assign=True)
     if not int8 and (torch.device(device).type == "cpu" or dtype != torch.float32):
         # what convolutions take: otherwise they reorder every weight at every step
         model = model.to(memory_format=torch.channels_last)
-    expected = model.openai_state_dict()
-    # int8 is checked afterwards: to read all of a mapped file now would keep it in memory
-    ready = _prepared(tensors, expected, device, where, finite=not int8)
-    model.load_openai_state_dict(ready, assign=True)
     return model
 
 
 @torch.inference_mode(False)
-def _finished(model: GlideModel, dtype: torch.dtype, where: str) -> GlideModel:
-    """Quantize and check an int8 model; freeze every model, in eval mode."""
-    if dtype == torch.int8:
+def _finished(model: _Model, dtype: torch.dtype, where: str) -> _Model:
+    """Quantize an int8 model; check and freeze every model, in eval mode."""
+    if isinstance(model, GlideModel) and dtype == torch.int8:
         model.use_dtype(dtype)
-        for key, tensor in model.state_dict().items():  # a weight's scale is its largest value
-            check_finite(key, tensor, where)
+    # after quantization, where a weight's scale is its largest value: to read all of a mapped file
+    # before would keep it in memory
+    for key, tensor in model.state_dict().items():
+        check_finite(key, tensor, where)
     return model.requires_grad_(False).eval()
 
 
@@ -166,42 +164,34 @@ def load_clip(
         gradient of a guide needs.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
-    tensors, config, where = _clip_tensors([read_tensors(path) for path in given])
-    with _Uninitialised(), torch.device("meta"):
-        clip = NoisyClip(config).float()  # whatever the default dtype is
+    file = _joined([read_tensors(path) for path in given], "clip")
+    clip: NoisyClip = _on_meta(config_of(file)).float()  # whatever the default dtype is
     for module in clip.modules():
         if isinstance(module, Affine):
             module.to(torch.float32 if dtype == torch.int8 else dtype)
-    clip.load_state_dict(_prepared(tensors, clip.state_dict(), device, where), assign=True)
-    return clip.requires_grad_(False).eval()
+    clip.load_state_dict(_prepared(file.tensors, clip, device, str(file.path)), assign=True)
+    return _finished(clip, dtype, str(file.path))
 
 
-def _clip_tensors(files: Sequence[TensorFile]) -> tuple[dict[str, Tensor], ClipConfig, str]:
-    """Join a noisy CLIP's files to one state dict (`image.`, `text.`), with config and name."""
-    where = " and ".join(str(file.path) for file in files)
+def _joined(files: Sequence[TensorFile], *whole: ModelType) -> TensorFile:
+    """One file of a type in `whole`, or a CLIP's two as one with the names `image.*`, `text.*`."""
     parts = {detect_model_type(file): file for file in files}
-    configs: dict[str, Any] = {found: config_of(file) for found, file in parts.items()}
-    if len(files) == 1 and "clip" in parts:
-        return dict(files[0].tensors), configs["clip"], where
+    if len(files) == 1 and not parts.keys().isdisjoint(whole):
+        return files[0]
+    where = " and ".join(str(file.path) for file in files)
     if set(parts) != {"clip-image", "clip-text"} or len(files) != 2:
         raise GlideError(
             f"{where} is {' and '.join(_NAMES[found] for found in parts)}. Expected a noisy CLIP: "
             "one safetensors with both encoders, or OpenAI's clip_image_enc.pt and "
             "clip_text_enc.pt together."
         )
-    seen, read = configs["clip-image"], configs["clip-text"]
-    if seen.embedding != read.embedding:
-        raise GlideError(
-            f"{where} give {seen.embedding} and {read.embedding} features: they are halves of "
-            "different models."
-        )
-    config = replace(seen, **{name: getattr(read, name) for name in _TEXT_FIELDS})
-    joined = {
-        f"{found.removeprefix('clip-')}.{key}": tensor
-        for found, file in parts.items()
-        for key, tensor in file.tensors.items()
-    }
-    return joined, config, where
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for found, file in parts.items():
+        half = found.removeprefix("clip-")
+        tensors |= {f"{half}.{key}": tensor for key, tensor in file.tensors.items()}
+        metadata |= file.metadata
+    return TensorFile(Path(where), tensors, metadata)
 
 
 def save_model(
@@ -215,9 +205,8 @@ def save_model(
 
     metadata: further entries (author, licence, ...), text by name.
     """
-    tensors = model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
     stored = {**(metadata or {}), METADATA_KEY: model.config.to_json()}
-    return write_tensors(tensors, path, stored, dtype)
+    return write_tensors(_state(model), path, stored, dtype)
 
 
 def convert(
@@ -238,17 +227,23 @@ def convert(
     given = [paths] if isinstance(paths, (str, Path)) else paths
     target = Path(destination or f"{os.path.splitext(Path(given[0]))[0]}.safetensors")
     check_new(target)
-    files = [read_tensors(path) for path in given]
-    config, where = config_of(files[0], kind, schedule), str(given[0])
-    with _Uninitialised(), torch.device("meta"):
-        if isinstance(config, GlideConfig) and len(files) == 1:
-            tensors = add_mask_channel(files[0].tensors, config)
-            expected = GlideModel(config).openai_state_dict()
-        else:
-            tensors, config, where = _clip_tensors(files)
-            expected = NoisyClip(config).state_dict()
-    check_tensors(tensors, expected, where)
+    file = _joined([read_tensors(path) for path in given], "glide", "clip")
+    config = config_of(file, kind, schedule)
+    tensors = add_mask_channel(file.tensors, config)
+    check_tensors(tensors, _state(_on_meta(config)), str(file.path))
     return write_tensors(tensors, target, {METADATA_KEY: config.to_json()}, dtype)
+
+
+def _state(model: GlideModel | NoisyClip) -> dict[str, Tensor]:
+    """A model's tensors under the names that files have."""
+    return model.state_dict() if isinstance(model, NoisyClip) else model.openai_state_dict()
+
+
+def _on_meta(config: GlideConfig | ClipConfig) -> Any:
+    """A GlideModel or NoisyClip without memory for its weights."""
+    made: Any = GlideModel if isinstance(config, GlideConfig) else NoisyClip
+    with _Uninitialised(), torch.device("meta"):
+        return made(config)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -265,22 +260,15 @@ class _Uninitialised(TorchFunctionMode):
 
 def _prepared(
     tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
+    model: GlideModel | NoisyClip,
     device: torch.device | str,
     where: str,
-    *,
-    finite: bool = True,
 ) -> dict[str, Tensor]:
-    """Check tensors, and bring each to its expected dtype and device."""
+    """Check tensors, and bring each to `device` and the dtype that it has in the model."""
+    expected, ready = _state(model), {}
     check_tensors(tensors, expected, where)
-    ready = {}
     for key, like in expected.items():
         tensor = tensors[key].to(device=device, dtype=like.dtype)
-        if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        if tensor.is_inference():
-            tensor = tensor.clone()  # we are outside inference mode: the copy is a plain tensor
-        if finite:
-            check_finite(key, tensor, where)
-        ready[key] = tensor
+        # we are outside inference mode: a copy is a plain tensor
+        ready[key] = tensor.clone() if tensor.is_inference() else tensor
     return ready

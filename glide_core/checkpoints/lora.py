@@ -14,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +46,6 @@ Pair = tuple[Tensor, Tensor]  # down [rank, in, ...] and up [out, rank, ...], al
 log = logging.getLogger("glide")
 
 
-@dataclass(frozen=True)
-class LoraInfo:
-    """What a LoRA was trained for, kept as JSON in its metadata."""
-
-    rank: int
-    alpha: float
-    kind: str  # of the model, as in GlideConfig
-    prediction_type: str
-    tokenizer: str
-    base: str  # name of the file that it was trained from
-    fingerprint: str  # of the model that it was trained from
-
-    @staticmethod
-    def of(model: GlideModel, rank: int, alpha: float, base: str) -> LoraInfo:
-        c = model.config
-        return LoraInfo(
-            rank, alpha, c.kind, c.schedule.prediction_type, c.tokenizer, base, fingerprint(model)
-        )
-
-
 def fingerprint(model: GlideModel) -> str:
     """Hash the output layer, which no LoRA changes, to identify a model: 16 hexadecimal digits."""
     head = model.unet.get_parameter("out.2.weight").detach().cpu().half().contiguous()
@@ -85,22 +63,35 @@ def lora_key(module: str) -> str:
 def save_lora(
     layers: Mapping[str, Pair],
     path: Path | str,
-    info: LoraInfo,
+    model: GlideModel,
+    alpha: float,
+    base: str,
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a LoRA atomically.
+    """Write a LoRA atomically, with what it was trained for as JSON in its metadata.
 
     layers: (down [rank, in, ...], up [out, rank, ...]) by the layers' names in a GlideModel.
+    model, base: the model that it was trained from, and the name of its file.
     """
+    rank = len(next(iter(layers.values()))[0])
+    info = {**_trained_for(model), "rank": rank, "alpha": alpha, "base": base}
     stored = {
         **(metadata or {}),
-        METADATA_KEY: json.dumps(asdict(info), sort_keys=True),
-        "ss_network_dim": str(info.rank),
-        "ss_network_alpha": str(info.alpha),
-        "ss_sd_model_name": info.base,
+        METADATA_KEY: json.dumps(info, sort_keys=True),
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "ss_sd_model_name": base,
     }
-    return write_tensors(_tensors(layers, info.alpha), path, stored)
+    named = {lora_key(name): pair for name, pair in layers.items()}
+    return write_tensors(_tensors(named, alpha), path, stored)
+
+
+def _trained_for(model: GlideModel) -> dict[str, str]:
+    c = model.config
+    prediction = c.schedule.prediction_type
+    fields = {"kind": c.kind, "prediction_type": prediction, "tokenizer": c.tokenizer}
+    return {**fields, "fingerprint": fingerprint(model)}
 
 
 @torch.no_grad()
@@ -116,9 +107,7 @@ def apply_lora(model: GlideModel, path: Path | str, strength: float = 1.0) -> Gl
         raise GlideError(f"the LoRA's strength is {short(strength)}: expected -1000 to 1000")
     file = read_tensors(path)
     changes = _read_pairs(file)
-    theirs = _from_diffusers(changes, model.config.unet)
-    if theirs is not None:
-        changes = {lora_key(name): pair for name, pair in theirs.items()}
+    changes = _from_diffusers(changes, model.config.unet) or changes
     _check_info(model, file)
     layers = {lora_key(n): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     for key, (down, up) in changes.items():  # before any weight changes
@@ -165,8 +154,8 @@ def convert_lora(config: GlideConfig, path: Path | str, destination: Path | str)
 def _tensors(layers: Mapping[str, Pair], alpha: float | None = None) -> dict[str, Tensor]:
     """A file's tensors; alpha None: of the rank, as the scale is inside `up` already."""
     tensors: dict[str, Tensor] = {}
-    for module, (down, up) in layers.items():
-        key, own = lora_key(module), torch.tensor(float(len(down)) if alpha is None else alpha)
+    for key, (down, up) in layers.items():
+        own = torch.tensor(float(len(down)) if alpha is None else alpha)
         tensors |= {key + _DOWN: down, key + _UP: up, key + _ALPHA: own}
     return tensors
 
@@ -175,18 +164,17 @@ def _check_info(model: GlideModel, file: TensorFile) -> None:
     stored = file.metadata.get(METADATA_KEY)
     if stored is None:  # from another trainer: the layers alone must fit
         return
+    this = _trained_for(model)
     with as_glide_error(f"{file.path} carries metadata that cannot be read"):
-        info = LoraInfo(**json.loads(stored))
-    this = LoraInfo.of(model, info.rank, info.alpha, info.base)
-    for name in ("prediction_type", "tokenizer"):
-        theirs, ours = getattr(info, name), getattr(this, name)
-        if theirs != ours:
-            raise GlideError(
-                f"{file.path} was trained from {short(info.base)}, whose {name.replace('_', ' ')} "
-                f"is {shorten(theirs)}; this one's is {ours}."
-            )
-    if info.fingerprint != this.fingerprint:
-        log.warning("%s was trained from other weights (%s)", file.path, shorten(info.base))
+        info = json.loads(stored)
+        for name in ("prediction_type", "tokenizer"):
+            if info[name] != this[name]:
+                raise GlideError(
+                    f"{file.path} was trained from {short(info['base'])} with the {name} "
+                    f"{shorten(info[name])}. Expected this model's, {this[name]}."
+                )
+        if info["fingerprint"] != this["fingerprint"]:
+            log.warning("%s was trained from other weights (%s)", file.path, shorten(info["base"]))
 
 
 def _read_pairs(file: TensorFile) -> dict[str, Pair]:
@@ -209,7 +197,9 @@ def _read_pairs(file: TensorFile) -> dict[str, Pair]:
             if name == key or up is None or min(down.ndim, up.ndim) < 2:
                 continue
             if down.is_floating_point() and up.is_floating_point():
-                scale = _scale(tensors, name, len(down), common)
+                alpha = tensors.get(name + _ALPHA, common)
+                with as_glide_error(f"{file.path}: the alpha of {name} is not one number"):
+                    scale = 1.0 if alpha is None else float(alpha) / len(down)
                 pairs[name] = down.float(), up.float() * scale
     if not pairs or 2 * len(pairs) + alphas != len(tensors):
         raise GlideError(
@@ -221,7 +211,7 @@ def _read_pairs(file: TensorFile) -> dict[str, Pair]:
 
 def _file_alpha(file: TensorFile) -> float | None:
     """The alpha of a LoRA whose layers have none of their own, from the metadata or from peft's
-    adapter_config.json beside the file; None without either. GlideError: not a finite number.
+    adapter_config.json beside the file; None without either. GlideError: not a number.
     """
     beside = file.path.with_name("adapter_config.json")
     fields: dict[str, Any] = {}
@@ -230,65 +220,37 @@ def _file_alpha(file: TensorFile) -> float | None:
             fields |= json.loads(beside.read_text(encoding="utf-8"))
         fields |= json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
         fields |= file.metadata
-        alpha = next((float(fields[name]) for name in _ALPHAS if name in fields), None)
-        if alpha is not None and not math.isfinite(alpha):
-            raise ValueError(f"{alpha} is not a finite number")
-    return alpha
-
-
-def _scale(tensors: Mapping[str, Tensor], name: str, rank: int, default: float | None) -> float:
-    """alpha / rank of one layer; 1 without an alpha. GlideError for one that is not a number."""
-    alpha = tensors.get(name + _ALPHA, default)
-    if isinstance(alpha, Tensor) and not (
-        alpha.numel() == 1 and not alpha.is_complex() and math.isfinite(float(alpha))
-    ):
-        raise GlideError(
-            f"The LoRA's {name}{_ALPHA} has the shape {list(alpha.shape)} or is not finite. "
-            "Expected one finite number."
-        )
-    return 1.0 if alpha is None else float(alpha) / rank
+        return next((float(fields[name]) for name in _ALPHAS if name in fields), None)
 
 
 def _from_diffusers(pairs: Mapping[str, Pair], unet: UNetConfig) -> dict[str, Pair] | None:
-    """Give changes by the names of a GlideModel's layers ("unet.middle_block.0. ...").
+    """Give changes of diffusers' layers by our files' names of the layers that hold them.
 
     None unless all of them are changes of diffusers' layers of this UNet.
     """
-    left = {
-        _flat(name.removeprefix("unet.").removeprefix("lora_unet_")): pair
-        for name, pair in pairs.items()
-    }
+    left = {}
+    for name, pair in pairs.items():
+        left[name.removeprefix("unet.").removeprefix("lora_unet_").replace(".", "_")] = pair
     found: dict[str, Pair] = {}
-    for layer in unet_layers(unet):
-        given = [left.pop(_flat(name), None) for name in layer.theirs]
+    for ours, theirs in unet_layers(unet):
+        given = [left.pop(name.replace(".", "_"), None) for name in theirs]
         if any(given):
-            message = f"The LoRA's changes of {layer.theirs[0]} do not fit this model"
+            message = f"The LoRA's changes of {theirs[0]} do not fit this model"
             with as_glide_error(message, (RuntimeError, IndexError)):
-                fused = _fused(given, unet.num_head_channels, layer.kernel)
-            found[f"unet.{layer.ours}"] = fused
+                down, up = _fused(given, unet.num_head_channels)
+                if ".attentions." in theirs[0]:  # a convolution with a kernel of 1
+                    down, up = down.reshape(*down.shape[:2], 1), up.reshape(*up.shape[:2], 1)
+                found[lora_key(f"unet.{ours}")] = down, up
     return None if left else found
 
 
-def _fused(given: Sequence[Pair | None], head_channels: int, kernel: bool) -> Pair:
+def _fused(given: Sequence[Pair | None], head_channels: int) -> Pair:
     """One change of a fused layer: every part's ranks, acting on that part's rows alone."""
     there = [pair for pair in given if pair is not None]
-    down, up = there[0]
-    if len(given) > 1:
-        down = torch.cat([pair[0] for pair in there])
-        rows = []
-        first = 0
-        for pair in given:
-            row = up.new_zeros(len(up), len(down))
-            if pair is not None:
-                rank = pair[1].shape[1]
-                row[:, first : first + rank] = pair[1]
-                first += rank
-            rows.append(row)
-        up = fuse(rows, head_channels)
-    if kernel:  # OpenAI's projections are convolutions with a kernel of 1
-        down, up = down.reshape(*down.shape[:2], 1), up.reshape(*up.shape[:2], 1)
-    return down, up
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
+    if len(given) == 1:
+        return there[0]
+    nothing = there[0][1][:, :0]  # of a part without a change
+    ups = [nothing if pair is None else pair[1] for pair in given]
+    whole: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+    rows = torch.split(whole, [len(up) for up in ups])
+    return torch.cat([down for down, _ in there]), fuse(rows, head_channels)

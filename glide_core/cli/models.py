@@ -110,7 +110,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     import torch
 
     from glide_core.checkpoints.detect import config_of
-    from glide_core.checkpoints.files import read_shapes
+    from glide_core.checkpoints.files import read_tensors
     from glide_core.checkpoints.loading import convert
     from glide_core.config import ScheduleConfig
 
@@ -118,7 +118,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     kind, schedule = arguments.kind, None
     names = ("noise_schedule", "prediction_type")
     if changes := {n: getattr(arguments, n) for n in names if getattr(arguments, n)}:
-        config = config_of(read_shapes(arguments.file[0]), kind)
+        config = config_of(read_tensors(arguments.file[0], meta=True), kind)
         # a noisy CLIP has none, which `convert` says
         schedule = replace(getattr(config, "schedule", ScheduleConfig()), **changes)
     print(convert(arguments.file, arguments.to, dtype=dtype, kind=kind, schedule=schedule))
@@ -137,7 +137,7 @@ def _convert_lora(arguments: argparse.Namespace) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from glide_core.checkpoints.files import read_shapes
+    from glide_core.checkpoints.files import read_tensors
     from glide_core.checkpoints.loading import load_model, save_model
     from glide_core.checkpoints.lora import apply_lora
 
@@ -145,5 +145,5 @@ def _merge(arguments: argparse.Namespace) -> None:
     path = find_model(arguments.base)
     model = apply_lora(load_model(path), user_path(arguments.lora), arguments.strength)
     lora = f"{arguments.lora.name}:{arguments.strength:g}"
-    stored = {**read_shapes(path).metadata, "glide_merged_lora": lora}
+    stored = {**read_tensors(path, meta=True).metadata, "glide_merged_lora": lora}
     print(save_model(model, arguments.to, metadata=stored))

@@ -202,10 +202,10 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start:
         from glide_core.checkpoints.detect import config_of
-        from glide_core.checkpoints.files import read_shapes
+        from glide_core.checkpoints.files import read_tensors
         from glide_core.config import GlideConfig
 
-        files = [read_shapes(path) for path in start]
+        files = [read_tensors(path, meta=True) for path in start]
         found = [config_of(file) for file in files]
         kinds = {one.kind if isinstance(one, GlideConfig) else "clip" for one in found}
         if arguments.job in kinds:

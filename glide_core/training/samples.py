@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from glide_core.checkpoints.files import read_shapes
+from glide_core.checkpoints.files import read_tensors
 from glide_core.config import SamplerConfig
 from glide_core.data.source import Source, open_source
 from glide_core.errors import as_glide_error
@@ -75,7 +75,7 @@ def prior_captions(checkpoint: Path) -> list[str]:
     The vocabulary is JSON with the lists "subjects", "backgrounds" and "styles"; without one there
     are no captions.
     """
-    metadata = read_shapes(checkpoint).metadata.get(VOCABULARY_KEY)
+    metadata = read_tensors(checkpoint, meta=True).metadata.get(VOCABULARY_KEY)
     if not metadata:
         return []
     rng = random.Random(0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from glide_core.checkpoints.loading import save_model
-from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
+from glide_core.checkpoints.lora import fingerprint, save_lora
 from glide_core.config import ClipConfig, GlideConfig
 from glide_core.data.source import Source
 from glide_core.errors import GlideError
@@ -217,8 +217,8 @@ class Trainer:
         metadata = {"glide_training": json.dumps(training, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
-                info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
-                return save_lora(lora.pairs(self.model), path, info, metadata=metadata)
+                alpha, pairs = float(c.lora_alpha or c.lora), lora.pairs(self.model)
+                return save_lora(pairs, path, self.model, alpha, start[0], metadata=metadata)
             return save_model(self.model, path, metadata=metadata)
 
     @contextmanager

@@ -18,6 +18,7 @@ from glide_core.config import (
     CLIP,
     KINDS,
     UPSAMPLER,
+    ClipConfig,
     GlideConfig,
     ScheduleConfig,
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glide_core.checkpoints.loading import load_model
-from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
+from glide_core.checkpoints.lora import apply_lora, save_lora
 from glide_core.sampling import tokenize
 from glide_core.training import lora
 from glide_core.training.config import TrainConfig
@@ -24,7 +24,7 @@ def make_lora(checkpoint: Path, path: Path) -> Path:
     with torch.no_grad():
         for _, up in pairs.values():
             torch.nn.init.normal_(up, std=0.05)
-    return save_lora(pairs, path, LoraInfo.of(model, 2, 4.0, checkpoint.name))
+    return save_lora(pairs, path, model, 4.0, checkpoint.name)
 
 
 def test_lora_loader_patches_what_apply_lora_merges(

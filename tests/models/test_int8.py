@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from glide_core import GlidePipeline, devices
 from glide_core.checkpoints.loading import load_model, model_from_state_dict, save_model
-from glide_core.checkpoints.lora import LoraInfo, apply_lora, save_lora
+from glide_core.checkpoints.lora import apply_lora, save_lora
 from glide_core.cli import main
 from glide_core.config import ModelKind
 from glide_core.errors import GlideError
@@ -175,7 +175,7 @@ def lora_file(model: GlideModel, path: Path) -> Path:
             out, width = module.weight.shape[0], module.weight[0].numel()
             down = torch.randn(2, *module.weight.shape[1:])
             layers[name] = (down / width**0.5, torch.randn(out, 2, *[1] * (down.dim() - 2)) / 4)
-    return save_lora(layers, path, LoraInfo.of(model, 2, 2.0, "tiny"))
+    return save_lora(layers, path, model, 2.0, "tiny")
 
 
 def test_a_lora_is_merged_before_rounding_and_removed_again(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glide_core.checkpoints.detect import config_of
-from glide_core.checkpoints.files import METADATA_KEY, TensorFile, read_shapes, read_tensors
+from glide_core.checkpoints.files import METADATA_KEY, TensorFile, read_tensors
 from glide_core.checkpoints.loading import load_model, model_from_state_dict
 from glide_core.config import GlideConfig, ModelKind
 from glide_core.errors import GlideError
@@ -30,7 +30,7 @@ def saved_extras(config: GlideConfig) -> dict[str, Tensor]:
 
 def load_any(path: Path, kinds: Sequence[ModelKind]) -> GlideModel:
     """Load a GLIDE file, or a GLIDE MODEL that ComfyUI's Save Checkpoint or ModelSave wrote."""
-    if CONFIG_KEY not in read_shapes(path).shapes:
+    if CONFIG_KEY not in read_tensors(path, meta=True).shapes:
         return load_model(path, kinds=kinds)
     found = dict(read_tensors(path).tensors)
     stored = bytes(found.pop(CONFIG_KEY).tolist()).decode()
