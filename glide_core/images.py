@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,13 +28,6 @@ MAX_PIXELS = 50_000_000  # a float32 copy takes 12 bytes a pixel
 SOFT_EDGES = "the mask has soft edges: values from 0.5 up are inpainted, values below are kept"
 
 _MAX_ASPECT = 16  # a thinner image has no shape left at 64 pixels
-
-
-class KeepMask(NamedTuple):
-    """A mask for the models, and whether it had to be rounded."""
-
-    keep: Tensor  # [B, 1, H, W] float32 of 0 and 1, 1 = keep
-    soft: bool  # it had values between 0 and 1 (SOFT_EDGES is the warning)
 
 
 def from_comfy(image: Tensor) -> Tensor:
@@ -62,8 +55,8 @@ def to_comfy(images: Tensor) -> Tensor:
 
 def keep_mask(
     mask: Tensor, size: tuple[int, int] | None = None, batch: int | None = None
-) -> KeepMask:
-    """Convert MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = inpaint, to a keep_mask.
+) -> Tensor:
+    """Convert MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = inpaint, to a keep_mask of 0 and 1.
 
     Rounded at 0.5 first. size: resize to (height, width), see `resize_keep`. batch: the masks are
     repeated in turn. GlideError for other shapes and for NaN.
@@ -78,12 +71,15 @@ def keep_mask(
         )
     if mask.isnan().any():
         raise GlideError("the mask contains NaN: expected values from 0 to 1")
-    inpaint = mask >= 0.5
-    soft = bool((mask != inpaint).any())
-    keep = (~inpaint).float()
+    keep = (mask < 0.5).float()
     if size is not None:
         keep = resize_keep(keep, size)
-    return KeepMask(keep if batch is None else cycle(keep, batch), soft)
+    return keep if batch is None else cycle(keep, batch)
+
+
+def is_soft(mask: Tensor) -> bool:
+    """Whether a MASK has to be rounded (SOFT_EDGES is the warning)."""
+    return bool((mask != (mask >= 0.5)).any())
 
 
 def invert_mask(mask: Tensor) -> Tensor:
@@ -97,6 +93,14 @@ def resize_keep(keep: Tensor, size: tuple[int, int]) -> Tensor:
     if keep.shape[2:] == size:
         return keep
     return -F.adaptive_max_pool2d(-keep, size)
+
+
+def largest_within(values: Tensor, reach: int) -> Tensor:
+    """The largest value of [B, C, H, W] within `reach` pixels, rows first for speed."""
+    height, width = values.shape[2:]
+    tall, wide = min(reach, height - 1), min(reach, width - 1)  # beyond are no pixels
+    rows = F.max_pool2d(values, (1, 2 * wide + 1), stride=1, padding=(0, wide))
+    return F.max_pool2d(rows, (2 * tall + 1, 1), stride=1, padding=(tall, 0))
 
 
 def cycle(values: Tensor, batch: int) -> Tensor:

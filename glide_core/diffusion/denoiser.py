@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +15,6 @@ from glide_core.errors import GlideError
 
 SATURATED_SHARE = 0.5  # of an image's values at or beyond -1 and 1: more is reported
 log = logging.getLogger("glide")
-
-
-class Denoised(NamedTuple):
-    """The result of a denoiser at x_t."""
-
-    x0: Tensor  # [B, C, H, W], the clean estimate
-    model_var_values: Tensor | None  # see Prediction
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,8 @@ class Denoiser:
     cond_fn: ConditionFn | None = None
     clip_guided: bool = True
 
-    def __call__(self, x_t: Tensor, timestep: int, /) -> Denoised:
-        """Estimate x0 from x_t [B, C, H, W] float32."""
+    def __call__(self, x_t: Tensor, timestep: int, /) -> tuple[Tensor, Tensor | None]:
+        """x0 from x_t, both [B, C, H, W] float32, and the model's variance, see `Prediction`."""
         t = batch_of(timestep, x_t)
         eps, model_var_values = self.model(x_t, t)
         tables = self.schedule.full.on(x_t.device)
@@ -56,7 +48,7 @@ class Denoiser:
             x0 = x0 + sigma * tables.sqrt_one_minus_alphas_cumprod[timestep] * gradient
             if self.clip_guided:
                 x0 = self.process(x0)
-        return Denoised(x0, model_var_values)
+        return x0, model_var_values
 
     def process(self, x0: Tensor) -> Tensor:
         """Apply denoised_fn and clipping to an estimate."""

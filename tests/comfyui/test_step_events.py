@@ -12,10 +12,10 @@ from comfyui.every_node import graph
 from comfyui.serving import Run
 from comfyui.tiny import Checkpoints
 from PIL import Image
+from torch.nn.functional import normalize
 
 from glide_core.checkpoints.loading import load_clip
 from glide_core.diffusion.schedule import Schedule
-from glide_core.guidance.clip import normalize
 
 STEPS = 4
 CORE = ("euler", "heun", "dpm_2", "dpmpp_2m_sde", "uni_pc", "lcm", "dpm_adaptive")

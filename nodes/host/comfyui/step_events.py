@@ -23,7 +23,7 @@ from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn, StepInfo
-from glide_core.guidance import add_guides, guidance_strength
+from glide_core.guidance.guides import add_guides, guidance_strength
 
 EVENT = "glide.step"
 # After one guided call in ComfyUI: its arguments, and the x0 that the guide made of "denoised".
