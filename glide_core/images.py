@@ -244,14 +244,9 @@ def levels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).float() / 255
 
 
-def has_alpha(image: Image.Image) -> bool:
-    """Whether a PIL image has transparency of any kind."""
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
 def on_white(image: Image.Image) -> Image.Image:
     """Convert any PIL image to RGB, transparent parts on white."""
-    if has_alpha(image):
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
@@ -300,6 +295,6 @@ def _plain(image: Image.Image) -> Image.Image:
         most = values.max(initial=0)
         scale = 255 if image.mode == "F" and most <= 1 else 1 if most <= 255 else 255 / 65535
         return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-    if has_alpha(image):
+    if image.has_transparency_data:
         return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
