@@ -60,9 +60,7 @@ def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
         log.warning("%s: %s is used", reason, str(auto).removeprefix("torch."))
         return auto
     if name == "float16" and device.type == "cpu":
-        raise GlideError(
-            "float16 is slow on a CPU: expected float32, bfloat16 or int8, or another device"
-        )
+        raise GlideError("float16 is slow on a CPU: expected float32, bfloat16 or int8")
     dtype = auto if name == "auto" else getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype

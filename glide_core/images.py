@@ -66,9 +66,7 @@ def keep_mask(
     if mask.ndim == 3:
         mask = mask[:, None]
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
-        raise GlideError(
-            f"a mask of shape {list(mask.shape)}: expected [(batch, (1,)) height, width]"
-        )
+        raise GlideError(f"a mask of shape {list(mask.shape)}: expected [(batch,) height, width]")
     if mask.isnan().any():
         raise GlideError("the mask contains NaN: expected values from 0 to 1")
     keep = (mask < 0.5).float()
@@ -157,9 +155,7 @@ def fit(images: Tensor, shorter: int) -> Tensor:
     if not isinstance(shorter, int) or not 0 <= shorter <= MAX_SIDE:
         raise GlideError(f"shorter side of {short(shorter)} pixels: expected 0 to {MAX_SIDE}")
     if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise GlideError(
-            f"an image of {width}x{height} is too long and thin: expected at most {_MAX_ASPECT}:1"
-        )
+        raise GlideError(f"{width}x{height} is too long and thin: expected {_MAX_ASPECT}:1 at most")
     scale = shorter / min(height, width) if shorter else 1.0
     sides = [max(1, round(side * scale / 8)) * 8 for side in (height, width)]
     return resize(images, (sides[0], sides[1]))

@@ -26,7 +26,6 @@ from glide_core.errors import GlideError, as_glide_error, shorten
 if TYPE_CHECKING:
     from PIL import Image
 
-_DAY = 24 * 60 * 60.0
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
 
@@ -109,7 +108,7 @@ def _is_stale(path: Path) -> bool:
         if found is None:
             return False
         if found.group(1) != _HOST or os.name != "posix":
-            return time.time() - path.stat().st_mtime > _DAY
+            return time.time() - path.stat().st_mtime > 24 * 60 * 60
         try:
             os.kill(int(found.group(2)), 0)  # signal 0: only asks whether the process exists
         except ProcessLookupError:

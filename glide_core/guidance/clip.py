@@ -83,9 +83,7 @@ def open_clip_guide(
         text = clone_if_inference(F.normalize(text_embedding.detach().float()).to(x_t.device))
         seeds = [seed] * len(x_t) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(x_t):
-            raise GlideError(
-                f"{len(seeds)} cutout seeds for {len(x_t)} images: give one per image, or a number"
-            )
+            raise GlideError(f"{len(seeds)} cutout seeds for {len(x_t)} images: expected as many")
         draws = [seed * 1_000_003 + time for seed, time in zip(seeds, t.tolist(), strict=True)]
 
         def score(x: Tensor) -> Tensor:

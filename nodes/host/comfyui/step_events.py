@@ -2,7 +2,7 @@
 
 One message of the kind EVENT a step and a charted node: {"node", "run", "step", "total", "sigma",
 "similarity", "clip_strength", "cfg_strength"}. similarity is CLIP's mean cosine of the images
-with the text; the strengths are `glide_core.guidance.guidance_strength`, means over the batch;
+with the text; the strengths are `guidance.guides.guidance_strength`, means over the batch;
 null where a guide was not evaluated. `run` tells one sampling run from the next; a step may be sent
 again, by samplers that ask the model twice, and the later message holds.
 
