@@ -20,7 +20,7 @@ from torch import Tensor
 from glide_core.checkpoints.catalog import find_model
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
-from glide_core.guidance import noisy_clip_guide
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.stages import sample_stage
 from recipes.emoji.drawings import Sprites
 from recipes.emoji.scenes import scene_list

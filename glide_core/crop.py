@@ -14,6 +14,7 @@ from glide_core.images import (
     from_comfy,
     invert_mask,
     keep_mask,
+    largest_within,
     resize,
     resize_keep,
     to_comfy,
@@ -54,7 +55,6 @@ class Crop:
     region: Region
     images: tuple[Tensor, ...]  # each [B, 3, S, S] in [-1, 1]
     keep_masks: tuple[Tensor, ...]  # each [B, 1, S, S], 1 = keep
-    soft: bool  # the mask had values between 0 and 1
 
 
 def crop_for_inpainting(
@@ -68,7 +68,7 @@ def crop_for_inpainting(
         raise GlideError(f"context is {context}: expected 0 to 1e6, usually 0.5")
     whole = from_comfy(image)
     batch, _, height, width = whole.shape
-    keep, soft = keep_mask(mask, (height, width), batch)
+    keep = keep_mask(mask, (height, width), batch)
     region = region_around(keep, context)
     if region.side > _MAX_SIDE:
         raise GlideError(f"the mask covers {region.side} pixels: expected at most {_MAX_SIDE}")
@@ -81,7 +81,6 @@ def crop_for_inpainting(
         region=region,
         images=tuple(resize(square, (size, size)) for size in sizes),
         keep_masks=tuple(resize_keep(keep, (size, size)) for size in sizes),
-        soft=soft,
     )
 
 
@@ -124,7 +123,7 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
     image, patch = cycle(image, batch), cycle(patch, batch)
     height, width = image.shape[1:3]
     rows, columns = region.inside(height, width)
-    keep = keep_mask(mask, (height, width), batch).keep[..., rows, columns]
+    keep = keep_mask(mask, (height, width), batch)[..., rows, columns]
     hole = invert_mask(keep).to(image.device)
     left, right, top, bottom = region.margins(height, width)
     old = from_comfy(image[:, rows, columns])
@@ -148,8 +147,7 @@ def stitch(image: Tensor, patch: Tensor, region: Region, mask: Tensor, feather: 
 
 def _mean_shift(old: Tensor, new: Tensor, hole: Tensor) -> Tensor:
     """Shift [B, C, 1, 1] of the new image that equalises mean colours just around the hole."""
-    reach = max(old.shape[-2:]) // 16 * 2 + 1
-    near = _widened(hole, reach) * (1 - hole)
+    near = largest_within(hole, max(old.shape[-2:]) // 16) * (1 - hole)
     count = near.sum(dim=(2, 3), keepdim=True)
     return ((old - new) * near).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
 
@@ -184,14 +182,6 @@ def _blurred(x: Tensor, reach: int) -> Tensor:
     return x
 
 
-def _widened(values: Tensor, reach: int) -> Tensor:
-    """The largest value in a square of `reach` (odd) around each pixel: rows first, for speed."""
-    height, width = values.shape[-2:]
-    tall, wide = min(reach, 2 * height - 1), min(reach, 2 * width - 1)  # wider adds nothing
-    rows = F.max_pool2d(values, (1, wide), stride=1, padding=(0, wide // 2))
-    return F.max_pool2d(rows, (tall, 1), stride=1, padding=(tall // 2, 0))
-
-
 def _feathered(hole: Tensor, feather: int) -> Tensor:
     """Weights [B, 1, H, W]: 0 outside the hole, rising to 1 over `feather` pixels inside it.
 
@@ -200,10 +190,9 @@ def _feathered(hole: Tensor, feather: int) -> Tensor:
     """
     depth, rest = hole.clone(), hole
     for _ in range(2 * feather - 1):
-        rest = 1 - F.max_pool2d(1 - rest, 3, stride=1, padding=1)
+        rest = 1 - largest_within(1 - rest, 1)
         if not rest.any():
             break
         depth = depth + rest
-    reach = 4 * feather + 1
-    local = _widened(depth, reach)  # the hole's depth nearby
+    local = largest_within(depth, 2 * feather)  # the hole's depth nearby
     return (depth / (local / 2).clamp(min=1)).clamp(max=1)

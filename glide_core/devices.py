@@ -26,7 +26,6 @@ log = logging.getLogger("glide")
 
 # what models can compute in
 _COMPUTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8)
-_ROUNDS = 4  # of the timing; the least of them counts
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h of the GNU C library
 
 
@@ -61,9 +60,7 @@ def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
         log.warning("%s: %s is used", reason, str(auto).removeprefix("torch."))
         return auto
     if name == "float16" and device.type == "cpu":
-        raise GlideError(
-            "float16 is slow on a CPU: expected float32, bfloat16 or int8, or another device"
-        )
+        raise GlideError("float16 is slow on a CPU: expected float32, bfloat16 or int8")
     dtype = auto if name == "auto" else getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
@@ -77,20 +74,12 @@ def fastest_dtype() -> torch.dtype:
     """
     dtypes = [torch.float32, torch.bfloat16] + ([] if why_not_int8() else [torch.int8])
     with torch.inference_mode():
-        steps = {dtype: _representative(dtype) for dtype in dtypes}
-        times = dict.fromkeys(dtypes, math.inf)
-        for _ in range(_ROUNDS):
-            for dtype, step in steps.items():
-                times[dtype] = min(times[dtype], timeit.timeit(step, number=1))
-            limit = 2 * min(times.values())
-            steps = {d: step for d, step in steps.items() if times[d] < limit}
-    names = {dtype: str(dtype).removeprefix("torch.") for dtype in dtypes}
-    chosen = min(dtypes, key=lambda dtype: times[dtype])
-    shown = ", ".join(f"{names[dtype]} {1000 * time:.1f} ms" for dtype, time in times.items())
-    log.warning(
-        "fast: %s has the quickest convolutions and matrix products (%s)", names[chosen], shown
-    )
-    return chosen
+        steps = {str(dtype).removeprefix("torch."): _representative(dtype) for dtype in dtypes}
+        times = {n: min(timeit.repeat(step, number=1, repeat=4)) for n, step in steps.items()}
+    name = min(times, key=times.__getitem__)
+    shown = ", ".join(f"{name} {1000 * time:.1f} ms" for name, time in times.items())
+    log.warning("fast: %s has the quickest convolutions and matrix products (%s)", name, shown)
+    return dtypes[list(times).index(name)]
 
 
 def _representative(dtype: torch.dtype) -> Callable[[], object]:
@@ -131,11 +120,6 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int:
     return 2**16
 
 
-@functools.cache
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-
-
 @contextmanager
 def keep_freed_memory(device: torch.device) -> Iterator[None]:
     """Make the GNU C library keep freed memory, and return it at the end.
@@ -144,10 +128,10 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
     the 256x256 upsampler this takes ten times as long as computing its SiLU. Without effect on
     other devices and C libraries.
     """
-    library = _glibc() if device.type == "cpu" else None
-    if library is None:
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
         return
+    library = ctypes.CDLL(None)
     library.malloc_trim(0)  # what loading has left
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)

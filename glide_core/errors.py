@@ -24,7 +24,11 @@ class UsageError(GlideError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, SystemError):  # C code failed without an exception: elsewhere it is a bug
-        return _address_space_is_limited()
+        try:
+            import resource
+        except ImportError:  # Windows
+            return False
+        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     text = str(error).lower()
     signs = (
         "out of memory",
@@ -37,14 +41,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         "can't start new thread",  # its stack does not fit
     )
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
-
-
-def _address_space_is_limited() -> bool:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return False
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def shorten(value: object, length: int = 80) -> str:

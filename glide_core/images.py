@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,13 +28,6 @@ MAX_PIXELS = 50_000_000  # a float32 copy takes 12 bytes a pixel
 SOFT_EDGES = "the mask has soft edges: values from 0.5 up are inpainted, values below are kept"
 
 _MAX_ASPECT = 16  # a thinner image has no shape left at 64 pixels
-
-
-class KeepMask(NamedTuple):
-    """A mask for the models, and whether it had to be rounded."""
-
-    keep: Tensor  # [B, 1, H, W] float32 of 0 and 1, 1 = keep
-    soft: bool  # it had values between 0 and 1 (SOFT_EDGES is the warning)
 
 
 def from_comfy(image: Tensor) -> Tensor:
@@ -62,8 +55,8 @@ def to_comfy(images: Tensor) -> Tensor:
 
 def keep_mask(
     mask: Tensor, size: tuple[int, int] | None = None, batch: int | None = None
-) -> KeepMask:
-    """Convert MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = inpaint, to a keep_mask.
+) -> Tensor:
+    """Convert MASK [H, W], [B, H, W] or [B, 1, H, W], 1 = inpaint, to a keep_mask of 0 and 1.
 
     Rounded at 0.5 first. size: resize to (height, width), see `resize_keep`. batch: the masks are
     repeated in turn. GlideError for other shapes and for NaN.
@@ -73,17 +66,18 @@ def keep_mask(
     if mask.ndim == 3:
         mask = mask[:, None]
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
-        raise GlideError(
-            f"a mask of shape {list(mask.shape)}: expected [(batch, (1,)) height, width]"
-        )
+        raise GlideError(f"a mask of shape {list(mask.shape)}: expected [(batch,) height, width]")
     if mask.isnan().any():
         raise GlideError("the mask contains NaN: expected values from 0 to 1")
-    inpaint = mask >= 0.5
-    soft = bool((mask != inpaint).any())
-    keep = (~inpaint).float()
+    keep = (mask < 0.5).float()
     if size is not None:
         keep = resize_keep(keep, size)
-    return KeepMask(keep if batch is None else cycle(keep, batch), soft)
+    return keep if batch is None else cycle(keep, batch)
+
+
+def is_soft(mask: Tensor) -> bool:
+    """Whether a MASK has to be rounded (SOFT_EDGES is the warning)."""
+    return bool((mask != (mask >= 0.5)).any())
 
 
 def invert_mask(mask: Tensor) -> Tensor:
@@ -97,6 +91,14 @@ def resize_keep(keep: Tensor, size: tuple[int, int]) -> Tensor:
     if keep.shape[2:] == size:
         return keep
     return -F.adaptive_max_pool2d(-keep, size)
+
+
+def largest_within(values: Tensor, reach: int) -> Tensor:
+    """The largest value of [B, C, H, W] within `reach` pixels, rows first for speed."""
+    height, width = values.shape[2:]
+    tall, wide = min(reach, height - 1), min(reach, width - 1)  # beyond are no pixels
+    rows = F.max_pool2d(values, (1, 2 * wide + 1), stride=1, padding=(0, wide))
+    return F.max_pool2d(rows, (2 * tall + 1, 1), stride=1, padding=(tall, 0))
 
 
 def cycle(values: Tensor, batch: int) -> Tensor:
@@ -153,9 +155,7 @@ def fit(images: Tensor, shorter: int) -> Tensor:
     if not isinstance(shorter, int) or not 0 <= shorter <= MAX_SIDE:
         raise GlideError(f"shorter side of {short(shorter)} pixels: expected 0 to {MAX_SIDE}")
     if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise GlideError(
-            f"an image of {width}x{height} is too long and thin: expected at most {_MAX_ASPECT}:1"
-        )
+        raise GlideError(f"{width}x{height} is too long and thin: expected {_MAX_ASPECT}:1 at most")
     scale = shorter / min(height, width) if shorter else 1.0
     sides = [max(1, round(side * scale / 8)) * 8 for side in (height, width)]
     return resize(images, (sides[0], sides[1]))
@@ -240,14 +240,9 @@ def levels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).float() / 255
 
 
-def has_alpha(image: Image.Image) -> bool:
-    """Whether a PIL image has transparency of any kind."""
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
 def on_white(image: Image.Image) -> Image.Image:
     """Convert any PIL image to RGB, transparent parts on white."""
-    if has_alpha(image):
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
@@ -296,6 +291,6 @@ def _plain(image: Image.Image) -> Image.Image:
         most = values.max(initial=0)
         scale = 255 if image.mode == "F" and most <= 1 else 1 if most <= 255 else 255 / 65535
         return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-    if has_alpha(image):
+    if image.has_transparency_data:
         return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

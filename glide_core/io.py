@@ -26,32 +26,59 @@ from glide_core.errors import GlideError, as_glide_error, shorten
 if TYPE_CHECKING:
     from PIL import Image
 
-_DAY = 24 * 60 * 60.0
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager
-def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary file in the same folder, moved onto `path` when the block ends.
 
-    After an error, or when the process is killed, `path` is unchanged; temporary files of killed
-    processes are removed by the next write to the same path. sync: flush to the disk before the
-    move. GlideError when the system refuses (no space, no permission, a folder of that name).
+    After an error, or when the process is killed, `path` is unchanged. GlideError when the system
+    refuses (no space, no permission, a folder of that name).
+    """
+    with _temporary(path) as temporary:
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        # libraries that replace the file instead of writing into it choose their own mode
+        temporary.chmod(mode)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+
+
+def write_new(content: bytes, names: Iterator[Path]) -> Path:
+    """Write a file under the first of `names`, all in one folder, that is free; gives its path.
+
+    Nothing is overwritten, also when several processes write to the folder, and a file has its
+    name only when it is complete.
+    """
+    path = next(names)
+    with _temporary(path) as temporary:
+        temporary.write_bytes(content)
+        while not move_if_free(temporary, path):
+            path = next(names)
+    return path
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, whose folder is created, for one block.
+
+    Those that killed processes left in the folder are removed.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent, path.name)
-        temporary, mode = create_temporary(path)
+        for other in path.parent.glob(".*.tmp"):
+            if _is_stale(other):
+                with suppress(OSError):
+                    other.unlink()
+        start = os.fsencode(path.name)[:180].decode(errors="ignore")  # names have 255 bytes at most
+        process = f"{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = path.with_name(f".{start}.{process}.tmp")
+        temporary.touch(exist_ok=False)
         try:
             yield temporary
-            # libraries that replace the file instead of writing into it choose their own mode
-            temporary.chmod(mode)
-            if sync:
-                _flush(temporary)
-            temporary.replace(path)
-            if sync:
-                _flush(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -70,40 +97,18 @@ def write_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, (OSError, UnicodeEncodeError)) and not theirs:
             raise
         reason = getattr(error, "strerror", None) or "writing failed, as on a full disk"
-        raise GlideError(
-            f"cannot write {shorten(path, 200)}: {reason}. Expected another folder, or more free "
-            "space"
-        ) from error
+        wanted = "expected another folder, or more free space"
+        raise GlideError(f"cannot write {shorten(path, 200)}: {reason}; {wanted}") from error
 
 
-def create_temporary(path: Path) -> tuple[Path, int]:
-    """Create an empty hidden file beside `path`; gives it and a new file's usual permissions."""
-    name = f".{_start(path.name)}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    temporary = path.with_name(name)
-    # os.open applies the process' umask, which could otherwise only be read by changing it
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    with os.fdopen(descriptor):
-        return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
-
-
-def _start(name: str) -> str:
-    """What a temporary file's name has of its target's: names are limited to 255 bytes."""
-    return os.fsencode(name)[:180].decode(errors="ignore")
-
-
-def remove_stale(folder: Path, start: str = "") -> None:
-    """Remove temporary files of killed processes, for targets whose names begin with `start`."""
-    with suppress(OSError):
-        for path in folder.iterdir():
-            found = _TEMPORARY.search(path.name)
-            if found and path.name.startswith(f".{_start(start)}") and _is_stale(path, found):
-                path.unlink()
-
-
-def _is_stale(path: Path, found: re.Match[str]) -> bool:
+def _is_stale(path: Path) -> bool:
+    """Whether a file is a temporary one of a killed process, on another machine of yesterday."""
+    found = _TEMPORARY.search(path.name)
     with suppress(OSError, OverflowError):
+        if found is None:
+            return False
         if found.group(1) != _HOST or os.name != "posix":
-            return time.time() - path.stat().st_mtime > _DAY
+            return time.time() - path.stat().st_mtime > 24 * 60 * 60
         try:
             os.kill(int(found.group(2)), 0)  # signal 0: only asks whether the process exists
         except ProcessLookupError:
@@ -141,30 +146,10 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_new(content: bytes, folder: Path, names: Iterator[Path]) -> Path:
-    """Write a file under the first of `names`, all in one folder, that is free; gives its path.
-
-    Nothing is overwritten, also when several processes write to the folder, and a file has its
-    name only when it is complete.
-    """
-    with write_errors(folder):
-        path = next(names)
-        temporary, _ = create_temporary(path)
-        try:
-            temporary.write_bytes(content)
-            while not move_if_free(temporary, path):
-                path = next(names)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-    return path
-
-
 def move_if_free(source: Path, target: Path) -> bool:
     """Move a file within a file system unless the new name exists; returns whether it did."""
     try:
         os.link(source, target)  # unlike a rename, this never replaces a file
-        source.unlink()
     except FileExistsError:
         return False
     except OSError:  # file systems without links
@@ -173,6 +158,8 @@ def move_if_free(source: Path, target: Path) -> bool:
         except FileExistsError:
             return False
         source.replace(target)
+    else:
+        source.unlink()
     return True
 
 
@@ -216,20 +203,14 @@ def save_images(
     if not images:
         return []
     base = folder / prefix
-    try:
-        inside = base != folder and base.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL character
-        inside = False
-    if not inside:
-        raise GlideError(
-            f"the file name prefix {shorten(repr(prefix))} is empty or leads out of "
-            f"{shorten(folder, 200)}"
-        )
+    # OSError, RuntimeError, ValueError: too long, a loop of links, a NUL character
+    with as_glide_error(f"the file name prefix {shorten(repr(prefix))} cannot be used"):
+        if base == folder or not base.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"it is empty or leads out of {shorten(folder, 200)}")
     make_folder(base.parent)
-    remove_stale(base.parent, base.name)
     texts = each or [{}] * len(images)
     return [
-        write_new(encode_png(image, text), base.parent, _numbered(base))
+        write_new(encode_png(image, text), _numbered(base))
         for image, text in zip(images, texts, strict=True)
     ]
 

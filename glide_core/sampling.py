@@ -25,7 +25,7 @@ from glide_core.diffusion.types import (
     StepInfo,
 )
 from glide_core.errors import GlideError
-from glide_core.guidance import GuidanceCallback, classifier_free
+from glide_core.guidance.guides import GuidanceCallback, classifier_free
 from glide_core.models.glide import GlideModel
 from glide_core.models.unet import TextContext
 from glide_core.tokenizer import Tokens, get_tokenizer

@@ -20,11 +20,12 @@ from glide_core.config import SamplerConfig
 from glide_core.crop import crop_for_inpainting, stitch
 from glide_core.diffusion.types import ConditionFn, StepCallback, StepInfo
 from glide_core.errors import GlideError
-from glide_core.guidance import noisy_clip_guide
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.images import (
     SOFT_EDGES,
     fit,
     from_comfy,
+    is_soft,
     quantize_8bit,
     resize,
     to_comfy,
@@ -159,7 +160,7 @@ def inpaint_inputs(
         raise GlideError(f"the mask is {sizes[0]} and the image {sizes[1]}: expected one size")
     original = to_comfy(image)
     crop = crop_for_inpainting(original, mask, sides, context)
-    if crop.soft:
+    if is_soft(mask):
         log.warning(SOFT_EDGES)
     first, second = (
         StageInputs(image=crop.images[i], keep_mask=crop.keep_masks[i]) for i in (0, -1)

@@ -33,7 +33,7 @@ log = logging.getLogger("glide")
 VOCABULARY_KEY = "glide_vocabulary"  # of a file's metadata: JSON, {"subjects": [name, ...]}
 _SHOWN = 8  # subjects in a warning
 DATA = Path(__file__).parent / "vocabularies"
-TOKENIZERS = ("glide-bpe", "clip-bpe", "glide-small")
+_TABLES = {"glide-bpe": "gpt2_merges.txt.gz", "glide-small": "small_merges.txt"}
 
 _GPT2_SPLIT = regex.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -57,8 +57,7 @@ class Tokens:
     truncated: int  # how many tokens of the prompt did not fit
 
     @property
-    def length(self) -> int:
-        """Number of positions in use."""
+    def length(self) -> int:  # in use
         return int(self.mask.sum())
 
 
@@ -91,10 +90,6 @@ class Tokenizer:
         self.ranks = {merge: rank for rank, merge in enumerate(merges)}
         # as in OpenAI's tokenizers: training encodes the same words over and over
         self.encode_word = lru_cache(_CACHED_WORDS)(self._encode_word)
-
-    @property
-    def n_vocab(self) -> int:
-        return len(self.ids) + self.pads_with_end
 
     def encode(self, text: str, context_length: int) -> Tokens:
         """Encode, cut at `context_length` and pad; GlideError for text that is not Unicode."""
@@ -157,25 +152,21 @@ class ClipTokenizer(Tokenizer):
 
 @cache
 def get_tokenizer(name: str) -> Tokenizer:
-    """Return the tokenizer called `name` (one of `TOKENIZERS`), its tables read at first use."""
-    if name == "clip-bpe":
-        last = [symbol + ClipTokenizer.word_end for symbol in _FIRST_SYMBOLS]
-        return ClipTokenizer([*_FIRST_SYMBOLS, *last], _clip_merges())
-    if name == "glide-bpe":
-        table = gzip.decompress((DATA / "gpt2_merges.txt.gz").read_bytes()).decode("utf-8")
-    elif name == "glide-small":
-        table = (DATA / "small_merges.txt").read_text(encoding="utf-8")
-    else:
-        raise GlideError(f"Unknown tokenizer {name!r}; expected one of {', '.join(TOKENIZERS)}.")
-    return Tokenizer(_FIRST_SYMBOLS, table.splitlines()[1:])  # the first line is the version
-
-
-def _clip_merges() -> list[str]:
+    """Return one of `glide_core.config.TokenizerName`, its tables read at first use."""
+    if name != "clip-bpe":
+        return Tokenizer(_FIRST_SYMBOLS, _merges(DATA / _TABLES[name]))
+    last = [symbol + ClipTokenizer.word_end for symbol in _FIRST_SYMBOLS]
     spec = importlib.util.find_spec("open_clip")  # located, not imported: that takes seconds
     if spec is None or spec.origin is None:
         raise GlideError("CLIP's merges table was not found: `pip install open_clip_torch` has it")
-    table = (Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    return gzip.decompress(table).decode("utf-8").splitlines()[1 : _CLIP_MERGES + 1]
+    table = _merges(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"))
+    return ClipTokenizer([*_FIRST_SYMBOLS, *last], table[:_CLIP_MERGES])
+
+
+def _merges(path: Path) -> list[str]:
+    data = path.read_bytes()
+    table = gzip.decompress(data) if path.suffix == ".gz" else data
+    return table.decode("utf-8").splitlines()[1:]  # the first line is the version
 
 
 def _byte_symbols() -> tuple[str, ...]:

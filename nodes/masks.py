@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.errors import GlideError
-from glide_core.images import SOFT_EDGES
+from glide_core.images import SOFT_EDGES, invert_mask, is_soft, keep_mask, largest_within
 
 log = logging.getLogger("glide")
 
@@ -33,10 +33,9 @@ def rounded(mask: Tensor, size: tuple[int, int], *, node: str) -> Tensor:
 
     A pixel is repainted if any part of it is, so that thin strokes survive.
     """
-    hole = (mask >= 0.5).float()
-    if (mask != hole).any():
+    if is_soft(mask):
         log.warning("%s: %s", node, SOFT_EDGES)
-    return F.adaptive_max_pool2d(hole[:, None], size)
+    return invert_mask(keep_mask(mask, size))
 
 
 def widened(hole: Tensor, grow: int, blur: int) -> tuple[Tensor, Tensor | None]:
@@ -46,21 +45,13 @@ def widened(hole: Tensor, grow: int, blur: int) -> tuple[Tensor, Tensor | None]:
     the blurred hole, which is above 0 in the hole given back and nowhere else.
     """
     if grow > 0:
-        hole = _largest(hole, grow)
+        hole = largest_within(hole, grow)
     elif grow < 0:
-        hole = 1 - _largest(1 - hole, -grow)
+        hole = 1 - largest_within(1 - hole, -grow)
     if blur == 0:
         return hole, None
     weight = _gaussian(hole, blur)
     return (weight > 0).float(), weight
-
-
-def _largest(values: Tensor, reach: int) -> Tensor:
-    """The largest value within `reach` pixels, rows first for speed."""
-    height, width = values.shape[2:]
-    tall, wide = min(reach, height - 1), min(reach, width - 1)  # beyond are no pixels
-    rows = F.max_pool2d(values, (1, 2 * wide + 1), stride=1, padding=(0, wide))
-    return F.max_pool2d(rows, (2 * tall + 1, 1), stride=1, padding=(tall, 0))
 
 
 def _gaussian(values: Tensor, reach: int) -> Tensor:

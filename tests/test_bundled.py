@@ -15,8 +15,7 @@ from glide_core.checkpoints.catalog import BUNDLED, ENTRIES
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import KINDS, SamplerConfig
 from glide_core.diffusion import Schedule
-from glide_core.guidance import noisy_clip_guide
-from glide_core.guidance.clip import normalize
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.stages import StageInputs, sample_stage
 from recipes.emoji.subjects import border_colour
 from recipes.emoji.vocabulary import (
@@ -117,8 +116,8 @@ def test_the_noisy_clip_finds_the_caption_of_a_noised_image(drawings: Tensor) ->
         t = torch.full((len(rows),), timestep)
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            image = normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
-            text = normalize(clip.encode_prompts(captions))
+            image = F.normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
+            text = F.normalize(clip.encode_prompts(captions))
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(rows))
         assert float(hits.float().mean()) >= least
 

@@ -60,30 +60,27 @@ def test_wrong_image_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_masks_of_every_layout_turn_repaint_into_keep(shape: tuple[int, ...]) -> None:
     mask = torch.zeros(4, 6)
     mask[:, 3:] = 1
-    keep, soft = keep_mask(mask.view(shape))
+    keep = keep_mask(mask.view(shape))
     assert keep.shape == (1, 1, 4, 6)
     assert keep[0, 0, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert not soft
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_mask_of_all_zeros_or_all_ones_works(value: float) -> None:
-    keep, soft = keep_mask(torch.full((8, 8), value), (64, 64))
+    keep = keep_mask(torch.full((8, 8), value), (64, 64))
     assert (keep == 1 - value).all()
-    assert not soft
 
 
 def test_soft_edges_are_cut_at_one_half_and_reported() -> None:
-    keep, soft = keep_mask(torch.tensor([[0.0, 0.49, 0.5, 1.0]]))
-    assert keep.flatten().tolist() == [1, 1, 0, 0]
-    assert soft
+    mask = torch.tensor([[0.0, 0.49, 0.5, 1.0]])
+    assert keep_mask(mask).flatten().tolist() == [1, 1, 0, 0]
+    assert images.is_soft(mask) and not images.is_soft(mask.round())
 
 
 def test_a_mask_of_another_size_is_resized_and_thin_strokes_survive() -> None:
     mask = torch.zeros(512, 512)
     mask[100, 40:400] = 1
-    keep, soft = keep_mask(mask, (64, 64))
-    assert not soft
+    keep = keep_mask(mask, (64, 64))
     assert set(keep.unique().tolist()) == {0, 1}
     assert (keep[0, 0, 12, 5:50] == 0).all()
     assert keep.sum() == 64 * 64 - 45
@@ -91,15 +88,15 @@ def test_a_mask_of_another_size_is_resized_and_thin_strokes_survive() -> None:
 
 def test_a_mask_is_enlarged_pixel_by_pixel() -> None:
     mask = (noise(64, 64) > 0.5).float()
-    keep = keep_mask(mask, (256, 256)).keep
+    keep = keep_mask(mask, (256, 256))
     nearest = torch.nn.functional.interpolate(1 - mask[None, None], (256, 256), mode="nearest")
     assert torch.equal(keep, nearest)
 
 
 def test_fewer_or_more_masks_than_images_are_used_in_turn() -> None:
     masks = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
-    assert keep_mask(masks, batch=3).keep[:, 0, 0, 0].tolist() == [1, 0, 1]
-    assert keep_mask(masks, batch=1).keep[:, 0, 0, 0].tolist() == [1]
+    assert keep_mask(masks, batch=3)[:, 0, 0, 0].tolist() == [1, 0, 1]
+    assert keep_mask(masks, batch=1)[:, 0, 0, 0].tolist() == [1]
     with pytest.raises(GlideError, match="batch size is 0"):
         cycle(masks, 0)
 
@@ -115,8 +112,8 @@ def test_incoming_tensors_are_never_written_to() -> None:
     before = image.clone(), mask.clone()
     from_comfy(image).zero_()
     to_comfy(image.movedim(-1, 1)).zero_()
-    keep_mask(mask).keep.zero_()
-    keep_mask(mask.round()).keep.zero_()
+    keep_mask(mask).zero_()
+    keep_mask(mask.round()).zero_()
     assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
 
 

@@ -20,7 +20,7 @@ from glide_core.errors import GlideError
 
 def test_a_write_replaces_the_file_at_its_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.txt"
-    with io.atomic_write(path, sync=True) as temporary:
+    with io.atomic_write(path) as temporary:
         temporary.write_text("1")
         assert not path.exists()
     with pytest.raises(KeyboardInterrupt), io.atomic_write(path) as temporary:
@@ -47,17 +47,16 @@ def test_temporary_files_of_killed_runs_are_removed_and_those_of_others_kept(
 ) -> None:
     code = (
         "import os, sys; from pathlib import Path; from glide_core import io\n"
-        "print(io.create_temporary(Path(sys.argv[1]))[0]); sys.stdout.flush(); os._exit(9)"
+        "writing = io.atomic_write(Path(sys.argv[1])); print(writing.__enter__())\n"
+        "sys.stdout.flush(); os._exit(9)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "x")]
     left = Path(subprocess.run(words, capture_output=True, text=True).stdout.strip())
-    mine, _ = io.create_temporary(tmp_path / "x")
     other = tmp_path / f".x.{'0' * 8}-1-{'0' * 8}.tmp"  # of another machine, today
     other.touch()
     assert left.exists()
-    with io.atomic_write(tmp_path / "x"):
-        pass
-    assert not left.exists() and mine.exists() and other.exists()
+    with io.atomic_write(tmp_path / "x") as mine, io.atomic_write(tmp_path / "x"):
+        assert not left.exists() and mine.exists() and other.exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -128,7 +127,7 @@ def test_images_are_numbered_where_a_file_system_has_no_links(
     monkeypatch.setattr(os, "link", refuse)
     names = [tmp_path / "a", tmp_path / "b"]
     names[0].write_bytes(b"kept")
-    assert io.write_new(b"new", tmp_path, iter(names)) == names[1]
+    assert io.write_new(b"new", iter(names)) == names[1]
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"kept", b"new"]
 
 

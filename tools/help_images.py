@@ -25,7 +25,7 @@ from glide_core.checkpoints.catalog import BUNDLED
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.types import StepInfo
-from glide_core.guidance import open_clip_guide
+from glide_core.guidance.clip import open_clip_guide
 from glide_core.sampling import model_schedule
 from glide_core.stages import sample_stage
 from tools.help_parts import (

@@ -66,7 +66,7 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file that appears complete under its name, or not at all."""
         if self._local:
-            with atomic_write(Path(self.url, name), sync=True) as temporary:
+            with atomic_write(Path(self.url, name)) as temporary:
                 temporary.write_bytes(content)
             return
         with as_glide_error(f"{shorten(self.path(name), 200)} cannot be written"):

@@ -58,9 +58,7 @@ def sample(
     denoiser = Denoiser(check, schedule, clip_denoised, denoised_fn, score_fn, clip_guided)
     start = len(schedule) - 1 if start is None else start
     if not 0 <= start < len(schedule):
-        raise GlideError(
-            f"cannot start at step {start} of {len(schedule)}: expected 0 to {len(schedule) - 1}"
-        )
+        raise GlideError(f"the start is step {start}: expected 0 to {len(schedule) - 1}")
     indices = range(start, -1, -1)
     if name == "ddpm":
         step = ddpm(denoiser, schedule, noise, cond_fn)

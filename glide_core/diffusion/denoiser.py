@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +13,7 @@ from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn, DenoisedFn, EpsModel, Prediction
 from glide_core.errors import GlideError
 
-SATURATED_SHARE = 0.5  # of an image's values at or beyond -1 and 1: more is reported
 log = logging.getLogger("glide")
-
-
-class Denoised(NamedTuple):
-    """The result of a denoiser at x_t."""
-
-    x0: Tensor  # [B, C, H, W], the clean estimate
-    model_var_values: Tensor | None  # see Prediction
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,8 @@ class Denoiser:
     cond_fn: ConditionFn | None = None
     clip_guided: bool = True
 
-    def __call__(self, x_t: Tensor, timestep: int, /) -> Denoised:
-        """Estimate x0 from x_t [B, C, H, W] float32."""
+    def __call__(self, x_t: Tensor, timestep: int, /) -> tuple[Tensor, Tensor | None]:
+        """x0 from x_t, both [B, C, H, W] float32, and the model's variance, see `Prediction`."""
         t = batch_of(timestep, x_t)
         eps, model_var_values = self.model(x_t, t)
         tables = self.schedule.full.on(x_t.device)
@@ -56,7 +47,7 @@ class Denoiser:
             x0 = x0 + sigma * tables.sqrt_one_minus_alphas_cumprod[timestep] * gradient
             if self.clip_guided:
                 x0 = self.process(x0)
-        return Denoised(x0, model_var_values)
+        return x0, model_var_values
 
     def process(self, x0: Tensor) -> Tensor:
         """Apply denoised_fn and clipping to an estimate."""
@@ -67,31 +58,29 @@ class Denoiser:
 
 @dataclass
 class FiniteCheck:
-    """A model that remembers on its device whether any output was NaN or infinite.
+    """A model that remembers whether each output was finite, on its device until the run is over.
 
-    Looking at it after every step, and not once after the run, would wait for the device each time.
+    Looking at them after every step would wait for the device each time.
     """
 
     model: EpsModel
-    _first_bad: Tensor | None = field(default=None, init=False)  # timestep, -1 for none
+    _finite: list[tuple[int, Tensor]] = field(default_factory=list, init=False)  # with timesteps
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction:
         """Call the model."""
         prediction = self.model(x_t, t)
-        eps = prediction.eps
-        first = eps.new_full((), -1.0) if self._first_bad is None else self._first_bad
-        bad = ~torch.isfinite(eps).all() & (first < 0)
-        self._first_bad = torch.where(bad, eps.new_full((), float(t.numpy()[0])), first)
+        self._finite.append((int(t.numpy()[0]), torch.isfinite(prediction.eps).all()))
         return prediction
 
     def raise_for(self, result: Tensor) -> None:
         """GlideError if an output, or the result of the run, is not finite."""
-        if self._first_bad is not None and (first := int(self._first_bad)) >= 0:
-            raise GlideError(
-                f"the model's output at timestep {first} contains NaN or infinity: its weights are "
-                "damaged or too large for half precision, or guidance is far too strong. Load "
-                "another checkpoint, use float32, or lower cfg and CLIP's scale"
-            )
+        for timestep, finite in self._finite:
+            if not finite:
+                raise GlideError(
+                    f"the model's output at timestep {timestep} contains NaN or infinity: its "
+                    "weights are damaged or too large for half precision, or guidance is far too "
+                    "strong. Load another checkpoint, use float32, or lower cfg and CLIP's scale"
+                )
         if not bool(torch.isfinite(result).all()):
             raise GlideError(
                 "the sampled image contains NaN or infinity: eta or a guidance scale is out of "
@@ -102,7 +91,7 @@ class FiniteCheck:
 def warn_if_saturated(x0: Tensor) -> None:
     """Log a warning when more than half of the values [B, C, H, W] are at or beyond -1 and 1."""
     share = float((x0.abs() >= 1).float().mean())
-    if share > SATURATED_SHARE:
+    if share > 0.5:
         log.warning(
             "%.0f %% of the sampled values are at the ends of their range: guidance is too strong. "
             "Lower cfg or CLIP's scale",

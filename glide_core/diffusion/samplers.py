@@ -39,14 +39,6 @@ class Step(NamedTuple):
 StepFn = Callable[[Tensor, int], Step]  # x_t and its index
 
 
-class PMeanVariance(NamedTuple):
-    """p(x_{t-1} | x_t) by the model, and its estimate of the clean image."""
-
-    mean: Tensor  # [B, C, H, W]
-    log_variance: Tensor | None  # [B, C, H, W]; None in a one-step schedule
-    x0: Tensor  # [B, C, H, W]
-
-
 def predict_eps(x_t: Tensor, x0: Tensor, index: int, schedule: Schedule) -> Tensor:
     """Compute the noise that leads from x0 to x_t."""
     tables = schedule.on(x_t.device)
@@ -57,18 +49,18 @@ def predict_eps(x_t: Tensor, x0: Tensor, index: int, schedule: Schedule) -> Tens
 
 def p_mean_variance(
     denoiser: Denoiser, x_t: Tensor, index: int, schedule: Schedule
-) -> PMeanVariance:
-    """Estimate the mean and log variance of p(x_{t-1} | x_t), and x0."""
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Mean and log variance of p(x_{t-1} | x_t), and x0; no variance in a one-step schedule."""
     tables = schedule.on(x_t.device)
     x0, model_var_values = denoiser(x_t, schedule.timestep(index))
     mean = tables.posterior_mean_coef1[index] * x0 + tables.posterior_mean_coef2[index] * x_t
     if len(schedule) == 1:
-        return PMeanVariance(mean, None, x0)
+        return mean, None, x0
     # Both ends use the respaced betas and the fraction is not clamped (reference). Without a
     # learned variance the posterior's is used, "fixed small" in Ho et al. 2020.
     low, high = tables.posterior_log_variance_clipped[index], tables.log_betas[index]
     fraction = torch.zeros_like(x_t) if model_var_values is None else (model_var_values + 1) / 2
-    return PMeanVariance(mean, fraction * high + (1 - fraction) * low, x0)
+    return mean, fraction * high + (1 - fraction) * low, x0
 
 
 def ddpm(
@@ -102,7 +94,7 @@ def ddim(denoiser: Denoiser, schedule: Schedule, noise: NoiseSource, eta: float 
     """
 
     def step(x_t: Tensor, index: int) -> Step:
-        x0 = denoiser(x_t, schedule.timestep(index)).x0
+        x0, _ = denoiser(x_t, schedule.timestep(index))
         eps = predict_eps(x_t, x0, index, schedule)  # of the processed x0
         tables = schedule.on(x_t.device)
         alpha_bar, alpha_bar_prev = tables.alphas_cumprod[index], tables.alphas_cumprod_prev[index]
@@ -125,7 +117,7 @@ def ddim_reverse(denoiser: Denoiser, schedule: Schedule) -> StepFn:
     """DDIM's deterministic path from an image to its noise; its indices ascend from 0."""
 
     def step(x_t: Tensor, index: int) -> Step:
-        x0 = denoiser(x_t, schedule.timestep(index)).x0
+        x0, _ = denoiser(x_t, schedule.timestep(index))
         eps = predict_eps(x_t, x0, index, schedule)
         alpha_bar_next = schedule.on(x_t.device).alphas_cumprod_next[index]
         return Step(x0 * torch.sqrt(alpha_bar_next) + torch.sqrt(1 - alpha_bar_next) * eps, x0)
@@ -142,7 +134,8 @@ def plms(denoiser: Denoiser, schedule: Schedule) -> StepFn:
     history: list[Tensor] = []
 
     def eps_at(x: Tensor, index: int) -> Tensor:
-        return predict_eps(x, denoiser(x, schedule.timestep(index)).x0, index, schedule)
+        x0, _ = denoiser(x, schedule.timestep(index))
+        return predict_eps(x, x0, index, schedule)
 
     def transfer(x: Tensor, eps: Tensor, index: int) -> Step:
         tables = schedule.on(x.device)
@@ -178,7 +171,7 @@ def heun(denoiser: Denoiser, schedule: Schedule) -> StepFn:
     """
 
     def step(x: Tensor, index: int) -> Step:
-        x0 = denoiser(x, schedule.timestep(index)).x0
+        x0, _ = denoiser(x, schedule.timestep(index))
         if index == 0:
             return Step(x0, x0)
         # Euler's step and its correction in x_t / sqrt(ab), whose derivative by sigma is eps
@@ -187,7 +180,7 @@ def heun(denoiser: Denoiser, schedule: Schedule) -> StepFn:
         eps = predict_eps(x, x0, index, schedule)
         x_next = scale * (x0 + sigmas[index - 1] * eps)
         if schedule.sqrt_recipm1_alphas_cumprod[index] <= SIGMA_ALL_NOISE:
-            ahead = denoiser(x_next, schedule.timestep(index - 1)).x0
+            ahead, _ = denoiser(x_next, schedule.timestep(index - 1))
             change = predict_eps(x_next, ahead, index - 1, schedule) - eps
             x_next = x_next + scale * (sigmas[index - 1] - sigmas[index]) * change / 2
         return Step(x_next, x0)

@@ -143,9 +143,7 @@ class Schedule:
     def posterior_log_variance_clipped(self) -> Table:
         """Log posterior variance, entry 0 (log 0) replaced by entry 1 as in the reference."""
         if len(self) < 2:
-            raise GlideError(
-                "the posterior variance of a single step is undefined: expected 2 steps or more"
-            )
+            raise GlideError("a single step has no posterior variance: expected 2 steps or more")
         variance = self.posterior_variance
         return cast(Table, np.log(np.append(variance[1], variance[1:])))
 

@@ -10,7 +10,6 @@ estimate in every one of these methods and is taken as such.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,29 +20,15 @@ from glide_core.diffusion.samplers import Step, StepFn
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import NoiseSource
 
-
-class Solver(NamedTuple):
-    """A scheduler of diffusers, and how it is used."""
-
-    scheduler: str  # its class
-    options: dict[str, str]  # of its constructor
-    stochastic: bool = False
-    # From the last but one step to t = 0 the log noise level falls as far as over many steps
-    # before, and second-order extrapolation of x0 over that gap overshoots (measured: up to 36 %
-    # too much variance). DEIS extrapolates eps and is better off with t = 0.
-    with_t0: bool = False
-
-
-SOLVERS: dict[str, Solver] = {
+# A scheduler of diffusers and the options of its constructor
+SOLVERS: dict[str, tuple[str, dict[str, str]]] = {
     # DPM-Solver++(2M), Lu et al. 2022
-    "dpmpp_2m": Solver("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpmpp_2m_sde": Solver(
-        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, stochastic=True
-    ),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     # Zhao et al. 2023. diffusers copies two sigmas to the device and solves a system of equations
     # there at every step, and waits for both; the other solvers never wait.
-    "unipc": Solver("UniPCMultistepScheduler", {}),
-    "deis": Solver("DEISMultistepScheduler", {}, with_t0=True),  # Zhang and Chen 2022
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),  # Zhang and Chen 2022
 }
 
 
@@ -51,33 +36,12 @@ def multistep(
     name: str, denoiser: Denoiser, schedule: Schedule, indices: Sequence[int], noise: NoiseSource
 ) -> StepFn:
     """The solver `name` over these indices: one model call per step."""
-    solver = SOLVERS[name]
-    scheduler = _scheduler(solver, schedule, indices)
-
-    def step(x: Tensor, index: int) -> Step:
-        x0 = denoiser(x, schedule.timestep(index)).x0
-        if index == indices[-1]:
-            return Step(x0, x0)
-        # their own noise would come from one generator for the batch
-        drawn = {"variance_noise": noise(x)} if solver.stochastic else {}
-        t = scheduler.timesteps[indices.index(index)]
-        return Step(scheduler.step(x0, t, x, return_dict=False, **drawn)[0], x0)
-
-    return step
-
-
-def solver_indices(name: str, indices: range) -> range:
-    """The indices at which a solver calls the model: all of them, or without t = 0."""
-    return indices if SOLVERS[name].with_t0 or len(indices) == 1 else indices[:-1]
-
-
-def _scheduler(solver: Solver, schedule: Schedule, indices: Sequence[int]) -> Any:
-    """Build the solver's scheduler over our timesteps and sigmas, one entry per model call."""
     import diffusers  # slow to import and only needed here
 
+    scheduler_class, options = SOLVERS[name]
     with torch.device("cpu"):  # whatever torch's default device is
-        scheduler = getattr(diffusers, solver.scheduler)(
-            num_train_timesteps=len(schedule.full), prediction_type="sample", **solver.options
+        scheduler = getattr(diffusers, scheduler_class)(
+            num_train_timesteps=len(schedule.full), prediction_type="sample", **options
         )
         scheduler.set_timesteps(len(indices))  # resets its history; the tables are replaced below
     sigmas = np.append(schedule.sqrt_recipm1_alphas_cumprod[indices], 0.0)
@@ -86,4 +50,24 @@ def _scheduler(solver: Solver, schedule: Schedule, indices: Sequence[int]) -> An
     scheduler.timesteps = torch.from_numpy(schedule.timestep_map[indices])
     scheduler.num_inference_steps = len(indices)
     scheduler.set_begin_index(0)
-    return scheduler
+
+    def step(x: Tensor, index: int) -> Step:
+        timestep = schedule.timestep(index)
+        x0, _ = denoiser(x, timestep)
+        if index == indices[-1]:
+            return Step(x0, x0)
+        # their own noise would come from one generator for the batch
+        drawn = {"variance_noise": noise(x)} if name == "dpmpp_2m_sde" else {}
+        return Step(scheduler.step(x0, timestep, x, return_dict=False, **drawn)[0], x0)
+
+    return step
+
+
+def solver_indices(name: str, indices: range) -> range:
+    """The indices at which a solver calls the model: without t = 0, but for DEIS.
+
+    From the last but one step to t = 0 the log noise level falls as far as over many steps before,
+    and second-order extrapolation of x0 over that gap overshoots (measured: up to 36 % too much
+    variance). DEIS extrapolates eps and is better off with t = 0.
+    """
+    return indices if name == "deis" or len(indices) == 1 else indices[:-1]

@@ -1,9 +1,9 @@
-"""Protocols shared by models, guidance, samplers and hosts; the noise of an image."""
+"""Function types shared by models, guidance, samplers and hosts; the noise of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,46 +12,24 @@ from glide_core.errors import GlideError
 
 
 class Prediction(NamedTuple):
-    """What a model predicts at x_t, in float32.
+    """What a model predicts at x_t, [B, C, H, W] float32."""
 
-    eps: predicted noise, [B, C, H, W].
-    model_var_values: raw interpolation value v in about [-1, 1], same shape, not clamped;
-        None when the model has no learned variance.
-    """
-
-    eps: Tensor
+    eps: Tensor  # the noise
+    # raw interpolation value v in about [-1, 1], not clamped; None without a learned variance
     model_var_values: Tensor | None
 
 
-class EpsModel(Protocol):
-    """x_t [B, C, H, W] float32 and original timesteps t [B] (0..999) to a Prediction.
-
-    t is int64 and on the CPU: reading it from a GPU would wait for everything queued there.
-    """
-
-    def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction: ...
-
-
-class CondUncondModel(Protocol):
-    """An EpsModel with two prompts: the Prediction of the prompt and, when `uncond` is set, that of
-    the negative or empty prompt after it, from one forward pass."""
-
-    def __call__(self, x_t: Tensor, t: Tensor, uncond: bool, /) -> tuple[Prediction, ...]: ...
-
-
-class ConditionFn(Protocol):
-    """Gradient of a log-probability with respect to x_t, [B, C, H, W] float32.
-
-    t: see EpsModel. x0: the sampler's current (clipped) estimate of the clean image.
-    """
-
-    def __call__(self, x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor: ...
-
-
-class NoiseSource(Protocol):
-    """Standard normal noise shaped like its argument; every call gives fresh noise."""
-
-    def __call__(self, like: Tensor, /) -> Tensor: ...
+# x_t [B, C, H, W] float32 and original timesteps t [B] (0..999) to a Prediction. t is int64 and on
+# the CPU: reading it from a GPU would wait for everything queued there.
+EpsModel = Callable[[Tensor, Tensor], Prediction]
+# The same for two prompts: the Prediction of the prompt and, where the last argument is True, that
+# of the negative or empty prompt after it, from one forward pass.
+CondUncondModel = Callable[[Tensor, Tensor, bool], tuple[Prediction, ...]]
+# x_t, t and the sampler's (clipped) estimate of x0 to the gradient of a log-probability with
+# respect to x_t, [B, C, H, W] float32.
+ConditionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+NoiseSource = Callable[[Tensor], Tensor]  # fresh standard normal noise shaped like its argument
+DenoisedFn = Callable[[Tensor], Tensor]  # changes every x0 estimate (inpainting)
 
 
 class SeededNoise:
@@ -64,8 +42,7 @@ class SeededNoise:
         """Fresh noise [B, ...] shaped like `like`, float32, on its device; one image per seed."""
         if len(like) != len(self._generators):
             raise GlideError(
-                f"noise for {len(like)} images was requested from {len(self._generators)} seeds: "
-                "give one seed per image"
+                f"{len(self._generators)} seeds for {len(like)} images: expected one per image"
             )
         # dtype and device are named: the process's defaults must not change an image
         noise = [
@@ -87,4 +64,3 @@ class StepInfo(NamedTuple):
 
 
 StepCallback = Callable[[StepInfo], None]  # raise from it to cancel
-DenoisedFn = Callable[[Tensor], Tensor]  # changes every x0 estimate (inpainting)

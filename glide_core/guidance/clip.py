@@ -19,15 +19,7 @@ if TYPE_CHECKING:
     from glide_core.models.noisy_clip import NoisyClip
 
 LOGIT_SCALE = 100.0  # exp of CLIP's trained temperature; in the reference an option, not a weight
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _SMALLEST_CUTOUT = 0.6  # of the image's shorter side
-
-
-def normalize(features: Tensor) -> Tensor:
-    """Divide features [B, n] by their length, as the reference does."""
-    length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / (length + 1e-12)
 
 
 def noisy_clip_guide(
@@ -45,11 +37,11 @@ def noisy_clip_guide(
     logit_scale = clip.config.logit_scale
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = clone_if_inference(normalize(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(F.normalize(text_embedding.detach().float()).to(x_t.device))
         times = t.to(x_t.device, non_blocking=True)
 
         def score(x: Tensor) -> Tensor:
-            image = normalize(encode_image_for_grad(clip, x, clone_if_inference(times)).float())
+            image = F.normalize(encode_image_for_grad(clip, x, clone_if_inference(times)).float())
             cosine = (text * image).sum(-1)
             if guidance_callback is not None:
                 guidance_callback(t, cosine.detach())
@@ -88,12 +80,10 @@ def open_clip_guide(
     size, channel_means, channel_stds = clip_preprocessing(model)
 
     def cond_fn(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        text = clone_if_inference(normalize(text_embedding.detach().float()).to(x_t.device))
+        text = clone_if_inference(F.normalize(text_embedding.detach().float()).to(x_t.device))
         seeds = [seed] * len(x_t) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(x_t):
-            raise GlideError(
-                f"{len(seeds)} cutout seeds for {len(x_t)} images: give one per image, or a number"
-            )
+            raise GlideError(f"{len(seeds)} cutout seeds for {len(x_t)} images: expected as many")
         draws = [seed * 1_000_003 + time for seed, time in zip(seeds, t.tolist(), strict=True)]
 
         def score(x: Tensor) -> Tensor:
@@ -101,7 +91,7 @@ def open_clip_guide(
             mean, std = (v.to(x.device, non_blocking=True) for v in (channel_means, channel_stds))
             views = ((views + 1) / 2 - mean) / std
             dtype = next(model.parameters(), views).dtype
-            features = normalize(encode_image_for_grad(model, views.to(dtype)).float())
+            features = F.normalize(encode_image_for_grad(model, views.to(dtype)).float())
             cosine = (text[:, None] * features.reshape(len(x), cutouts, -1)).sum(-1)
             mean_cosine = cosine.mean(1)
             if guidance_callback is not None:
@@ -137,15 +127,12 @@ def _cut(x: Tensor, seeds: Sequence[int], count: int, size: int) -> Tensor:
 
 def clip_preprocessing(model: nn.Module) -> tuple[int, Tensor, Tensor]:
     """Input side, and mean and std [3, 1, 1] for images in [0, 1], of an open_clip model."""
-    visual: Any = getattr(model, "visual", None)
-    side = getattr(visual, "image_size", 224)
+    visual: Any = model.visual
+    side = visual.image_size
     with torch.inference_mode(False):
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device="cpu").reshape(3, 1, 1)
-            for values in (
-                getattr(visual, "image_mean", None) or _CLIP_MEAN,
-                getattr(visual, "image_std", None) or _CLIP_STD,
-            )
+            for values in (visual.image_mean, visual.image_std)
         )
     return side if isinstance(side, int) else int(side[0]), mean, std
 

@@ -66,10 +66,7 @@ def add_guides(*guides: ConditionFn) -> ConditionFn:
     """Apply several guides at once: the sum of their gradients."""
 
     def total(x_t: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
-        gradient = torch.zeros_like(x_t)
-        for guide in guides:
-            gradient = gradient + guide(x_t, t, x0)
-        return gradient
+        return sum((guide(x_t, t, x0) for guide in guides), torch.zeros_like(x_t))
 
     return total
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from glide_core.config import GlideConfig
     from glide_core.diffusion.types import ConditionFn
-    from glide_core.guidance import GuidanceCallback
+    from glide_core.guidance.guides import GuidanceCallback
 
 
 def condition(
@@ -28,7 +28,8 @@ def condition(
     guidance_callback: called with the cosines, except outside the guide's interval.
     """
     from glide_core.diffusion import Schedule
-    from glide_core.guidance import limit_to_interval, noisy_clip_guide, open_clip_guide
+    from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
+    from glide_core.guidance.guides import limit_to_interval
 
     schedule = Schedule.named(config.schedule.noise_schedule, config.schedule.diffusion_steps)
     clip = guide.clip

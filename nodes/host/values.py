@@ -119,7 +119,7 @@ def known_pixels(
         return None
     if mask.ndim == 4:
         mask = mask[:, :1]  # a noise mask may come repeated over the channels
-    return image, keep_mask(mask, (image.shape[2], image.shape[3])).keep
+    return image, keep_mask(mask, (image.shape[2], image.shape[3]))
 
 
 def check_carried(extras: Mapping[str, Any], config: GlideConfig, batch: int, where: str) -> None:

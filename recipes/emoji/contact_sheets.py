@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glide_core.checkpoints.loading import load_clip, load_model
-from glide_core.guidance import noisy_clip_guide
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.images import to_pil
 from glide_core.stages import StageInputs, sample_stage
 from glide_core.training.examples import random_keep_masks

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
 from glide_core.diffusion.types import ConditionFn
-from glide_core.guidance import noisy_clip_guide
 from glide_core.guidance.clip import (
     clone_if_inference,
     encode_image_for_grad,
     gradient,
-    normalize,
+    noisy_clip_guide,
 )
 from glide_core.io import atomic_write
 from glide_core.models.glide import GlideModel

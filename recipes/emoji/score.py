@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from glide_core.checkpoints.catalog import BUNDLED
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.config import SamplerConfig
-from glide_core.guidance import noisy_clip_guide
-from glide_core.guidance.clip import normalize
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.sampling import model_schedule
@@ -187,7 +186,7 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
     results: dict[str, object] = {"captions": len(captions)}
     with torch.no_grad():
         text = in_chunks(
-            lambda s: normalize(clip.encode_prompts(captions[s])), len(captions), size=256
+            lambda s: F.normalize(clip.encode_prompts(captions[s])), len(captions), size=256
         )
         for name in ("seen", "unseen-background"):
             scenes = scene_list(sprites, name, count)
@@ -196,7 +195,7 @@ def score_clip(folder: Path, sprites: Sprites, count: int) -> dict[str, object]:
             for timestep in (0, 250, 500, 750):
                 t = torch.full((len(scenes),), timestep)
                 noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-                image = normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
+                image = F.normalize(clip.encode_image(schedule.q_sample(images, t, noise), t))
                 rank = (image @ text.T).topk(5, dim=1).indices == wanted[:, None]
                 top1, top5 = (float(rank[:, :k].any(dim=1).float().mean()) for k in (1, 5))
                 results[f"{name} t={timestep}"] = {"top1": top1, "top5": top5}

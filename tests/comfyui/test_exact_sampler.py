@@ -91,7 +91,7 @@ def test_a_prompt_of_weights_and_averages_reaches_it(comfy: Any, glide: Any) -> 
 def test_noisy_clip_guidance_is_the_reference_s(comfy: Any, glide: Any) -> None:
     """Condition-mean in the ancestral sampler, once, although the guide is a patch too."""
     from glide_core.checkpoints.loading import load_clip
-    from glide_core.guidance import noisy_clip_guide
+    from glide_core.guidance.clip import noisy_clip_guide
 
     model, _, positive, negative, glide_model = glide
     noisy = comfy.load_clip()

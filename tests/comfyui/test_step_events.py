@@ -10,10 +10,10 @@ import pytest
 import torch
 from comfyui.every_node import graph
 from PIL import Image
+from torch.nn.functional import normalize
 
 from glide_core.checkpoints.loading import load_clip
 from glide_core.diffusion.schedule import Schedule
-from glide_core.guidance.clip import normalize
 from tools.comfyui.checkpoints import Checkpoints
 from tools.comfyui.serving import Run
 

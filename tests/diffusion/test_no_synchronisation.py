@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glide_core import diffusion, sampling
 from glide_core.config import ModelKind, SamplerConfig
 from glide_core.diffusion.types import StepInfo
-from glide_core.guidance import add_guides, limit_to_interval, noisy_clip_guide, open_clip_guide
+from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
+from glide_core.guidance.guides import add_guides, limit_to_interval
 from glide_core.models.glide import GlideModel
 from glide_core.names import SAMPLERS
 from tools.tiny_models import tiny_config

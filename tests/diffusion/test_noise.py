@@ -33,7 +33,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_a_batch_without_a_seed_for_each_image_is_refused() -> None:
-    with pytest.raises(GlideError, match="one seed per image"):
+    with pytest.raises(GlideError, match="2 seeds for 3 images: expected one per image"):
         SeededNoise([1, 2])(torch.empty(3, 3, 8, 8))
 
 

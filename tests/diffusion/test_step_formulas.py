@@ -67,7 +67,7 @@ def test_a_guide_of_ddpm_moves_the_mean_by_the_variance_and_leaves_x0() -> None:
 @pytest.mark.parametrize("clip_guided", [False, True])
 def test_a_score_guide_moves_the_eps_of_the_clipped_x0(clip_guided: bool) -> None:
     x_t, gradient = state(), torch.full((1, 3, 8, 8), 2.0)
-    plain = TEXTURED(x_t, 666)
+    plain, _ = TEXTURED(x_t, 666)
     seen: list[Tensor] = []
 
     def guide(x: Tensor, t: Tensor, x0: Tensor, /) -> Tensor:
@@ -75,15 +75,16 @@ def test_a_score_guide_moves_the_eps_of_the_clipped_x0(clip_guided: bool) -> Non
         seen.append(x0)
         return gradient
 
-    guided = replace(TEXTURED, cond_fn=guide, clip_guided=clip_guided)(x_t, 666)
+    denoiser = replace(TEXTURED, cond_fn=guide, clip_guided=clip_guided)
+    guided, model_var_values = denoiser(x_t, 666)
     ab = float(LINEAR.alphas_cumprod[666])
-    wanted = plain.x0 + (1 - ab) / ab**0.5 * gradient  # eps - sqrt(1 - ab) * gradient
+    wanted = plain + (1 - ab) / ab**0.5 * gradient  # eps - sqrt(1 - ab) * gradient
     assert float(wanted.max()) > 1
     wanted = wanted.clamp(-1, 1) if clip_guided else wanted
-    torch.testing.assert_close(guided.x0, wanted, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(seen[0], plain.x0)
-    assert guided.model_var_values is not None
-    assert torch.equal(guided.model_var_values, 1.3 * torch.sin(3 * x_t))
+    torch.testing.assert_close(guided, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen[0], plain)
+    assert model_var_values is not None
+    assert torch.equal(model_var_values, 1.3 * torch.sin(3 * x_t))
 
 
 def test_a_ddim_step_is_equation_12() -> None:
@@ -109,5 +110,5 @@ def test_x0_and_eps_are_each_others_inverse() -> None:
     x_t = state()
     eps = torch.full_like(x_t, 0.3)
     denoiser = Denoiser(lambda x, t: Prediction(eps, None), LINEAR, clip_denoised=False)
-    x0 = denoiser(x_t, SCHEDULE.timestep(INDEX)).x0
+    x0, _ = denoiser(x_t, SCHEDULE.timestep(INDEX))
     torch.testing.assert_close(predict_eps(x_t, x0, INDEX, SCHEDULE), eps)

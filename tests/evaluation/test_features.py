@@ -48,6 +48,8 @@ def open_clip_model() -> tuple[Any, Any]:
         ),
         text_cfg=open_clip.CLIPTextCfg(width=32, heads=2, layers=1),
     )
+    model.visual.image_mean = open_clip.OPENAI_DATASET_MEAN  # as open_clip.create_model sets them
+    model.visual.image_std = open_clip.OPENAI_DATASET_STD
     return model.eval().requires_grad_(False), open_clip.get_tokenizer("ViT-B-32")
 
 

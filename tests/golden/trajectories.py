@@ -27,7 +27,8 @@ from glide_core.diffusion.types import (
     StepInfo,
 )
 from glide_core.errors import GlideError
-from glide_core.guidance import classifier_free, noisy_clip_guide
+from glide_core.guidance.clip import noisy_clip_guide
+from glide_core.guidance.guides import classifier_free
 from glide_core.models.glide import GlideModel
 from glide_core.sampling import condition_model, inpaint_denoised_fn
 from glide_core.tokenizer import Tokens, get_tokenizer

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from recordings import Case, Comparison, Recordings, compare
 from torch import Tensor
+from torch.nn.functional import normalize
 from trajectories import check_trajectory
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
-from glide_core.guidance.clip import noisy_clip_guide, normalize
+from glide_core.guidance.clip import noisy_clip_guide
 from glide_core.models.conditions import spatial_conditions
 from glide_core.models.layers import timestep_embedding
 from glide_core.noise_schedules import named_betas

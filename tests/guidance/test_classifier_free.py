@@ -6,7 +6,7 @@ from torch import Tensor
 
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.types import Prediction
-from glide_core.guidance import classifier_free
+from glide_core.guidance.guides import classifier_free
 
 FULL = Schedule.named("squaredcos_cap_v2")
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from guidance.tiny_clips import FULL, clean_clip, noisy_clip, text
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from glide_core.diffusion import SeededNoise, sample
 from glide_core.diffusion.types import ConditionFn, Prediction
 from glide_core.errors import GlideError
-from glide_core.guidance import noisy_clip_guide, open_clip_guide
-from glide_core.guidance.clip import normalize
+from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
 
 
 def state(batch: int = 2) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from glide_core.diffusion import Schedule
-from glide_core.guidance import add_guides, limit_to_interval
+from glide_core.guidance.guides import add_guides, limit_to_interval
 
 FULL = Schedule.named("squaredcos_cap_v2")
 

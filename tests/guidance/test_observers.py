@@ -6,16 +6,11 @@ import pytest
 import torch
 from guidance.test_clip_guidance import FULL, clean_clip, noisy_clip, state, text
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from glide_core.diffusion.types import CondUncondModel, Prediction
-from glide_core.guidance import (
-    GuidanceCallback,
-    classifier_free,
-    guidance_strength,
-    noisy_clip_guide,
-    open_clip_guide,
-)
-from glide_core.guidance.clip import normalize
+from glide_core.guidance.clip import noisy_clip_guide, open_clip_guide
+from glide_core.guidance.guides import GuidanceCallback, classifier_free, guidance_strength
 
 Record = list[tuple[Tensor, Tensor]]
 TIMES = torch.tensor([10, 700])

@@ -21,7 +21,8 @@ class CleanClip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.visual = SimpleNamespace(image_size=(12, 12), image_mean=None, image_std=None)
+        mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+        self.visual = SimpleNamespace(image_size=(12, 12), image_mean=mean, image_std=std)
         self.features = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Tanh(), nn.Flatten())
         self.features.append(nn.Linear(72, 8))
 

@@ -71,6 +71,8 @@ def open_clip_model() -> tuple[torch.nn.Module, Any]:
             },
             text_cfg={"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
         )
+    model.visual.image_mean = open_clip.OPENAI_DATASET_MEAN  # as open_clip.create_model sets them
+    model.visual.image_std = open_clip.OPENAI_DATASET_STD
 
     def tokenize(texts: list[str]) -> torch.Tensor:
         rows = [[min(ord(c) % 62, 61) for c in text][:14] for text in texts]

@@ -13,7 +13,8 @@ from torch import Tensor
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn
 from glide_core.errors import GlideError
-from glide_core.guidance import GuidanceCallback, add_guides, open_clip_guide
+from glide_core.guidance.clip import open_clip_guide
+from glide_core.guidance.guides import GuidanceCallback, add_guides
 
 from ..clip_guidance import condition, encode
 from ..values import ClipGuide

@@ -2,7 +2,7 @@
 
 One message of the kind EVENT a step and a charted node: {"node", "run", "step", "total", "sigma",
 "similarity", "clip_strength", "cfg_strength"}. similarity is CLIP's mean cosine of the images
-with the text; the strengths are `glide_core.guidance.guidance_strength`, means over the batch;
+with the text; the strengths are `guidance.guides.guidance_strength`, means over the batch;
 null where a guide was not evaluated. `run` tells one sampling run from the next; a step may be sent
 again, by samplers that ask the model twice, and the later message holds.
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from glide_core.diffusion.schedule import Schedule
 from glide_core.diffusion.types import ConditionFn, StepInfo
-from glide_core.guidance import add_guides, guidance_strength
+from glide_core.guidance.guides import add_guides, guidance_strength
 
 EVENT = "glide.step"
 # After one guided call in ComfyUI: its arguments, and the x0 that the guide made of "denoised".

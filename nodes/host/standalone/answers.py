@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glide_core.errors import GlideError
-from glide_core.io import make_folder, remove_stale, write_new
+from glide_core.io import write_new
 
 from .graph import plain, shown
 
@@ -114,10 +114,8 @@ def refusal(url: str, status: int, reason: str, content: bytes) -> str:
 def save_image(content: bytes, name: str, folder: Path) -> Path:
     """Write an image under its name, or a numbered one if that exists; GlideError if it is none."""
     path = folder / _file_name(name, image_format(content, name))
-    make_folder(folder)
-    remove_stale(folder)
     names = chain([path], (path.with_stem(f"{path.stem}_{n}") for n in count(1)))
-    return write_new(content, path.parent, names)
+    return write_new(content, names)
 
 
 def image_format(content: bytes, name: str) -> str:

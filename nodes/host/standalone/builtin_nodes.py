@@ -66,12 +66,12 @@ def _channel(path: Path, channel: str) -> Any:
     1; without an alpha channel that is a mask of zeros, [1, 64, 64]."""
     import torch
 
-    from glide_core.images import has_alpha, invert_mask, levels, open_image
+    from glide_core.images import invert_mask, levels, open_image
 
     image = open_image(path)
     if channel != "alpha":
         return levels(image.convert("RGB").getchannel(channel[0].upper()))[None]
-    if not has_alpha(image):
+    if not image.has_transparency_data:
         return torch.zeros(1, 64, 64)
     return invert_mask(levels(image.convert("RGBA").getchannel("A")))[None]
 

@@ -184,7 +184,7 @@ class StandaloneHost:
         import torch
 
         from glide_core import sampling
-        from glide_core.guidance import add_guides
+        from glide_core.guidance.guides import add_guides
 
         glide: GlideModel = model.model
         names = ("positive", "negative")
