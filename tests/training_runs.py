@@ -61,5 +61,5 @@ def trainer(config: TrainConfig, folder: Path, start: Path | None = None) -> Tra
     return Trainer(config, where, Colours(12))
 
 
-def quiet(step: int, losses: dict[str, float], seconds_left: float) -> None:
+def quiet(step: int, losses: dict[str, float]) -> None:
     pass

@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glide_core.data.check import save_report
     from glide_core.devices import free_cores
     from glide_core.io import check_folder
-    from glide_core.training import distributed, samples
+    from glide_core.training import distributed
     from glide_core.training.trainer import RunConfig, Trainer
 
     folder = arguments.out or Path("runs") / arguments.job
@@ -165,8 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=workers,
             tensorboard=arguments.tensorboard,
         )
-        prior = partial(samples.make_prior, captions=captions)
-        trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
+        trainer = Trainer(config, where, source, prior_captions=captions, accelerator=accelerator)
         if main:
             save_report(source.report, folder / "data.json")
         with graceful_stop() as signals:
@@ -187,7 +186,7 @@ def train(trainer: Trainer, stop: Callable[[], bool], *, show: bool) -> bool:
     steps = trainer.config.steps
     with tqdm(total=steps, initial=trainer.step, unit="step", disable=not show) as bar:
 
-        def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
+        def report(step: int, losses: dict[str, float]) -> None:
             bar.update(step - bar.n)
             shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
             bar.set_postfix(shown)

@@ -15,14 +15,13 @@ from torch.utils.checkpoint import checkpoint
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
 from glide_core.config import ClipConfig, GlideConfig, ModelKind
-from glide_core.data.source import Source
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models import noisy_clip, text_encoder, unet
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.training.config import JobName, TrainConfig, check_side
-from glide_core.training.examples import ClipSteps, DiffusionSteps, Examples
+from glide_core.training.examples import Examples
 from glide_core.training.losses import contrastive_loss, hybrid_loss, loss_weights
 
 if TYPE_CHECKING:
@@ -43,13 +42,10 @@ class DiffusionJob:
 
     def __init__(self, config: TrainConfig, model: GlideModel) -> None:
         self.config, self.model = config, model
-        scheduled = self.model.config.schedule
+        scheduled = model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
         self.weights = torch.from_numpy(weights).float()  # [T]
-
-    def steps(self, source: Source, share: Sequence[range]) -> DiffusionSteps:
-        return DiffusionSteps(self.config, self.model.config, source, share)
 
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
@@ -103,9 +99,6 @@ class ClipJob:
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 
-    def steps(self, source: Source, share: Sequence[range]) -> ClipSteps:
-        return ClipSteps(self.config, self.model.config, source, share)
-
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
     ) -> dict[str, Tensor]:
@@ -157,36 +150,20 @@ def make_job(
         config decides all but the kind. Noisy CLIP: one file with both encoders, or OpenAI's two.
         None: random weights, of `architecture` or the default.
     """
-    if config.job == "clip":
+    kind = config.job
+    if kind == "clip":
         return ClipJob(config, _make_clip(config, start, architecture))
-    return DiffusionJob(config, _make_model(config, config.job, start, architecture))
-
-
-def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
-    """The architecture of the bundled model of a job, the default for random weights."""
-    return inspect(find(job).path())
-
-
-def _make_model(
-    config: TrainConfig,
-    kind: ModelKind,
-    start: Sequence[Path],
-    architecture: GlideConfig | ClipConfig | None,
-) -> GlideModel:
     if len(start) > 1:
         raise GlideError(f"{kind} starts from one file: {len(start)} were given", "init_from")
-    if start:
-        found = load_model(start[0], kinds=STARTS[kind])
-        wanted: GlideConfig | ClipConfig = replace(found.config, kind=kind)
-    else:
-        wanted = architecture or small_architecture(kind)
+    found = load_model(start[0], kinds=STARTS[kind]) if start else None
+    wanted = replace(found.config, kind=kind) if found else architecture or small_architecture(kind)
     assert isinstance(wanted, GlideConfig)
     prediction = wanted.schedule.prediction_type
     if config.prediction not in (None, prediction):
-        if start:
+        if found:
             raise GlideError(
-                f"{start[0]} predicts {prediction}, which cannot be changed: the prediction type "
-                "is chosen only for training from scratch",
+                f"{start[0]} predicts {prediction}, which cannot be changed: omit the prediction "
+                "type",
                 "prediction",
             )
         schedule = replace(wanted.schedule, prediction_type=config.prediction)
@@ -195,32 +172,34 @@ def _make_model(
     if config.size is not None:
         check_side(wanted, config.size, "size")
         wanted = replace(wanted, unet=replace(wanted.unet, image_size=config.size))
-    if not start:
-        model = GlideModel(wanted)
-        initialise(model, config.seed)
-        return model
-    if wanted.kind != found.config.kind:
+    if not found:
+        found = GlideModel(wanted)
+        initialise(found, config.seed)
+    elif found.config.kind != kind:
         state = widened(found.openai_state_dict(), wanted)
         found = model_from_state_dict(state, wanted, where=str(start[0]))
     found.config = found.unet.config = wanted
-    return found.requires_grad_(True).train()
+    return DiffusionJob(config, found.requires_grad_(True).train())
+
+
+def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
+    """The architecture of the bundled model of a job, the default for random weights."""
+    return inspect(find(job).path())
 
 
 def _make_clip(
     config: TrainConfig, start: Sequence[Path], architecture: GlideConfig | ClipConfig | None
 ) -> NoisyClip:
-    if not start:
-        wanted = architecture or small_architecture("clip")
-        assert isinstance(wanted, ClipConfig)
-        if config.size is not None:
-            wanted = replace(wanted, image_size=config.size)
-        torch.manual_seed(config.seed)
-        return NoisyClip(wanted)
-    clip = load_clip(list(start))
-    if config.size not in (None, clip.config.image_size):
+    if start:
+        clip = load_clip(list(start))
         side = clip.config.image_size
-        raise GlideError(f"{start[0]} takes only images of {side}x{side}: omit the size", "size")
-    return clip.requires_grad_(True).train()
+        if config.size not in (None, side):
+            raise GlideError(f"{start[0]} takes only {side}x{side} images: omit the size", "size")
+        return clip.requires_grad_(True).train()
+    wanted = architecture or small_architecture("clip")
+    assert isinstance(wanted, ClipConfig)
+    torch.manual_seed(config.seed)
+    return NoisyClip(replace(wanted, image_size=config.size or wanted.image_size))
 
 
 def initialise(model: GlideModel, seed: int) -> None:

@@ -15,7 +15,7 @@ from glide_core.errors import GlideError
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training import examples, losses
 from glide_core.training.examples import (
-    DiffusionSteps,
+    Steps,
     generator,
     load_steps,
     random_keep_masks,
@@ -37,9 +37,10 @@ def job_of(models: Path, **changes: object) -> DiffusionJob:
     return job
 
 
-def steps_of(models: Path, **changes: object) -> DiffusionSteps:
+def steps_of(models: Path, **changes: object) -> Steps:
     job = job_of(models, **changes)
-    return job.steps(Colours(12), split_batch(job.config.batch, 0, 1, 1))
+    share = split_batch(job.config.batch, 0, 1, 1)
+    return Steps(job.config, job.model.config, Colours(12), share)
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])

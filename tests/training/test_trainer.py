@@ -15,6 +15,7 @@ from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.data.source import Batch
 from glide_core.errors import GlideError
+from glide_core.training import saving
 from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
 from glide_core.training.trainer import RunConfig, Trainer, lr_factor
 
@@ -111,6 +112,30 @@ def test_the_log_has_one_row_a_step_after_a_crash_too(tiny_models: Path, tmp_pat
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert {"loss", "simple", "bound", "lr", "grad_norm", "seconds_per_step"} < set(rows[0])
+
+
+def test_a_resumed_log_with_other_columns_has_every_figure_in_its_own(tmp_path: Path) -> None:
+    figures = [{"loss": 1.0, "bound": 0.5}, {"loss": 2.0, "bound": 0.6}]
+    first = saving.Log(tmp_path, 0)
+    for step, row in enumerate(figures, 1):
+        first.row(step, row)
+    second = saving.Log(tmp_path, 1)  # the second row is after the checkpoint
+    second.row(2, {"lr": 0.1, "loss": 3.0})
+    second.row(3, {"lr": 0.2, "loss": 4.0})
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["step", "loss", "bound", "lr"],
+        ["1", "1.0", "0.5", ""],
+        ["2", "3.0", "", "0.1"],
+        ["3", "4.0", "", "0.2"],
+    ]
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss\n1\0,half")
+    with pytest.raises(GlideError, match=r"log.csv cannot be read: delete it"):
+        saving.Log(tmp_path, 4)
 
 
 def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Path) -> None:
@@ -234,7 +259,8 @@ def test_examples_of_prior_preservation_are_every_second_one(
     start = [tiny_models / "tiny_base.safetensors"]
     where = RunConfig(tmp_path, sample_every=0, init_from=start)
     config = replace(TINY, prior_weight=0.5, caption_dropout=0.0)
-    run = Trainer(config, where, Colours(3), prior=lambda trainer: Named())
+    run = Trainer(config, where, Colours(3))
+    run.steps.prior = Named()
     (found,) = run.steps[0]
     assert found.captions[1::2] == ("old", "old")
     assert "old" not in found.captions[::2]
