@@ -59,7 +59,3 @@ def trainer(config: TrainConfig, folder: Path, start: Path | None = None) -> Tra
         init_from=[start] if start else [],
     )
     return Trainer(config, where, Colours(12))
-
-
-def quiet(step: int, losses: dict[str, float]) -> None:
-    pass

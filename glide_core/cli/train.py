@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from glide_core.data.entries import Listing
     from glide_core.data.source import ImageSource
-    from glide_core.training.trainer import Trainer
 
 _WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
 _FEW = 256  # images: fewer are decoded quickly, without workers
@@ -169,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
         if main:
             save_report(source.report, folder / "data.json")
         with graceful_stop() as signals:
-            finished = train(trainer, lambda: bool(signals), show=main)
+            finished = trainer.train(lambda: bool(signals))
     finally:
         accelerator.end_training()
     if main:
@@ -177,23 +176,6 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"stopped at step {trainer.step}; the same command resumes")
         print(trainer.exported)
     return 128 + signals[0] if signals else 0
-
-
-def train(trainer: Trainer, stop: Callable[[], bool], *, show: bool) -> bool:
-    """Train with a progress bar; returns whether the last step was reached."""
-    from tqdm import tqdm
-
-    steps = trainer.config.steps
-    with tqdm(total=steps, initial=trainer.step, unit="step", disable=not show) as bar:
-
-        def report(step: int, losses: dict[str, float]) -> None:
-            bar.update(step - bar.n)
-            shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
-            bar.set_postfix(shown)
-
-        finished = trainer.train(report, stop)
-        bar.update(trainer.step - bar.n)
-        return finished
 
 
 def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class DiffusionJob:
         """Add the gradients of one process's share of a batch; returns its mean losses."""
         sums: dict[str, Tensor] = {}
         device = accelerator.device
-        for examples in _moved(parts, device):
+        for examples in parts:
             own = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
             with accelerator.accumulate(network), own:
                 torch.manual_seed(examples.seed)  # dropout is a function of the step, too
@@ -70,17 +70,14 @@ class DiffusionJob:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         raw = network(x_t, t, examples.ids, examples.text, **examples.extra)
         prediction = self.model.config.schedule.prediction_type
-        hybrid = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
+        simple, bound = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
         self.weights = self.weights.to(t.device)  # copied at the first step
         weights = self.weights[t]
         if self.model.unet.precondition is not None:  # the error of the network's own output
             weights = weights * self.model.unet.precondition.weight(t, t)
-        each = weights * hybrid.simple + self.config.vlb_weight * hybrid.bound
-        return {
-            "loss": (examples.weight * each).mean(),
-            "simple": hybrid.simple.mean(),
-            "bound": hybrid.bound.mean(),
-        }
+        each = weights * simple + self.config.vlb_weight * bound
+        loss = (examples.weight * each).mean()
+        return {"loss": loss, "simple": simple.mean(), "bound": bound.mean()}
 
 
 class ClipJob:
@@ -103,7 +100,6 @@ class ClipJob:
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns the batch's loss."""
-        parts = list(_moved(parts, accelerator.device))
         scale = self.model.config.logit_scale
         if accelerator.num_processes == len(parts) == 1:
             loss = contrastive_loss(*self._encode(network, parts[0]), scale)
@@ -114,14 +110,11 @@ class ClipJob:
         images, texts = (accelerator.gather(torch.cat(rows)) for rows in zip(*known, strict=True))
         size = len(parts[0].t)
         first = accelerator.process_index * size * len(parts)
-        for start, part in zip(range(first, first + size * len(parts), size), parts, strict=True):
+        for i, part in enumerate(parts):
+            own = slice(first + i * size, first + (i + 1) * size)
             with accelerator.accumulate(network):
-                image, text = (
-                    torch.cat([others[:start], own, others[start + size :]])
-                    for others, own in zip(
-                        (images, texts), self._encode(network, part), strict=True
-                    )
-                )
+                image, text = images.clone(), texts.clone()
+                image[own], text[own] = self._encode(network, part)
                 loss = contrastive_loss(image, text, scale)
                 # gradients are averaged over processes and steps: their sum is the batch's
                 accelerator.backward(loss * accelerator.num_processes * len(parts))
@@ -131,12 +124,6 @@ class ClipJob:
         x_t = self.schedule.q_sample(part.images, part.t, part.noise)
         image, text = network(x_t, part.t, part.ids, part.text)
         return image.float(), text.float()
-
-
-def _moved(parts: Sequence[Examples], device: torch.device) -> Iterator[Examples]:
-    from accelerate.utils import send_to_device
-
-    return (send_to_device(part, device, non_blocking=True) for part in parts)
 
 
 def make_job(

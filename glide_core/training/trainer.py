@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from glide_core.checkpoints.loading import save_model
 from glide_core.checkpoints.lora import LoraInfo, fingerprint, save_lora
@@ -31,7 +32,6 @@ from glide_core.training.samples import make_prior, save_grid
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Report = Callable[[int, dict[str, float]], None]
 OptimizerFactory = Callable[[nn.Module, TrainConfig], list[torch.optim.Optimizer]]
 
 
@@ -127,31 +127,33 @@ class Trainer:
     def checkpoint(self) -> Path:
         return self.run.folder / "checkpoint.pt"
 
-    def train(self, report: Report, stop: Callable[[], bool] = lambda: False) -> bool:
+    def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the last step, or to the step in which `stop()` is true; then save and export.
 
-        `report(step, losses)` is called every `log_every` steps. All processes stop with the first
-        whose `stop()` is true. Returns whether the last step was reached.
+        All processes stop with the first whose `stop()` is true. Returns whether the last step was
+        reached.
         """
         started, first = time.monotonic(), self.step
         recent: list[dict[str, float]] = []  # since the last row of the log
-        stopped = False
-        while self.step < self.config.steps and not stopped:
-            figures = self.one_step(stop())
-            stopped = figures.pop("stop") > 0
-            recent.append(figures)
-            if self.step % self.run.log_every == 0:
-                means = {key: fmean(each[key] for each in recent) for key in figures}
-                recent = []
-                pace = (time.monotonic() - started) / (self.step - first)
-                if self.log is not None:
-                    self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
-                    report(self.step, means)
-            if self.step % self.run.save_every == 0 and not stopped:
-                self.save()
-            every = self.run.sample_every
-            if every and self.step % every == 0 and not stopped:
-                self._sample()
+        total, stopped = self.config.steps, False
+        with tqdm(total=total, initial=first, unit="step", disable=self.log is None) as bar:
+            while self.step < total and not stopped:
+                figures = self.one_step(stop())
+                stopped = figures.pop("stop") > 0
+                recent.append(figures)
+                bar.update()
+                if self.step % self.run.log_every == 0:
+                    means = {key: fmean(each[key] for each in recent) for key in figures}
+                    recent = []
+                    bar.set_postfix(means)
+                    pace = (time.monotonic() - started) / (self.step - first)
+                    if self.log is not None:
+                        self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
+                if self.step % self.run.save_every == 0 and not stopped:
+                    self.save()
+                every = self.run.sample_every
+                if every and self.step % every == 0 and not stopped:
+                    self._sample()
         self._next = None  # ends the workers
         self.save()
         self.export()
@@ -209,19 +211,19 @@ class Trainer:
         name = self.config.job.replace("-", "_") + ("_lora" if self.config.lora else "")
         return self.run.folder / f"{name}.safetensors"
 
-    def export(self) -> Path:
+    def export(self) -> None:
         """Write the averaged weights as safetensors; only the LoRA's in a LoRA run."""
-        path = self.exported
         if not self.accelerator.is_main_process:
-            return path
+            return
         c, start = self.config, [file.name for file in self.run.init_from]
         training = {**asdict(c), "trained_steps": self.step, "init_from": start}
         metadata = {"glide_training": json.dumps(training, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 info = LoraInfo.of(self.model, c.lora, float(c.lora_alpha or c.lora), start[0])
-                return save_lora(lora.pairs(self.model), path, info, metadata=metadata)
-            return save_model(self.model, path, metadata=metadata)
+                save_lora(lora.pairs(self.model), self.exported, info, metadata=metadata)
+            else:
+                save_model(self.model, self.exported, metadata=metadata)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -242,10 +244,13 @@ class Trainer:
         if self._next is None or self._prepared != self.step:
             self._next = iter(load_steps(self.steps, self.step, self.run.workers))
         self._prepared = self.step + 1
+        from accelerate.utils import send_to_device
+
         found = next(self._next)
         if isinstance(found, GlideError):
             raise found
-        return found
+        moved: list[Examples] = send_to_device(found, self.accelerator.device, non_blocking=True)
+        return moved
 
     def _sample(self) -> None:
         """Save a sample grid of the averaged weights."""

@@ -125,7 +125,7 @@ def test_eps_weighted_as_v_has_the_loss_of_v() -> None:
     v = (eps - s * x_t) / a  # the same guess, said as v
     rest = torch.zeros_like(eps)
     losses = {
-        kind: hybrid_loss(torch.cat([guess, rest], 1), x0, x_t, t, noise, COSINE, kind).simple
+        kind: hybrid_loss(torch.cat([guess, rest], 1), x0, x_t, t, noise, COSINE, kind)[0]
         for kind, guess in (("epsilon", eps), ("v_prediction", v))
     }
     weights = torch.from_numpy(loss_weights("v", "epsilon", COSINE))[t].float()

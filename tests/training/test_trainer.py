@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import TINY, Colours, quiet, trainer
+from training_runs import TINY, Colours, trainer
 
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
@@ -44,12 +44,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     start = start_of(config, tiny_models)
     whole = trainer(config, tmp_path / "whole", start)
-    assert whole.train(quiet)
+    assert whole.train()
     first = trainer(config, tmp_path / "parts", start)
-    assert not first.train(quiet, lambda: first.step == 1)  # stopped in its second step
+    assert not first.train(lambda: first.step == 1)  # stopped in its second step
     second = trainer(config, tmp_path / "parts", start)
     assert second.step == 2
-    assert second.train(quiet)
+    assert second.train()
     assert whole.weights.keys() == second.weights.keys()
     for key, value in whole.weights.items():
         assert torch.equal(value, second.weights[key]), key
@@ -72,7 +72,7 @@ def test_one_batch_can_be_learned(config: TrainConfig, tiny_models: Path, tmp_pa
 
 def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -> None:
     run = trainer(replace(TINY, steps=1), tmp_path, tiny_models / "tiny_base.safetensors")
-    assert run.train(quiet)
+    assert run.train()
     model = load_model(tmp_path / "base.safetensors")
     assert model.config == run.model.config
     assert model.config.unet.image_size == 16
@@ -81,7 +81,7 @@ def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -
 
 
 def test_a_noisy_clip_is_written_so_that_it_loads(tiny_models: Path, tmp_path: Path) -> None:
-    trainer(replace(CLIP, steps=1), tmp_path, tiny_models / "tiny_clip.safetensors").train(quiet)
+    trainer(replace(CLIP, steps=1), tmp_path, tiny_models / "tiny_clip.safetensors").train()
     assert load_clip(tmp_path / "clip.safetensors").config.image_layers == 1
 
 
@@ -89,25 +89,25 @@ def test_what_is_written_is_the_average_and_the_live_weights_stay(
     tiny_models: Path, tmp_path: Path
 ) -> None:
     run = trainer(replace(TINY, steps=2), tmp_path, tiny_models / "tiny_base.safetensors")
-    run.train(quiet)
+    run.train()
     name = "unet.out.2.weight"
     live, average = run.weights[name].detach().clone(), run.ema[name].clone()
     assert not torch.equal(live, average)
     with run.averaged():
         assert torch.equal(run.weights[name], average)
     assert torch.equal(run.weights[name], live)
-    written = load_model(run.export()).openai_state_dict()["out.2.weight"]
+    written = load_model(run.exported).openai_state_dict()["out.2.weight"]
     torch.testing.assert_close(written, average, rtol=1e-3, atol=1e-4)
 
 
 def test_the_log_has_one_row_a_step_after_a_crash_too(tiny_models: Path, tmp_path: Path) -> None:
     start = tiny_models / "tiny_base.safetensors"
     first = trainer(TINY, tmp_path, start)
-    first.train(quiet, lambda: first.step == 1)
+    first.train(lambda: first.step == 1)
     state = (tmp_path / "checkpoint.pt").read_bytes()
-    trainer(TINY, tmp_path, start).train(quiet)  # continues and is lost:
+    trainer(TINY, tmp_path, start).train()  # continues and is lost:
     (tmp_path / "checkpoint.pt").write_bytes(state)
-    trainer(TINY, tmp_path, start).train(quiet)
+    trainer(TINY, tmp_path, start).train()
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
@@ -149,7 +149,7 @@ def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Pa
         init_from=[tiny_models / "tiny_base.safetensors"],
         tensorboard=True,
     )
-    Trainer(replace(TINY, steps=2), where, Colours()).train(quiet)
+    Trainer(replace(TINY, steps=2), where, Colours()).train()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -174,7 +174,7 @@ def test_sample_grids_are_written_for_every_kind(tiny_models: Path, tmp_path: Pa
         )
         config = replace(TINY, job=job, steps=1, batch=2, size=side)  # type: ignore[arg-type]
         run = Trainer(config, where, Colours())
-        run.train(quiet)
+        run.train()
         assert Image.open(tmp_path / job / "samples_000001.png").size == size
         assert run.model.training
 
