@@ -137,7 +137,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.data.check import save_report
+    from glide_core.data.source import save_report
     from glide_core.devices import free_cores
     from glide_core.io import check_folder
     from glide_core.training import distributed
@@ -182,16 +182,12 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
     """The job's defaults, or those of fine-tuning, with the given options applied."""
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start:
-        from glide_core.checkpoints.detect import config_of
         from glide_core.checkpoints.files import read_shapes
-        from glide_core.config import GlideConfig
+        from glide_core.checkpoints.loading import inspect
 
-        files = [read_shapes(path) for path in start]
-        found = [config_of(file) for file in files]
-        kinds = {one.kind if isinstance(one, GlideConfig) else "clip" for one in found}
-        if arguments.job in kinds:
-            sizes = [tensor.numel() for file in files for tensor in file.tensors.values()]
-            config = fine_tuning(config, sum(sizes))
+        if arguments.job in {getattr(inspect(path), "kind", "clip") for path in start}:
+            weights = [w for path in start for w in read_shapes(path).tensors.values()]
+            config = fine_tuning(config, sum(weight.numel() for weight in weights))
     given = {each.name: getattr(arguments, each.name, None) for each in fields(config)}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if not config.lora and (config.lora_alpha or config.lora_text or arguments.lora_layers):
@@ -201,19 +197,17 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
 
 def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list[str]:
     """Captions of prior preservation: of --prior-prompts, or of the initial model's vocabulary."""
-    if arguments.no_prior or arguments.job not in _WITH_PRIOR or not start:
-        if arguments.prior_prompts:
-            raise UsageError("--prior-prompts is for base and inpaint with --init-from")
-        return []
-    if arguments.prior_prompts:
-        from glide_core.data.tables import read_lines
-
-        if not (captions := read_lines(arguments.prior_prompts)):
-            raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
-        return captions
+    from glide_core.data.tables import read_lines
     from glide_core.training import samples
 
-    return samples.prior_captions(start[0])
+    wanted = start and arguments.job in _WITH_PRIOR and not arguments.no_prior
+    if not arguments.prior_prompts:
+        return samples.prior_captions(start[0]) if wanted else []
+    if not wanted:
+        raise UsageError("--prior-prompts is for base and inpaint with --init-from")
+    if not (captions := read_lines(arguments.prior_prompts)):
+        raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
+    return captions
 
 
 def open_data(
@@ -221,8 +215,7 @@ def open_data(
 ) -> ImageSource:
     """Open --data and check it in the first process, unless an earlier run has; report on it."""
     from glide_core.cli.common import counting_bar
-    from glide_core.data.check import DataReport, PixelCache, check
-    from glide_core.data.source import open_source
+    from glide_core.data.source import DataReport, PixelCache, check, open_source
     from glide_core.training.distributed import on_main
 
     def run_check(listing: Listing, cache: PixelCache) -> DataReport:

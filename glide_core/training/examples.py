@@ -76,7 +76,7 @@ class Steps(Dataset[list[Examples] | GlideError]):
         """share: what `split_batch` returns."""
         self.config, self.model, self.source, self.share = config, model, source, share
         self.prior: Source | None = None  # diffusion models: of every second example
-        self.crop = None
+        self.crop = 0
         if isinstance(model, ClipConfig):
             timesteps = model.n_timesteps
         else:

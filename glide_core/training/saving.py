@@ -78,12 +78,8 @@ class Log:
         self.path = folder / "log.csv"
         self._events: Any = None
         if tensorboard:
-            try:
+            with as_glide_error("TensorBoard is missing (pip install tensorboard)", ImportError):
                 from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise GlideError(
-                    "logging to TensorBoard needs its package: pip install tensorboard"
-                ) from error
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._columns: list[str] = []  # known with the first row
         self._before: list[dict[str, Any]] = []
