@@ -43,13 +43,7 @@ class Noise:
     """A Source of random images and one caption each."""
 
     def batch(
-        self,
-        rng: torch.Generator,
-        size: int,
-        *,
-        side: int,
-        crop: int | None = None,
-        distinct: bool = False,
+        self, rng: torch.Generator, size: int, *, side: int, crop: int = 0, distinct: bool = False
     ) -> Batch:
         side = crop or side
         images = torch.rand(size, 3, side, side, generator=rng) * 2 - 1

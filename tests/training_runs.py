@@ -28,13 +28,7 @@ class Colours:
         return (colour * (1 - 0.2 * (index // 3)))[:, None, None]
 
     def batch(
-        self,
-        rng: torch.Generator,
-        size: int,
-        *,
-        side: int,
-        crop: int | None = None,
-        distinct: bool = False,
+        self, rng: torch.Generator, size: int, *, side: int, crop: int = 0, distinct: bool = False
     ) -> Batch:
         if distinct:
             chosen = torch.randperm(len(self.names), generator=rng)[:size].tolist()
@@ -59,7 +53,3 @@ def trainer(config: TrainConfig, folder: Path, start: Path | None = None) -> Tra
         init_from=[start] if start else [],
     )
     return Trainer(config, where, Colours(12))
-
-
-def quiet(step: int, losses: dict[str, float], seconds_left: float) -> None:
-    pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from glide_core.data.entries import Listing
     from glide_core.data.source import ImageSource
-    from glide_core.training.trainer import Trainer
 
 _WITH_PRIOR = ("base", "inpaint")  # the jobs that prior preservation is for
 _FEW = 256  # images: fewer are decoded quickly, without workers
@@ -138,10 +137,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume the run found in the folder. SIGINT and SIGTERM save and stop."""
     from glide_core.checkpoints.catalog import find_model
-    from glide_core.data.check import save_report
+    from glide_core.data.source import save_report
     from glide_core.devices import free_cores
     from glide_core.io import check_folder
-    from glide_core.training import distributed, samples
+    from glide_core.training import distributed
     from glide_core.training.trainer import RunConfig, Trainer
 
     folder = arguments.out or Path("runs") / arguments.job
@@ -165,12 +164,11 @@ def run(arguments: argparse.Namespace) -> int:
             workers=workers,
             tensorboard=arguments.tensorboard,
         )
-        prior = partial(samples.make_prior, captions=captions)
-        trainer = Trainer(config, where, source, prior=prior, accelerator=accelerator)
+        trainer = Trainer(config, where, source, prior_captions=captions, accelerator=accelerator)
         if main:
             save_report(source.report, folder / "data.json")
         with graceful_stop() as signals:
-            finished = train(trainer, lambda: bool(signals), show=main)
+            finished = trainer.train(lambda: bool(signals))
     finally:
         accelerator.end_training()
     if main:
@@ -180,36 +178,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 128 + signals[0] if signals else 0
 
 
-def train(trainer: Trainer, stop: Callable[[], bool], *, show: bool) -> bool:
-    """Train with a progress bar; returns whether the last step was reached."""
-    from tqdm import tqdm
-
-    steps = trainer.config.steps
-    with tqdm(total=steps, initial=trainer.step, unit="step", disable=not show) as bar:
-
-        def report(step: int, losses: dict[str, float], seconds_left: float) -> None:
-            bar.update(step - bar.n)
-            shown = {k: f"{v:.4f}" for k, v in losses.items() if k not in ("lr", "grad_norm")}
-            bar.set_postfix(shown)
-
-        finished = trainer.train(report, stop)
-        bar.update(trainer.step - bar.n)
-        return finished
-
-
 def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainConfig:
     """The job's defaults, or those of fine-tuning, with the given options applied."""
     config = replace(from_scratch(arguments.job), lora=arguments.lora or 0)
     if start:
-        from glide_core.checkpoints.detect import config_of
         from glide_core.checkpoints.files import read_tensors
-        from glide_core.config import GlideConfig
+        from glide_core.checkpoints.loading import inspect
 
-        files = [read_tensors(path, meta=True) for path in start]
-        found = [config_of(file) for file in files]
-        kinds = {one.kind if isinstance(one, GlideConfig) else "clip" for one in found}
-        if arguments.job in kinds:
-            sizes = [tensor.numel() for file in files for tensor in file.tensors.values()]
+        if arguments.job in {getattr(inspect(path), "kind", "clip") for path in start}:
+            files = [read_tensors(path, meta=True) for path in start]
+            sizes = [weight.numel() for file in files for weight in file.tensors.values()]
             config = fine_tuning(config, sum(sizes))
     given = {each.name: getattr(arguments, each.name, None) for each in fields(config)}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
@@ -220,19 +198,17 @@ def make_config(arguments: argparse.Namespace, start: Sequence[Path]) -> TrainCo
 
 def prior_captions(arguments: argparse.Namespace, start: Sequence[Path]) -> list[str]:
     """Captions of prior preservation: of --prior-prompts, or of the initial model's vocabulary."""
-    if arguments.no_prior or arguments.job not in _WITH_PRIOR or not start:
-        if arguments.prior_prompts:
-            raise UsageError("--prior-prompts is for base and inpaint with --init-from")
-        return []
-    if arguments.prior_prompts:
-        from glide_core.data.tables import read_lines
-
-        if not (captions := read_lines(arguments.prior_prompts)):
-            raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
-        return captions
+    from glide_core.data.tables import read_lines
     from glide_core.training import samples
 
-    return samples.prior_captions(start[0])
+    wanted = start and arguments.job in _WITH_PRIOR and not arguments.no_prior
+    if not arguments.prior_prompts:
+        return samples.prior_captions(start[0]) if wanted else []
+    if not wanted:
+        raise UsageError("--prior-prompts is for base and inpaint with --init-from")
+    if not (captions := read_lines(arguments.prior_prompts)):
+        raise GlideError(f"{arguments.prior_prompts} is empty: expected one caption per line")
+    return captions
 
 
 def open_data(
@@ -240,8 +216,7 @@ def open_data(
 ) -> ImageSource:
     """Open --data and check it in the first process, unless an earlier run has; report on it."""
     from glide_core.cli.common import counting_bar
-    from glide_core.data.check import DataReport, PixelCache, check
-    from glide_core.data.source import open_source
+    from glide_core.data.source import DataReport, PixelCache, check, open_source
     from glide_core.training.distributed import on_main
 
     def run_check(listing: Listing, cache: PixelCache) -> DataReport:

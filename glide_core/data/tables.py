@@ -126,11 +126,9 @@ def _json(file: BufferedReader) -> Iterator[Row]:
 
 
 def _parquet(file: BufferedReader, header: Header) -> Iterator[Row]:
-    try:
+    with as_glide_error("Parquet needs pyarrow (pip install pyarrow)", ImportError):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise GlideError("Parquet needs pyarrow: pip install pyarrow") from error
     # besides Arrow's errors: of dates that Python does not have, of damaged text
     kinds = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
     with as_glide_error("the file cannot be read as Parquet", kinds):

@@ -25,14 +25,11 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Accelerator:
     device: "auto", "cpu", "cuda", "mps", or one GPU ("cuda:1") where there is one process; of
     several processes each takes the GPU of its local rank.
     """
-    try:
+    missing = 'training needs accelerate (pip install "glide-diffusion[train]")'
+    with as_glide_error(missing, ImportError):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState
         from accelerate.utils import InitProcessGroupKwargs
-    except ImportError as error:
-        raise GlideError(
-            'training needs accelerate: pip install "glide-diffusion[train]"'
-        ) from error
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if alone:
         chosen = pick_device(device)

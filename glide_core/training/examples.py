@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from glide_core.config import ClipConfig, GlideConfig
-from glide_core.data.source import Source
+from glide_core.data.source import Batch, Source
 from glide_core.errors import GlideError
 from glide_core.models.noisy_clip import length_with_end
 from glide_core.names import TIMESTEPS
@@ -63,16 +63,28 @@ def generator(seed: int, step: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-class _Steps(Dataset[list[Examples] | GlideError]):
+class Steps(Dataset[list[Examples] | GlideError]):
     """One process's share of every step, by step number, or the error that prevents it."""
 
     def __init__(
-        self, config: TrainConfig, source: Source, share: Sequence[range], steps: int
+        self,
+        config: TrainConfig,
+        model: GlideConfig | ClipConfig,
+        source: Source,
+        share: Sequence[range],
     ) -> None:
-        """share: what `split_batch` returns. steps: number of timesteps."""
-        self.config, self.source, self.share = config, source, share
-        self.prior: Source | None = None  # images of prior preservation
-        probabilities = timestep_probabilities(config.timesteps, steps)
+        """share: what `split_batch` returns."""
+        self.config, self.model, self.source, self.share = config, model, source, share
+        self.prior: Source | None = None  # diffusion models: of every second example
+        self.crop = 0
+        if isinstance(model, ClipConfig):
+            timesteps = model.n_timesteps
+        else:
+            timesteps = model.schedule.diffusion_steps
+            if model.is_upsampler:
+                self.crop = min(config.crop, model.unet.image_size)
+                check_side(model, self.crop, "crop")
+        probabilities = timestep_probabilities(config.timesteps, timesteps)
         self.cumulative = torch.from_numpy(np.cumsum(probabilities))
 
     def __len__(self) -> int:
@@ -86,92 +98,63 @@ class _Steps(Dataset[list[Examples] | GlideError]):
 
     def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
         """Make examples of a step by their indices in its batch, on the CPU."""
-        raise NotImplementedError
-
-    def collate(
-        self,
-        step: int,
-        ranges: Sequence[range],
-        example: Callable[[torch.Generator, int], Examples],
-    ) -> list[Examples]:
-        """Make and stack examples, each with random numbers of its own."""
         seed, made = self.config.seed, []
+        example: Callable[[torch.Generator, int], Examples]
+        if isinstance(self.model, ClipConfig):
+            example = partial(self._clip_example, self.model, self._distinct(self.model, step))
+        else:
+            example = partial(self._diffusion_example, self.model)
         for indices in ranges:
             rows = [example(generator(seed, step, i), i) for i in indices]
             part: Examples = default_collate(rows)
             made.append(part._replace(seed=generator(seed, step, -2 - indices[0]).initial_seed()))
         return made
 
-
-class DiffusionSteps(_Steps):
-    """Examples of the four diffusion models; with `prior`, every second one is of its images."""
-
-    def __init__(
-        self, config: TrainConfig, model: GlideConfig, source: Source, share: Sequence[range]
-    ) -> None:
-        super().__init__(config, source, share, model.schedule.diffusion_steps)
-        self.model = model
-        self.crop = None
-        if model.is_upsampler:
-            self.crop = min(config.crop, model.unet.image_size)
-            check_side(model, self.crop, "crop")
-
-    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
-        return self.collate(step, ranges, self._example)
-
-    def _example(self, rng: torch.Generator, index: int) -> Examples:
+    def _diffusion_example(self, model: GlideConfig, rng: torch.Generator, index: int) -> Examples:
         old = self.prior if self.prior is not None and index % 2 else None
-        side = self.model.unet.image_size
+        side = model.unet.image_size
         batch = (old or self.source).batch(rng, 1, side=side, crop=self.crop)
         image, extra = batch.images, {}
-        if self.model.is_upsampler:
+        if model.is_upsampler:
             low = batch.low_res
             if low is None:
                 low = conditioning_augmentation(F.avg_pool2d(image, 4), rng)
             extra["low_res"] = low[0]
-        if self.model.is_inpaint:
+        if model.is_inpaint:
             extra["image"] = image[0]
             extra["keep_mask"] = random_keep_masks(rng, 1, image.shape[-1])[0]
         dropped = float(torch.rand((), generator=rng)) < self.config.caption_dropout
         caption = "" if dropped else batch.captions[0]
-        tokens = encode_caption(self.model.tokenizer, caption, self.model.text.context_length)
+        tokens = encode_caption(model.tokenizer, caption, model.text.context_length)
         t = sample_timestep(self.cumulative, rng)
         noise = torch.randn(image.shape[1:], generator=rng)
         weight = torch.tensor(self.config.prior_weight if old is not None else 1.0)
         return Examples(image[0], caption, tokens.ids, tokens.mask, t, noise, weight, extra)
 
-
-class ClipSteps(_Steps):
-    """Examples of the noisy CLIP, whose loss compares all of a batch: no caption twice in it."""
-
-    def __init__(
-        self, config: TrainConfig, model: ClipConfig, source: Source, share: Sequence[range]
-    ) -> None:
-        super().__init__(config, source, share, model.n_timesteps)
-        self.model = model
-
-    def parts(self, step: int, ranges: Sequence[range]) -> list[Examples]:
-        whole, count, c = generator(self.config.seed, step, -1), self.config.batch, self.model
-        batch = self.source.batch(whole, count, side=c.image_size, distinct=True)
+    def _distinct(self, model: ClipConfig, step: int) -> Batch:
+        """The whole batch of a step: the contrastive loss compares all of it."""
+        rng, count = generator(self.config.seed, step, -1), self.config.batch
+        batch = self.source.batch(rng, count, side=model.image_size, distinct=True)
         if len(batch.captions) < count:
             raise GlideError(
                 f"there are {len(batch.captions)} different captions, too few for a batch of "
                 f"{count}: a noisy CLIP learns to distinguish captions. Use a smaller batch.",
                 "batch",
             )
+        return batch
 
-        def example(rng: torch.Generator, index: int) -> Examples:
-            image, caption = batch.images[index], batch.captions[index]
-            tokens = encode_caption(c.tokenizer, caption, c.context_length)
-            length = torch.tensor(length_with_end(tokens, c))
-            t = sample_timestep(self.cumulative, rng)
-            noise = torch.randn(image.shape, generator=rng)
-            return Examples(image, caption, tokens.ids, length, t, noise, torch.tensor(1.0), {})
+    def _clip_example(
+        self, model: ClipConfig, batch: Batch, rng: torch.Generator, index: int
+    ) -> Examples:
+        image, caption = batch.images[index], batch.captions[index]
+        tokens = encode_caption(model.tokenizer, caption, model.context_length)
+        length = torch.tensor(length_with_end(tokens, model))
+        t = sample_timestep(self.cumulative, rng)
+        noise = torch.randn(image.shape, generator=rng)
+        return Examples(image, caption, tokens.ids, length, t, noise, torch.tensor(1.0), {})
 
-        return self.collate(step, ranges, example)
 
-
-def load_steps(steps: _Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
+def load_steps(steps: Steps, first: int, workers: int) -> DataLoader[list[Examples] | GlideError]:
     """Iterate over the steps from `first` on; workers: processes that prepare them ahead."""
     fork = "fork" in torch.multiprocessing.get_all_start_methods()
     return DataLoader(

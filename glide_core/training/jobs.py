@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,13 @@ from torch.utils.checkpoint import checkpoint
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.loading import inspect, load_clip, load_model, model_from_state_dict
 from glide_core.config import ClipConfig, GlideConfig, ModelKind
-from glide_core.data.source import Source
 from glide_core.diffusion.schedule import Schedule
 from glide_core.errors import GlideError
 from glide_core.models import noisy_clip, text_encoder, unet
 from glide_core.models.glide import GlideModel
 from glide_core.models.noisy_clip import NoisyClip
 from glide_core.training.config import JobName, TrainConfig, check_side
-from glide_core.training.examples import ClipSteps, DiffusionSteps, Examples
+from glide_core.training.examples import Examples
 from glide_core.training.losses import contrastive_loss, hybrid_loss, loss_weights
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class DiffusionJob:
 
     def __init__(self, config: TrainConfig, model: GlideModel) -> None:
         self.config, self.model = config, model
-        scheduled = self.model.config.schedule
+        scheduled = model.config.schedule
         self.schedule = Schedule.named(scheduled.noise_schedule, scheduled.diffusion_steps)
         weights = loss_weights(config.weighting, scheduled.prediction_type, self.schedule)
         sigma_data, ab = model.config.unet.sigma_data, self.schedule.alphas_cumprod
@@ -51,16 +50,13 @@ class DiffusionJob:
             weights *= ab + (1 - ab) / sigma_data**2
         self.weights = torch.from_numpy(weights).float()  # [T]
 
-    def steps(self, source: Source, share: Sequence[range]) -> DiffusionSteps:
-        return DiffusionSteps(self.config, self.model.config, source, share)
-
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns its mean losses."""
         sums: dict[str, Tensor] = {}
         device = accelerator.device
-        for examples in _moved(parts, device):
+        for examples in parts:
             own = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
             with accelerator.accumulate(network), own:
                 torch.manual_seed(examples.seed)  # dropout is a function of the step, too
@@ -77,14 +73,11 @@ class DiffusionJob:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         raw = network(x_t, t, examples.ids, examples.text, **examples.extra)
         prediction = self.model.config.schedule.prediction_type
-        hybrid = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
+        simple, bound = hybrid_loss(raw, x0, x_t, t, noise, self.schedule, prediction)
         self.weights = self.weights.to(t.device)  # copied at the first step
-        each = self.weights[t] * hybrid.simple + self.config.vlb_weight * hybrid.bound
-        return {
-            "loss": (examples.weight * each).mean(),
-            "simple": hybrid.simple.mean(),
-            "bound": hybrid.bound.mean(),
-        }
+        each = self.weights[t] * simple + self.config.vlb_weight * bound
+        loss = (examples.weight * each).mean()
+        return {"loss": loss, "simple": simple.mean(), "bound": bound.mean()}
 
 
 class ClipJob:
@@ -103,14 +96,10 @@ class ClipJob:
         self.config, self.model = config, model
         self.schedule = Schedule.named(model.config.noise_schedule, model.config.n_timesteps)
 
-    def steps(self, source: Source, share: Sequence[range]) -> ClipSteps:
-        return ClipSteps(self.config, self.model.config, source, share)
-
     def backward(
         self, accelerator: Accelerator, network: nn.Module, parts: Sequence[Examples]
     ) -> dict[str, Tensor]:
         """Add the gradients of one process's share of a batch; returns the batch's loss."""
-        parts = list(_moved(parts, accelerator.device))
         scale = self.model.config.logit_scale
         if accelerator.num_processes == len(parts) == 1:
             loss = contrastive_loss(*self._encode(network, parts[0]), scale)
@@ -121,14 +110,11 @@ class ClipJob:
         images, texts = (accelerator.gather(torch.cat(rows)) for rows in zip(*known, strict=True))
         size = len(parts[0].t)
         first = accelerator.process_index * size * len(parts)
-        for start, part in zip(range(first, first + size * len(parts), size), parts, strict=True):
+        for i, part in enumerate(parts):
+            own = slice(first + i * size, first + (i + 1) * size)
             with accelerator.accumulate(network):
-                image, text = (
-                    torch.cat([others[:start], own, others[start + size :]])
-                    for others, own in zip(
-                        (images, texts), self._encode(network, part), strict=True
-                    )
-                )
+                image, text = images.clone(), texts.clone()
+                image[own], text[own] = self._encode(network, part)
                 loss = contrastive_loss(image, text, scale)
                 # gradients are averaged over processes and steps: their sum is the batch's
                 accelerator.backward(loss * accelerator.num_processes * len(parts))
@@ -138,12 +124,6 @@ class ClipJob:
         x_t = self.schedule.q_sample(part.images, part.t, part.noise)
         image, text = network(x_t, part.t, part.ids, part.text)
         return image.float(), text.float()
-
-
-def _moved(parts: Sequence[Examples], device: torch.device) -> Iterator[Examples]:
-    from accelerate.utils import send_to_device
-
-    return (send_to_device(part, device, non_blocking=True) for part in parts)
 
 
 def make_job(
@@ -157,36 +137,20 @@ def make_job(
         config decides all but the kind. Noisy CLIP: one file with both encoders, or OpenAI's two.
         None: random weights, of `architecture` or the default.
     """
-    if config.job == "clip":
+    kind = config.job
+    if kind == "clip":
         return ClipJob(config, _make_clip(config, start, architecture))
-    return DiffusionJob(config, _make_model(config, config.job, start, architecture))
-
-
-def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
-    """The architecture of the bundled model of a job, the default for random weights."""
-    return inspect(find(job).path())
-
-
-def _make_model(
-    config: TrainConfig,
-    kind: ModelKind,
-    start: Sequence[Path],
-    architecture: GlideConfig | ClipConfig | None,
-) -> GlideModel:
     if len(start) > 1:
         raise GlideError(f"{kind} starts from one file: {len(start)} were given", "init_from")
-    if start:
-        found = load_model(start[0], kinds=STARTS[kind])
-        wanted: GlideConfig | ClipConfig = replace(found.config, kind=kind)
-    else:
-        wanted = architecture or small_architecture(kind)
+    found = load_model(start[0], kinds=STARTS[kind]) if start else None
+    wanted = replace(found.config, kind=kind) if found else architecture or small_architecture(kind)
     assert isinstance(wanted, GlideConfig)
     prediction = wanted.schedule.prediction_type
     if config.prediction not in (None, prediction):
-        if start:
+        if found:
             raise GlideError(
-                f"{start[0]} predicts {prediction}, which cannot be changed: the prediction type "
-                "is chosen only for training from scratch",
+                f"{start[0]} predicts {prediction}, which cannot be changed: omit the prediction "
+                "type",
                 "prediction",
             )
         schedule = replace(wanted.schedule, prediction_type=config.prediction)
@@ -195,32 +159,34 @@ def _make_model(
     if config.size is not None:
         check_side(wanted, config.size, "size")
         wanted = replace(wanted, unet=replace(wanted.unet, image_size=config.size))
-    if not start:
-        model = GlideModel(wanted)
-        initialise(model, config.seed)
-        return model
-    if wanted.kind != found.config.kind:
+    if not found:
+        found = GlideModel(wanted)
+        initialise(found, config.seed)
+    elif found.config.kind != kind:
         state = widened(found.openai_state_dict(), wanted)
         found = model_from_state_dict(state, wanted, where=str(start[0]))
     found.config = found.unet.config = wanted
-    return found.requires_grad_(True).train()
+    return DiffusionJob(config, found.requires_grad_(True).train())
+
+
+def small_architecture(job: JobName) -> GlideConfig | ClipConfig:
+    """The architecture of the bundled model of a job, the default for random weights."""
+    return inspect(find(job).path())
 
 
 def _make_clip(
     config: TrainConfig, start: Sequence[Path], architecture: GlideConfig | ClipConfig | None
 ) -> NoisyClip:
-    if not start:
-        wanted = architecture or small_architecture("clip")
-        assert isinstance(wanted, ClipConfig)
-        if config.size is not None:
-            wanted = replace(wanted, image_size=config.size)
-        torch.manual_seed(config.seed)
-        return NoisyClip(wanted)
-    clip = load_clip(list(start))
-    if config.size not in (None, clip.config.image_size):
+    if start:
+        clip = load_clip(list(start))
         side = clip.config.image_size
-        raise GlideError(f"{start[0]} takes only images of {side}x{side}: omit the size", "size")
-    return clip.requires_grad_(True).train()
+        if config.size not in (None, side):
+            raise GlideError(f"{start[0]} takes only {side}x{side} images: omit the size", "size")
+        return clip.requires_grad_(True).train()
+    wanted = architecture or small_architecture("clip")
+    assert isinstance(wanted, ClipConfig)
+    torch.manual_seed(config.seed)
+    return NoisyClip(replace(wanted, image_size=config.size or wanted.image_size))
 
 
 def initialise(model: GlideModel, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,11 @@ class LoraLayer(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale = alpha / rank
-        self.down: nn.Linear | nn.Conv1d | nn.Conv2d
-        self.up: nn.Linear | nn.Conv1d | nn.Conv2d
+        kind: Any = type(base)
         if isinstance(base, nn.Linear):
-            linear = type(base)
-            self.down = linear(base.in_features, rank, bias=False)
-            self.up = linear(rank, base.out_features, bias=False)
+            self.down = kind(base.in_features, rank, bias=False)
+            self.up = kind(rank, base.out_features, bias=False)
         else:
-            kind = type(base)
             size, padding = base.kernel_size[0], base.padding[0]
             self.down = kind(base.in_channels, rank, size, padding=padding, bias=False)
             self.up = kind(rank, base.out_channels, 1, bias=False)

@@ -7,7 +7,6 @@ d of x0 is an error sqrt(snr) d of eps and sqrt(snr + 1) d of v, snr = alpha_bar
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +23,6 @@ GAMMA = 5.0  # of min-snr, as its authors recommend
 LARGEST = 100.0  # a cap: the eps of the last cosine steps would weigh 1 / alpha_bar = 4e8
 
 
-class HybridLoss(NamedTuple):
-    """Two per-image losses [B]."""
-
-    simple: Tensor  # mean squared error of eps or v
-    bound: Tensor  # the step's term of the variational bound, bits per dimension, times T / 1000
-
-
 def hybrid_loss(
     raw: Tensor,
     x0: Tensor,
@@ -39,11 +31,13 @@ def hybrid_loss(
     noise: Tensor,
     schedule: Schedule,
     prediction_type: PredictionType,
-) -> HybridLoss:
+) -> tuple[Tensor, Tensor]:
     """L_hybrid of Nichol and Dhariwal 2021 (section 3.1) for raw output [B, 2C, H, W].
 
-    The bound trains the variance alone: the mean enters it detached. As in the reference
-    (clip_denoised=False), the predicted x0 is not clamped.
+    Returns two losses per image, [B]: the mean squared error of eps or v ("simple"), and the step's
+    term of the variational bound in bits per dimension, times T / 1000. The bound trains the
+    variance alone: the mean enters it detached. As in the reference (clip_denoised=False), the
+    predicted x0 is not clamped.
     """
     if raw.dtype != torch.float64:
         raw = raw.float()
@@ -57,7 +51,7 @@ def hybrid_loss(
         x0_hat = (x_t - s * out.detach()) / a
     simple = (out - target).square().mean(dim=(1, 2, 3))
     bound = variance_bound(x0, x_t, x0_hat, model_var_values, t, schedule)
-    return HybridLoss(simple, bound * (len(schedule) / 1000))
+    return simple, bound * (len(schedule) / 1000)
 
 
 def variance_bound(
@@ -71,15 +65,9 @@ def variance_bound(
     """KL(q(x_{t-1}|x_t, x0) || p(x_{t-1}|x_t)) in bits per dimension, [B]; at t = 0 the
     decoder's negative log-likelihood of 8-bit pixels."""
     tables = schedule.on(t.device)
-    low, high, c1, c2 = (
-        table[t][:, None, None, None]
-        for table in (
-            tables.posterior_log_variance_clipped,
-            tables.log_betas,
-            tables.posterior_mean_coef1,
-            tables.posterior_mean_coef2,
-        )
-    )
+    at = t[:, None, None, None]
+    low, high = tables.posterior_log_variance_clipped[at], tables.log_betas[at]
+    c1, c2 = tables.posterior_mean_coef1[at], tables.posterior_mean_coef2[at]
     fraction = (model_var_values + 1) / 2
     log_variance = fraction * high + (1 - fraction) * low
     mean, mean_hat = c1 * x0 + c2 * x_t, c1 * x0_hat + c2 * x_t
@@ -91,7 +79,7 @@ def variance_bound(
         - 1
     )
     decoder = -discretized_log_likelihood(x0, mean_hat, 0.5 * log_variance)
-    per_pixel = torch.where(t[:, None, None, None] == 0, decoder, kl)
+    per_pixel = torch.where(at == 0, decoder, kl)
     return per_pixel.mean(dim=(1, 2, 3)) / math.log(2)
 
 

@@ -27,7 +27,7 @@ from glide_core.training.distributed import on_main
 from glide_core.training.examples import random_keep_masks
 
 if TYPE_CHECKING:
-    from glide_core.training.trainer import Trainer
+    from accelerate import Accelerator
 
 PRIOR_IMAGES = 200  # generated for prior preservation, as many as DreamBooth takes
 _COLUMNS = 4
@@ -92,16 +92,15 @@ def prior_captions(checkpoint: Path) -> list[str]:
     return [f"{article(a)} {a} on {article(b)} {b} background" for a, b in parts]
 
 
-def make_prior(trainer: Trainer, captions: Sequence[str]) -> Source | None:
-    """Generate one image per caption into a run's folder `prior`, unless they are there already.
+def make_prior(
+    model: GlideModel, captions: Sequence[str], folder: Path, accelerator: Accelerator
+) -> Source:
+    """Generate one image per caption into a folder, unless they are there already.
 
     What the model generates before fine-tuning is mixed into the training data, so that it is not
     forgotten (Ruiz et al. 2023, prior preservation). Inpainting models generate with everything
-    masked, as they do without an image. Returns the images; None without captions.
+    masked, as they do without an image.
     """
-    model, folder = trainer.model, trainer.run.folder / "prior"
-    if not captions or not isinstance(model, GlideModel):
-        return None
     listed = folder / "metadata.jsonl"
 
     def generate() -> None:
@@ -120,5 +119,5 @@ def make_prior(trainer: Trainer, captions: Sequence[str]) -> Source | None:
         with atomic_write(listed) as temporary:  # written last: it marks the folder as complete
             temporary.write_text("".join(rows), encoding="utf-8")
 
-    on_main(trainer.accelerator, lambda: None if listed.exists() else generate())
+    on_main(accelerator, lambda: None if listed.exists() else generate())
     return open_source(listed, side=model.config.unet.image_size)

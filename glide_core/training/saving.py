@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,39 +71,36 @@ def restore(
 class Log:
     """log.csv: rows of figures by step, and TensorBoard's events where they are asked for.
 
-    A resumed run first removes the rows after its checkpoint.
+    A resumed run removes the rows after its checkpoint, and adds the columns that it has more.
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
         self._events: Any = None
         if tensorboard:
-            try:
+            with as_glide_error("TensorBoard is missing (pip install tensorboard)", ImportError):
                 from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise GlideError(
-                    "logging to TensorBoard needs its package: pip install tensorboard"
-                ) from error
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._columns: list[str] = []  # known with the first row
+        self._before: list[dict[str, Any]] = []
         if self.path.is_file():
-            kept = [
-                line
-                for line in self.path.read_bytes().splitlines(keepends=True)
-                if not (number := line.partition(b",")[0]).isdigit() or int(number) <= step
-            ]
-            with atomic_write(self.path) as temporary:
-                temporary.write_bytes(b"".join(kept))
+            wrong = f"{self.path} cannot be read: delete it, or choose another folder"
+            with as_glide_error(wrong, setting="out"), self.path.open(newline="") as file:
+                self._before = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
 
     def row(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a row of figures to both logs."""
-        with (
-            write_errors(self.path),
-            self.path.open("a", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            if not file.tell():
-                writer.writerow(["step", *figures])
-            writer.writerow([step, *figures.values()])
+        row = {"step": step, **figures}
+        if self._columns:
+            with write_errors(self.path), self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            rows = [*self._before, row]
+            self._columns = [name for name in dict.fromkeys(chain(*rows)) if name]
+            with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
         if self._events is not None:
             for name, value in figures.items():
                 self._events.add_scalar(name, value, step)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from glide_core.checkpoints.loading import save_model
 from glide_core.checkpoints.lora import fingerprint, save_lora
@@ -24,13 +25,13 @@ from glide_core.models.glide import GlideModel
 from glide_core.training import lora, saving
 from glide_core.training.config import TrainConfig
 from glide_core.training.distributed import check_same_step, make_accelerator, on_main
-from glide_core.training.examples import Examples, load_steps, split_batch
+from glide_core.training.examples import Examples, Steps, load_steps, split_batch
 from glide_core.training.jobs import checkpoint_gradients, make_job
+from glide_core.training.samples import make_prior, save_grid
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Report = Callable[[int, dict[str, float], float], None]
 OptimizerFactory = Callable[[nn.Module, TrainConfig], list[torch.optim.Optimizer]]
 
 
@@ -43,7 +44,6 @@ class RunConfig:
     save_every: int = 100
     sample_every: int = 200  # 0: no sample grids
     init_from: Sequence[Path] = ()  # checkpoints to train on from; none: random weights
-    device: str = "cpu"
     workers: int = 0  # processes that prepare examples ahead
     tensorboard: bool = False
 
@@ -66,7 +66,7 @@ class Trainer:
         optimizer_factory: OptimizerFactory = make_adamw,
         architecture: GlideConfig | ClipConfig | None = None,
         on_start: Callable[[Trainer], None] | None = None,
-        prior: Callable[[Trainer], Source | None] = lambda trainer: None,
+        prior_captions: Sequence[str] = (),
         accelerator: Accelerator | None = None,
     ) -> None:
         """Prepare a run, or resume the one found in `run.folder`.
@@ -76,12 +76,11 @@ class Trainer:
         architecture: of a model with random weights; None: the job's default.
         on_start: called once, in every process, before the first step of a model with random
             weights; the first process's weights are then copied to the others.
-        prior: makes the images of prior preservation, once the folder exists and before the first
-            step; None: there is none.
-        accelerator: one that `make_accelerator` made for the same config.
+        prior_captions: of the images of prior preservation; none: without it.
+        accelerator: one that `make_accelerator` made for the same config; None: on the CPU.
         """
         self.config, self.run, self.source = config, run, source
-        self.accelerator = accelerator or make_accelerator(config, run.device)
+        self.accelerator = accelerator or make_accelerator(config, "cpu")
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = split_batch(config.batch, rank, processes, config.grad_accum_steps)
         saved = saving.read(self.checkpoint, config) if self.checkpoint.exists() else None
@@ -90,7 +89,8 @@ class Trainer:
             start = [self.checkpoint]  # it holds the whole model
         self.job = make_job(config, start, architecture)
         self.model = self.job.model
-        self.steps = self.job.steps(source, share)  # refuses settings that do not fit the model
+        # refuses settings that do not fit the model
+        self.steps = Steps(config, self.model.config, source, share)
         self._base = ""  # fingerprint of the model that a LoRA is of
         if isinstance(self.model, GlideModel) and config.lora:
             if not run.init_from:
@@ -110,7 +110,9 @@ class Trainer:
             self.step = saving.restore(saved, self.weights, self.ema, self.optimizers, self._base)
         check_same_step(self.accelerator, self.step)
         on_main(self.accelerator, lambda: make_folder(run.folder))
-        self.steps.prior = prior(self)
+        if prior_captions and isinstance(self.model, GlideModel):
+            folder = run.folder / "prior"
+            self.steps.prior = make_prior(self.model, prior_captions, folder, self.accelerator)
         # DDP copies the first process's weights to the others, so nothing may change them after
         self.network = self.accelerator.prepare(self.model)
         if saved is None:
@@ -125,31 +127,33 @@ class Trainer:
     def checkpoint(self) -> Path:
         return self.run.folder / "checkpoint.pt"
 
-    def train(self, report: Report, stop: Callable[[], bool] = lambda: False) -> bool:
+    def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the last step, or to the step in which `stop()` is true; then save and export.
 
-        `report(step, losses, seconds left)` is called every `log_every` steps. All processes stop
-        with the first whose `stop()` is true. Returns whether the last step was reached.
+        All processes stop with the first whose `stop()` is true. Returns whether the last step was
+        reached.
         """
         started, first = time.monotonic(), self.step
         recent: list[dict[str, float]] = []  # since the last row of the log
-        stopped = False
-        while self.step < self.config.steps and not stopped:
-            figures = self.one_step(stop())
-            stopped = figures.pop("stop") > 0
-            recent.append(figures)
-            if self.step % self.run.log_every == 0:
-                means = {key: fmean(each[key] for each in recent) for key in figures}
-                recent = []
-                pace = (time.monotonic() - started) / (self.step - first)
-                if self.log is not None:
-                    self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
-                    report(self.step, means, pace * (self.config.steps - self.step))
-            if self.step % self.run.save_every == 0 and not stopped:
-                self.save()
-            every = self.run.sample_every
-            if every and self.step % every == 0 and not stopped:
-                self._sample()
+        total, stopped = self.config.steps, False
+        with tqdm(total=total, initial=first, unit="step", disable=self.log is None) as bar:
+            while self.step < total and not stopped:
+                figures = self.one_step(stop())
+                stopped = figures.pop("stop") > 0
+                recent.append(figures)
+                bar.update()
+                if self.step % self.run.log_every == 0:
+                    means = {key: fmean(each[key] for each in recent) for key in figures}
+                    recent = []
+                    bar.set_postfix(means)
+                    pace = (time.monotonic() - started) / (self.step - first)
+                    if self.log is not None:
+                        self.log.row(self.step, {**means, "seconds_per_step": round(pace, 4)})
+                if self.step % self.run.save_every == 0 and not stopped:
+                    self.save()
+                every = self.run.sample_every
+                if every and self.step % every == 0 and not stopped:
+                    self._sample()
         self._next = None  # ends the workers
         self.save()
         self.export()
@@ -207,19 +211,19 @@ class Trainer:
         name = self.config.job.replace("-", "_") + ("_lora" if self.config.lora else "")
         return self.run.folder / f"{name}.safetensors"
 
-    def export(self) -> Path:
+    def export(self) -> None:
         """Write the averaged weights as safetensors; only the LoRA's in a LoRA run."""
-        path = self.exported
         if not self.accelerator.is_main_process:
-            return path
+            return
         c, start = self.config, [file.name for file in self.run.init_from]
         training = {**asdict(c), "trained_steps": self.step, "init_from": start}
         metadata = {"glide_training": json.dumps(training, sort_keys=True)}
         with self.averaged():
             if isinstance(self.model, GlideModel) and c.lora:
                 alpha, pairs = float(c.lora_alpha or c.lora), lora.pairs(self.model)
-                return save_lora(pairs, path, self.model, alpha, start[0], metadata=metadata)
-            return save_model(self.model, path, metadata=metadata)
+                save_lora(pairs, self.exported, self.model, alpha, start[0], metadata=metadata)
+            else:
+                save_model(self.model, self.exported, metadata=metadata)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -240,15 +244,16 @@ class Trainer:
         if self._next is None or self._prepared != self.step:
             self._next = iter(load_steps(self.steps, self.step, self.run.workers))
         self._prepared = self.step + 1
+        from accelerate.utils import send_to_device
+
         found = next(self._next)
         if isinstance(found, GlideError):
             raise found
-        return found
+        moved: list[Examples] = send_to_device(found, self.accelerator.device, non_blocking=True)
+        return moved
 
     def _sample(self) -> None:
         """Save a sample grid of the averaged weights."""
-        from glide_core.training.samples import save_grid
-
         if isinstance(self.model, GlideModel) and self.log is not None:
             with self.averaged():
                 path = self.run.folder / f"samples_{self.step:06d}.png"

@@ -238,13 +238,7 @@ class Sprites:
         return list(scenes)[:size]
 
     def batch(
-        self,
-        rng: torch.Generator,
-        size: int,
-        *,
-        side: int,
-        crop: int | None = None,
-        distinct: bool = False,
+        self, rng: torch.Generator, size: int, *, side: int, crop: int = 0, distinct: bool = False
     ) -> Batch:
         """Make a batch as in `Source`. Above 64 pixels all drawings of the store are used."""
         if side <= LOW:
@@ -264,7 +258,7 @@ class Sprites:
         images = [crop_at(image, *corner(side, crop, rng), crop or side) for image, _ in shown]
         return Batch(torch.stack(images), [caption for _, caption in shown])
 
-    def _with_samples(self, rng: torch.Generator, size: int, side: int, crop: int | None) -> Batch:
+    def _with_samples(self, rng: torch.Generator, size: int, side: int, crop: int) -> Batch:
         """Drawings of scenes, with the base model's samples of them as low-resolution images."""
         picked = torch.randint(len(self.sampled), (size,), generator=rng).tolist()
         images, lows = [], []
@@ -285,7 +279,7 @@ class Sprites:
         return image, fill(TEMPLATES[0], with_article(noun), self.colours[colour])
 
 
-def corner(side: int, crop: int | None, rng: torch.Generator) -> tuple[int, int]:
+def corner(side: int, crop: int, rng: torch.Generator) -> tuple[int, int]:
     """Sample the upper left corner of a crop, aligned with the low-resolution image's pixels."""
     offsets = (side - (crop or side)) // 4 + 1
     y, x = torch.randint(offsets, (2,), generator=rng).tolist()

@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from glide_core.cli.train import graceful_stop, train
+    from glide_core.cli.train import graceful_stop
     from glide_core.devices import free_cores
     from glide_core.models.glide import GlideModel
     from glide_core.training.distributed import make_accelerator
@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return 128 + (signals or [2])[0]
             if arguments.fused_norm and not fused_norm.install(trainer.model):
                 raise GlideError("--fused-norm needs a C compiler (gcc or cc)")
-            train(trainer, lambda: bool(signals), show=main)
+            trainer.train(lambda: bool(signals))
     finally:
         accelerator.end_training()
     if main:

@@ -16,7 +16,7 @@ from PIL import Image
 from glide_core.checkpoints.loading import inspect, load_model
 from glide_core.cli import main, options
 from glide_core.config import GlideConfig
-from glide_core.data import check
+from glide_core.data import source
 from glide_core.training import samples
 
 QUICK = ["--steps", "2", "--batch", "2", "--fp32", "--device", "cpu"]
@@ -212,7 +212,7 @@ def test_data_is_decoded_once_over_all_runs(
     start = tiny_models / "tiny_base.safetensors"
     given = ["base", "--data", images, "--out", tmp_path, "--init-from", start, "--size", "16"]
     assert train(*given, *QUICK) == 0
-    monkeypatch.setattr(check, "_inspect_all", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(source, "_inspect_all", lambda *_: pytest.fail("checked again"))
     assert train(*given, *QUICK, "--steps", "3") == 0
 
 

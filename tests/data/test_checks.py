@@ -21,8 +21,7 @@ from images_on_disk import (
 )
 from PIL import Image
 
-from glide_core.data.check import DataReport, check, save_report
-from glide_core.data.source import ImageSource, open_source
+from glide_core.data.source import DataReport, ImageSource, check, open_source, save_report
 from glide_core.errors import GlideError
 
 GOOD = folder_files(2)

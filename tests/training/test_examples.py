@@ -15,7 +15,7 @@ from glide_core.errors import GlideError
 from glide_core.tokenizer import get_tokenizer
 from glide_core.training import examples, losses
 from glide_core.training.examples import (
-    DiffusionSteps,
+    Steps,
     generator,
     load_steps,
     random_keep_masks,
@@ -37,9 +37,10 @@ def job_of(models: Path, **changes: object) -> DiffusionJob:
     return job
 
 
-def steps_of(models: Path, **changes: object) -> DiffusionSteps:
+def steps_of(models: Path, **changes: object) -> Steps:
     job = job_of(models, **changes)
-    return job.steps(Colours(12), split_batch(job.config.batch, 0, 1, 1))
+    share = split_batch(job.config.batch, 0, 1, 1)
+    return Steps(job.config, job.model.config, Colours(12), share)
 
 
 @pytest.mark.parametrize("kind", ["base", "inpaint", "upsampler", "upsampler-inpaint"])
@@ -124,7 +125,7 @@ def test_eps_weighted_as_v_has_the_loss_of_v() -> None:
     v = (eps - s * x_t) / a  # the same guess, said as v
     rest = torch.zeros_like(eps)
     losses = {
-        kind: hybrid_loss(torch.cat([guess, rest], 1), x0, x_t, t, noise, COSINE, kind).simple
+        kind: hybrid_loss(torch.cat([guess, rest], 1), x0, x_t, t, noise, COSINE, kind)[0]
         for kind, guess in (("epsilon", eps), ("v_prediction", v))
     }
     weights = torch.from_numpy(loss_weights("v", "epsilon", COSINE))[t].float()

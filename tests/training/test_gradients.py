@@ -13,7 +13,7 @@ from training_runs import TINY, Colours, trainer
 from glide_core.diffusion.schedule import Schedule
 from glide_core.training.config import JobName, TrainConfig
 from glide_core.training.distributed import make_accelerator
-from glide_core.training.examples import split_batch
+from glide_core.training.examples import Steps, split_batch
 from glide_core.training.jobs import ClipJob, DiffusionJob, checkpoint_gradients, make_job
 from glide_core.training.losses import hybrid_loss
 
@@ -23,7 +23,8 @@ SCHEDULE = Schedule.named("squaredcos_cap_v2")
 def backward(job: DiffusionJob | ClipJob, step: int, parts: int = 1) -> dict[str, Tensor]:
     config = replace(job.config, grad_accum_steps=parts)
     accelerator = make_accelerator(config, "cpu")
-    steps = job.steps(Colours(12), split_batch(config.batch, 0, 1, parts))
+    share = split_batch(config.batch, 0, 1, parts)
+    steps = Steps(config, job.model.config, Colours(12), share)
     return job.backward(accelerator, accelerator.prepare(job.model), steps[step])
 
 
@@ -41,8 +42,7 @@ def test_the_losses_gradients_are_their_finite_differences(kind: str, t: int) ->
 
     def loss(mean: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
         raw = torch.cat([mean, fraction], dim=1)
-        found = hybrid_loss(raw, x0, x_t, steps, noise, SCHEDULE, kind)  # type: ignore[arg-type]
-        return found.simple, found.bound
+        return hybrid_loss(raw, x0, x_t, steps, noise, SCHEDULE, kind)  # type: ignore[arg-type]
 
     assert torch.autograd.gradcheck(lambda m: loss(m, fraction.detach())[0], mean)
     assert torch.autograd.gradcheck(lambda f: loss(mean.detach(), f)[1], fraction, atol=1e-4)
@@ -124,7 +124,7 @@ def test_activation_checkpointing_stores_fewer_activations(tiny_models: Path) ->
             sizes[tensor.data_ptr()] = tensor.numel()
             return tensor
 
-        (found,) = job.steps(Colours(12), split_batch(6, 0, 1, 1))[0]
+        (found,) = Steps(config, job.model.config, Colours(12), split_batch(6, 0, 1, 1))[0]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             job.loss(job.model, found)  # type: ignore[union-attr]
         weights = {p.data_ptr() for p in job.model.parameters()}

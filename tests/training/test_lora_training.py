@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from training_runs import TINY, quiet, trainer
+from training_runs import TINY, trainer
 
 from glide_core.checkpoints.files import read_tensors, write_tensors
 from glide_core.checkpoints.loading import load_model, save_model
@@ -41,7 +41,7 @@ def run(request: pytest.FixtureRequest, tiny_models: Path, tmp_path: Path) -> Tr
         lora_layers="attention" if request.param == "attention" else "all",
     )
     found = trainer(config, tmp_path, tiny_models / "tiny_base.safetensors")
-    found.train(quiet)
+    found.train()
     return found
 
 
@@ -117,7 +117,7 @@ def test_a_lora_fits_models_of_the_same_layers_alone(
     kind: str, said: str | None, tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = trainer(LORA, tmp_path, tiny_models / "tiny_base.safetensors")
-    run.train(quiet)
+    run.train()
     other = tiny_model(kind, seed=1)  # type: ignore[arg-type]
     if said:
         with pytest.raises(GlideError, match=said):
@@ -130,7 +130,7 @@ def test_a_lora_fits_models_of_the_same_layers_alone(
 
 def test_a_lora_for_eps_is_refused_by_a_model_of_v(tiny_models: Path, tmp_path: Path) -> None:
     run = trainer(LORA, tmp_path, tiny_models / "tiny_base.safetensors")
-    run.train(quiet)
+    run.train()
     base = tiny_model("base")
     schedule = replace(base.config.schedule, prediction_type="v_prediction")
     base.config = replace(base.config, schedule=schedule)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import TINY, quiet, trainer
+from training_runs import TINY, trainer
 
 from glide_core.checkpoints.catalog import find
 from glide_core.checkpoints.loading import load_model
@@ -93,14 +93,14 @@ def test_a_released_checkpoint_without_metadata_predicts_eps(tmp_path: Path) -> 
 
 def test_a_run_starts_from_another_runs_checkpoint(tiny_models: Path, tmp_path: Path) -> None:
     first = trainer(TINY, tmp_path / "base", tiny_models / "tiny_base.safetensors")
-    first.train(quiet)
+    first.train()
     path = tmp_path / "base" / "checkpoint.pt"
     model = load_model(path)
     assert model.config == first.model.config
     torch.testing.assert_close(model.unet.out[2].bias, first.ema["unet.out.2.bias"])
     second = trainer(replace(TINY, job="inpaint"), tmp_path / "inpaint", path)
     torch.testing.assert_close(second.weights["unet.out.2.bias"], first.ema["unet.out.2.bias"])
-    assert second.train(quiet)
+    assert second.train()
 
 
 def test_a_noisy_clip_is_fine_tuned_from_its_file(tiny_models: Path) -> None:

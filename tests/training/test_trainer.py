@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import TINY, Colours, quiet, trainer
+from training_runs import TINY, Colours, trainer
 
 from glide_core.checkpoints.files import read_tensors
 from glide_core.checkpoints.loading import load_clip, load_model
 from glide_core.data.source import Batch
 from glide_core.errors import GlideError
+from glide_core.training import saving
 from glide_core.training.config import TrainConfig, fine_tuning, from_scratch
 from glide_core.training.trainer import RunConfig, Trainer, lr_factor
 
@@ -43,12 +44,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     start = start_of(config, tiny_models)
     whole = trainer(config, tmp_path / "whole", start)
-    assert whole.train(quiet)
+    assert whole.train()
     first = trainer(config, tmp_path / "parts", start)
-    assert not first.train(quiet, lambda: first.step == 1)  # stopped in its second step
+    assert not first.train(lambda: first.step == 1)  # stopped in its second step
     second = trainer(config, tmp_path / "parts", start)
     assert second.step == 2
-    assert second.train(quiet)
+    assert second.train()
     assert whole.weights.keys() == second.weights.keys()
     for key, value in whole.weights.items():
         assert torch.equal(value, second.weights[key]), key
@@ -71,7 +72,7 @@ def test_one_batch_can_be_learned(config: TrainConfig, tiny_models: Path, tmp_pa
 
 def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -> None:
     run = trainer(replace(TINY, steps=1), tmp_path, tiny_models / "tiny_base.safetensors")
-    assert run.train(quiet)
+    assert run.train()
     model = load_model(tmp_path / "base.safetensors")
     assert model.config == run.model.config
     assert model.config.unet.image_size == 16
@@ -80,7 +81,7 @@ def test_training_writes_a_model_that_loads(tiny_models: Path, tmp_path: Path) -
 
 
 def test_a_noisy_clip_is_written_so_that_it_loads(tiny_models: Path, tmp_path: Path) -> None:
-    trainer(replace(CLIP, steps=1), tmp_path, tiny_models / "tiny_clip.safetensors").train(quiet)
+    trainer(replace(CLIP, steps=1), tmp_path, tiny_models / "tiny_clip.safetensors").train()
     assert load_clip(tmp_path / "clip.safetensors").config.image_layers == 1
 
 
@@ -88,29 +89,53 @@ def test_what_is_written_is_the_average_and_the_live_weights_stay(
     tiny_models: Path, tmp_path: Path
 ) -> None:
     run = trainer(replace(TINY, steps=2), tmp_path, tiny_models / "tiny_base.safetensors")
-    run.train(quiet)
+    run.train()
     name = "unet.out.2.weight"
     live, average = run.weights[name].detach().clone(), run.ema[name].clone()
     assert not torch.equal(live, average)
     with run.averaged():
         assert torch.equal(run.weights[name], average)
     assert torch.equal(run.weights[name], live)
-    written = load_model(run.export()).openai_state_dict()["out.2.weight"]
+    written = load_model(run.exported).openai_state_dict()["out.2.weight"]
     torch.testing.assert_close(written, average, rtol=1e-3, atol=1e-4)
 
 
 def test_the_log_has_one_row_a_step_after_a_crash_too(tiny_models: Path, tmp_path: Path) -> None:
     start = tiny_models / "tiny_base.safetensors"
     first = trainer(TINY, tmp_path, start)
-    first.train(quiet, lambda: first.step == 1)
+    first.train(lambda: first.step == 1)
     state = (tmp_path / "checkpoint.pt").read_bytes()
-    trainer(TINY, tmp_path, start).train(quiet)  # continues and is lost:
+    trainer(TINY, tmp_path, start).train()  # continues and is lost:
     (tmp_path / "checkpoint.pt").write_bytes(state)
-    trainer(TINY, tmp_path, start).train(quiet)
+    trainer(TINY, tmp_path, start).train()
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert {"loss", "simple", "bound", "lr", "grad_norm", "seconds_per_step"} < set(rows[0])
+
+
+def test_a_resumed_log_with_other_columns_has_every_figure_in_its_own(tmp_path: Path) -> None:
+    figures = [{"loss": 1.0, "bound": 0.5}, {"loss": 2.0, "bound": 0.6}]
+    first = saving.Log(tmp_path, 0)
+    for step, row in enumerate(figures, 1):
+        first.row(step, row)
+    second = saving.Log(tmp_path, 1)  # the second row is after the checkpoint
+    second.row(2, {"lr": 0.1, "loss": 3.0})
+    second.row(3, {"lr": 0.2, "loss": 4.0})
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["step", "loss", "bound", "lr"],
+        ["1", "1.0", "0.5", ""],
+        ["2", "3.0", "", "0.1"],
+        ["3", "4.0", "", "0.2"],
+    ]
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss\n1\0,half")
+    with pytest.raises(GlideError, match=r"log.csv cannot be read: delete it"):
+        saving.Log(tmp_path, 4)
 
 
 def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Path) -> None:
@@ -124,7 +149,7 @@ def test_tensorboard_gets_the_figures_of_the_log(tiny_models: Path, tmp_path: Pa
         init_from=[tiny_models / "tiny_base.safetensors"],
         tensorboard=True,
     )
-    Trainer(replace(TINY, steps=2), where, Colours()).train(quiet)
+    Trainer(replace(TINY, steps=2), where, Colours()).train()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -149,7 +174,7 @@ def test_sample_grids_are_written_for_every_kind(tiny_models: Path, tmp_path: Pa
         )
         config = replace(TINY, job=job, steps=1, batch=2, size=side)  # type: ignore[arg-type]
         run = Trainer(config, where, Colours())
-        run.train(quiet)
+        run.train()
         assert Image.open(tmp_path / job / "samples_000001.png").size == size
         assert run.model.training
 
@@ -234,7 +259,8 @@ def test_examples_of_prior_preservation_are_every_second_one(
     start = [tiny_models / "tiny_base.safetensors"]
     where = RunConfig(tmp_path, sample_every=0, init_from=start)
     config = replace(TINY, prior_weight=0.5, caption_dropout=0.0)
-    run = Trainer(config, where, Colours(3), prior=lambda trainer: Named())
+    run = Trainer(config, where, Colours(3))
+    run.steps.prior = Named()
     (found,) = run.steps[0]
     assert found.captions[1::2] == ("old", "old")
     assert "old" not in found.captions[::2]
