@@ -19,7 +19,7 @@ class GlideError(ValueError):
 
 
 class UsageError(GlideError):
-    """Command-line options that do not fit together (exit status 2)."""
+    """Options that do not fit together, or a name that does not exist (exit status 2)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -49,14 +49,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     flag = partial(group.add_argument, action="store_true")
     size = partial(group.add_argument, type=options.integer(1, MAX_SIDE), metavar="N")
-    group.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a folder of images with .txt captions, a JSONL, CSV or Parquet list, or webdataset "
-        "shards (.tar)",
+    images = (
+        "a folder of images with .txt captions, a JSONL, CSV or Parquet list, or webdataset shards "
+        "(.tar)"
     )
+    group.add_argument("--data", type=Path, required=True, metavar="PATH", help=images)
     flag("--skip-bad", help="ignore unusable files (default: an error)")
     key = "ending or column of the captions"
     group.add_argument("--caption-key", default="txt", metavar="KEY", help=key)
@@ -66,13 +63,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     size("--crop", help="size of the crops upsamplers are trained on (default: 128)")
     dropout = "caption dropout probability, for classifier-free guidance (default: 0.2)"
     group.add_argument("--caption-dropout", type=options.fraction, metavar="P", help=dropout)
-    group.add_argument(
-        "--prior-prompts",
-        type=Path,
-        metavar="FILE",
-        help="captions, one per line, whose images must not change (default: from the vocabulary "
-        "of a bundled model)",
+    prior = (
+        "captions, one per line, whose images must not change (default: from the vocabulary of a "
+        "bundled model)"
     )
+    group.add_argument("--prior-prompts", type=Path, metavar="FILE", help=prior)
     weight = "weight of the loss on images of --prior-prompts (default: 1)"
     group.add_argument("--prior-weight", type=options.not_negative, metavar="W", help=weight)
     flag("--no-prior", help="disable prior preservation when fine-tuning")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glide_core.errors import GlideError, as_glide_error
+from glide_core.errors import GlideError, UsageError, as_glide_error
 from glide_core.guidance.clip import LOGIT_SCALE, clip_preprocessing
 from glide_core.images import to_uint8
 from glide_core.io import sha256_file, user_path
@@ -70,7 +70,7 @@ def load_extractor(spec: str, *, device: torch.device | str = "cpu") -> FeatureE
         return _load_open_clip(architecture, weights, device)
     if kind == "inception" and rest:
         return _load_inception(Path(rest), device)
-    raise GlideError(
+    raise UsageError(
         f"Unknown feature extractor {spec!r}. Allowed: pixels, pixels:SIDE, clip:bundled, "
         "clip:FILE, open_clip:NAME:FILE, open_clip:NAME:TAG, inception:FILE."
     )

@@ -21,7 +21,7 @@ from glide_core.config import SamplerConfig
 from glide_core.diffusion import Schedule, SeededNoise, sample
 from glide_core.diffusion.schedule import space_timesteps
 from glide_core.diffusion.types import Prediction, StepCallback, StepInfo
-from glide_core.errors import GlideError, shorten
+from glide_core.errors import GlideError, UsageError, shorten
 from glide_core.evaluation.features import cosines, load_extractor, pixel_features
 from glide_core.evaluation.image_set import find_images, read_features
 from glide_core.evaluation.metrics import frechet, statistics
@@ -261,7 +261,7 @@ def load_scorer(spec: str, *, device: torch.device | str = "cpu") -> Scorer:
     for scorer in (DIVERSITY, CLIPPED):
         if spec == scorer.name:
             return scorer
-    raise GlideError(
+    raise UsageError(
         f"Unknown scorer {shorten(spec)!r}. Allowed: clip:bundled, clip:MODEL, "
         "open_clip:ARCHITECTURE:FILE_OR_TAG, diversity, clipped, frechet:FOLDER.",
         "scorer",
