@@ -83,12 +83,13 @@ def _fetch(entry: Entry, url: str, target: Path, progress: Progress) -> Path:
                 old.unlink()
         try:
             done = part.stat().st_size if part.exists() else 0
-            rest = _rest(url, done, tag) if 0 < done < (total or 0) else None
-            if rest is None:
-                part.unlink(missing_ok=True)
-                done = 0
-            with rest or whole as response:
-                _receive(entry, part, response, done, total, progress)
+            if done == 0 or done != total:  # else all of it has come, and was not published
+                rest = _rest(url, done, tag) if 0 < done < (total or 0) else None
+                if rest is None:
+                    part.unlink(missing_ok=True)
+                    done = 0
+                with rest or whole as response:
+                    _receive(entry, part, response, done, total, progress)
             _check(entry, part)
         except (*_NETWORK, ValueError) as error:
             # not the published file, or nothing to recognise the rest by

@@ -175,6 +175,14 @@ def partial(server: Server, tmp_path: Path) -> Path:
     return part
 
 
+def test_a_complete_partial_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+    part = partial(server, tmp_path)
+    part.write_bytes(server.content)
+    seen: list[int] = []
+    target = download(entry(server), tmp_path, lambda done, total: seen.append(done))
+    assert target.read_bytes() == server.content and seen == []
+
+
 def test_a_partial_file_that_is_too_long_is_downloaded_from_the_start(
     server: Server, tmp_path: Path
 ) -> None:
