@@ -151,9 +151,8 @@ class GlidePipeline:
             are random; the output's `seeds` lists them.
         callback_on_step_end: called as (pipeline, step, timestep, values) after each step; values
             are "latents", "x0", "stage" and "num_steps". Returning False or calling `interrupt()`
-            ends the run with the unfinished images; an exception ends it and is passed on. Unlike
-            in diffusers the values cannot be changed: a returned dict with other values raises
-            GlideError.
+            ends the run with the unfinished images; an exception ends it and is passed on.
+            Returning other values is a GlideError: unlike in diffusers they cannot be changed.
         clip_guidance_scale: guidance by the noisy CLIP in the first stage; 0 is off.
         clip_prompt: what CLIP guides towards, if not towards the prompt. clip_guided: False does
             not clip its estimates again, as OpenAI's code, and oversaturates.
