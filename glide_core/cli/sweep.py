@@ -129,7 +129,7 @@ def read_requests(path: Path, count: int, seed: int, negative: str = "") -> list
     GlideError for columns that a sweep sets itself, and for rows that are there twice.
     """
     from glide_core.batch.rows import read_rows
-    from glide_core.request import GenerationRequest, image_seeds
+    from glide_core.request import GenerationRequest, image_seed, image_seeds
 
     found: list[GenerationRequest] = []
     for row in read_rows(path):
@@ -138,7 +138,7 @@ def read_requests(path: Path, count: int, seed: int, negative: str = "") -> list
             raise GlideError(f"{path}, row {row.number} sets {names}: expected prompt and seed.")
         if row.seed is None and any(one.prompt == row.prompt for one in found):
             raise GlideError(f"{path} lists {shorten(row.prompt)!r} twice. Use -n for more images.")
-        first = (seed + len(found)) % 2**64 if row.seed is None else row.seed
+        first = image_seed(seed, len(found)) if row.seed is None else row.seed
         for own in image_seeds(first, count):
             found.append(GenerationRequest(row.prompt, negative, own, upsampler=None))
     return found

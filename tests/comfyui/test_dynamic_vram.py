@@ -1,10 +1,12 @@
-"""The probes of `tools/comfyui/dynamic_vram.py`, in a process of their own."""
+"""The probes of dynamic_vram.py, in a process of their own."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +20,8 @@ def test_glide_works_under_dynamic_vram(comfy: Any) -> None:
         pytest.skip("this ComfyUI has no DynamicVRAM (0.16 and newer)")
     pytest.importorskip("comfy_aimdo")
     run = subprocess.run(
-        [sys.executable, "-m", "tools.comfyui.dynamic_vram"],
-        cwd=REPOSITORY,
+        [sys.executable, str(Path(__file__).with_name("dynamic_vram.py"))],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=300,

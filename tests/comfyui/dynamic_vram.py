@@ -1,11 +1,9 @@
 """What DynamicVRAM (default on NVIDIA since 0.16) does to the pack, on a machine without a GPU.
 
-    COMFYUI_PATH=... python -m tools.comfyui.dynamic_vram
-
 A stub replaces aimdo's native library and counts what is freed; the dynamic patchers run on the CPU
 without a native buffer, so that whole images are sampled through them. Prints a line a probe and
-exits 1 if one fails. tests/comfyui/test_dynamic_vram.py runs it in a process of its own, since the
-stub must be there before ComfyUI is imported.
+exits 1 if one fails. test_dynamic_vram.py runs it in a process of its own, since the stub must be
+there before ComfyUI is imported.
 """
 
 from __future__ import annotations
